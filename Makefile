@@ -1,0 +1,41 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test check format bench clean
+
+## Pack the sample speech, tokenize it through Ray and show what came out.
+demo: $(STAMP)
+	$(BIN)/speechmill pack samples demo/shards shard_mb=0.4
+	$(BIN)/speechmill tokenize configs/tokenize/demo.yaml
+	$(BIN)/speechmill status demo/tokens
+	$(BIN)/python samples/show_tokens.py demo/tokens
+
+## The whole suite, with a real S3 server (installed where it may be).
+test: $(STAMP)
+	$(BIN)/pytest
+
+## Format, lint, types.
+check: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(STAMP)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+## Decode and feed throughput against Ray Data and a bare loop; takes minutes.
+bench: $(STAMP)
+	$(BIN)/python tests/bench/feed.py
+
+$(STAMP): pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Speechmill needs Python 3.11 or newer")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf demo .pytest_cache .mypy_cache .ruff_cache dist

@@ -1,0 +1,84 @@
+"""What every speech codec offers: facts about its tokens, and audio to codes and back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import log2
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:  # processes that only decode audio know codecs by their facts, without torch
+    from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CodecInfo:
+    """The facts that a token dataset records about the codec that made it.
+
+    `num_frames` is exact for every codec because the frame count of a strided network is always
+    `(num_samples + frame_offset) // hop_length`, with a floor of `min_frames` where the network
+    pads short clips.
+    """
+
+    name: str
+    revision: str  # digest of architecture and weights: the codec's identity
+    trained: bool  # False while the weights are random
+    sample_rate: int  # Hz, what encode takes
+    output_sample_rate: int  # Hz, what decode gives
+    hop_length: int  # input samples per frame
+    frame_offset: int
+    min_frames: int  # of a clip of at least one sample
+    codebook_sizes: tuple[int, ...]  # one entry per codebook; they may differ
+    num_semantic_codebooks: int  # they come first
+    checkpoint_sha256: str | None = None  # None while untrained
+
+    @property
+    def num_codebooks(self) -> int:
+        return len(self.codebook_sizes)
+
+    @property
+    def frame_rate(self) -> float:
+        """Frames per second of input audio."""
+        return self.sample_rate / self.hop_length
+
+    @property
+    def kbps(self) -> float:
+        """Nominal bit rate in kbit/s: log2 of every codebook's size, per frame."""
+        return self.frame_rate * sum(log2(size) for size in self.codebook_sizes) / 1000
+
+    @property
+    def title(self) -> str:
+        """The name as people should see it: it says so when the weights are random."""
+        return self.name if self.trained else f"{self.name} (untrained)"
+
+    def num_frames(self, num_samples: int) -> int:
+        """Frames that `encode` gives for a clip of `num_samples` samples at `sample_rate`."""
+        if num_samples <= 0:
+            return 0
+        return max(self.min_frames, (num_samples + self.frame_offset) // self.hop_length)
+
+
+class Codec(Protocol):
+    """A neural speech codec with loaded weights, ready for inference.
+
+    The exactness contract: the codes of an utterance do not depend on what it was batched with,
+    nor on the amount or content of the padding behind its `num_samples`.
+    """
+
+    info: CodecInfo
+
+    def encode(self, audio_BT: Tensor, num_samples_B: Tensor) -> Tensor:
+        """Return codes_BKF, int64, semantic codebook first.
+
+        `audio_BT` is float32 in [-1, 1] at `info.sample_rate`; row b is valid up to
+        `num_samples_B[b]` and its codes up to `info.num_frames(num_samples_B[b])`.
+        What lies behind is zero. Raises `InvalidAudio` for another type or shape.
+        """
+        ...
+
+    def decode(self, codes_BKF: Tensor, num_frames_B: Tensor) -> Tensor:
+        """Return audio_BT, float32 at `info.output_sample_rate`; a prefix of the codebooks will do.
+
+        What lies behind row b's `num_frames_B[b]` frames is zero. Raises `InvalidCodes` for codes
+        that are out of range or of more codebooks than the codec has.
+        """
+        ...

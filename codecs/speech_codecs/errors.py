@@ -1,0 +1,38 @@
+"""Every error that a codec raises on purpose.
+
+CodecError
+├── UnknownCodec         the name is not in the registry
+├── InvalidConfig        a configuration or option that the codec does not know or cannot be built from
+├── CheckpointError      a checkpoint cannot be fetched, read, verified or fitted to the network
+├── UnsupportedPrecision the device cannot compute in the precision asked for
+├── InvalidAudio         encode was given something else than float audio of shape (B, T)
+└── InvalidCodes         decode was given codes that this codec cannot have made
+"""
+
+
+class CodecError(Exception):
+    """Base of every error of this package."""
+
+
+class UnknownCodec(CodecError):
+    """The name is not in the registry."""
+
+
+class InvalidConfig(CodecError):
+    """A configuration or option that the codec does not know or cannot be built from."""
+
+
+class CheckpointError(CodecError):
+    """A checkpoint cannot be fetched, read, verified or fitted to the network."""
+
+
+class UnsupportedPrecision(CodecError):
+    """The device cannot compute in the precision asked for."""
+
+
+class InvalidAudio(CodecError):
+    """Encode was given something else than float audio of shape (B, T)."""
+
+
+class InvalidCodes(CodecError):
+    """Decode was given codes that this codec cannot have made."""

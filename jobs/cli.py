@@ -1,0 +1,111 @@
+"""The `speechmill` command.
+
+Exit codes: 0 all done, 1 some shards failed, 2 usage or configuration, 130 interrupted.
+"""
+
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from jobs.config import TokenizeConfig, load_config
+from jobs.display import Display
+from jobs.status import Status, read_status
+from pipeline.errors import DatasetConflict, InputError, SpeechmillError
+from pipeline.storage import Storage
+from speech_codecs.errors import CodecError
+
+app = typer.Typer(
+    help="Speech corpora in WebDataset shards to token corpora in Parquet.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+console = Console()
+errors = Console(stderr=True)
+
+Overrides = Annotated[list[str] | None, typer.Argument(help="key=value, over the file's own")]
+Config = Annotated[Path, typer.Argument(help="YAML file, see configs/")]
+AsJson = Annotated[bool, typer.Option("--json", help="print JSON for a script")]
+
+
+@app.command()
+def tokenize(config: Config, overrides: Overrides = None) -> None:
+    """Encode shards into a token dataset; run it again to resume."""
+    from jobs.tokenize import tokenize as run_tokenize
+
+    with _exit_codes():
+        settings = load_config(TokenizeConfig, config, overrides or [])
+        totals = run_tokenize(settings, Display(console))
+    raise typer.Exit(1 if totals.failed else 0)
+
+
+@app.command()
+def status(
+    output: Annotated[str, typer.Argument(help="folder of a token dataset, local or a URL")],
+    as_json: AsJson = False,
+) -> None:
+    """Show what a token dataset holds and which shards failed."""
+    with _exit_codes():
+        found = read_status(output, Storage())
+    if as_json:
+        print(json.dumps(asdict(found), indent=2))
+    else:
+        _print_status(found)
+    raise typer.Exit(1 if found.failed else 0)
+
+
+def _print_status(found: Status) -> None:
+    table = Table(box=None, show_header=False)
+    mark = "" if found.trained else " (untrained)"
+    rejects = ", ".join(f"{count} {error}" for error, count in found.rejects.items())
+    rows = {
+        "dataset": found.root,
+        "codec": f"{found.codec}{mark}, revision {found.revision}, {found.precision}",
+        "parts": f"{found.parts}",
+        "utterances": f"{found.rows:,}",
+        "audio": f"{found.audio_hours:,.3f} h",
+        "frames": f"{found.frames:,}",
+        "rejects": rejects or "0",
+        "bad metadata": f"{found.bad_json}",
+        "failed shards": f"{len(found.failed)}",
+    }
+    for name, value in rows.items():
+        table.add_row(name, value)
+    console.print(table)
+    for failure in found.failed:
+        console.print(f"failed  {failure['shard']}: {failure['error']}: {failure['message']}")
+
+
+@contextmanager
+def _exit_codes() -> Iterator[None]:
+    """Turn errors that a user can cure into one line and an exit code."""
+    try:
+        yield
+    except (InputError, DatasetConflict, CodecError) as error:
+        errors.print(f"error: {error}", highlight=False, soft_wrap=True, markup=False)
+        raise typer.Exit(2) from error
+    except SpeechmillError as error:
+        message = f"error: {type(error).__name__}: {error}"
+        errors.print(message, highlight=False, soft_wrap=True, markup=False)
+        raise typer.Exit(1) from error
+    except KeyboardInterrupt as error:
+        errors.print("interrupted; run the same command again to resume")
+        raise typer.Exit(130) from error
+
+
+def main() -> None:
+    """Entry point of the `speechmill` command."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+    app(prog_name="speechmill")
+
+
+if __name__ == "__main__":
+    main()

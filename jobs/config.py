@@ -1,0 +1,121 @@
+"""Configurations: a YAML file, overrides on the command line, and a schema that knows every key."""
+
+from dataclasses import dataclass, field, is_dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, TypeVar
+
+from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from pipeline.audio import AudioSettings, Limits
+from pipeline.batching import BatchSettings
+from pipeline.decode import DecodeSettings
+from pipeline.errors import InputError
+from pipeline.ray_pool import RaySettings, WorkerSettings
+
+
+@dataclass
+class CodecConfig:
+    """Which codec encodes, and with which weights."""
+
+    name: str | None = MISSING  # `speechmill codecs` lists them; YAML reads `null` as no value
+    checkpoint: str | None = None  # path, s3:// or hf://; none: random weights, marked untrained
+    config: str | None = None  # JSON of an architecture of your own; default: the variant's
+    precision: str = "fp32"
+    device: str | None = None  # default: cuda where workers.num_gpus is above 0, else cpu
+    options: dict[str, Any] = field(default_factory=dict)  # more arguments of this codec's loader
+
+
+@dataclass
+class TokenizeConfig:
+    """All that `speechmill tokenize` can be told."""
+
+    shards: list[str] = MISSING  # tars, brace ranges, globs, folders, .txt manifests
+    output: str = MISSING  # folder of the token dataset, local or s3://…
+    codec: CodecConfig = field(default_factory=CodecConfig)
+    audio: AudioSettings = field(default_factory=AudioSettings)
+    limits: Limits = field(default_factory=Limits)
+    batch: BatchSettings = field(default_factory=BatchSettings)
+    workers: WorkerSettings = field(default_factory=WorkerSettings)
+    ray: RaySettings = field(default_factory=RaySettings)
+    storage: dict[str, dict[str, Any]] = field(default_factory=dict)  # by protocol, for fsspec
+
+    def decode_settings(self) -> DecodeSettings:
+        return DecodeSettings(self.audio, self.limits, self.batch)
+
+    def codec_options(self) -> dict[str, Any]:
+        """What `speech_codecs.load_codec` takes."""
+        return {
+            "name": self.codec.name or "null",
+            "checkpoint": self.codec.checkpoint,
+            "config": self.codec.config,
+            "precision": self.codec.precision,
+            "device": self.codec.device or ("cuda" if self.workers.num_gpus else "cpu"),
+            **self.codec.options,
+        }
+
+
+Schema = TypeVar("Schema")
+
+
+def load_config(schema: type[Schema], path: Path, overrides: list[str]) -> Schema:
+    """Read a YAML file, apply `key=value` overrides and check all against the schema.
+
+    Raises `InputError` for a file that cannot be read, an unknown key (the nearest valid one is
+    named), a value of another type and a value that is missing.
+    """
+    known = OmegaConf.structured(schema)
+    given = OmegaConf.merge(_read(path), _parse(overrides))
+    assert isinstance(given, DictConfig)
+    _check_keys(given, known)
+    try:
+        merged = OmegaConf.merge(known, given)
+    except OmegaConfBaseException as error:
+        raise InputError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
+    if missing := sorted(OmegaConf.missing_keys(merged)):
+        raise InputError(f"{missing[0]} is not set; write it in {path} or as {missing[0]}=…")
+    loaded = OmegaConf.to_object(merged)
+    assert isinstance(loaded, schema)
+    return loaded
+
+
+def to_yaml(config: object) -> str:
+    """The resolved configuration, as it can be run again."""
+    return OmegaConf.to_yaml(OmegaConf.structured(config))
+
+
+def _read(path: Path) -> DictConfig:
+    try:
+        loaded = OmegaConf.load(path)
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
+    except Exception as error:  # whatever a YAML parser raises
+        raise InputError(f"{path} is no YAML: {error}") from error
+    if not isinstance(loaded, DictConfig):
+        raise InputError(f"{path} must hold keys and values")
+    return loaded
+
+
+def _parse(overrides: list[str]) -> DictConfig:
+    for override in overrides:
+        if "=" not in override:
+            raise InputError(f"{override!r} is no override; write key=value")
+    return OmegaConf.from_dotlist(overrides)
+
+
+def _check_keys(given: DictConfig, known: DictConfig, prefix: str = "") -> None:
+    """Refuse unknown keys, and a value where a section or a list belongs."""
+    valid = [f"{prefix}{name}" for name in known]
+    for name, value in given.items_ex(resolve=False):
+        key = f"{prefix}{name!s}"
+        if key not in valid:
+            near = get_close_matches(key, valid, n=1, cutoff=0.0)
+            raise InputError(f"unknown key {key}; did you mean {near[0]}?")
+        kind = OmegaConf.get_type(known, str(name))
+        if is_dataclass(kind):
+            if not isinstance(value, DictConfig):
+                raise InputError(f"{key} is a section; set one of its keys, {key}.<key>=…")
+            _check_keys(value, known[name], f"{key}.")
+        elif kind is list and not isinstance(value, ListConfig):
+            raise InputError(f"{key} is a list; write {key}=[{value!s}]")

@@ -1,0 +1,56 @@
+"""The codec's half of tokenizing a shard: batches of audio in, one committed part out."""
+
+import time
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from pipeline.errors import StreamBroken
+from pipeline.tokens import Batch, ShardEnd, with_codes
+from pipeline.writer import PartWriter, ShardReport
+from speech_codecs.api import Codec
+
+
+def tokenize_shard(
+    batches: Iterable[Batch | ShardEnd],
+    codec: Codec,
+    writer: PartWriter,
+    turn: AbstractContextManager[Any] | None = None,
+) -> ShardReport:
+    """Encode the batches of one shard and commit its part.
+
+    `turn` is held while the codec computes, so that shards in flight share one device. Raises
+    `StreamBroken` where the batches end without a `ShardEnd`; nothing is written then.
+    """
+    seconds = 0.0
+    turn = turn or nullcontext()
+    with writer:
+        for batch in batches:
+            if isinstance(batch, ShardEnd):
+                writer.close(batch.rejects, batch.num_bad_json)
+                break
+            with turn:
+                started = time.perf_counter()
+                rows = encode_batch(batch, codec, writer.schema)
+                seconds += time.perf_counter() - started
+            writer.add(rows)
+        else:
+            raise StreamBroken(f"{writer.shard.url}: the batches ended before the shard did")
+    assert writer.report
+    return replace(writer.report, encode_seconds=seconds)
+
+
+def encode_batch(batch: Batch, codec: Codec, schema: pa.Schema) -> pa.RecordBatch:
+    """Rows of the token schema for one batch."""
+    audio_BT = torch.from_numpy(batch.audio_BT.astype(np.float32))
+    if batch.audio_BT.dtype == np.int16:
+        audio_BT /= 32768
+    codes_BKF = codec.encode(audio_BT, torch.from_numpy(batch.num_samples_B))
+    num_frames_B = np.array([codec.info.num_frames(n) for n in batch.num_samples_B.tolist()])
+    codes_BFK = codes_BKF.transpose(1, 2).cpu().numpy()
+    return with_codes(batch.rows, codes_BFK, num_frames_B, schema)

@@ -1,0 +1,151 @@
+"""Rows of a token dataset: their schema, and what they are made of on the way."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from pipeline.audio import Samples, to_float
+from pipeline.reader import Reject
+
+SCHEMA_VERSION = 1
+LAYOUT = "flat frame-major"  # frame 0 codebooks 0..K-1, frame 1 codebooks 0..K-1, …
+
+# Without what the codec adds; the order of the columns is that of `token_schema`.
+_ROW_FIELDS = [
+    pa.field("start", pa.float64(), nullable=False),
+    pa.field("end", pa.float64(), nullable=False),
+    pa.field("sample_rate", pa.int32(), nullable=False),
+    pa.field("num_channels", pa.uint8(), nullable=False),
+    pa.field("duration", pa.float64(), nullable=False),
+    pa.field("audio_xxh3", pa.uint64(), nullable=False),
+    pa.field("text", pa.string()),
+    pa.field("metadata", pa.string()),
+    pa.field("shard", pa.string(), nullable=False),
+    pa.field("index", pa.int32(), nullable=False),
+]
+_KEY = pa.field("key", pa.string(), nullable=False)
+_ROWS = pa.schema([_KEY, *_ROW_FIELDS])
+
+REJECT_SCHEMA = pa.schema(
+    [
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("shard", pa.string(), nullable=False),
+        pa.field("index", pa.int32(), nullable=False),
+        pa.field("member", pa.string(), nullable=False),
+        pa.field("stage", pa.string(), nullable=False),
+        pa.field("error", pa.string(), nullable=False),
+        pa.field("message", pa.string(), nullable=False),
+        pa.field("num_bytes", pa.int64(), nullable=False),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """One utterance, decoded, on its way into a batch."""
+
+    key: str
+    index: int
+    audio_T: Samples  # int16 or float32, at the codec's rate
+    sample_rate: int  # Hz, of the source
+    num_channels: int  # of the source
+    duration: float  # s
+    audio_xxh3: int
+    text: str | None
+    metadata: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Clips padded to the longest, with all that their rows need but the codes."""
+
+    audio_BT: Samples  # int16 or float32; zero behind each clip
+    num_samples_B: npt.NDArray[np.int64]
+    rows: pa.RecordBatch
+
+
+@dataclass(frozen=True, slots=True)
+class ShardEnd:
+    """Closes the stream of a shard's batches: without it the shard is not whole."""
+
+    rejects: list[Reject]
+    num_bad_json: int
+
+
+def token_schema(codebook_sizes: Sequence[int]) -> pa.Schema:
+    """The columns of `tokens/*.parquet`; codes are uint16, or uint32 where a codebook needs it."""
+    code = pa.uint16() if max(codebook_sizes) <= 2**16 else pa.uint32()
+    item = pa.field("element", code, nullable=False)
+    return pa.schema(
+        [
+            _KEY,
+            pa.field("codes", pa.list_(item), nullable=False),
+            pa.field("num_frames", pa.int32(), nullable=False),
+            pa.field("num_codebooks", pa.uint8(), nullable=False),
+            *_ROW_FIELDS,
+        ]
+    )
+
+
+def collate(clips: Sequence[Clip], shard_url: str) -> Batch:
+    """Pad the clips of a batch side by side; int16 if all of them are, else float32."""
+    num_samples_B = np.array([len(clip.audio_T) for clip in clips], dtype=np.int64)
+    exact = all(clip.audio_T.dtype == np.int16 for clip in clips)
+    audio_BT = np.zeros((len(clips), num_samples_B.max()), np.int16 if exact else np.float32)
+    for row_T, clip in zip(audio_BT, clips, strict=True):
+        row_T[: len(clip.audio_T)] = clip.audio_T if exact else to_float(clip.audio_T)
+    return Batch(audio_BT, num_samples_B, _rows(clips, shard_url))
+
+
+def _rows(clips: Sequence[Clip], shard_url: str) -> pa.RecordBatch:
+    columns: dict[str, Any] = {
+        "key": [clip.key for clip in clips],
+        "start": [0.0] * len(clips),
+        "end": [clip.duration for clip in clips],
+        "sample_rate": [clip.sample_rate for clip in clips],
+        "num_channels": [clip.num_channels for clip in clips],
+        "duration": [clip.duration for clip in clips],
+        "audio_xxh3": np.array([clip.audio_xxh3 for clip in clips], dtype=np.uint64),
+        "text": [clip.text for clip in clips],
+        "metadata": [clip.metadata for clip in clips],
+        "shard": [shard_url] * len(clips),
+        "index": [clip.index for clip in clips],
+    }
+    return pa.RecordBatch.from_pydict(columns, schema=_ROWS)
+
+
+def with_codes(
+    rows: pa.RecordBatch,
+    codes_BFK: npt.NDArray[np.int64],
+    num_frames_B: npt.NDArray[np.int64],
+    schema: pa.Schema,
+) -> pa.RecordBatch:
+    """Add the codes of a batch to its rows, flat and frame-major, without the padding."""
+    num_codebooks = codes_BFK.shape[2]
+    valid_BF = np.arange(codes_BFK.shape[1]) < num_frames_B[:, None]
+    item = schema.field("codes").type.value_field
+    flat = pa.array(codes_BFK[valid_BF].reshape(-1), type=pa.int64()).cast(item.type)
+    offsets = np.concatenate([[0], np.cumsum(num_frames_B * num_codebooks)]).astype(np.int32)
+    added = {
+        "codes": pa.ListArray.from_arrays(pa.array(offsets), flat, type=schema.field("codes").type),
+        "num_frames": pa.array(num_frames_B, type=pa.int32()),
+        "num_codebooks": pa.array(np.full(len(num_frames_B), num_codebooks, dtype=np.uint8)),
+    }
+    return pa.RecordBatch.from_arrays(
+        [added[name] if name in added else rows.column(name) for name in schema.names],
+        schema=schema,
+    )
+
+
+def reject_table(rejects: Sequence[Reject], shard_url: str) -> pa.Table:
+    """The rows of `rejects/*.parquet`, in order of their position in the tar."""
+    names = [name for name in REJECT_SCHEMA.names if name != "shard"]
+    ordered = sorted(rejects, key=lambda reject: reject.index)
+    columns = {name: [getattr(reject, name) for reject in ordered] for name in names}
+    return pa.Table.from_pydict(
+        columns | {"shard": [shard_url] * len(ordered)}, schema=REJECT_SCHEMA
+    )
