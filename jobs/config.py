@@ -106,16 +106,16 @@ def _parse(overrides: list[str]) -> DictConfig:
 
 def _check_keys(given: DictConfig, known: DictConfig, prefix: str = "") -> None:
     """Refuse unknown keys, and a value where a section or a list belongs."""
-    valid = [f"{prefix}{name}" for name in known]
-    for name, value in given.items_ex(resolve=False):
-        key = f"{prefix}{name!s}"
+    valid = [prefix + str(name) for name in known]
+    for name in map(str, given):
+        key, value = f"{prefix}{name}", given._get_node(name)
         if key not in valid:
             near = get_close_matches(key, valid, n=1, cutoff=0.0)
             raise InputError(f"unknown key {key}; did you mean {near[0]}?")
-        kind = OmegaConf.get_type(known, str(name))
+        kind = OmegaConf.get_type(known, name)
         if is_dataclass(kind):
             if not isinstance(value, DictConfig):
                 raise InputError(f"{key} is a section; set one of its keys, {key}.<key>=…")
             _check_keys(value, known[name], f"{key}.")
         elif kind is list and not isinstance(value, ListConfig):
-            raise InputError(f"{key} is a list; write {key}=[{value!s}]")
+            raise InputError(f"{key} is a list; write {key}=[…]")

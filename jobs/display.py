@@ -76,7 +76,7 @@ class Display:
         table = Table(box=None, show_header=False)
         rejects = ", ".join(f"{count} {error}" for error, count in sorted(totals.rejects.items()))
         rows = {
-            "shards": f"{totals.shards} committed, {totals.failed} failed, {totals.retries} retries",
+            "shards": f"{totals.shards} done, {totals.failed} failed, {totals.retries} retries",
             "utterances": f"{totals.rows:,}",
             "audio": _hours(totals.audio_seconds),
             "frames": f"{totals.frames:,}",

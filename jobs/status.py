@@ -1,4 +1,4 @@
-"""`speechmill status`: what a token dataset holds, from one listing and the footers of its parts."""
+"""`speechmill status`: what a token dataset holds, from the footers of its parts."""
 
 from collections import Counter
 from dataclasses import dataclass

@@ -20,11 +20,13 @@ from pipeline.errors import (
     UndecodableAudio,
     UnsuitableAudio,
 )
+from pipeline.ffmpeg import read_with_ffmpeg
 
 Samples = npt.NDArray[Any]  # int16 or float32
 
 SAMPLE_RATES = range(2_000, 384_001)  # Hz; a header outside is taken for damage
 _UNKNOWN_LENGTH = 2**63 - 1  # frames, as libsndfile says of a FLAC that was written to a pipe
+_MP3_TAG = 2**16  # bytes among which the Xing or Info tag stands, behind an ID3 tag
 
 
 @dataclass
@@ -82,12 +84,13 @@ def decode_audio(data: bytes, target_rate: int, settings: AudioSettings, limits:
 def _read(data: bytes, limits: Limits) -> tuple[Samples, int]:
     try:
         with soundfile.SoundFile(io.BytesIO(data)) as file:
+            if not _states_length(file, data):
+                return read_with_ffmpeg(data, limits.seconds)
             _check_header(file, limits)
             # libsndfile gives zeros for float WAV read as int16.
             dtype = "int16" if file.subtype == "PCM_16" and file.channels == 1 else "float32"
             samples_TC = np.asarray(file.read(dtype=dtype, always_2d=True))
-            claimed = file.frames if _states_length(file, data) else len(samples_TC)
-            rate = file.samplerate
+            claimed, rate = file.frames, file.samplerate
     except soundfile.LibsndfileError as error:
         raise UndecodableAudio(_reason(error)) from error
     if len(samples_TC) != claimed:
@@ -102,21 +105,21 @@ def _read(data: bytes, limits: Limits) -> tuple[Samples, int]:
     return samples_TC, rate
 
 
+def _states_length(file: soundfile.SoundFile, data: bytes) -> bool:
+    """Whether the file says how long it is; libsndfile guesses for an MP3 and stops there."""
+    if file.format == "MP3":
+        return b"Xing" in data[:_MP3_TAG] or b"Info" in data[:_MP3_TAG]
+    return bool(file.frames != _UNKNOWN_LENGTH)
+
+
 def _check_header(file: soundfile.SoundFile, limits: Limits) -> None:
     if file.samplerate not in SAMPLE_RATES:
         raise UnsuitableAudio(f"sample rate {file.samplerate} Hz")
-    if file.frames == _UNKNOWN_LENGTH:
-        raise UndecodableAudio("the header states no length; write it to a file, not to a pipe")
     if file.frames / file.samplerate > limits.seconds:
         raise OversizedAudio(
             f"the header claims {file.frames} samples, {file.frames / file.samplerate:.0f} s; "
             f"limits.seconds is {limits.seconds:g}"
         )
-
-
-def _states_length(file: soundfile.SoundFile, data: bytes) -> bool:
-    """Whether `frames` is stated by the file; an MP3 without Xing or Info tag is only guessed at."""
-    return file.format != "MP3" or b"Xing" in data[:8192] or b"Info" in data[:8192]
 
 
 def _missing_bytes(data: bytes) -> int:

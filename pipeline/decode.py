@@ -15,27 +15,9 @@ from pipeline.storage import Storage
 from pipeline.tokens import Batch, Clip, ShardEnd, collate
 from speech_codecs.api import CodecInfo
 
-AUDIO_SUFFIXES = frozenset(
-    [
-        "wav",
-        "flac",
-        "mp3",
-        "ogg",
-        "oga",
-        "opus",
-        "aiff",
-        "aif",
-        "au",
-        "caf",
-        "w64",
-        "m4a",
-        "aac",
-        "mp4",
-        "webm",
-        "wma",
-        "amr",
-    ]
-)
+_PLAIN = {"wav", "flac", "mp3", "ogg", "oga", "opus", "aiff", "aif", "au", "caf", "w64"}
+_CONTAINERS = {"m4a", "aac", "mp4", "webm", "wma", "amr"}  # rejected with libsndfile's reason
+AUDIO_SUFFIXES = frozenset(_PLAIN | _CONTAINERS)
 
 
 @dataclass

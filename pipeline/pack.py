@@ -71,8 +71,10 @@ class Member:
         return header
 
     def tar_bytes(self) -> int:
-        padded = -(-self.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
-        return len(self.header().tobuf(tarfile.PAX_FORMAT)) + padded
+        """With its header, which one block holds unless the name is long or not ASCII."""
+        plain = self.name.isascii() and len(self.name) <= tarfile.LENGTH_NAME and self.size < 8**11
+        header = tarfile.BLOCKSIZE if plain else len(self.header().tobuf(tarfile.PAX_FORMAT))
+        return header + -(-self.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,22 +226,22 @@ def _cut(clips: Iterable[Clip], limit: float) -> Iterator[list[Clip]]:
 
 def _clips_of_manifest(url: str, storage: Storage) -> list[Clip]:
     root = posixpath.dirname(url)
-    rows = [
-        (line, row, _located(row, root, f"{url}, line {line}")) for line, row in _rows(url, storage)
-    ]
+    rows = [(f"{url}, line {line}", row) for line, row in _rows(url, storage)]
     if not rows:
         raise InputError(f"{url} has no rows; give one per audio file")
-    files = _look_up({file for _, _, file in rows}, root, storage)
-    lines: dict[str, int] = {}
-    for line, _, file in rows:
+    urls = [_located(row, root, where, storage) for where, row in rows]
+    files = _look_up(set(urls), root, storage)
+    seen: dict[str, str] = {}
+    for (where, _), file in zip(rows, urls, strict=True):
         if file not in files:
-            raise InputError(
-                f"{url}, line {line}: {file} does not exist; a relative path starts at {root}"
-            )
-        if file in lines:
-            raise InputError(f"{url}: lines {lines[file]} and {line} both name {file}; drop one")
-        lines[file] = line
-    return [_clip_of_row(row, files[file], root, f"{url}, line {line}") for line, row, file in rows]
+            raise InputError(f"{where}: {file} does not exist; a relative path starts at {root}")
+        if file in seen:
+            raise InputError(f"{seen[file]} and {where} both name {file}; drop one")
+        seen[file] = where
+    return [
+        _clip_of_row(row, files[file], root, where)
+        for (where, row), file in zip(rows, urls, strict=True)
+    ]
 
 
 def _rows(url: str, storage: Storage) -> Iterator[Row]:
@@ -278,10 +280,10 @@ def _table_rows(text: str, url: str) -> Iterator[Row]:
                 raise InputError(f"{url}, line {reader.line_num} has more cells than the header")
             yield reader.line_num, {name: cell for name, cell in row.items() if cell}
     except csv.Error as error:
-        raise InputError(f"{url}, line {reader.line_num}: {error}") from error
+        raise InputError(f"{url}, after line {reader.line_num}: {error}") from error
 
 
-def _located(row: dict[str, Any], root: str, where: str) -> str:
+def _located(row: dict[str, Any], root: str, where: str, storage: Storage) -> str:
     """The URL of a row's audio file."""
     path = row.get("path")
     if not path or not isinstance(path, str):
@@ -289,7 +291,9 @@ def _located(row: dict[str, Any], root: str, where: str) -> str:
         raise InputError(f"{where} has no `path`, only {columns}; name the audio file in `path`")
     if _split(path)[1] in ("", *SIDECARS):
         raise InputError(f"{where}: {path!r} has no audio extension; name it like {path}.flac")
-    return _clean(path if "://" in path or path.startswith("/") else join(root, path))
+    if "://" in path:
+        return _clean(storage.absolute(path))
+    return _clean(path if path.startswith("/") else join(root, path))
 
 
 def _look_up(urls: set[str], root: str, storage: Storage) -> dict[str, FileInfo]:

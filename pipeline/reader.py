@@ -130,8 +130,8 @@ def _members(stream: BinaryIO, shard: Shard, max_bytes: int) -> Iterator[_Member
             for info in tar:
                 if not info.isdir():
                     yield _read_member(stream, info, shard, max_bytes)
-                tar.members.clear()
-            _refuse_trailing(stream, tar.offset, shard)  # type: ignore[attr-defined]
+                tar.members.clear()  # type: ignore[attr-defined]
+            _refuse_trailing(stream, tar.offset, shard)
     except _HeaderCut as error:
         raise ShardCut(f"{shard.url} is cut at byte {error}: no end marker follows") from error
     except tarfile.ReadError as error:
@@ -186,10 +186,13 @@ class _StrictTarInfo(tarfile.TarInfo):
 
     @classmethod
     def fromtarfile(cls, tar: tarfile.TarFile) -> "_StrictTarInfo":
-        start = tar.fileobj.tell()  # type: ignore[union-attr]
+        start = tar.fileobj.tell()
         try:
             return super().fromtarfile(tar)
-        except (tarfile.EmptyHeaderError, tarfile.TruncatedHeaderError) as error:  # type: ignore[attr-defined]
+        except (
+            tarfile.EmptyHeaderError,  # type: ignore[attr-defined]
+            tarfile.TruncatedHeaderError,  # type: ignore[attr-defined]
+        ) as error:
             raise _HeaderCut(start) from error
         except tarfile.InvalidHeaderError as error:  # type: ignore[attr-defined]
             raise tarfile.ReadError(f"no tar header at byte {start}: {error}") from error

@@ -1,0 +1,71 @@
+"""Small corpora made on the spot: tones and noise in real files, in real tars."""
+
+import io
+import json
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import soundfile
+
+
+def tone(seconds: float, rate: int = 16_000, seed: int = 0) -> npt.NDArray[np.float32]:
+    """A few gliding tones in noise; every seed another."""
+    random = np.random.default_rng(seed)
+    t = np.arange(round(seconds * rate)) / rate
+    audio = 0.02 * random.standard_normal(len(t))
+    for low in random.uniform(80, 1500, 3):
+        audio += 0.15 * np.sin(2 * np.pi * (low * t + 40 * t**2))
+    return audio.astype(np.float32)
+
+
+def encode(
+    audio: npt.NDArray[Any], rate: int = 16_000, format: str = "FLAC", subtype: str | None = None
+) -> bytes:
+    """The bytes of a file that holds this audio, (T,) or (T, C)."""
+    sink = io.BytesIO()
+    soundfile.write(sink, audio, rate, format=format, subtype=subtype)
+    return sink.getvalue()
+
+
+def clip(seconds: float = 1.0, seed: int = 0) -> bytes:
+    """FLAC at 16 kHz."""
+    return encode(tone(seconds, seed=seed))
+
+
+def tar_bytes(members: list[tuple[str, bytes]]) -> bytes:
+    """A tar with these members, in this order."""
+    sink = io.BytesIO()
+    with tarfile.open(fileobj=sink, mode="w") as tar:
+        for name, data in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return sink.getvalue()
+
+
+def corpus(num_shards: int, clips_per_shard: int, seconds: float = 1.0) -> dict[str, bytes]:
+    """Tars by name, with clips of lengths around `seconds` and a JSON each."""
+    tars = {}
+    for shard in range(num_shards):
+        members = []
+        for position in range(clips_per_shard):
+            seed = shard * clips_per_shard + position
+            length = seconds * (0.3 + 1.4 * (seed * 0.618 % 1))
+            key = f"{shard:03d}-{position:03d}"
+            members += [(f"{key}.flac", clip(length, seed))]
+            members += [(f"{key}.json", json.dumps({"text": f"clip {seed}"}).encode())]
+        tars[f"shard-{shard:04d}.tar"] = tar_bytes(members)
+    return tars
+
+
+def write_corpus(folder: Path, **sizes: Any) -> list[Path]:
+    """Put a corpus into a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for name, data in corpus(**sizes).items():
+        (folder / name).write_bytes(data)
+        paths.append(folder / name)
+    return paths
