@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 
 ## Pack the sample speech, tokenize it through Ray and show what came out.
 demo: $(STAMP)
-	$(BIN)/speechmill pack samples demo/shards shard_mb=0.4
+	$(BIN)/speechmill pack samples/manifest.jsonl demo/shards shard_mb=0.4
 	$(BIN)/speechmill tokenize configs/tokenize/demo.yaml
 	$(BIN)/speechmill status demo/tokens
 	$(BIN)/python samples/show_tokens.py demo/tokens

@@ -5,6 +5,7 @@ Exit codes: 0 all done, 1 some shards failed, 2 usage or configuration, 130 inte
 
 import json
 import logging
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -15,11 +16,12 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from jobs.config import TokenizeConfig, load_config
+from jobs.config import PackConfig, TokenizeConfig, from_overrides, load_config
 from jobs.display import Display
 from jobs.status import Status, read_status
 from pipeline.errors import DatasetConflict, InputError, SpeechmillError
 from pipeline.storage import Storage
+from speech_codecs import CodecInfo, codec_info, list_codecs
 from speech_codecs.errors import CodecError
 
 app = typer.Typer(
@@ -45,6 +47,49 @@ def tokenize(config: Config, overrides: Overrides = None) -> None:
         settings = load_config(TokenizeConfig, config, overrides or [])
         totals = run_tokenize(settings, Display(console))
     raise typer.Exit(1 if totals.failed else 0)
+
+
+@app.command()
+def pack(
+    source: Annotated[str, typer.Argument(help="folder of audio, or .jsonl/.csv/.tsv manifest")],
+    output: Annotated[str, typer.Argument(help="folder for the shards, local or a URL")],
+    overrides: Overrides = None,
+) -> None:
+    """Pack audio files and their metadata into WebDataset shards; run it again to resume."""
+    from jobs.pack import pack as run_pack
+
+    with _exit_codes():
+        run_pack(
+            from_overrides(
+                PackConfig, [*(overrides or []), f"source={source}", f"output={output}"]
+            ),
+            Display(console),
+        )
+
+
+@app.command()
+def codecs(as_json: AsJson = False) -> None:
+    """List the codecs with their rates."""
+    with _exit_codes():
+        found = [codec_info(name) for name in list_codecs()]
+    if as_json:
+        print(json.dumps([asdict(info) for info in found], indent=2))
+    else:
+        _print_codecs(found)
+
+
+def _print_codecs(found: list[CodecInfo]) -> None:
+    table = Table("codec", "kbit/s", "frames/s", "codebooks", "input Hz", "output Hz", box=None)
+    for info in found:
+        table.add_row(
+            info.title,
+            f"{info.kbps:.2f}",
+            f"{info.frame_rate:g}",
+            " ".join(f"{count} x {size}" for size, count in Counter(info.codebook_sizes).items()),
+            f"{info.sample_rate}",
+            f"{info.output_sample_rate}",
+        )
+    console.print(table)
 
 
 @app.command()

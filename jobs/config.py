@@ -12,6 +12,7 @@ from pipeline.audio import AudioSettings, Limits
 from pipeline.batching import BatchSettings
 from pipeline.decode import DecodeSettings
 from pipeline.errors import InputError
+from pipeline.pack import PackSettings
 from pipeline.ray_pool import RaySettings, WorkerSettings
 
 
@@ -56,6 +57,15 @@ class TokenizeConfig:
         }
 
 
+@dataclass
+class PackConfig(PackSettings):
+    """All that `speechmill pack` can be told."""
+
+    source: str = MISSING
+    output: str = MISSING
+    storage: dict[str, dict[str, Any]] = field(default_factory=dict)  # by protocol, for fsspec
+
+
 Schema = TypeVar("Schema")
 
 
@@ -65,16 +75,23 @@ def load_config(schema: type[Schema], path: Path, overrides: list[str]) -> Schem
     Raises `InputError` for a file that cannot be read, an unknown key (the nearest valid one is
     named), a value of another type and a value that is missing.
     """
+    return _checked(schema, OmegaConf.merge(_read(path), _parse(overrides)), f"in {path} or ")
+
+
+def from_overrides(schema: type[Schema], overrides: list[str]) -> Schema:
+    """Like `load_config`, with nothing but `key=value` on the command line."""
+    return _checked(schema, _parse(overrides), "")
+
+
+def _checked(schema: type[Schema], given: Any, where: str) -> Schema:
     known = OmegaConf.structured(schema)
-    given = OmegaConf.merge(_read(path), _parse(overrides))
-    assert isinstance(given, DictConfig)
     _check_keys(given, known)
     try:
         merged = OmegaConf.merge(known, given)
     except OmegaConfBaseException as error:
         raise InputError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
     if missing := sorted(OmegaConf.missing_keys(merged)):
-        raise InputError(f"{missing[0]} is not set; write it in {path} or as {missing[0]}=…")
+        raise InputError(f"{missing[0]} is not set; write it {where}as {missing[0]}=…")
     loaded = OmegaConf.to_object(merged)
     assert isinstance(loaded, schema)
     return loaded

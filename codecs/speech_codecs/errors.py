@@ -2,7 +2,7 @@
 
 CodecError
 ├── UnknownCodec         the name is not in the registry
-├── InvalidConfig        a configuration or option that the codec does not know or cannot be built from
+├── InvalidConfig        a configuration or option that no such codec can be built from
 ├── CheckpointError      a checkpoint cannot be fetched, read, verified or fitted to the network
 ├── UnsupportedPrecision the device cannot compute in the precision asked for
 ├── InvalidAudio         encode was given something else than float audio of shape (B, T)
@@ -19,7 +19,7 @@ class UnknownCodec(CodecError):
 
 
 class InvalidConfig(CodecError):
-    """A configuration or option that the codec does not know or cannot be built from."""
+    """A configuration or option that no such codec can be built from."""
 
 
 class CheckpointError(CodecError):

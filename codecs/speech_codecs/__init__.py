@@ -1,0 +1,28 @@
+"""Neural speech codecs: audio in, discrete tokens out, the same tokens in any batch."""
+
+from speech_codecs.api import Codec, CodecInfo
+from speech_codecs.errors import (
+    CheckpointError,
+    CodecError,
+    InvalidAudio,
+    InvalidCodes,
+    InvalidConfig,
+    UnknownCodec,
+    UnsupportedPrecision,
+)
+from speech_codecs.registry import codec_info, list_codecs, load_codec
+
+__all__ = [
+    "CheckpointError",
+    "Codec",
+    "CodecError",
+    "CodecInfo",
+    "InvalidAudio",
+    "InvalidCodes",
+    "InvalidConfig",
+    "UnknownCodec",
+    "UnsupportedPrecision",
+    "codec_info",
+    "list_codecs",
+    "load_codec",
+]

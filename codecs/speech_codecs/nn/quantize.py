@@ -1,0 +1,50 @@
+"""Residual vector quantization (SoundStream, arXiv 2107.03312, section III-C)."""
+
+import torch
+from torch import Tensor, nn
+
+
+class ResidualQuantizer(nn.Module):
+    """Stages of full-dimension codebooks, each coding what the ones before it left over.
+
+    The search is Euclidean; of codewords at equal distance the lowest index wins. Codebooks are
+    buffers because they are trained by moving averages, not by gradients.
+    """
+
+    codebooks_KND: Tensor
+    norms_KN: Tensor | None
+
+    def __init__(self, num_codebooks: int, codebook_size: int, dim: int) -> None:
+        super().__init__()
+        self.register_buffer("codebooks_KND", torch.zeros(num_codebooks, codebook_size, dim))
+        self.register_buffer("norms_KN", None, persistent=False)
+
+    def cache_norms(self) -> None:
+        """Compute the codewords' norms for good: for inference, where codebooks stand still."""
+        self.norms_KN = self.codebooks_KND.square().sum(-1)
+
+    def encode(self, x_BDF: Tensor, num_codebooks: int) -> Tensor:
+        """Return codes_BKF of the first `num_codebooks` stages; computed in float32."""
+        batch, dim, frames = x_BDF.shape
+        residual_MD = x_BDF.float().transpose(1, 2).reshape(-1, dim)
+        codes_KM = []
+        for stage in range(num_codebooks):
+            codes_KM.append(self.distances(residual_MD, stage).argmin(-1))
+            residual_MD = residual_MD - self.codebooks_KND[stage][codes_KM[-1]]
+        return torch.stack(codes_KM).view(-1, batch, frames).transpose(0, 1).contiguous()
+
+    def distances(self, residual_MD: Tensor, stage: int) -> Tensor:
+        """Return distance_MN: |r - b|^2 less |r|^2, which is the same for every codeword b.
+
+        Leaving |r|^2 out keeps the digits that adding a large common term would round away.
+        """
+        codebook_ND = self.codebooks_KND[stage]
+        norms_KN = self.norms_KN
+        norm_N = codebook_ND.square().sum(-1) if norms_KN is None else norms_KN[stage]
+        with torch.autocast(residual_MD.device.type, enabled=False):
+            return torch.addmm(norm_N, residual_MD, codebook_ND.T, alpha=-2)
+
+    def decode(self, codes_BKF: Tensor) -> Tensor:
+        """Return x_BDF, the sum of the codewords of any prefix of the stages."""
+        words = [self.codebooks_KND[k][codes_BF] for k, codes_BF in enumerate(codes_BKF.unbind(1))]
+        return torch.stack(words).sum(0).transpose(1, 2)

@@ -1,0 +1,64 @@
+"""PURE Codec: residual quantization whose first stage is taught by a speech enhancer.
+
+Shi et al., "PURE Codec: Progressive Unfolding of Residual Entropy for Speech Codec Learning",
+arXiv 2511.22687. The enhancer is a teacher in training only: encode and decode never need it.
+"""
+
+from dataclasses import asdict
+from typing import Any
+
+import torch
+
+from speech_codecs.api import Codec, CodecInfo
+from speech_codecs.checkpoint import digest, fetch
+from speech_codecs.config import override
+from speech_codecs.family import CodecFamily, revision_of
+from speech_codecs.pure.config import VARIANTS, PureConfig
+
+UNTRAINED_SEED = 0
+_ALGORITHM = 1  # raised when the same weights give other codes
+
+
+def info(name: str, *, checkpoint: str | None, config: dict[str, Any] | None) -> CodecInfo:
+    """Return the facts; the name is recorded as it was given."""
+    sizes = override(VARIANTS.get(name, PureConfig()), config)
+    sha256 = None if checkpoint is None else digest(fetch(checkpoint))
+    weights = {"seed": UNTRAINED_SEED} if sha256 is None else {"checkpoint": sha256}
+    architecture = {"family": "pure", "algorithm": _ALGORITHM, "config": asdict(sizes)}
+    return CodecInfo(
+        name=name,
+        revision=revision_of(architecture, weights),
+        trained=sha256 is not None,
+        sample_rate=sizes.sample_rate,
+        output_sample_rate=sizes.sample_rate,
+        hop_length=sizes.hop_length,
+        frame_offset=sizes.hop_length - 1,
+        min_frames=1,
+        codebook_sizes=(sizes.codebook_size,) * sizes.num_codebooks,
+        num_semantic_codebooks=0,
+        checkpoint_sha256=sha256,
+    )
+
+
+def load(
+    name: str,
+    *,
+    checkpoint: str | None,
+    config: dict[str, Any] | None,
+    device: torch.device,
+    precision: str,
+) -> Codec:
+    """Return the codec, with random weights where there is no checkpoint."""
+    from speech_codecs.pure.codec import PureCodec
+    from speech_codecs.pure.weights import build, build_untrained
+
+    sizes = override(VARIANTS.get(name, PureConfig()), config)
+    if checkpoint is None:
+        network = build_untrained(sizes, UNTRAINED_SEED)
+    else:
+        network = build(sizes, fetch(checkpoint))
+    facts = info(name, checkpoint=checkpoint, config=config)
+    return PureCodec(network, facts, device=device, precision=precision)
+
+
+FAMILY = CodecFamily(variants=tuple(VARIANTS), info=info, load=load)

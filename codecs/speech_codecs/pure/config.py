@@ -1,0 +1,56 @@
+"""PURE Codec (arXiv 2511.22687): the sizes of the network and the variants that have a name."""
+
+from dataclasses import dataclass, replace
+from math import prod
+
+from speech_codecs.errors import InvalidConfig
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PureConfig:
+    """The network's sizes; the defaults are the first author's public configuration.
+
+    `channels[i]` is the width before stride i, and the last entry that of the LSTM. `num_stages`
+    is how many codebooks a checkpoint holds, `num_codebooks` how many of them encode gives.
+    """
+
+    sample_rate: int = 16_000
+    channels: tuple[int, ...] = (32, 64, 128, 256, 512)
+    strides: tuple[int, ...] = (2, 4, 5, 8)
+    dilations: tuple[int, ...] = (1, 2, 4)
+    kernel: int = 7
+    lstm_layers: int = 2
+    dim: int = 512
+    num_stages: int = 8
+    num_codebooks: int = 8
+    codebook_size: int = 1024
+
+    def __post_init__(self) -> None:
+        if len(self.channels) != len(self.strides) + 1:
+            raise InvalidConfig(
+                f"{len(self.channels)} channels for {len(self.strides)} strides; give one more"
+            )
+        sizes = (self.sample_rate, self.kernel, self.dim, self.codebook_size, self.lstm_layers)
+        if any(size < 1 for size in (*sizes, *self.channels, *self.strides, *self.dilations)):
+            raise InvalidConfig(f"every size must be at least 1: {self}")
+        if not 1 <= self.num_codebooks <= self.num_stages:
+            raise InvalidConfig(
+                f"num_codebooks is {self.num_codebooks}, must be 1 to num_stages={self.num_stages}"
+            )
+
+    @property
+    def hop_length(self) -> int:
+        """Samples per frame."""
+        return prod(self.strides)
+
+
+_FULL = PureConfig()
+_SMALL = PureConfig(channels=(16, 32, 64, 96, 192), dim=128)
+
+VARIANTS = {
+    "pure-0.5k": replace(_FULL, num_codebooks=1),
+    "pure-1k": replace(_FULL, num_codebooks=2),
+    "pure-2k": replace(_FULL, num_codebooks=4),
+    "pure-4k": _FULL,
+    "pure-16k-small": _SMALL,
+}

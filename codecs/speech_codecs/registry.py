@@ -1,0 +1,114 @@
+"""From a codec's name to its facts or to the loaded codec.
+
+To add a codec, add a package that exports `FAMILY` and one line to `FAMILIES`. Packages of others
+register under the entry point group "speechmill.codecs": family name = "their.package:FAMILY".
+"""
+
+import warnings
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from speech_codecs.api import Codec, CodecInfo
+from speech_codecs.config import nearest, read_config
+from speech_codecs.errors import InvalidConfig, UnknownCodec
+from speech_codecs.family import CodecFamily
+from speech_codecs.precision import check_precision
+
+ENTRY_POINT_GROUP = "speechmill.codecs"
+FAMILIES = {
+    "focalcodec": "speech_codecs.focalcodec",
+    "null": "speech_codecs.null",
+    "dualcodec": "speech_codecs.dualcodec",
+    "pure": "speech_codecs.pure",
+    "simwhisper": "speech_codecs.simwhisper",
+}
+
+Config = Mapping[str, Any] | str | Path | None
+
+
+def load_codec(
+    name: str,
+    *,
+    checkpoint: str | Path | None = None,
+    config: Config = None,
+    device: str | torch.device = "cpu",
+    precision: str = "fp32",
+    **options: Any,
+) -> Codec:
+    """Return the codec on `device`, ready to encode.
+
+    `checkpoint` is a path, s3:// or hf:// url; without one the weights are random, from a fixed
+    seed. `config` (dict or JSON file) replaces the variant's own values; with one, a family's name
+    will do. `precision` is one of fp32, tf32, bf16, fp16. Raises a `CodecError`.
+    """
+    device = torch.device(device)
+    check_precision(precision, device)
+    family, arguments = _resolve(name, checkpoint, config, options)
+    return family.load(name, device=device, precision=precision, **arguments)
+
+
+def codec_info(
+    name: str, *, checkpoint: str | Path | None = None, config: Config = None, **options: Any
+) -> CodecInfo:
+    """Return the `info` that `load_codec` would give, without building a network.
+
+    A remote checkpoint is fetched, because its sha256 is part of the identity.
+    """
+    family, arguments = _resolve(name, checkpoint, config, options)
+    return family.info(name, **arguments)
+
+
+def list_codecs() -> list[str]:
+    """Return the names that `load_codec` knows without a `config`, sorted."""
+    return sorted(variant for _, family in _families() for variant in family.variants)
+
+
+def _resolve(
+    name: str, checkpoint: str | Path | None, config: Config, options: dict[str, Any]
+) -> tuple[CodecFamily, dict[str, Any]]:
+    family = _find(name, configured=config is not None)
+    for option in options:
+        if option not in family.options:
+            known = sorted(family.options)
+            raise InvalidConfig(f"{name} has no option {option!r}; its options: {known or 'none'}")
+    source = None if checkpoint is None else str(checkpoint)
+    return family, {"checkpoint": source, "config": read_config(config), **options}
+
+
+def _find(name: str, *, configured: bool) -> CodecFamily:
+    for family_name, family in _families():
+        if name in family.variants or (configured and name == family_name):
+            return family
+        if name == family_name:
+            variants = ", ".join(family.variants)
+            raise UnknownCodec(f"{name!r} is a family: name one of {variants}, or give config=")
+    known = list_codecs()
+    raise UnknownCodec(f"no codec {name!r}{nearest(name, known)}; known: {', '.join(known)}")
+
+
+def _families() -> Iterator[tuple[str, CodecFamily]]:
+    """Yield our families, then those of others; nothing is imported before its turn comes."""
+    for family_name, module in FAMILIES.items():
+        yield family_name, import_module(module).FAMILY
+    for entry_point in entry_points(group=ENTRY_POINT_GROUP):
+        family = _load_entry_point(entry_point)
+        if family is not None:
+            yield entry_point.name, family
+
+
+def _load_entry_point(entry_point: EntryPoint) -> CodecFamily | None:
+    """Return None, with a warning, where a foreign package is broken: it must not break ours."""
+    try:
+        family = entry_point.load()
+    except (ImportError, AttributeError) as error:
+        warnings.warn(f"codec {entry_point.value!r} cannot be imported: {error}", stacklevel=2)
+        return None
+    if isinstance(family, CodecFamily):
+        return family
+    warnings.warn(f"codec {entry_point.value!r} is not a CodecFamily", stacklevel=2)
+    return None

@@ -1,0 +1,124 @@
+"""PURE Codec."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from speech_codecs import CheckpointError, codec_info, load_codec
+from speech_codecs.nn.conv import fold_weight_norm
+from speech_codecs.precision import computing_in
+from speech_codecs.pure.codec import PureCodec
+from speech_codecs.pure.config import VARIANTS, PureConfig
+from speech_codecs.pure.model import PureNetwork
+from tests.codecs.speech import padded, speech
+from tests.codecs.tokens import assert_same_tokens, encode_alone
+
+TINY = {"channels": [4, 8, 8, 16, 16], "dim": 16, "codebook_size": 32}
+
+
+def count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def network(name: str) -> PureNetwork:
+    with torch.device("meta"):
+        return PureNetwork(VARIANTS[name])
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    codec = load_codec("pure", config=TINY)
+    assert isinstance(codec, PureCodec)
+    path = tmp_path / "tiny.safetensors"
+    save_file(codec.network.state_dict(), path)
+    return path
+
+
+def test_the_full_size_is_that_of_the_authors_configuration() -> None:
+    full = network("pure-4k")
+    assert round(count(full.encoder) / 1e6, 2) == 9.85
+    assert round(count(full.decoder) / 1e6, 2) == 9.85
+    assert full.quantizer.codebooks_KND.shape == (8, 1024, 512)
+
+
+def test_the_small_variant_fits_in_eight_megabytes_of_half_precision() -> None:
+    small = network("pure-16k-small")
+    fold_weight_norm(small)
+    assert 2 * (count(small) + small.quantizer.codebooks_KND.numel()) <= 8_000_000
+
+
+def test_variants_are_named_by_their_bit_rate() -> None:
+    rates = {name: codec_info(name).kbps for name in VARIANTS}
+    assert rates.pop("pure-16k-small") == 4
+    assert all(name == f"pure-{rate:g}k" for name, rate in rates.items())
+
+
+def test_the_full_network_is_exact_and_its_variants_are_prefixes() -> None:
+    clips = [speech(8_000), speech(3_001)]
+    codec = load_codec("pure-4k")
+    codes_BKF = codec.encode(*padded(clips, extra=100, garbage=0.3))
+    for clip_T, codes_KF in zip(clips, codes_BKF, strict=True):
+        assert_same_tokens(codec, clip_T, codes_KF[:, : codec.info.num_frames(len(clip_T))])
+    one_KF = encode_alone(load_codec("pure-0.5k"), clips[0])
+    assert torch.equal(one_KF, codes_BKF[0, :1])
+
+
+def test_a_saved_codec_loads_with_the_same_tokens(checkpoint: Path) -> None:
+    untrained = load_codec("pure", config=TINY)
+    trained = load_codec("pure", config=TINY, checkpoint=checkpoint)
+    assert torch.equal(encode_alone(trained, speech(9_000)), encode_alone(untrained, speech(9_000)))
+    assert trained.info == codec_info("pure", config=TINY, checkpoint=checkpoint)
+    assert (untrained.info.trained, trained.info.trained) == (False, True)
+    assert untrained.info.title == "pure (untrained)"
+    assert trained.info.revision != untrained.info.revision
+
+
+def test_training_and_inference_checkpoints_give_the_same_tokens(tmp_path: Path) -> None:
+    sizes = {key: tuple(value) if isinstance(value, list) else value for key, value in TINY.items()}
+    training = PureNetwork(PureConfig(**sizes))
+    training.quantizer.codebooks_KND.normal_()
+    save_file(training.state_dict(), tmp_path / "training.safetensors")
+    fold_weight_norm(training)
+    save_file(training.state_dict(), tmp_path / "inference.safetensors")
+    codes = [
+        encode_alone(load_codec("pure", config=TINY, checkpoint=path), speech(9_000))
+        for path in sorted(tmp_path.iterdir())
+    ]
+    assert torch.equal(*codes)
+
+
+def test_the_checkpoint_of_another_variant_is_refused(checkpoint: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"misshapen \(\d+\)"):
+        load_codec("pure-16k-small", checkpoint=checkpoint)
+
+
+def test_a_masked_batch_trains_like_its_clips() -> None:
+    sizes = {key: tuple(value) if isinstance(value, list) else value for key, value in TINY.items()}
+    training = PureNetwork(PureConfig(**sizes))
+    audio_BT, lengths_B = padded([speech(2_000), speech(700)], garbage=0.5)
+    mu_BDF, _ = training.posterior(audio_BT.requires_grad_(), lengths_B)
+    mu_BDF[1, :, :3].sum().backward()
+    assert audio_BT.grad is not None
+    assert audio_BT.grad[1, :700].any()
+    assert not audio_BT.grad[1, 700:].any()
+
+
+def test_bf16_on_a_cpu_gives_mostly_the_same_first_codes() -> None:
+    exact = encode_alone(load_codec("pure-16k-small"), speech(16_000))
+    rough = encode_alone(load_codec("pure-16k-small", precision="bf16"), speech(16_000))
+    assert (exact[0] == rough[0]).float().mean() > 0.5
+
+
+def test_fp32_stays_fp32_whatever_the_process_allows() -> None:
+    switch = torch.backends.mkldnn.matmul
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        with computing_in("fp32", torch.device("cpu")):
+            assert switch.fp32_precision == "ieee"
+        assert switch.fp32_precision == "bf16"
+    finally:
+        torch.set_float32_matmul_precision(before)

@@ -1,0 +1,63 @@
+"""A Ray cluster that stands for the session, and the command line run as users run it."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ray.cluster_utils import Cluster
+
+Command = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    arguments = {
+        "num_cpus": 2,
+        "object_store_memory": 2**30,
+        "include_dashboard": False,
+        # Loopback, but not 127.0.0.1: that one `ray.init` replaces by the address of the network.
+        "node_ip_address": "127.0.0.2",
+    }
+    cluster = Cluster(initialize_head=True, head_node_args=arguments)
+    yield cluster
+    cluster.shutdown()
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "jobs.cli", *arguments]
+
+
+@pytest.fixture
+def speechmill(aws_environment: None) -> Command:
+    """Run the command line; gives the finished process with its output as text."""
+
+    def run(*arguments: Any, environment: dict[str, str] | None = None, timeout: float = 120):
+        return subprocess.run(
+            command(*map(str, arguments)),
+            env=os.environ | (environment or {}),
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+        )
+
+    return run
+
+
+@pytest.fixture
+def config(tmp_path: Path, cluster: Cluster) -> Callable[..., Path]:
+    """Write a configuration for the null codec on the standing cluster."""
+
+    def write(shards: Any, output: Any, codec: str = "null") -> Path:
+        path = tmp_path / f"{codec}.yaml"
+        path.write_text(
+            f"shards: ['{shards}']\noutput: '{output}'\ncodec: {{name: '{codec}'}}\n"
+            f"workers: {{num_gpus: 0}}\nray: {{address: '{cluster.address}'}}\n"
+        )
+        return path
+
+    return write

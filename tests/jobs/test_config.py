@@ -1,0 +1,86 @@
+from pathlib import Path
+
+import pytest
+
+from jobs.config import PackConfig, TokenizeConfig, from_overrides, load_config, to_yaml
+from pipeline.errors import InputError
+
+ROOT = Path(__file__).parents[2]
+MINIMAL = "shards: [a.tar]\noutput: out\ncodec: {name: pure-4k}\n"
+
+
+@pytest.fixture
+def path(tmp_path):
+    (tmp_path / "c.yaml").write_text(MINIMAL)
+    return tmp_path / "c.yaml"
+
+
+@pytest.mark.parametrize("config", sorted((ROOT / "configs" / "tokenize").glob("*.yaml")), ids=str)
+def test_every_configuration_of_the_repository_is_valid(config):
+    assert load_config(TokenizeConfig, config, []).shards
+
+
+def test_the_full_example_names_every_key_with_its_default():
+    full = load_config(TokenizeConfig, ROOT / "configs" / "tokenize" / "pure.yaml", [])
+    written = (ROOT / "configs" / "tokenize" / "pure.yaml").read_text()
+    for line in to_yaml(full).splitlines():
+        assert f"{line.split(':')[0].strip('- ')}" in written
+    default = TokenizeConfig(full.shards, full.output, full.codec)
+    assert full == default
+
+
+def test_overrides_go_over_the_file(path):
+    config = load_config(TokenizeConfig, path, ["workers.num_gpus=0.5", "output=other"])
+    assert (config.workers.num_gpus, config.output) == (0.5, "other")
+
+
+def test_what_was_resolved_can_be_run_again(path, tmp_path):
+    config = load_config(TokenizeConfig, path, ["storage.s3.endpoint_url=http://x"])
+    (tmp_path / "again.yaml").write_text(to_yaml(config))
+    assert load_config(TokenizeConfig, tmp_path / "again.yaml", []) == config
+
+
+def test_yaml_null_is_the_codec_null(path):
+    config = load_config(TokenizeConfig, path, ["codec.name=null"])
+    assert config.codec_options()["name"] == "null"
+
+
+def test_the_codec_runs_where_the_workers_are(path):
+    for gpus, device in ((0, "cpu"), (0.25, "cuda")):
+        config = load_config(TokenizeConfig, path, [f"workers.num_gpus={gpus}"])
+        assert config.codec_options()["device"] == device
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("worker.num_gpus=1", "unknown key worker; did you mean workers?"),
+        ("workers.num_gpu=1", "unknown key workers.num_gpu; did you mean workers.num_gpus?"),
+        ("workers=2", "workers is a section"),
+        ("shards=a.tar", r"shards is a list; write shards=\["),
+        ("workers.num_gpus=many", "workers.num_gpus: .*many"),
+        ("audio.channels=left", "audio.channels is 'left'; use mean, first or error"),
+        ("batch.seconds=0", "batch.seconds"),
+        ("tokenize", "'tokenize' is no override; write key=value"),
+    ],
+)
+def test_a_mistake_is_named_with_its_cure(path, override, message):
+    with pytest.raises(InputError, match=message):
+        load_config(TokenizeConfig, path, [override])
+
+
+@pytest.mark.parametrize("text", ["- a list", "a: [", "\t"])
+def test_a_file_that_is_no_configuration_is_refused(path, text):
+    path.write_text(text)
+    with pytest.raises(InputError, match=r"c\.yaml"):
+        load_config(TokenizeConfig, path, [])
+
+
+def test_a_missing_file_and_a_missing_value_are_named(path, tmp_path):
+    with pytest.raises(InputError, match="cannot read"):
+        load_config(TokenizeConfig, tmp_path / "none.yaml", [])
+    path.write_text("shards: [a.tar]\ncodec: {name: pure-4k}\n")
+    with pytest.raises(InputError, match=r"output is not set; write it in .*c\.yaml or as output="):
+        load_config(TokenizeConfig, path, [])
+    with pytest.raises(InputError, match="source is not set"):
+        from_overrides(PackConfig, ["output=x"])

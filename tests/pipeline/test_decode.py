@@ -1,0 +1,116 @@
+import json
+
+import numpy as np
+import pytest
+
+from pipeline.audio import Limits
+from pipeline.decode import DecodeSettings, audio_suffix, decode_shard
+from pipeline.errors import NoAudio
+from pipeline.reader import Sample
+from pipeline.shard import list_shards
+from pipeline.tokens import Batch, ShardEnd
+from speech_codecs import codec_info
+from tests.corpus import clip, encode, tar_bytes, tone
+
+
+def decode(members, storage, settings=None):
+    storage.put("memory://decode/a.tar", tar_bytes(members))
+    [shard] = list_shards(["memory://decode/a.tar"], storage)
+    *batches, end = decode_shard(shard, storage, settings or DecodeSettings(), codec_info("null"))
+    assert isinstance(end, ShardEnd)
+    return batches, end
+
+
+def rows(batches: list[Batch]):
+    return [row for batch in batches for row in batch.rows.to_pylist()]
+
+
+def test_rows_carry_the_facts_of_their_source(storage):
+    stereo = np.stack([tone(0.5, 48_000)] * 2, axis=1)
+    members = [
+        ("a.wav", encode(stereo, 48_000, "WAV")),
+        ("a.json", b'{"text": "hello", "speaker": "s1"}'),
+    ]
+    batches, _ = decode(members, storage)
+    [row] = rows(batches)
+    assert (row["key"], row["text"], row["index"]) == ("a", "hello", 0)
+    assert (row["sample_rate"], row["num_channels"], row["duration"]) == (48_000, 2, 0.5)
+    assert (row["start"], row["end"], row["shard"][-5:]) == (0.0, 0.5, "a.tar")
+    assert row["metadata"] == '{"text": "hello", "speaker": "s1"}'
+
+
+def test_a_txt_member_goes_before_the_text_of_the_json(storage):
+    members = [("a.flac", clip()), ("a.json", b'{"text": "no"}'), ("a.txt", b"yes")]
+    batches, _ = decode(members, storage)
+    assert rows(batches)[0]["text"] == "yes"
+
+
+@pytest.mark.parametrize("bad", [b"{not json", b"\xff\xfe\x00", b""])
+def test_json_that_is_none_costs_the_metadata_and_is_counted(storage, bad):
+    batches, end = decode([("a.flac", clip()), ("a.json", bad)], storage)
+    assert rows(batches)[0]["metadata"] is None
+    assert (end.num_bad_json, end.rejects) == (1, [])
+
+
+def test_equal_bytes_have_equal_hashes_and_others_do_not(storage):
+    members = [("a.flac", clip(seed=1)), ("b.flac", clip(seed=1)), ("c.flac", clip(seed=2))]
+    batches, _ = decode(members, storage)
+    hashes = {row["key"]: row["audio_xxh3"] for row in rows(batches)}
+    assert hashes["a"] == hashes["b"] != hashes["c"]
+
+
+def test_mixed_16_bit_and_float_clips_keep_their_samples(storage):
+    audio = tone(0.4)
+    members = [("a.flac", encode(audio)), ("b.wav", encode(audio, format="WAV", subtype="FLOAT"))]
+    [batch], _ = decode(members, storage)
+    assert batch.audio_BT.dtype == np.float32
+    np.testing.assert_allclose(batch.audio_BT[0], batch.audio_BT[1], atol=1 / 32000)
+
+
+def test_every_bad_sample_is_one_reject_and_the_good_ones_stay(storage):
+    members = [
+        ("zero.flac", b""),
+        ("cut.flac", clip()[:-500]),
+        ("text.wav", b"no audio at all"),
+        ("good.flac", clip()),
+        ("none.json", json.dumps({"text": "no audio"}).encode()),
+        ("long.flac", clip(3.0)),
+    ]
+    settings = DecodeSettings(limits=Limits(seconds=2.0))
+    batches, end = decode(members, storage, settings)
+    assert [row["key"] for row in rows(batches)] == ["good"]
+    assert [(r.key, r.error, r.stage) for r in end.rejects] == [
+        ("zero", "UndecodableAudio", "decode"),
+        ("cut", "UndecodableAudio", "decode"),
+        ("text", "UndecodableAudio", "decode"),
+        ("none", "NoAudio", "read"),
+        ("long", "OversizedAudio", "decode"),
+    ]
+    assert [r.num_bytes for r in end.rejects[:2]] == [0, len(clip()) - 500]
+
+
+@pytest.mark.parametrize(
+    ("suffixes", "wanted", "chosen"),
+    [
+        (["json", "flac"], None, "flac"),
+        (["flac", "enhanced.flac"], None, "flac"),
+        (["flac", "enhanced.flac"], "enhanced.flac", "enhanced.flac"),
+        (["take.2.wav", "txt"], None, "take.2.wav"),
+    ],
+)
+def test_the_audio_member_is_the_wanted_or_the_only_one(suffixes, wanted, chosen):
+    assert audio_suffix(Sample("k", 0, dict.fromkeys(suffixes, b"")), wanted) == chosen
+
+
+@pytest.mark.parametrize(
+    ("suffixes", "wanted", "cure"),
+    [
+        (["flac", "wav"], None, r"audio\.member"),
+        (["1.wav", "2.wav"], None, r"audio\.member"),
+        (["json"], None, "is audio"),
+        (["flac"], "opus", r"no member \.opus"),
+    ],
+)
+def test_an_audio_member_that_is_not_clear_is_refused(suffixes, wanted, cure):
+    with pytest.raises(NoAudio, match=cure):
+        audio_suffix(Sample("k", 0, dict.fromkeys(suffixes, b"")), wanted)
