@@ -80,7 +80,7 @@ class Display:
             "utterances": f"{totals.rows:,}",
             "audio": _hours(totals.audio_seconds),
             "frames": f"{totals.frames:,}",
-            "rejects": f"{totals.rejects.total()}" + (f" ({rejects})" if rejects else ""),
+            "rejects": f"{sum(totals.rejects.values())}" + (f" ({rejects})" if rejects else ""),
             "bad metadata": f"{totals.bad_json}",
             "time": f"{elapsed:.1f} s, {totals.audio_seconds / elapsed:,.0f} x real time",
         }
@@ -92,7 +92,7 @@ class Display:
 def _facts(totals: Totals, elapsed: float, eta: float) -> str:
     return (
         f"{_hours(totals.audio_seconds)}, {totals.audio_seconds / elapsed:,.0f} x real time, "
-        f"{totals.rejects.total()} rejects, {eta:,.0f} s left"
+        f"{sum(totals.rejects.values())} rejects, {eta:,.0f} s left"
     )
 
 

@@ -59,7 +59,7 @@ class Totals:
     audio_seconds: float = 0.0
     encode_seconds: float = 0.0  # summed over workers
     bad_json: int = 0
-    rejects: Counter[str] = field(default_factory=Counter)
+    rejects: dict[str, int] = field(default_factory=dict)  # by error class
 
     def add(self, event: Event) -> None:
         self.failed += event.kind == Action.GIVE_UP.value
@@ -71,7 +71,8 @@ class Totals:
             self.audio_seconds += event.report.audio_seconds
             self.encode_seconds += event.report.encode_seconds
             self.bad_json += event.report.num_bad_json
-            self.rejects.update(event.report.rejects)
+            for error, count in event.report.rejects.items():
+                self.rejects[error] = self.rejects.get(error, 0) + count
 
 
 def run(

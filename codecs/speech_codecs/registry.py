@@ -4,20 +4,22 @@ To add a codec, add a package that exports `FAMILY` and one line to `FAMILIES`. 
 register under the entry point group "speechmill.codecs": family name = "their.package:FAMILY".
 """
 
+from __future__ import annotations
+
 import warnings
 from collections.abc import Iterator, Mapping
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from speech_codecs.api import Codec, CodecInfo
 from speech_codecs.config import nearest, read_config
 from speech_codecs.errors import InvalidConfig, UnknownCodec
 from speech_codecs.family import CodecFamily
-from speech_codecs.precision import check_precision
+
+if TYPE_CHECKING:
+    import torch
 
 ENTRY_POINT_GROUP = "speechmill.codecs"
 FAMILIES = {
@@ -46,6 +48,10 @@ def load_codec(
     seed. `config` (dict or JSON file) replaces the variant's own values; with one, a family's name
     will do. `precision` is one of fp32, tf32, bf16, fp16. Raises a `CodecError`.
     """
+    import torch
+
+    from speech_codecs.precision import check_precision
+
     device = torch.device(device)
     check_precision(precision, device)
     family, arguments = _resolve(name, checkpoint, config, options)

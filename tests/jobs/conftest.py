@@ -52,11 +52,14 @@ def speechmill(aws_environment: None) -> Command:
 def config(tmp_path: Path, cluster: Cluster) -> Callable[..., Path]:
     """Write a configuration for the null codec on the standing cluster."""
 
-    def write(shards: Any, output: Any, codec: str = "null") -> Path:
+    def write(
+        shards: Any, output: Any, codec: str = "null", environment: dict[str, str] | None = None
+    ) -> Path:
         path = tmp_path / f"{codec}.yaml"
         path.write_text(
             f"shards: ['{shards}']\noutput: '{output}'\ncodec: {{name: '{codec}'}}\n"
-            f"workers: {{num_gpus: 0}}\nray: {{address: '{cluster.address}'}}\n"
+            "workers: {num_gpus: 0}\n"
+            f"ray: {{address: '{cluster.address}', env: {environment or {}}}}\n"
         )
         return path
 

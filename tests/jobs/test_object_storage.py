@@ -1,0 +1,112 @@
+"""The whole way on a real S3 server: real speech in, one row for each utterance out."""
+
+import os
+import random
+import subprocess
+import time
+from pathlib import Path
+
+import datasets
+import duckdb
+import polars
+import pyarrow.dataset
+import pytest
+import s3fs
+
+from pipeline.storage import Storage
+from speech_codecs import codec_info
+from tests.corpus import corpus
+from tests.jobs.conftest import command
+
+KILLS = 10
+
+
+@pytest.fixture
+def speechmill_s3(speechmill, rgw):
+    return lambda *arguments: speechmill(*arguments, environment=rgw.environment)
+
+
+def committed(filesystem: s3fs.S3FileSystem, output: str) -> dict[str, bytes]:
+    """Every part and every table of rejects, by its name below the output."""
+    root = output.removeprefix("s3://")
+    paths = [p for f in ("tokens", "rejects") for p in filesystem.find(f"{root}/{f}")]
+    return {path.removeprefix(root): filesystem.cat_file(path) for path in paths}
+
+
+def test_every_good_utterance_of_real_speech_is_one_row(
+    tmp_path, rgw, bucket, real_speech, config, speechmill_s3
+):
+    packed = speechmill_s3("pack", real_speech, f"{bucket}/in", "shard_mb=12")
+    assert packed.returncode == 0, packed.stderr
+    path = config(f"{bucket}/in/", f"{bucket}/out", environment=rgw.environment)
+    done = speechmill_s3("tokenize", path)
+    assert done.returncode == 0, done.stderr
+    filesystem = rgw.filesystem()
+    source = f"{bucket}/out/tokens".removeprefix("s3://")
+    table = pyarrow.dataset.dataset(source, filesystem=filesystem, format="parquet").to_table()
+    keys = {p.relative_to(real_speech).with_suffix("").as_posix() for p in all_audio(real_speech)}
+    assert sorted(table["key"].to_pylist()) == sorted(key.replace(".", "_") for key in keys)
+    info = codec_info("null")
+    for row in table.select(["duration", "num_frames", "codes", "sample_rate"]).to_pylist():
+        samples = round(row["duration"] * row["sample_rate"]) * 16_000 / row["sample_rate"]
+        assert row["num_frames"] in {info.num_frames(int(samples) + n) for n in (0, 1)}
+        assert len(row["codes"]) == 8 * row["num_frames"]
+        assert max(row["codes"]) < 1024
+
+
+def all_audio(folder: Path) -> list[Path]:
+    return list(folder.rglob("*.flac"))
+
+
+def test_the_readers_of_the_field_agree(tmp_path, config, speechmill):
+    Storage().put(f"{tmp_path}/in/a.tar", next(iter(corpus(1, 8).values())))
+    assert speechmill("tokenize", config(tmp_path / "in", tmp_path / "out")).returncode == 0
+    parts = f"{tmp_path}/out/tokens/*.parquet"
+    expected = pyarrow.dataset.dataset(f"{tmp_path}/out/tokens").to_table().to_pylist()
+    frames = [row["num_frames"] for row in expected]
+    assert [r[0] for r in duckdb.sql(f"SELECT num_frames FROM '{parts}'").fetchall()] == frames
+    assert polars.read_parquet(parts)["codes"].to_list() == [row["codes"] for row in expected]
+    loaded = datasets.load_dataset(
+        "parquet", data_files=parts, split="train", cache_dir=str(tmp_path / "cache")
+    )
+    assert loaded["codes"][:] == [row["codes"] for row in expected]
+    assert loaded.features["codes"].feature.dtype == "uint16"
+
+
+def test_a_driver_killed_ten_times_leaves_the_bytes_of_an_uninterrupted_run(
+    rgw, bucket, config, speechmill_s3
+):
+    storage = Storage({"s3": rgw.storage_options})
+    for name, data in corpus(num_shards=24, clips_per_shard=2, seconds=3.0).items():
+        storage.put(f"{bucket}/in/{name}", data)
+    storage.put(f"{bucket}/in/shard-0007.tar", corpus(1, 1)["shard-0000.tar"])
+    path = config(
+        f"{bucket}/in/", f"{bucket}/killed", codec="pure-16k-small", environment=rgw.environment
+    )
+    environment = os.environ | rgw.environment
+    filesystem = rgw.filesystem()
+    chance = random.Random(7)
+    for attempt in range(KILLS):
+        before = len(committed(filesystem, f"{bucket}/killed"))
+        process = subprocess.Popen(
+            command("tokenize", str(path)), env=environment, stdout=subprocess.DEVNULL
+        )
+        if attempt % 2:
+            wait_for_progress(process, filesystem, f"{bucket}/killed", before)
+            time.sleep(chance.uniform(0.0, 0.2))
+        else:
+            time.sleep(chance.uniform(0.0, 6.0))
+        process.kill()
+        process.wait()
+    assert speechmill_s3("tokenize", path).returncode == 0
+    assert speechmill_s3("tokenize", path, f"output={bucket}/calm").returncode == 0
+    assert committed(filesystem, f"{bucket}/killed") == committed(filesystem, f"{bucket}/calm")
+    assert len(committed(filesystem, f"{bucket}/calm")) == 24
+
+
+def wait_for_progress(process, filesystem, output, before) -> None:
+    deadline = time.monotonic() + 60
+    while process.poll() is None and time.monotonic() < deadline:
+        if len(committed(filesystem, output)) > before:
+            return
+        time.sleep(0.05)
