@@ -19,7 +19,13 @@ from rich.table import Table
 from jobs.config import PackConfig, TokenizeConfig, from_overrides, load_config
 from jobs.display import Display
 from jobs.status import Status, read_status
-from pipeline.errors import DatasetConflict, InputError, SpeechmillError
+from pipeline.errors import (
+    DatasetConflict,
+    InputError,
+    SpeechmillError,
+    StorageDenied,
+    StorageNotFound,
+)
 from pipeline.storage import Storage
 from speech_codecs import CodecInfo, codec_info, list_codecs
 from speech_codecs.errors import CodecError
@@ -32,6 +38,8 @@ app = typer.Typer(
 )
 console = Console()
 errors = Console(stderr=True)
+
+_USAGE = (InputError, DatasetConflict, CodecError, StorageDenied, StorageNotFound)
 
 Overrides = Annotated[list[str] | None, typer.Argument(help="key=value, over the file's own")]
 Config = Annotated[Path, typer.Argument(help="YAML file, see configs/")]
@@ -134,7 +142,7 @@ def _exit_codes() -> Iterator[None]:
     """Turn errors that a user can cure into one line and an exit code."""
     try:
         yield
-    except (InputError, DatasetConflict, CodecError) as error:
+    except _USAGE as error:
         errors.print(f"error: {error}", highlight=False, soft_wrap=True, markup=False)
         raise typer.Exit(2) from error
     except SpeechmillError as error:
