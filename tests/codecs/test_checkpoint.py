@@ -15,7 +15,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from speech_codecs import CheckpointError
-from speech_codecs.checkpoint import fetch, load_strict, read_state_dict
+from speech_codecs.checkpoint import load_strict, read_state_dict
+from speech_codecs.fetch import fetch
 
 STATE = {"weight": torch.arange(6.0).reshape(2, 3), "bias": torch.ones(2)}
 

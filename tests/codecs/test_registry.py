@@ -46,7 +46,7 @@ def test_the_facts_of_the_largest_codec_cost_no_parameter(monkeypatch: pytest.Mo
 
 
 def test_an_unknown_name_lists_the_known_and_the_nearest() -> None:
-    with pytest.raises(UnknownCodec, match=r"did you mean 'pure-4k'\?.*known: null, pure-0.5k"):
+    with pytest.raises(UnknownCodec, match=r"did you mean 'pure-4k'\?; known: .*null, pure-0.5k"):
         load_codec("pure4k")
 
 

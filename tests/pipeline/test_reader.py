@@ -1,3 +1,5 @@
+import contextlib
+
 import pytest
 import webdataset
 from hypothesis import HealthCheck, given, settings
@@ -69,10 +71,8 @@ def test_a_mutated_tar_is_read_or_refused_but_raises_nothing_else(data):
     mutated = bytearray(tar_bytes(MEMBERS[:4]))
     for _ in range(data.draw(st.integers(1, 4))):
         mutated[data.draw(st.integers(0, len(mutated) - 1))] = data.draw(st.integers(0, 255))
-    try:
+    with contextlib.suppress(ShardError):
         read(bytes(mutated))
-    except ShardError:
-        pass
 
 
 def rejects(members: list[tuple[str, bytes]], **options: int) -> list[tuple[str, str]]:

@@ -1,6 +1,5 @@
 import errno
 import os
-from pathlib import Path
 
 import pytest
 
@@ -92,17 +91,6 @@ def test_errors_of_the_disk_say_what_they_are(tmp_path, monkeypatch, number, exp
     monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(expected, match=str(tmp_path)):
         Storage().put(f"{tmp_path}/x", b"new")
-
-
-def test_a_full_disk_is_told_as_one():
-    if not Path("/dev/full").exists():
-        pytest.skip("no /dev/full on this system")
-    with pytest.raises(OSError, match="No space") as caught, open("/dev/full", "wb") as full:
-        full.write(b"x")
-        full.flush()
-    from pipeline.storage import _kind
-
-    assert _kind(caught.value) is StorageFull
 
 
 def test_a_bucket_without_permission_is_denied(bucket, rgw):

@@ -8,7 +8,7 @@ from pipeline.decode import DecodeSettings, decode_shard
 from pipeline.errors import ShardCut, StreamBroken
 from pipeline.shard import list_shards
 from pipeline.tokenize import tokenize_shard
-from pipeline.tokens import token_schema
+from pipeline.tokens import REJECT_SCHEMA, token_schema
 from pipeline.writer import PartWriter, read_footer
 from speech_codecs import codec_info, load_codec
 from tests.corpus import clip, tar_bytes, write_corpus
@@ -115,7 +115,7 @@ def test_rejects_are_written_with_all_their_columns(tmp_path, storage, null_code
     report = tokenize_one(shard, str(tmp_path), storage, null_codec)
     assert report.rejects == {"UndecodableAudio": 1, "UnsafeMember": 1}
     table = pq.read_table(tmp_path / "rejects" / f"{shard.name}.parquet")
-    assert table.column_names == "key shard index member stage error message num_bytes".split()
+    assert table.column_names == REJECT_SCHEMA.names
     assert table["member"].to_pylist() == ["bad.flac", "../up.flac"]
     assert table["index"].to_pylist() == [1, 2]
 

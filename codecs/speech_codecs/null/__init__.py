@@ -1,12 +1,15 @@
 """The null codec: real frames and codes from no network, to test and time everything around one."""
 
-from typing import Any
+from __future__ import annotations
 
-import torch
+from typing import TYPE_CHECKING, Any
 
 from speech_codecs.api import Codec, CodecInfo
 from speech_codecs.errors import InvalidConfig
 from speech_codecs.family import CodecFamily, revision_of
+
+if TYPE_CHECKING:
+    import torch
 
 NAME = "null"
 SAMPLE_RATE = 16_000

@@ -4,16 +4,19 @@ Shi et al., "PURE Codec: Progressive Unfolding of Residual Entropy for Speech Co
 arXiv 2511.22687. The enhancer is a teacher in training only: encode and decode never need it.
 """
 
-from dataclasses import asdict
-from typing import Any
+from __future__ import annotations
 
-import torch
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 from speech_codecs.api import Codec, CodecInfo
-from speech_codecs.checkpoint import digest, fetch
 from speech_codecs.config import override
 from speech_codecs.family import CodecFamily, revision_of
+from speech_codecs.fetch import digest, fetch
 from speech_codecs.pure.config import VARIANTS, PureConfig
+
+if TYPE_CHECKING:
+    import torch
 
 UNTRAINED_SEED = 0
 _ALGORITHM = 1  # raised when the same weights give other codes

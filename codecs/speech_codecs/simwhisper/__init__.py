@@ -1,0 +1,97 @@
+"""SimWhisper-Codec: grouped finite scalar codes of a simplified Whisper encoder.
+
+Zhang et al., "Speaking Clearly: A Simplified Whisper-Based Codec for Low-Bitrate Speech Coding",
+arXiv 2510.20504. Released weights: hf://ZhangXinWhut/SimWhisper_Codec/SimWhisperCodec.pt, sha256
+eadb9840af449d39513a2b826e5513af65ead1b1b88083c91fd471237ea90dc7.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from speech_codecs.api import Codec, CodecInfo
+from speech_codecs.family import CodecFamily, revision_of
+from speech_codecs.fetch import digest, fetch
+from speech_codecs.simwhisper.config import (
+    MEL_HOP,
+    SAMPLE_RATE,
+    STRIDE,
+    VARIANTS,
+    SimWhisperConfig,
+    read_published,
+)
+
+if TYPE_CHECKING:
+    import torch
+
+UNTRAINED_SEED = 0
+_ALGORITHM = 1  # raised when the same weights give other codes
+
+
+def info(
+    name: str,
+    *,
+    checkpoint: str | None,
+    config: dict[str, Any] | None,
+    keep_partial: bool = False,
+) -> CodecInfo:
+    """Return the facts; `config` is the authors' `generator_params`.
+
+    The authors drop a clip's last frame unless the clip fills it. With `keep_partial` it is kept
+    where the network computes one, that is for more than 160 samples.
+    """
+    sizes = _sizes(name, config)
+    sha256 = None if checkpoint is None else digest(fetch(checkpoint))
+    weights = {"seed": UNTRAINED_SEED} if sha256 is None else {"checkpoint": sha256}
+    architecture = {
+        "family": "simwhisper",
+        "algorithm": _ALGORITHM,
+        "config": asdict(sizes),
+        "keep_partial": keep_partial,
+    }
+    frame_offset = sizes.hop_length - MEL_HOP * STRIDE + MEL_HOP - 1 if keep_partial else 0
+    return CodecInfo(
+        name=name,
+        revision=revision_of(architecture, weights),
+        trained=sha256 is not None,
+        sample_rate=SAMPLE_RATE,
+        output_sample_rate=SAMPLE_RATE,
+        hop_length=sizes.hop_length,
+        frame_offset=frame_offset,
+        min_frames=0,
+        codebook_sizes=(sizes.codebook_size,) * sizes.num_groups,
+        num_semantic_codebooks=0,
+        checkpoint_sha256=sha256,
+    )
+
+
+def load(
+    name: str,
+    *,
+    checkpoint: str | None,
+    config: dict[str, Any] | None,
+    device: torch.device,
+    precision: str,
+    keep_partial: bool = False,
+) -> Codec:
+    """Return the codec, with random weights where there is no checkpoint."""
+    from speech_codecs.simwhisper.codec import SimWhisperCodec
+    from speech_codecs.simwhisper.weights import build, build_untrained
+
+    sizes = _sizes(name, config)
+    if checkpoint is None:
+        network = build_untrained(sizes, UNTRAINED_SEED)
+    else:
+        network = build(sizes, fetch(checkpoint))
+    facts = info(name, checkpoint=checkpoint, config=config, keep_partial=keep_partial)
+    return SimWhisperCodec(network, facts, device=device, precision=precision)
+
+
+def _sizes(name: str, config: dict[str, Any] | None) -> SimWhisperConfig:
+    return VARIANTS[name] if config is None else read_published(config)
+
+
+FAMILY = CodecFamily(
+    variants=tuple(VARIANTS), info=info, load=load, options=frozenset({"keep_partial"})
+)
