@@ -1,8 +1,11 @@
 """Fixtures for the whole suite."""
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from ray.cluster_utils import Cluster
 
 from pipeline.storage import Storage
 from speech_codecs import Codec, load_codec
@@ -29,3 +32,18 @@ def real_speech() -> Path:
     if not REAL_SPEECH.is_dir():
         pytest.skip("no real speech at ../shared/data/clean beside the checkout")
     return REAL_SPEECH
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    arguments = {
+        "num_cpus": 2,
+        "object_store_memory": 2**30,
+        "include_dashboard": False,
+        # Loopback, but not 127.0.0.1: that one `ray.init` replaces by the address of the network.
+        "node_ip_address": "127.0.0.2",
+    }
+    cluster = Cluster(initialize_head=True, head_node_args=arguments)
+    yield cluster
+    cluster.shutdown()

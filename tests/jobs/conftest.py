@@ -1,9 +1,9 @@
-"""A Ray cluster that stands for the session, and the command line run as users run it."""
+"""The command line, run as users run it."""
 
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +11,6 @@ import pytest
 from ray.cluster_utils import Cluster
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
-
-
-@pytest.fixture(scope="session")
-def cluster() -> Iterator[Cluster]:
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    arguments = {
-        "num_cpus": 2,
-        "object_store_memory": 2**30,
-        "include_dashboard": False,
-        # Loopback, but not 127.0.0.1: that one `ray.init` replaces by the address of the network.
-        "node_ip_address": "127.0.0.2",
-    }
-    cluster = Cluster(initialize_head=True, head_node_args=arguments)
-    yield cluster
-    cluster.shutdown()
 
 
 def command(*arguments: str) -> list[str]:

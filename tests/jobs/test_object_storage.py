@@ -73,6 +73,7 @@ def test_the_readers_of_the_field_agree(tmp_path, config, speechmill):
     assert loaded.features["codes"].feature.dtype == "uint16"
 
 
+@pytest.mark.timeout(900)
 def test_a_driver_killed_ten_times_leaves_the_bytes_of_an_uninterrupted_run(
     rgw, bucket, config, speechmill_s3
 ):

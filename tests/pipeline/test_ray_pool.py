@@ -1,0 +1,106 @@
+import time
+from dataclasses import replace
+
+import psutil
+import pytest
+import ray
+
+from pipeline.decode import DecodeSettings
+from pipeline.errors import InputError, WorkerLost
+from pipeline.ray_pool import RayPool, RaySettings, TokenizeJob, WorkerSettings
+from pipeline.runner import Totals, run
+from pipeline.shard import list_shards
+from speech_codecs import CheckpointError, codec_info
+from tests.corpus import write_corpus
+
+
+@pytest.fixture
+def job(tmp_path, storage):
+    options = {"name": "pure-16k-small", "device": "cpu", "precision": "fp32"}
+    info = codec_info("pure-16k-small")
+    return TokenizeJob(str(tmp_path / "out"), info, options, storage, DecodeSettings())
+
+
+@pytest.fixture
+def shards(tmp_path, storage):
+    write_corpus(tmp_path / "in", num_shards=4, clips_per_shard=3, seconds=2.0)
+    return list_shards([str(tmp_path / "in")], storage)
+
+
+@pytest.fixture
+def pool(job, cluster):
+    def start(job=job, **settings):
+        settings = WorkerSettings(num_gpus=0, **settings)
+        return RayPool(job, settings, RaySettings(address=cluster.address))
+
+    return start
+
+
+def parts(tmp_path):
+    return len(list((tmp_path / "out" / "tokens").glob("*.parquet")))
+
+
+def test_work_starts_with_the_first_worker_that_is_ready(pool):
+    with pool(count=3, shards_in_flight=2) as workers:
+        assert workers.free() == 0
+        workers.wait()
+        assert workers.free() == 2
+
+
+def test_a_worker_that_dies_comes_back_and_its_shards_are_done(pool, shards, tmp_path):
+    totals = Totals()
+    with pool(count=1, shards_in_flight=2) as workers:
+        workers.wait()
+        workers.submit(shards[0])
+        kill_when_it_appears("ray::_Worker.tokenize")
+        [outcome] = workers.wait()
+        assert isinstance(outcome.error, WorkerLost)
+        run(shards, workers, 3, totals.add)
+    assert (totals.shards, parts(tmp_path)) == (4, 4)
+
+
+def test_a_decode_process_that_dies_costs_an_attempt_not_the_run(pool, shards, tmp_path):
+    totals = Totals()
+    with pool(count=1, shards_in_flight=1) as workers:
+        workers.wait()
+        workers.submit(shards[0])
+        kill_when_it_appears("ray::decode_shard")
+        [outcome] = workers.wait()
+        assert type(outcome.error).__name__ == "StreamBroken"
+        run(shards, workers, 3, totals.add)
+    assert (totals.shards, totals.failed, parts(tmp_path)) == (4, 0, 4)
+
+
+def wait_for_a_worker(workers):
+    while not workers.free():
+        workers.wait()
+
+
+def kill_when_it_appears(title: str) -> None:
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        for process in psutil.process_iter(["cmdline"]):
+            if title in " ".join(process.info["cmdline"] or []):
+                process.kill()
+                return
+        time.sleep(0.005)
+    pytest.fail(f"no process {title}")
+
+
+def test_a_codec_that_loads_nowhere_ends_the_run_with_its_own_error(pool, job):
+    missing = job.codec_options | {"checkpoint": "none.safetensors"}
+    workers = pool(replace(job, codec_options=missing), count=2)
+    with workers, pytest.raises(CheckpointError, match=r"none\.safetensors"):
+        wait_for_a_worker(workers)
+
+
+def test_a_worker_with_another_revision_than_the_driver_is_refused(pool, job):
+    other = replace(job, codec=replace(job.codec, revision="0123456789abcdef"))
+    with pool(other) as workers, pytest.raises(CheckpointError, match="same checkpoint"):
+        workers.wait()
+
+
+def test_more_gpus_than_there_are_is_refused(job, cluster):
+    with pytest.raises(InputError, match=r"workers\.num_gpus=0"):
+        RayPool(job, WorkerSettings(num_gpus=1), RaySettings(address=cluster.address))
+    ray.shutdown()
