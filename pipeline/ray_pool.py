@@ -26,8 +26,10 @@ from pipeline.tokens import Batch, ShardEnd
 from pipeline.writer import ShardReport
 from speech_codecs.api import CodecInfo
 
-# glibc's defaults return every large buffer to the kernel: FocalCodec encoded 4.7x slower so.
+# glibc's defaults return every large buffer to the kernel: FocalCodec encoded 4.7x slower so. Only
+# the main arena heeds the thresholds, and a worker computes in threads.
 ALLOCATOR = {
+    "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_THRESHOLD_": "4294967296",
     "MALLOC_TRIM_THRESHOLD_": "17179869184",
     "MALLOC_TOP_PAD_": "268435456",
@@ -44,7 +46,7 @@ class WorkerSettings:
 
     count: int | None = None  # default: one per GPU share, or 1 where num_gpus is 0
     num_gpus: float = 1.0  # of each worker; a fraction shares a GPU, 0 runs on the CPU
-    threads: int | None = None  # CPU threads of each codec; default: what torch chooses
+    threads: int | None = None  # CPU threads of each codec; default: its share of all CPUs
     shards_in_flight: int | None = None  # default: as many as the CPUs can decode at once, plus 1
     decode_cpus: float = 1.0  # CPUs that one decode stream occupies
     buffer_mb: float = 512.0  # decoded audio that may wait for one worker
@@ -74,10 +76,12 @@ class TokenizeJob:
 class _Worker:
     """One codec on one device, tokenizing a few shards at a time in threads of its own."""
 
-    def __init__(self, job: TokenizeJob, settings: WorkerSettings, stream_objects: int):
+    def __init__(
+        self, job: TokenizeJob, settings: WorkerSettings, threads: int, stream_objects: int
+    ):
         self.job = job
         self.turn = threading.Lock()
-        self.threads = settings.threads
+        self.threads = threads
         self.decode = ray.remote(decode_shard).options(
             num_returns="streaming",
             num_cpus=settings.decode_cpus,
@@ -92,8 +96,7 @@ class _Worker:
         from speech_codecs import load_codec
         from speech_codecs.errors import CheckpointError
 
-        if self.threads:
-            torch.set_num_threads(self.threads)
+        torch.set_num_threads(self.threads)  # Ray sets it to 1 for an actor that claims no CPU
         self.codec = load_codec(**self.job.codec_options)
         self.device = _device_kind(self.job.codec_options["device"])
         if self.codec.info != self.job.codec:
@@ -132,6 +135,7 @@ class RayPool:
         _connect(cluster)
         resources = ray.cluster_resources()
         count = settings.count or _worker_count(settings, resources)
+        threads = settings.threads or max(1, int(resources.get("CPU", 1) / count))
         self._slots = settings.shards_in_flight or _shards_in_flight(settings, resources, count)
         actor = ray.remote(_Worker).options(
             num_gpus=settings.num_gpus,
@@ -141,7 +145,7 @@ class RayPool:
             scheduling_strategy="SPREAD",
         )
         objects = _stream_objects(job, settings, self._slots)
-        self._workers = [actor.remote(job, settings, objects) for _ in range(count)]
+        self._workers = [actor.remote(job, settings, threads, objects) for _ in range(count)]
         self._held: dict[ActorHandle, int] = {}  # shards at each worker that is ready
         self._running: dict[ray.ObjectRef, tuple[ActorHandle, Shard]] = {}
         self._loading: dict[ray.ObjectRef, ActorHandle] = {}

@@ -1,6 +1,7 @@
 """The codec's half of tokenizing a shard: batches of audio in, one committed part out."""
 
 import time
+import warnings
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -14,6 +15,9 @@ from pipeline.errors import StreamBroken
 from pipeline.tokens import Batch, ShardEnd, with_codes
 from pipeline.writer import PartWriter, ShardReport
 from speech_codecs.api import Codec
+
+# Arrays out of Ray's object store are read-only, which torch has no notion of.
+warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
 
 
 def tokenize_shard(
@@ -47,10 +51,14 @@ def tokenize_shard(
 
 def encode_batch(batch: Batch, codec: Codec, schema: pa.Schema) -> pa.RecordBatch:
     """Rows of the token schema for one batch."""
-    audio_BT = torch.from_numpy(batch.audio_BT.astype(np.float32))
-    if batch.audio_BT.dtype == np.int16:
-        audio_BT /= 32768
-    codes_BKF = codec.encode(audio_BT, torch.from_numpy(batch.num_samples_B))
-    num_frames_B = np.array([codec.info.num_frames(n) for n in batch.num_samples_B.tolist()])
+    num_samples_B = torch.from_numpy(batch.num_samples_B)
+    codes_BKF = codec.encode(_float_audio(batch), num_samples_B)
+    num_frames_B = np.array([codec.info.num_frames(n) for n in num_samples_B.tolist()])
     codes_BFK = codes_BKF.transpose(1, 2).cpu().numpy()
     return with_codes(batch.rows, codes_BFK, num_frames_B, schema)
+
+
+def _float_audio(batch: Batch) -> torch.Tensor:
+    """A float32 copy: the batch itself may lie in memory that it shares with other processes."""
+    audio_BT = torch.from_numpy(batch.audio_BT)
+    return audio_BT / 32768 if audio_BT.dtype == torch.int16 else audio_BT.clone()

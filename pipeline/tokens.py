@@ -95,9 +95,10 @@ def collate(clips: Sequence[Clip], shard_url: str) -> Batch:
     """Pad the clips of a batch side by side; int16 if all of them are, else float32."""
     num_samples_B = np.array([len(clip.audio_T) for clip in clips], dtype=np.int64)
     exact = all(clip.audio_T.dtype == np.int16 for clip in clips)
-    audio_BT = np.zeros((len(clips), num_samples_B.max()), np.int16 if exact else np.float32)
+    audio_BT = np.empty((len(clips), num_samples_B.max()), np.int16 if exact else np.float32)
     for row_T, clip in zip(audio_BT, clips, strict=True):
         row_T[: len(clip.audio_T)] = clip.audio_T if exact else to_float(clip.audio_T)
+        row_T[len(clip.audio_T) :] = 0
     return Batch(audio_BT, num_samples_B, _rows(clips, shard_url))
 
 

@@ -5,6 +5,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from importlib.metadata import version
 from types import TracebackType
 from typing import Any
@@ -137,6 +138,7 @@ class PartWriter:
         }
 
 
+@cache
 def library_versions() -> dict[str, str]:
     """Versions of what can change a token or a byte of a part."""
     names = ("speechmill", "torch", "pyarrow", "soundfile", "soxr")

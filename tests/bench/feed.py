@@ -99,7 +99,7 @@ def speechmill(paths: list[Path], output: Path) -> float:
     shards = list_shards([str(path) for path in paths], storage)
     options = {"name": "null", "device": "cpu", "precision": "fp32"}
     job = TokenizeJob(str(output), codec_info("null"), options, storage, DecodeSettings())
-    settings = WorkerSettings(num_gpus=0)
+    settings = WorkerSettings(num_gpus=0, threads=1)
     with RayPool(job, settings, RaySettings(num_cpus=CPUS)) as pool:
         pool.wait()
         run(shards[:2], pool, 1, _fail)
@@ -114,10 +114,7 @@ def _fail(event: Any) -> None:
 
 
 def ray_data(paths: list[Path], output: Path) -> float:
-    os.environ.update(ALLOCATOR)
-    ray.init(
-        num_cpus=CPUS, include_dashboard=False, log_to_driver=False, logging_level="error"
-    )
+    ray.init(num_cpus=CPUS, include_dashboard=False, log_to_driver=False, logging_level="error")
     context = ray.data.DataContext.get_current()
     context.wait_for_min_actors_s = 120
     context.enable_progress_bars = False
@@ -201,6 +198,7 @@ def main() -> None:
     parser.add_argument("--tars", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
+    os.environ.update(ALLOCATOR)  # for all three: page faults would else be most of the time
     systems: dict[str, Callable[[list[Path], Path], float]] = {
         "bare loop": bare_loop,
         "speechmill": speechmill,

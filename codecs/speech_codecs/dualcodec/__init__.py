@@ -1,0 +1,167 @@
+"""DualCodec: a semantic codebook over self-supervised features, acoustic ones over what is left.
+
+Li et al., "DualCodec: A Low-Frame-Rate, Semantically-Enhanced Neural Audio Codec for Speech
+Generation", arXiv 2505.13000. Options of `load_codec` beside `checkpoint` and `config`:
+`semantic_checkpoint` and `semantic_stats`, the files of w2v-BERT 2.0 and of its features'
+statistics, which encoding needs and decoding does not; `num_codebooks`, to encode to the first
+ones only; `keep_partial`, to encode the end of a clip too.
+
+Without it n frames take n hops and 119 samples more (at 24 kHz), as with the authors: 10 s give
+249 frames at 25 Hz and 124 at 12.5 Hz. With it the last frame is the mean of what features there
+are, and only clips under 599 samples, which hold no fbank window, have none.
+"""
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from speech_codecs.api import Codec, CodecInfo
+from speech_codecs.dualcodec.config import (
+    FBANK_HOP,
+    FBANK_STACK,
+    FBANK_WINDOW,
+    SEMANTIC_RATE,
+    VARIANTS,
+    DualCodecConfig,
+    configured,
+)
+from speech_codecs.errors import InvalidConfig
+from speech_codecs.family import CodecFamily, revision_of
+from speech_codecs.fetch import digest, fetch
+
+UNTRAINED_SEED = 0
+_ALGORITHM = 1  # raised when the same weights give other codes
+
+
+def info(
+    name: str,
+    *,
+    checkpoint: str | None,
+    config: dict[str, Any] | None,
+    semantic_checkpoint: str | Path | None = None,
+    semantic_stats: str | Path | None = None,
+    num_codebooks: int | None = None,
+    keep_partial: bool = False,
+) -> CodecInfo:
+    """Return the facts; the name is recorded as it was given."""
+    sizes = _sizes(name, checkpoint, config)
+    if (semantic_checkpoint is None) != (semantic_stats is None):
+        raise InvalidConfig("semantic_checkpoint and semantic_stats belong together; give both")
+    books = _num_codebooks(sizes, num_codebooks)
+    files = {
+        "checkpoint": checkpoint,
+        "semantic_checkpoint": semantic_checkpoint,
+        "semantic_stats": semantic_stats,
+    }
+    weights: dict[str, str | int] = {
+        role: digest(fetch(url)) for role, url in files.items() if url is not None
+    }
+    if checkpoint is None:
+        weights["seed"] = UNTRAINED_SEED
+    architecture = {
+        "family": "dualcodec",
+        "algorithm": _ALGORITHM,
+        "config": asdict(sizes),
+        "num_codebooks": books,
+        "keep_partial": keep_partial,
+    }
+    sha256 = weights.get("checkpoint")
+    return CodecInfo(
+        name=name,
+        revision=revision_of(architecture, weights),
+        trained=checkpoint is not None,
+        sample_rate=sizes.sample_rate,
+        output_sample_rate=sizes.sample_rate,
+        hop_length=sizes.hop_length,
+        frame_offset=_frame_offset(sizes, keep_partial),
+        min_frames=0,
+        codebook_sizes=sizes.codebook_sizes[:books],
+        num_semantic_codebooks=1,
+        checkpoint_sha256=None if sha256 is None else str(sha256),
+    )
+
+
+def load(
+    name: str,
+    *,
+    checkpoint: str | None,
+    config: dict[str, Any] | None,
+    device: torch.device,
+    precision: str,
+    semantic_checkpoint: str | Path | None = None,
+    semantic_stats: str | Path | None = None,
+    num_codebooks: int | None = None,
+    keep_partial: bool = False,
+) -> Codec:
+    """Return the codec, with random weights where there is no checkpoint."""
+    from speech_codecs.dualcodec.codec import DualCodec
+    from speech_codecs.dualcodec.semantic import SemanticFeatures
+    from speech_codecs.dualcodec.untrained import random_network, random_w2vbert
+    from speech_codecs.dualcodec.weights import read_network, read_stats, read_w2vbert
+
+    facts = info(
+        name,
+        checkpoint=checkpoint,
+        config=config,
+        semantic_checkpoint=semantic_checkpoint,
+        semantic_stats=semantic_stats,
+        num_codebooks=num_codebooks,
+        keep_partial=keep_partial,
+    )
+    sizes = _sizes(name, checkpoint, config)
+    semantic = None
+    if semantic_checkpoint is not None and semantic_stats is not None:
+        w2vbert = read_w2vbert(sizes, fetch(semantic_checkpoint))
+        stats = read_stats(sizes, fetch(semantic_stats))
+        semantic = SemanticFeatures(sizes, w2vbert, *stats, keep_partial=keep_partial)
+    elif checkpoint is None:
+        w2vbert = random_w2vbert(sizes, UNTRAINED_SEED)
+        stats = torch.zeros(sizes.semantic_in_dim), torch.ones(sizes.semantic_in_dim)
+        semantic = SemanticFeatures(sizes, w2vbert, *stats, keep_partial=keep_partial)
+    if checkpoint is None:
+        network = random_network(sizes, UNTRAINED_SEED)
+    else:
+        network = read_network(sizes, fetch(checkpoint))
+    return DualCodec(network, semantic, facts, device=device, precision=precision)
+
+
+def _sizes(name: str, checkpoint: str | None, config: dict[str, Any] | None) -> DualCodecConfig:
+    """Return the configuration, with as many codebooks as the checkpoint holds."""
+    sizes = configured(VARIANTS.get(name, DualCodecConfig()), config)
+    if checkpoint is None:
+        return sizes
+    from speech_codecs.dualcodec.weights import count_acoustic_codebooks
+
+    held = count_acoustic_codebooks(fetch(checkpoint))
+    return replace(sizes, n_codebooks=held) if held else sizes
+
+
+def _num_codebooks(sizes: DualCodecConfig, asked: int | None) -> int:
+    held = len(sizes.codebook_sizes)
+    if asked is None:
+        return held
+    if not 1 <= asked <= held:
+        raise InvalidConfig(f"num_codebooks is {asked}, must be 1 to {held}")
+    return asked
+
+
+def _frame_offset(sizes: DualCodecConfig, keep_partial: bool) -> int:
+    """Return what to add to the samples before dividing by the hop.
+
+    The last frame is there from its first sample at 16 kHz on that completes a fbank window: any
+    of its windows, or the last but one, because the last pair may lack one. Resampling rounds the
+    number of samples up.
+    """
+    window = FBANK_WINDOW if keep_partial else FBANK_WINDOW - FBANK_STACK * FBANK_HOP
+    needed = (window - 1) * sizes.sample_rate // SEMANTIC_RATE + 1
+    return sizes.hop_length - needed if keep_partial else -needed
+
+
+FAMILY = CodecFamily(
+    variants=tuple(VARIANTS),
+    info=info,
+    load=load,
+    options=frozenset({"semantic_checkpoint", "semantic_stats", "num_codebooks", "keep_partial"}),
+)

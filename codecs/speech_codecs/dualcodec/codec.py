@@ -1,0 +1,116 @@
+"""The DualCodec networks behind the `Codec` protocol."""
+
+import torch
+from torch import Tensor
+
+from speech_codecs.api import CodecInfo
+from speech_codecs.dualcodec.config import SEMANTIC_CHECKPOINT, SEMANTIC_STATS
+from speech_codecs.dualcodec.model import DualCodecNetwork
+from speech_codecs.dualcodec.semantic import SemanticFeatures
+from speech_codecs.errors import InvalidConfig
+from speech_codecs.nn.dac import decoded_samples
+from speech_codecs.nn.factorized import FactorizedQuantizer
+from speech_codecs.nn.lengths import zero_behind
+from speech_codecs.nn.packed import pack_linears
+from speech_codecs.precision import computing_in
+from speech_codecs.validation import check_audio, check_codes
+
+
+class DualCodec:
+    """Encodes a batch in one go, masked, or row by row.
+
+    Row by row the codes of a clip are the same to the last bit, whatever shares its batch; masked
+    they are so but for rounding. Row by row spends nothing on padding and is the default on a CPU.
+    Without `semantic` the codec only decodes.
+    """
+
+    def __init__(
+        self,
+        network: DualCodecNetwork,
+        semantic: SemanticFeatures | None,
+        info: CodecInfo,
+        *,
+        device: torch.device,
+        precision: str,
+        row_by_row: bool | None = None,
+    ) -> None:
+        self.info = info
+        self.network = network
+        self.semantic = semantic
+        for part in filter(None, (network, semantic)):
+            part.to(device).eval().requires_grad_(False)
+            if device.type == "cpu" and precision == "fp32":
+                pack_linears(part)
+        for module in network.modules():
+            if isinstance(module, FactorizedQuantizer):
+                module.cache_directions()
+        self._device = device
+        self._precision = precision
+        self._row_by_row = device.type == "cpu" if row_by_row is None else row_by_row
+
+    @torch.inference_mode()
+    def encode(self, audio_BT: Tensor, num_samples_B: Tensor) -> Tensor:
+        """Return codes_BKN; a clip that is too short for a frame has none."""
+        num_samples = check_audio(audio_BT, num_samples_B)
+        if self.semantic is None:
+            raise InvalidConfig(
+                f"{self.info.name} was loaded without its semantic model and cannot encode; give "
+                f"semantic_checkpoint={SEMANTIC_CHECKPOINT!r} and semantic_stats={SEMANTIC_STATS!r}"
+            )
+        num_frames = [self.info.num_frames(samples) for samples in num_samples]
+        shape = (len(audio_BT), self.info.num_codebooks, max(num_frames))
+        codes_BKN = torch.zeros(shape, dtype=torch.int64, device=self._device)
+        for rows in self._groups([row for row, frames in enumerate(num_frames) if frames]):
+            samples, frames = [num_samples[r] for r in rows], [num_frames[r] for r in rows]
+            audio_GT = audio_BT[rows, : max(samples)].to(self._device)
+            codes_BKN[rows, :, : max(frames)] = self._encode(audio_GT, samples, frames)
+        return codes_BKN
+
+    @torch.inference_mode()
+    def decode(self, codes_BKF: Tensor, num_frames_B: Tensor) -> Tensor:
+        """Return audio_BT; the odd rates of the decoder leave a few samples less than a frame."""
+        num_frames = check_codes(self.info, codes_BKF, num_frames_B)
+        num_samples = [self._decoded_samples(frames) for frames in num_frames]
+        audio_BT = torch.zeros(len(codes_BKF), max(num_samples), device=self._device)
+        for rows in self._groups(list(range(len(codes_BKF)))):
+            frames, samples = [num_frames[r] for r in rows], [num_samples[r] for r in rows]
+            codes_GKN = codes_BKF[rows, :, : max(frames)].to(self._device).long()
+            audio_BT[rows, : max(samples)] = self._decode(codes_GKN, frames, samples)
+        return audio_BT
+
+    def _encode(self, audio_BT: Tensor, num_samples: list[int], num_frames: list[int]) -> Tensor:
+        """Return codes_BKN, zero behind each row's end."""
+        assert self.semantic is not None
+        samples_B, frames_B = self._unequal(num_samples), self._unequal(num_frames)
+        if samples_B is not None:
+            audio_BT = zero_behind(audio_BT, samples_B)
+        with computing_in(self._precision, self._device):
+            pooled_BND = self.semantic(audio_BT, samples_B)
+            codes_BKN = self.network.encode(
+                audio_BT, pooled_BND, self.info.num_codebooks, samples_B, frames_B
+            )
+        return codes_BKN if frames_B is None else zero_behind(codes_BKN, frames_B)
+
+    def _decode(self, codes_BKN: Tensor, num_frames: list[int], num_samples: list[int]) -> Tensor:
+        """Return audio_BT, zero behind each row's end."""
+        frames_B = self._unequal(num_frames)
+        if frames_B is not None:
+            codes_BKN = zero_behind(codes_BKN, frames_B)
+        with computing_in(self._precision, self._device):
+            audio_BT = self.network.decode(codes_BKN, frames_B).float()
+        samples_B = self._unequal(num_samples)
+        return audio_BT if samples_B is None else zero_behind(audio_BT, samples_B)
+
+    def _groups(self, rows: list[int]) -> list[list[int]]:
+        if self._row_by_row:
+            return [[row] for row in rows]
+        return [rows] if rows else []
+
+    def _unequal(self, lengths: list[int]) -> Tensor | None:
+        """Return the lengths, or None where all are equal and nothing needs a mask."""
+        if min(lengths) == max(lengths):
+            return None
+        return torch.tensor(lengths, device=self._device)
+
+    def _decoded_samples(self, num_frames: int) -> int:
+        return decoded_samples(num_frames, self.network.acoustic_decoder.rates)

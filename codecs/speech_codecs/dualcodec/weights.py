@@ -1,0 +1,151 @@
+"""From published files to networks for inference: every name that a checkpoint has used is here."""
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from speech_codecs.checkpoint import load_strict, read_state_dict
+from speech_codecs.dualcodec.config import DualCodecConfig
+from speech_codecs.dualcodec.model import DualCodecNetwork
+from speech_codecs.dualcodec.w2vbert import W2VBert
+from speech_codecs.errors import CheckpointError
+from speech_codecs.nn.conv import fold_weight_norm
+
+_ACOUSTIC_CODEBOOK = re.compile(r"dac\.quantizer\.quantizers\.\d+\.codebook\.weight")
+_UNIT_PARTS = ("snake1", "conv1.conv", "snake2", "conv2.conv")
+_WEIGHT_NORM = {
+    "weight_g": "parametrizations.weight.original0",
+    "weight_v": "parametrizations.weight.original1",
+}
+
+
+def read_network(config: DualCodecConfig, path: Path) -> DualCodecNetwork:
+    """Return the network of a published checkpoint."""
+    network = allocate_network(config)
+    load_strict(network, renamed(read_state_dict(path), config), str(path))
+    fold_weight_norm(network)
+    return network
+
+
+def read_w2vbert(config: DualCodecConfig, path: Path) -> W2VBert:
+    """Return the layers that are used of a checkpoint that transformers wrote."""
+    network = allocate_w2vbert(config)
+    state = read_state_dict(path)
+    load_strict(network, renamed_w2vbert(state, config.w2vbert.hidden_state_index), str(path))
+    return network
+
+
+def read_stats(config: DualCodecConfig, path: Path) -> tuple[Tensor, Tensor]:
+    """Return mean_D and var_D of the self-supervised features."""
+    state, expected = read_state_dict(path), (config.semantic_in_dim,)
+    shapes = {key: tuple(value.shape) for key, value in state.items()}
+    if shapes != {"mean": expected, "var": expected}:
+        raise CheckpointError(f"{str(path)!r} holds {shapes}, not 'mean' and 'var' of {expected}")
+    return state["mean"], state["var"]
+
+
+def count_acoustic_codebooks(path: Path) -> int:
+    """Return how many acoustic codebooks a published checkpoint has, without reading weights."""
+    keys: Iterable[str]
+    if path.suffix == ".safetensors":
+        try:
+            with safe_open(path, "pt") as file:
+                keys = list(file.keys())
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"cannot read {str(path)!r} as weights: {error}") from error
+    else:
+        keys = read_state_dict(path)
+    return sum(_ACOUSTIC_CODEBOOK.fullmatch(key) is not None for key in keys)
+
+
+def allocate_network(config: DualCodecConfig) -> DualCodecNetwork:
+    """Return a network for inference whose weights are yet to be filled in."""
+    with torch.device("meta"):
+        network = DualCodecNetwork(config)
+    return network.to_empty(device="cpu").eval().requires_grad_(False)
+
+
+def allocate_w2vbert(config: DualCodecConfig) -> W2VBert:
+    """Return a network for inference whose weights are yet to be filled in."""
+    with torch.device("meta"):
+        network = W2VBert(config.w2vbert)
+    return network.to_empty(device="cpu").eval().requires_grad_(False)
+
+
+def renamed(state: Mapping[str, Tensor], config: DualCodecConfig) -> dict[str, Tensor]:
+    """Return a published state under our names; names that were never published stay."""
+    modules = _modules(config)
+    return {_our_name(key, modules): value for key, value in state.items()}
+
+
+def renamed_w2vbert(state: Mapping[str, Tensor], num_layers: int) -> dict[str, Tensor]:
+    """Return what the first layers need of transformers' `Wav2Vec2BertModel`, under our names."""
+    ours = {}
+    for key, value in state.items():
+        layer = re.match(r"encoder\.layers\.(\d+)\.", key)
+        if key == "masked_spec_embed" or key.startswith("adapter."):
+            continue
+        if layer and int(layer[1]) >= num_layers:
+            continue
+        is_pointwise = ".pointwise_conv" in key and value.dim() == 3
+        ours[key.removeprefix("encoder.")] = value.squeeze(-1) if is_pointwise else value
+    return ours
+
+
+def _our_name(key: str, modules: Mapping[str, str]) -> str:
+    prefix, leaf = key, ""
+    while prefix not in modules:
+        prefix, _, last = prefix.rpartition(".")
+        leaf = f".{last}{leaf}"
+        if not prefix:
+            return key
+    stem, _, last = leaf.rpartition(".")
+    return f"{modules[prefix]}{stem}.{_WEIGHT_NORM.get(last, last)}"
+
+
+def _modules(config: DualCodecConfig) -> dict[str, str]:
+    """Return the published name of each module and ours."""
+    blocks, books = config.convnext_layers, config.n_codebooks
+    ours = {
+        "convnext_encoder.0": "semantic_encoder.first",
+        f"convnext_decoder.{blocks}": "semantic_decoder.last",
+        "semantic_vq.quantizers.0": "semantic_quantizer",
+    }
+    for i in range(blocks):
+        ours[f"convnext_encoder.{i + 1}"] = f"semantic_encoder.blocks.{i}"
+        ours[f"convnext_decoder.{i}"] = f"semantic_decoder.blocks.{i}"
+    for i in range(books):
+        ours[f"dac.quantizer.quantizers.{i}"] = f"acoustic_quantizer.stages.{i}"
+    ends = _chain("dac.encoder.block", "acoustic_encoder", len(config.encoder_rates))
+    ends |= _chain("dac.decoder.model", "acoustic_decoder", len(config.decoder_rates))
+    for i in range(len(config.encoder_rates)):
+        theirs, stage = f"dac.encoder.block.{i + 1}.block", f"acoustic_encoder.stages.{i}"
+        ours |= _units(theirs, stage, 0)
+        ours |= {f"{theirs}.3": f"{stage}.snake", f"{theirs}.4": f"{stage}.down.conv"}
+    for i in range(len(config.decoder_rates)):
+        theirs, stage = f"dac.decoder.model.{i + 1}.block", f"acoustic_decoder.stages.{i}"
+        ours |= {f"{theirs}.0": f"{stage}.snake", f"{theirs}.1": f"{stage}.up"}
+        ours |= _units(theirs, stage, 2)
+    return ours | ends
+
+
+def _chain(theirs: str, ours: str, stages: int) -> dict[str, str]:
+    """Return the names of what stands before and behind a chain of stages."""
+    return {
+        f"{theirs}.0": f"{ours}.first.conv",
+        f"{theirs}.{stages + 1}": f"{ours}.snake",
+        f"{theirs}.{stages + 2}": f"{ours}.last.conv",
+    }
+
+
+def _units(theirs: str, ours: str, first: int) -> dict[str, str]:
+    """Return the names within a stage's three residual units, which follow each other."""
+    return {
+        f"{theirs}.{first + unit}.block.{place}": f"{ours}.units.{unit}.{part}"
+        for unit in range(3)
+        for place, part in enumerate(_UNIT_PARTS)
+    }
