@@ -12,7 +12,6 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from speech_codecs.errors import CheckpointError
-from speech_codecs.fetch import digest, fetch  # noqa: F401
 
 _READ_FAULTS = (
     SafetensorError,

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 ENTRY_POINT_GROUP = "speechmill.codecs"
 FAMILIES = {
     "focalcodec": "speech_codecs.focalcodec",
+    "hasrd": "speech_codecs.hasrd",
     "null": "speech_codecs.null",
     "dualcodec": "speech_codecs.dualcodec",
     "pure": "speech_codecs.pure",

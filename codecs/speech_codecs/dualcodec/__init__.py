@@ -11,11 +11,11 @@ Without it n frames take n hops and 119 samples more (at 24 kHz), as with the au
 are, and only clips under 599 samples, which hold no fbank window, have none.
 """
 
+from __future__ import annotations
+
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from speech_codecs.api import Codec, CodecInfo
 from speech_codecs.dualcodec.config import (
@@ -30,6 +30,9 @@ from speech_codecs.dualcodec.config import (
 from speech_codecs.errors import InvalidConfig
 from speech_codecs.family import CodecFamily, revision_of
 from speech_codecs.fetch import digest, fetch
+
+if TYPE_CHECKING:
+    import torch
 
 UNTRAINED_SEED = 0
 _ALGORITHM = 1  # raised when the same weights give other codes

@@ -1,0 +1,68 @@
+"""FocalCodec: one binary code per frame from focal modulation over WavLM features.
+
+Della Libera et al., "FocalCodec: Low-Bitrate Speech Coding via Focal Modulation Networks", arXiv
+2502.04465, and "FocalCodec-Stream", arXiv 2509.16195, whose causal variants also encode in
+chunks of 80 ms and decode to 24 kHz. The published code and weights are under Apache-2.0.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from speech_codecs.api import Codec, CodecInfo
+from speech_codecs.family import CodecFamily, revision_of
+from speech_codecs.fetch import digest, fetch
+from speech_codecs.focalcodec.config import SAMPLE_RATE, VARIANTS
+from speech_codecs.focalcodec.published import configured
+
+if TYPE_CHECKING:
+    import torch
+
+UNTRAINED_SEED = 0
+_ALGORITHM = 1  # raised when the same weights give other codes
+
+
+def info(name: str, *, checkpoint: str | None, config: dict[str, Any] | None) -> CodecInfo:
+    """Return the facts; the name is recorded as it was given."""
+    sizes = configured(name, config)
+    sha256 = None if checkpoint is None else digest(fetch(checkpoint))
+    weights = {"seed": UNTRAINED_SEED} if sha256 is None else {"checkpoint": sha256}
+    architecture = {"family": "focalcodec", "algorithm": _ALGORITHM, "config": asdict(sizes)}
+    return CodecInfo(
+        name=name,
+        revision=revision_of(architecture, weights),
+        trained=sha256 is not None,
+        sample_rate=SAMPLE_RATE,
+        output_sample_rate=sizes.output_sample_rate,
+        hop_length=sizes.hop_length,
+        frame_offset=sizes.frame_offset,
+        min_frames=1,
+        codebook_sizes=(sizes.codebook_size,),
+        num_semantic_codebooks=1,
+        checkpoint_sha256=sha256,
+    )
+
+
+def load(
+    name: str,
+    *,
+    checkpoint: str | None,
+    config: dict[str, Any] | None,
+    device: torch.device,
+    precision: str,
+) -> Codec:
+    """Return the codec, with random weights where there is no checkpoint."""
+    from speech_codecs.focalcodec.codec import FocalCodec
+    from speech_codecs.focalcodec.weights import build, build_untrained
+
+    sizes = configured(name, config)
+    if checkpoint is None:
+        network = build_untrained(sizes, UNTRAINED_SEED)
+    else:
+        network = build(sizes, fetch(checkpoint))
+    facts = info(name, checkpoint=checkpoint, config=config)
+    return FocalCodec(network, sizes, facts, device=device, precision=precision)
+
+
+FAMILY = CodecFamily(variants=tuple(VARIANTS), info=info, load=load)

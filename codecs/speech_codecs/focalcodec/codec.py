@@ -1,0 +1,68 @@
+"""The FocalCodec network behind the `Codec` protocol."""
+
+import torch
+from torch import Tensor
+
+from speech_codecs.api import CodecInfo
+from speech_codecs.errors import InvalidConfig
+from speech_codecs.focalcodec.config import FocalCodecConfig
+from speech_codecs.focalcodec.model import FocalCodecNetwork
+from speech_codecs.focalcodec.stream import FocalCodecStream
+from speech_codecs.nn.frame_conv import pack
+from speech_codecs.rows import Rows
+from speech_codecs.validation import check_audio, check_codes
+
+
+class FocalCodec:
+    """Encodes and decodes a batch in one go, masked, or row by row (see `speech_codecs.rows`).
+
+    In float32 on a CPU the network's matrices are packed: it has no weights to save any more.
+    """
+
+    def __init__(
+        self,
+        network: FocalCodecNetwork,
+        sizes: FocalCodecConfig,
+        info: CodecInfo,
+        *,
+        device: torch.device,
+        precision: str,
+        row_by_row: bool | None = None,
+    ) -> None:
+        self.info = info
+        self.network = network.to(device).eval().requires_grad_(False)
+        if device.type == "cpu" and precision == "fp32":
+            pack(self.network)
+        self.sizes = sizes
+        self._device = device
+        self._precision = precision
+        self._rows = Rows.on(device, precision, row_by_row)
+        self._samples_per_frame = sizes.upscale * sizes.decoder.hop_length
+
+    @torch.inference_mode()
+    def encode(self, audio_BT: Tensor, num_samples_B: Tensor) -> Tensor:
+        """Return codes_BKF."""
+        num_samples = check_audio(audio_BT, num_samples_B)
+        return self._rows.compute(self.network.encode, audio_BT, num_samples, self.info.num_frames)
+
+    @torch.inference_mode()
+    def decode(self, codes_BKF: Tensor, num_frames_B: Tensor) -> Tensor:
+        """Return audio_BT of the same number of samples for every frame."""
+        num_frames = check_codes(self.info, codes_BKF, num_frames_B)
+        return self._rows.compute(
+            self._decode, codes_BKF, num_frames, lambda frames: frames * self._samples_per_frame
+        )
+
+    def stream(self) -> FocalCodecStream:
+        """Return a new stream, which encodes and decodes one clip chunk by chunk.
+
+        Raises `InvalidConfig` where the variant is not causal.
+        """
+        if not self.sizes.causal:
+            raise InvalidConfig(f"{self.info.name} is not causal; only causal variants stream")
+        return FocalCodecStream(
+            self.network, self.sizes, self.info, device=self._device, precision=self._precision
+        )
+
+    def _decode(self, codes_BKF: Tensor, num_frames_B: Tensor | None) -> Tensor:
+        return self.network.decode(codes_BKF.long(), num_frames_B).float()

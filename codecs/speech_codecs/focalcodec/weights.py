@@ -1,0 +1,105 @@
+"""A network with weights: from a checkpoint of either published layout, or random from a seed.
+
+Checkpoint history: the causal files have the names of the authors' version 0.0.2, which are ours.
+The offline files were written by version 0.0.1: attention has three projections in the place of
+one, stages number their two parts, and there are a norm and a mask that nothing uses.
+"""
+
+import re
+from collections.abc import Mapping
+from math import sqrt
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from speech_codecs.checkpoint import load_strict, read_state_dict
+from speech_codecs.focalcodec.config import FocalCodecConfig
+from speech_codecs.focalcodec.model import FocalCodecNetwork, LinearHead
+from speech_codecs.focalcodec.wavlm import Attention
+from speech_codecs.nn.convnext import ConvNeXtBlock
+from speech_codecs.nn.focal import DynamicTanh, FeedForward, FocalModulation
+
+_V001_UNUSED = {"encoder.encoder.norm.weight", "encoder.encoder.norm.bias", "quantizer.mask"}
+_V001_STAGES = [
+    (re.compile(r"^compressor\.layers\.(\d+)\.0\."), r"compressor.layers.\1.downscale."),
+    (re.compile(r"^compressor\.layers\.(\d+)\.1\."), r"compressor.layers.\1.focal_block."),
+    (re.compile(r"^decompressor\.layers\.(\d+)\.0\."), r"decompressor.layers.\1.focal_block."),
+    (re.compile(r"^decompressor\.layers\.(\d+)\.1\."), r"decompressor.layers.\1.upscale."),
+]
+_BRANCH = 0.3  # of random weights: what a residual branch adds to its stream, and WaveNeXt's level
+_SCALES = {DynamicTanh: 0.5, ConvNeXtBlock: 1 / 8}
+
+
+def build(config: FocalCodecConfig, path: Path) -> FocalCodecNetwork:
+    """Return the network for inference."""
+    network = _allocate(config)
+    load_strict(network, current(read_state_dict(path)), str(path))
+    return network
+
+
+def current(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return `state` under the names of version 0.0.2."""
+    if not any(".q_proj." in key for key in state):
+        return dict(state)
+    renamed = {_renamed(key): value for key, value in state.items() if key not in _V001_UNUSED}
+    for key in [key for key in renamed if ".q_proj." in key]:
+        parts = [renamed.pop(key.replace(".q_proj.", f".{name}_proj."), None) for name in "qkv"]
+        present = [part for part in parts if part is not None]
+        renamed[key.replace(".q_proj.", ".qkv_proj.")] = torch.cat(present)
+    return renamed
+
+
+def build_untrained(config: FocalCodecConfig, seed: int) -> FocalCodecNetwork:
+    """Return a network of random weights that depends on nothing but `config` and `seed`.
+
+    Tests mean something with it because codes follow the audio: what a GELU adds to every frame
+    alike is taken out by weights that sum to zero over its channels.
+    """
+    network = _allocate(config)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for module in network.modules():
+            _randomise(module, generator)
+        for module in network.modules():
+            if isinstance(module, FeedForward | FocalModulation | Attention):
+                module.out_proj.weight *= _BRANCH
+            if isinstance(module, LinearHead):
+                module.proj.weight *= _BRANCH
+    return network
+
+
+def _renamed(key: str) -> str:
+    for pattern, replacement in _V001_STAGES:
+        key = pattern.sub(replacement, key)
+    return key
+
+
+def _allocate(config: FocalCodecConfig) -> FocalCodecNetwork:
+    """Return a network in evaluation mode whose weights are yet to be filled in."""
+    with torch.device("meta"):
+        network = FocalCodecNetwork(config)
+    for module in network.modules():
+        for name, weight in module.named_parameters(recurse=False):
+            empty = torch.empty_like(weight, device="cpu")
+            setattr(module, name, nn.Parameter(empty, requires_grad=False))
+    return network.eval()
+
+
+def _randomise(module: nn.Module, generator: torch.Generator) -> None:
+    if isinstance(module, nn.Conv1d | nn.ConvTranspose1d | nn.Linear):
+        weight = module.weight
+        inputs = weight.numel() // weight.shape[isinstance(module, nn.ConvTranspose1d)]
+        weight.normal_(std=1 / sqrt(inputs), generator=generator)
+        if weight.shape[1] > 1:
+            weight -= weight.mean(1, keepdim=True)
+        if module.bias is not None:
+            module.bias.zero_()
+    elif isinstance(module, nn.Embedding):
+        module.weight.normal_(generator=generator)
+    elif isinstance(module, nn.LayerNorm):
+        module.weight.fill_(1)
+        module.bias.zero_()
+    else:
+        for scale in module.parameters(recurse=False):
+            scale.fill_(_SCALES.get(type(module), 1))
