@@ -1,0 +1,98 @@
+"""HASRD: a semantic codebook over self-supervised features, acoustic ones over what it leaves.
+
+After the abstract of Hussein et al., "HASRD: Hierarchical Acoustic and Semantic Representation
+Disentanglement", arXiv 2506.00843, Interspeech 2025. The paper's full text was not at hand: this is
+a design that agrees with the abstract, not the authors' configuration, and no weights of theirs are
+published. Every choice that the abstract leaves open is a key of `HasrdConfig`.
+
+Option of `load_codec` beside `checkpoint` and `config`: `semantic_checkpoint`, the file of the
+self-supervised model as transformers writes it, which encoding needs and decoding does not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from speech_codecs.api import Codec, CodecInfo
+from speech_codecs.family import CodecFamily, revision_of
+from speech_codecs.fetch import digest, fetch
+from speech_codecs.hasrd.config import SAMPLE_RATE, VARIANTS, configured
+
+if TYPE_CHECKING:
+    import torch
+
+UNTRAINED_SEED = 0
+_ALGORITHM = 1  # raised when the same weights give other codes
+
+
+def info(
+    name: str,
+    *,
+    checkpoint: str | None,
+    config: dict[str, Any] | None,
+    semantic_checkpoint: str | Path | None = None,
+) -> CodecInfo:
+    """Return the facts; the name is recorded as it was given."""
+    sizes = configured(name, config)
+    weights: dict[str, str | int] = {}
+    sha256 = None if checkpoint is None else digest(fetch(checkpoint))
+    if sha256 is None:
+        weights["seed"] = UNTRAINED_SEED
+    else:
+        weights["checkpoint"] = sha256
+    if semantic_checkpoint is not None:
+        semantic = fetch(semantic_checkpoint, sizes.semantic_sha256)
+        weights["semantic_checkpoint"] = digest(semantic)
+    architecture = {"family": "hasrd", "algorithm": _ALGORITHM, "config": asdict(sizes)}
+    return CodecInfo(
+        name=name,
+        revision=revision_of(architecture, weights),
+        trained=sha256 is not None,
+        sample_rate=SAMPLE_RATE,
+        output_sample_rate=SAMPLE_RATE,
+        hop_length=sizes.hop_length,
+        frame_offset=sizes.hop_length - 1 if sizes.keep_partial else 0,
+        min_frames=0,
+        codebook_sizes=sizes.codebook_sizes,
+        num_semantic_codebooks=1,
+        checkpoint_sha256=sha256,
+    )
+
+
+def load(
+    name: str,
+    *,
+    checkpoint: str | None,
+    config: dict[str, Any] | None,
+    device: torch.device,
+    precision: str,
+    semantic_checkpoint: str | Path | None = None,
+) -> Codec:
+    """Return the codec, with random weights where there is no checkpoint.
+
+    With `checkpoint` alone it only decodes.
+    """
+    from speech_codecs.hasrd.codec import HasrdCodec
+    from speech_codecs.hasrd.untrained import random_network, random_ssl
+    from speech_codecs.hasrd.weights import read_network, read_ssl
+
+    sizes, ssl = configured(name, config), None
+    facts = info(
+        name, checkpoint=checkpoint, config=config, semantic_checkpoint=semantic_checkpoint
+    )
+    if semantic_checkpoint is not None:
+        ssl = read_ssl(sizes, fetch(semantic_checkpoint))
+    elif checkpoint is None:
+        ssl = random_ssl(sizes, UNTRAINED_SEED)
+    if checkpoint is None:
+        network = random_network(sizes, UNTRAINED_SEED)
+    else:
+        network = read_network(sizes, fetch(checkpoint))
+    return HasrdCodec(network, ssl, facts, device=device, precision=precision)
+
+
+FAMILY = CodecFamily(
+    variants=tuple(VARIANTS), info=info, load=load, options=frozenset({"semantic_checkpoint"})
+)

@@ -1,0 +1,87 @@
+"""From files to networks for inference.
+
+No checkpoint of HASRD was ever published: its names are ours. Those of the self-supervised model
+are transformers', before and after PyTorch renamed the factors of weight norm.
+"""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from speech_codecs.checkpoint import load_strict, read_state_dict
+from speech_codecs.hasrd.config import HasrdConfig
+from speech_codecs.hasrd.model import HasrdNetwork
+from speech_codecs.hasrd.ssl import SSLModel
+from speech_codecs.nn.conv import fold_weight_norm
+
+_POSITIONS = "encoder.pos_conv_embed.conv."
+_FACTORS = {
+    f"{_POSITIONS}weight_g": "length",
+    f"{_POSITIONS}weight_v": "direction",
+    f"{_POSITIONS}parametrizations.weight.original0": "length",
+    f"{_POSITIONS}parametrizations.weight.original1": "direction",
+}
+_FIRST_LAYER = "encoder.layers.0.attention.rel_attn_embed."
+
+
+def read_network(config: HasrdConfig, path: Path) -> HasrdNetwork:
+    """Return the network, from a checkpoint of training or of inference.
+
+    Training keeps the two factors of every weight-normed weight; here they are multiplied.
+    """
+    state = read_state_dict(path)
+    network = allocate_network(config)
+    if any(".parametrizations." in key for key in state):
+        load_strict(network, state, str(path))
+        fold_weight_norm(network)
+    else:
+        fold_weight_norm(network)
+        load_strict(network, state, str(path))
+    return network
+
+
+def read_ssl(config: HasrdConfig, path: Path) -> SSLModel:
+    """Return the layers that are used of a checkpoint that transformers wrote."""
+    network = allocate_ssl(config)
+    load_strict(network, renamed_ssl(read_state_dict(path), config), str(path))
+    return network
+
+
+def allocate_network(config: HasrdConfig) -> HasrdNetwork:
+    """Return a network for inference whose weights are yet to be filled in."""
+    with torch.device("meta"):
+        network = HasrdNetwork(config)
+    return network.to_empty(device="cpu").eval().requires_grad_(False)
+
+
+def allocate_ssl(config: HasrdConfig) -> SSLModel:
+    """Return a network for inference whose weights are yet to be filled in."""
+    with torch.device("meta"):
+        network = SSLModel(config.ssl, config.semantic_layer)
+    return network.to_empty(device="cpu").eval().requires_grad_(False)
+
+
+def renamed_ssl(state: Mapping[str, Tensor], config: HasrdConfig) -> dict[str, Tensor]:
+    """Return what the first layers need of transformers' `WavLMModel` or `HubertModel`."""
+    ours, factors = {}, {}
+    for key, value in state.items():
+        layer = re.match(r"encoder\.layers\.(\d+)\.", key)
+        if key == "masked_spec_embed" or (layer and int(layer[1]) >= config.semantic_layer):
+            continue
+        if config.ssl.do_stable_layer_norm and key.startswith("encoder.layer_norm."):
+            continue  # behind the last layer
+        if key in _FACTORS:
+            factors[_FACTORS[key]] = value
+        else:
+            ours[key.replace(_FIRST_LAYER, "encoder.rel_attn_embed.")] = value
+    if len(factors) == 2:
+        ours[f"{_POSITIONS}weight"] = _scaled(factors["direction"], factors["length"])
+    return ours
+
+
+def _scaled(direction_OIK: Tensor, length_11K: Tensor) -> Tensor:
+    norm_11K: Tensor = direction_OIK.norm(dim=(0, 1), keepdim=True)
+    return direction_OIK * (length_11K / norm_11K)
