@@ -4,6 +4,7 @@ import pytest
 
 from jobs.config import PackConfig, TokenizeConfig, from_overrides, load_config, to_yaml
 from pipeline.errors import InputError
+from speech_codecs import codec_info
 
 ROOT = Path(__file__).parents[2]
 MINIMAL = "shards: [a.tar]\noutput: out\ncodec: {name: pure-4k}\n"
@@ -15,9 +16,12 @@ def path(tmp_path):
     return tmp_path / "c.yaml"
 
 
-@pytest.mark.parametrize("config", sorted((ROOT / "configs" / "tokenize").glob("*.yaml")), ids=str)
+@pytest.mark.parametrize(
+    "config", sorted((ROOT / "configs" / "tokenize").glob("*.yaml")), ids=lambda path: path.stem
+)
 def test_every_configuration_of_the_repository_is_valid(config):
-    assert load_config(TokenizeConfig, config, []).shards
+    loaded = load_config(TokenizeConfig, config, [])
+    assert codec_info(loaded.codec_options()["name"])
 
 
 def test_the_full_example_names_every_key_with_its_default():
