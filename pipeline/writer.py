@@ -22,6 +22,7 @@ from speech_codecs.api import CodecInfo
 
 FOOTER_KEY = "speechmill"
 ROWS_PER_GROUP = 4096
+_CODES = "codes.list.element"
 # From here on bit-packed dictionary indices are no smaller than the codes split by byte.
 _BIG_CODEBOOK = 2**15
 
@@ -103,24 +104,21 @@ class PartWriter:
         footer = json.dumps(self._footer(report), sort_keys=True)
         table = table.replace_schema_metadata({FOOTER_KEY: footer})
         sink = io.BytesIO()
-        pq.write_table(table, sink, row_group_size=ROWS_PER_GROUP, **self._encoding(table))
+        pq.write_table(
+            table, sink, row_group_size=ROWS_PER_GROUP, **self._encoding(table.column_names)
+        )
         name = f"{self.shard.name}.parquet"
         self.storage.put(join(self.root, folder, name), sink.getvalue())
 
-    def _encoding(self, table: pa.Table) -> dict[str, Any]:
-        codes = "codes.list.element"
+    def _encoding(self, columns: list[str]) -> dict[str, Any]:
         repetitive = ["shard", "sample_rate", "num_channels", "num_codebooks", "stage", "error"]
-        dictionary = [name for name in repetitive if name in table.column_names]
-        if "codes" not in table.column_names:
-            return {"compression": "zstd", "use_dictionary": dictionary}
-        if max(self.codec.codebook_sizes) >= _BIG_CODEBOOK:
-            split = {codes: "BYTE_STREAM_SPLIT"}
-            return {
-                "compression": "zstd",
-                "use_dictionary": dictionary,
-                "column_encoding": split,
-            }
-        return {"compression": "zstd", "use_dictionary": [*dictionary, codes]}
+        dictionary = [name for name in repetitive if name in columns]
+        encoding: dict[str, Any] = {"compression": "zstd", "use_dictionary": dictionary}
+        if "codes" in columns and max(self.codec.codebook_sizes) >= _BIG_CODEBOOK:
+            encoding["column_encoding"] = {_CODES: "BYTE_STREAM_SPLIT"}
+        elif "codes" in columns:
+            dictionary.append(_CODES)
+        return encoding
 
     def _footer(self, report: ShardReport) -> dict[str, Any]:
         return {

@@ -1,7 +1,10 @@
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from pipeline.batching import BatchSettings
 from pipeline.decode import DecodeSettings, decode_shard
@@ -56,8 +59,6 @@ def test_codes_are_flat_and_frame_major(tmp_path, storage, null_codec):
     [shard] = list_shards(["memory://major/a.tar"], storage)
     settings = DecodeSettings()
     [batch, _] = decode_shard(shard, storage, settings, null_codec.info)
-    import torch
-
     audio_BT = torch.from_numpy(batch.audio_BT / np.float32(32768))
     codes_BKF = null_codec.encode(audio_BT, torch.from_numpy(batch.num_samples_B))
     tokenize_one(shard, str(tmp_path), storage, null_codec)
@@ -120,14 +121,27 @@ def test_rejects_are_written_with_all_their_columns(tmp_path, storage, null_code
     assert table["index"].to_pylist() == [1, 2]
 
 
-def test_codes_of_a_big_codebook_are_uint32():
-    assert token_schema([65_536]).field("codes").type.value_type == pa.uint16()
-    assert token_schema([1024, 65_537]).field("codes").type.value_type == pa.uint32()
+@pytest.mark.parametrize(
+    ("size", "kind", "encoding"),
+    [
+        (1024, pa.uint16(), "RLE_DICTIONARY"),
+        (65_536, pa.uint16(), "BYTE_STREAM_SPLIT"),
+        (65_537, pa.uint32(), "BYTE_STREAM_SPLIT"),
+    ],
+)
+def test_codes_are_as_wide_as_the_codebook_needs_and_encoded_to_suit(
+    tmp_path, storage, shard, null_codec, size, kind, encoding
+):
+    info = replace(null_codec.info, codebook_sizes=(size,) * 8)
+    batches = decode_shard(shard, storage, DecodeSettings(), info)
+    tokenize_shard(batches, null_codec, PartWriter(str(tmp_path), shard, storage, info, {}))
+    assert pq.read_table(part(tmp_path, shard)).field("codes").type.value_type == kind
+    column = pq.ParquetFile(part(tmp_path, shard)).metadata.row_group(0).column(1)
+    assert column.path_in_schema == "codes.list.element"
+    assert encoding in column.encodings
 
 
 def test_a_clip_too_short_for_one_frame_is_rejected(tmp_path, storage, null_codec):
-    from dataclasses import replace
-
     floor = replace(codec_info("null"), frame_offset=0, min_frames=0)
     storage.put("memory://short/a.tar", tar_bytes([("a.flac", clip(0.01))]))
     [shard] = list_shards(["memory://short/a.tar"], storage)
