@@ -51,6 +51,11 @@ class TokenDataset:
         """
         found = self.read_identity()
         if found is None:
+            if self.parts():
+                raise DatasetConflict(
+                    f"{self.root}/tokens holds parts, but there is no dataset.json that says of "
+                    "which codec; set another output"
+                )
             data = json.dumps(wanted, indent=2) + "\n"
             self.storage.put(join(self.root, "dataset.json"), data.encode())
             return

@@ -46,6 +46,12 @@ def test_another_identity_is_refused_with_the_difference_and_the_cure(dataset, k
         dataset.claim(other)
 
 
+def test_parts_of_an_unknown_codec_are_refused(dataset, shards, storage, null_codec):
+    tokenize_one(shards[0], dataset.root, storage, null_codec)
+    with pytest.raises(DatasetConflict, match=r"no dataset\.json.*set another output"):
+        dataset.claim(identity(INFO, "fp32", AudioSettings()))
+
+
 def test_todo_is_what_has_no_part_yet(dataset, shards, storage, null_codec):
     assert dataset.todo(shards) == shards
     tokenize_one(shards[1], dataset.root, storage, null_codec)

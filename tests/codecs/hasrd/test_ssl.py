@@ -20,7 +20,8 @@ KINDS = ["default", "wavlm-base", "hubert-base"]
 
 def reference(sizes: dict[str, Any]) -> nn.Module:
     """Return transformers' model of all layers, with weights of some size in every place."""
-    transformers = pytest.importorskip("transformers")
+    import transformers
+
     sizes = {key: value for key, value in sizes.items() if key != "do_normalize"}
     kind = "Hubert" if sizes.pop("model_type", "wavlm") == "hubert" else "WavLM"
     full = {"do_stable_layer_norm": True, "feat_extract_norm": "layer", "conv_bias": False} | sizes
@@ -70,7 +71,8 @@ def test_the_tap_of_a_cut_model_is_that_of_transformers_whole_one(kind: str) -> 
 
 
 def test_normalisation_is_that_of_transformers() -> None:
-    transformers = pytest.importorskip("transformers")
+    import transformers
+
     extract = transformers.Wav2Vec2FeatureExtractor(do_normalize=True)
     audio_T = speech(5_000) * 0.1 + 0.05
     expected = extract(audio_T.numpy(), sampling_rate=16_000, return_tensors="pt").input_values
