@@ -223,18 +223,24 @@ class RayPool:
 
 def _connect(cluster: RaySettings) -> None:
     variables = ALLOCATOR | cluster.env
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
     if cluster.address:
-        env = {"env_vars": variables}
-        ray.init(address=cluster.address, runtime_env=env, log_to_driver=False)
+        try:
+            env = {"env_vars": variables}
+            ray.init(address=cluster.address, runtime_env=env, **quiet)
+        except ConnectionError as error:
+            raise InputError(
+                f"{error}; start Ray there, or set ray.address=null for one of this run's own"
+            ) from error
         return
     # Processes of a local cluster inherit them; a runtime_env costs each of them over a second.
     with _environment({"RAY_USAGE_STATS_ENABLED": "0"} | variables):
         ray.init(
+            address="local",  # without it, one that happens to run here would be taken
             num_cpus=cluster.num_cpus,
             include_dashboard=False,
-            log_to_driver=False,
-            logging_level="error",
             _node_ip_address="127.0.0.1",
+            **quiet,
         )
 
 

@@ -114,7 +114,9 @@ def _fail(event: Any) -> None:
 
 
 def ray_data(paths: list[Path], output: Path) -> float:
-    ray.init(num_cpus=CPUS, include_dashboard=False, log_to_driver=False, logging_level="error")
+    ray.init(
+        "local", num_cpus=CPUS, include_dashboard=False, log_to_driver=False, logging_level="error"
+    )
     context = ray.data.DataContext.get_current()
     context.wait_for_min_actors_s = 120
     context.enable_progress_bars = False

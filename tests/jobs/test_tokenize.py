@@ -114,6 +114,13 @@ def test_without_a_gpu_a_worker_that_wants_one_is_refused_with_the_cure(
     assert "set workers.num_gpus=0" in done.stderr
 
 
+def test_without_an_address_a_run_has_a_cluster_of_its_own(tmp_path, config, speechmill):
+    write_corpus(tmp_path / "in", num_shards=2, clips_per_shard=2)
+    path = config(tmp_path / "in", tmp_path / "out")
+    done = speechmill("tokenize", path, "ray.address=null", "ray.num_cpus=1")
+    assert (done.returncode, len(parts(tmp_path / "out"))) == (0, 2)
+
+
 def test_ctrl_c_ends_with_130_and_a_dataset_that_can_be_resumed(tmp_path, config, speechmill):
     write_corpus(tmp_path / "in", num_shards=6, clips_per_shard=4)
     path = config(tmp_path / "in", tmp_path / "out", codec="pure-16k-small")

@@ -100,6 +100,12 @@ def test_a_worker_with_another_revision_than_the_driver_is_refused(pool, job):
         workers.wait()
 
 
+def test_a_cluster_that_does_not_answer_is_named_with_the_cure(job, monkeypatch):
+    monkeypatch.setenv("RAY_gcs_server_port_wait_time_s", "1")
+    with pytest.raises(InputError, match=r"127\.0\.0\.2:9.*ray\.address=null"):
+        RayPool(job, WorkerSettings(num_gpus=0), RaySettings(address="127.0.0.2:9"))
+
+
 def test_more_gpus_than_there_are_is_refused(job, cluster):
     with pytest.raises(InputError, match=r"workers\.num_gpus=0"):
         RayPool(job, WorkerSettings(num_gpus=1), RaySettings(address=cluster.address))

@@ -99,6 +99,8 @@ def load(
     keep_partial: bool = False,
 ) -> Codec:
     """Return the codec, with random weights where there is no checkpoint."""
+    import torch
+
     from speech_codecs.dualcodec.codec import DualCodec
     from speech_codecs.dualcodec.semantic import SemanticFeatures
     from speech_codecs.dualcodec.untrained import random_network, random_w2vbert
