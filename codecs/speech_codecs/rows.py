@@ -28,6 +28,18 @@ class Rows:
         """Return the faster way for the device, unless `row_by_row` says which."""
         return cls(device, precision, device.type == "cpu" if row_by_row is None else row_by_row)
 
+    def groups(self, rows: list[int]) -> list[list[int]]:
+        """Return which rows to compute together: each by itself, or all."""
+        if self.row_by_row:
+            return [[row] for row in rows]
+        return [rows] if rows else []
+
+    def unequal(self, lengths: list[int]) -> Tensor | None:
+        """Return the lengths, or None where all are equal and nothing needs a mask."""
+        if min(lengths) == max(lengths):
+            return None
+        return torch.tensor(lengths, device=self.device)
+
     def compute(
         self,
         network: Callable[[Tensor, Tensor | None], Tensor],
@@ -44,9 +56,9 @@ class Rows:
             if self.row_by_row:
                 rows = zip(x[:, None], lengths, strict=True)
                 return _stack([network(row[..., :length], None) for row, length in rows])
-            if min(lengths) == max(lengths):
+            lengths_B = self.unequal(lengths)
+            if lengths_B is None:
                 return network(x, None)
-            lengths_B = torch.tensor(lengths, device=self.device)
             y = network(zero_behind(x, lengths_B), lengths_B)
         return zero_behind(y, torch.tensor([out_length(n) for n in lengths], device=self.device))
 

@@ -13,6 +13,7 @@ from speech_codecs.nn.factorized import FactorizedQuantizer
 from speech_codecs.nn.lengths import zero_behind
 from speech_codecs.nn.packed import pack_linears
 from speech_codecs.precision import computing_in
+from speech_codecs.rows import Rows
 from speech_codecs.validation import check_audio, check_codes
 
 
@@ -46,7 +47,7 @@ class DualCodec:
                 module.cache_directions()
         self._device = device
         self._precision = precision
-        self._row_by_row = device.type == "cpu" if row_by_row is None else row_by_row
+        self._rows = Rows.on(device, precision, row_by_row)
 
     @torch.inference_mode()
     def encode(self, audio_BT: Tensor, num_samples_B: Tensor) -> Tensor:
@@ -60,7 +61,7 @@ class DualCodec:
         num_frames = [self.info.num_frames(samples) for samples in num_samples]
         shape = (len(audio_BT), self.info.num_codebooks, max(num_frames))
         codes_BKN = torch.zeros(shape, dtype=torch.int64, device=self._device)
-        for rows in self._groups([row for row, frames in enumerate(num_frames) if frames]):
+        for rows in self._rows.groups([row for row, frames in enumerate(num_frames) if frames]):
             samples, frames = [num_samples[r] for r in rows], [num_frames[r] for r in rows]
             audio_GT = audio_BT[rows, : max(samples)].to(self._device)
             codes_BKN[rows, :, : max(frames)] = self._encode(audio_GT, samples, frames)
@@ -72,7 +73,7 @@ class DualCodec:
         num_frames = check_codes(self.info, codes_BKF, num_frames_B)
         num_samples = [self._decoded_samples(frames) for frames in num_frames]
         audio_BT = torch.zeros(len(codes_BKF), max(num_samples), device=self._device)
-        for rows in self._groups(list(range(len(codes_BKF)))):
+        for rows in self._rows.groups(list(range(len(codes_BKF)))):
             frames, samples = [num_frames[r] for r in rows], [num_samples[r] for r in rows]
             codes_GKN = codes_BKF[rows, :, : max(frames)].to(self._device).long()
             audio_BT[rows, : max(samples)] = self._decode(codes_GKN, frames, samples)
@@ -81,7 +82,7 @@ class DualCodec:
     def _encode(self, audio_BT: Tensor, num_samples: list[int], num_frames: list[int]) -> Tensor:
         """Return codes_BKN, zero behind each row's end."""
         assert self.semantic is not None
-        samples_B, frames_B = self._unequal(num_samples), self._unequal(num_frames)
+        samples_B, frames_B = self._rows.unequal(num_samples), self._rows.unequal(num_frames)
         if samples_B is not None:
             audio_BT = zero_behind(audio_BT, samples_B)
         with computing_in(self._precision, self._device):
@@ -93,24 +94,13 @@ class DualCodec:
 
     def _decode(self, codes_BKN: Tensor, num_frames: list[int], num_samples: list[int]) -> Tensor:
         """Return audio_BT, zero behind each row's end."""
-        frames_B = self._unequal(num_frames)
+        frames_B = self._rows.unequal(num_frames)
         if frames_B is not None:
             codes_BKN = zero_behind(codes_BKN, frames_B)
         with computing_in(self._precision, self._device):
             audio_BT = self.network.decode(codes_BKN, frames_B).float()
-        samples_B = self._unequal(num_samples)
+        samples_B = self._rows.unequal(num_samples)
         return audio_BT if samples_B is None else zero_behind(audio_BT, samples_B)
-
-    def _groups(self, rows: list[int]) -> list[list[int]]:
-        if self._row_by_row:
-            return [[row] for row in rows]
-        return [rows] if rows else []
-
-    def _unequal(self, lengths: list[int]) -> Tensor | None:
-        """Return the lengths, or None where all are equal and nothing needs a mask."""
-        if min(lengths) == max(lengths):
-            return None
-        return torch.tensor(lengths, device=self._device)
 
     def _decoded_samples(self, num_frames: int) -> int:
         return decoded_samples(num_frames, self.network.acoustic_decoder.rates)

@@ -11,6 +11,7 @@ from speech_codecs.hasrd.ssl import SSLModel
 from speech_codecs.nn.frame_conv import pack
 from speech_codecs.nn.lengths import zero_behind
 from speech_codecs.precision import computing_in
+from speech_codecs.rows import Rows
 from speech_codecs.validation import check_audio, check_codes
 
 
@@ -40,7 +41,7 @@ class HasrdCodec:
             pack(self.ssl)
         self._device = device
         self._precision = precision
-        self._row_by_row = device.type == "cpu" if row_by_row is None else row_by_row
+        self._rows = Rows.on(device, precision, row_by_row)
 
     @torch.inference_mode()
     def encode(self, audio_BT: Tensor, num_samples_B: Tensor) -> Tensor:
@@ -54,7 +55,7 @@ class HasrdCodec:
         num_frames = [self.info.num_frames(samples) for samples in num_samples]
         shape = (len(audio_BT), self.info.num_codebooks, max(num_frames))
         codes_BKF = torch.zeros(shape, dtype=torch.int64, device=self._device)
-        for rows in self._groups([row for row, frames in enumerate(num_frames) if frames]):
+        for rows in self._rows.groups([row for row, frames in enumerate(num_frames) if frames]):
             samples, frames = [num_samples[r] for r in rows], [num_frames[r] for r in rows]
             audio_GT = audio_BT[rows, : max(samples)].to(self._device)
             with computing_in(self._precision, self._device):
@@ -67,7 +68,7 @@ class HasrdCodec:
         """Return audio_BT."""
         num_frames, hop = check_codes(self.info, codes_BKF, num_frames_B), self.info.hop_length
         audio_BT = torch.zeros(len(codes_BKF), max(num_frames) * hop, device=self._device)
-        for rows in self._groups(list(range(len(codes_BKF)))):
+        for rows in self._rows.groups(list(range(len(codes_BKF)))):
             frames = [num_frames[r] for r in rows]
             codes_GKF = codes_BKF[rows, :, : max(frames)].to(self._device).long()
             with computing_in(self._precision, self._device):
@@ -80,11 +81,11 @@ class HasrdCodec:
         """Return codes_BKF, zero behind each row's end."""
         hop = self.info.hop_length
         filled = [max(n, f * hop) for n, f in zip(num_samples, num_frames, strict=True)]
-        samples_B, frames_B = self._unequal(num_samples), self._unequal(num_frames)
+        samples_B, frames_B = self._rows.unequal(num_samples), self._rows.unequal(num_frames)
         if samples_B is not None:
             audio_BT = zero_behind(audio_BT, samples_B)
         heard_BT = ssl.heard(audio_BT, samples_B)
-        states = ssl(_resized(heard_BT, max(filled)), self._unequal(filled))
+        states = ssl(_resized(heard_BT, max(filled)), self._rows.unequal(filled))
         framed_BT = _resized(audio_BT, max(num_frames) * hop)
         if frames_B is not None:
             framed_BT = zero_behind(framed_BT, frames_B * hop)
@@ -93,22 +94,11 @@ class HasrdCodec:
 
     def _decode(self, codes_BKF: Tensor, num_frames: list[int]) -> Tensor:
         """Return audio_BT, zero behind each row's end."""
-        frames_B = self._unequal(num_frames)
+        frames_B = self._rows.unequal(num_frames)
         if frames_B is None:
             return self.network.decode(codes_BKF).float()
         audio_BT = self.network.decode(zero_behind(codes_BKF, frames_B), frames_B).float()
         return zero_behind(audio_BT, frames_B * self.info.hop_length)
-
-    def _groups(self, rows: list[int]) -> list[list[int]]:
-        if self._row_by_row:
-            return [[row] for row in rows]
-        return [rows] if rows else []
-
-    def _unequal(self, lengths: list[int]) -> Tensor | None:
-        """Return the lengths, or None where all are equal and nothing needs a mask."""
-        if min(lengths) == max(lengths):
-            return None
-        return torch.tensor(lengths, device=self._device)
 
 
 def _resized(audio_BT: Tensor, size: int) -> Tensor:
