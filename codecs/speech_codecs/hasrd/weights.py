@@ -15,7 +15,7 @@ from speech_codecs.checkpoint import load_strict, read_state_dict
 from speech_codecs.hasrd.config import HasrdConfig
 from speech_codecs.hasrd.model import HasrdNetwork
 from speech_codecs.hasrd.ssl import SSLModel
-from speech_codecs.nn.conv import fold_weight_norm
+from speech_codecs.nn.conv import load_folded
 
 _POSITIONS = "encoder.pos_conv_embed.conv."
 _FACTORS = {
@@ -34,12 +34,7 @@ def read_network(config: HasrdConfig, path: Path) -> HasrdNetwork:
     """
     state = read_state_dict(path)
     network = allocate_network(config)
-    if any(".parametrizations." in key for key in state):
-        load_strict(network, state, str(path))
-        fold_weight_norm(network)
-    else:
-        fold_weight_norm(network)
-        load_strict(network, state, str(path))
+    load_folded(network, state, str(path))
     return network
 
 

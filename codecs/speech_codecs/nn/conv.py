@@ -5,12 +5,15 @@ columns at a row's end that padding could reach are patched. Without lengths eve
 What a layer returns behind a row's end is not defined, but always finite.
 """
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 from torch.nn.utils.parametrize import is_parametrized, remove_parametrizations
 
+from speech_codecs.checkpoint import load_strict
 from speech_codecs.nn.lengths import zero_behind
 
 
@@ -68,6 +71,19 @@ def fold_weight_norm(network: nn.Module) -> None:
     for module in network.modules():
         if is_parametrized(module, "weight"):
             remove_parametrizations(module, "weight")
+
+
+def load_folded(network: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """Load a checkpoint of training or of inference, strictly, and leave the weights folded.
+
+    Training keeps the two factors of every weight-normed weight; here they are multiplied.
+    """
+    if any(".parametrizations." in key for key in state):
+        load_strict(network, state, source)
+        fold_weight_norm(network)
+    else:
+        fold_weight_norm(network)
+        load_strict(network, state, source)
 
 
 def _pad_full(x_BCT: Tensor, left: int, right: int, stride: int) -> Tensor:

@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from speech_codecs.checkpoint import load_strict, read_state_dict
-from speech_codecs.nn.conv import fold_weight_norm
+from speech_codecs.checkpoint import read_state_dict
+from speech_codecs.nn.conv import fold_weight_norm, load_folded
 from speech_codecs.pure.config import PureConfig
 from speech_codecs.pure.model import PureNetwork
 
@@ -22,12 +22,7 @@ def build(config: PureConfig, path: Path) -> PureNetwork:
     """
     state = read_state_dict(path)
     network = _allocate(config)
-    if any(".parametrizations." in key for key in state):
-        load_strict(network, state, str(path))
-        fold_weight_norm(network)
-    else:
-        fold_weight_norm(network)
-        load_strict(network, state, str(path))
+    load_folded(network, state, str(path))
     return network
 
 
