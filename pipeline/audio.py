@@ -21,6 +21,7 @@ from pipeline.errors import (
     UnsuitableAudio,
 )
 from pipeline.ffmpeg import read_with_ffmpeg
+from pipeline.flac import flac_header, read_flac
 
 Samples = npt.NDArray[Any]  # int16 or float32
 
@@ -82,11 +83,16 @@ def decode_audio(data: bytes, target_rate: int, settings: AudioSettings, limits:
 
 
 def _read(data: bytes, limits: Limits) -> tuple[Samples, int]:
+    if header := flac_header(data):
+        _check_size(header.num_samples, header.sample_rate, limits)
+        samples_TC = read_flac(data, header)
+        one_channel = header.num_channels == 1
+        return samples_TC if one_channel else to_float(samples_TC), header.sample_rate
     try:
         with soundfile.SoundFile(io.BytesIO(data)) as file:
             if not _states_length(file, data):
                 return read_with_ffmpeg(data, limits.seconds)
-            _check_header(file, limits)
+            _check_size(file.frames, file.samplerate, limits)
             # libsndfile gives zeros for float WAV read as int16.
             dtype = "int16" if file.subtype == "PCM_16" and file.channels == 1 else "float32"
             samples_TC = np.asarray(file.read(dtype=dtype, always_2d=True))
@@ -112,12 +118,12 @@ def _states_length(file: soundfile.SoundFile, data: bytes) -> bool:
     return bool(file.frames != _UNKNOWN_LENGTH)
 
 
-def _check_header(file: soundfile.SoundFile, limits: Limits) -> None:
-    if file.samplerate not in SAMPLE_RATES:
-        raise UnsuitableAudio(f"sample rate {file.samplerate} Hz")
-    if file.frames / file.samplerate > limits.seconds:
+def _check_size(num_samples: int, rate: int, limits: Limits) -> None:
+    if rate not in SAMPLE_RATES:
+        raise UnsuitableAudio(f"sample rate {rate} Hz")
+    if num_samples / rate > limits.seconds:
         raise OversizedAudio(
-            f"the header claims {file.frames} samples, {file.frames / file.samplerate:.0f} s; "
+            f"the header claims {num_samples} samples, {num_samples / rate:.0f} s; "
             f"limits.seconds is {limits.seconds:g}"
         )
 

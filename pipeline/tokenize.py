@@ -52,13 +52,20 @@ def tokenize_shard(
 def encode_batch(batch: Batch, codec: Codec, schema: pa.Schema) -> pa.RecordBatch:
     """Rows of the token schema for one batch."""
     num_samples_B = torch.from_numpy(batch.num_samples_B)
-    codes_BKF = codec.encode(_float_audio(batch), num_samples_B)
+    codes_BKF = codec.encode(padded(batch), num_samples_B)
     num_frames_B = np.array([codec.info.num_frames(n) for n in num_samples_B.tolist()])
     codes_BFK = codes_BKF.transpose(1, 2).cpu().numpy()
     return with_codes(batch.rows, codes_BFK, num_frames_B, schema)
 
 
-def _float_audio(batch: Batch) -> torch.Tensor:
-    """A float32 copy: the batch itself may lie in memory that it shares with other processes."""
-    audio_BT = torch.from_numpy(batch.audio_BT)
-    return audio_BT / 32768 if audio_BT.dtype == torch.int16 else audio_BT.clone()
+def padded(batch: Batch) -> torch.Tensor:
+    """The clips side by side as float32 audio_BT, zero behind each of them."""
+    num_samples = batch.num_samples_B.tolist()
+    audio_BT = torch.empty(len(num_samples), max(num_samples))
+    clips = torch.split(torch.from_numpy(batch.audio_N), num_samples)
+    for row_T, clip_T in zip(audio_BT, clips, strict=True):
+        row_T[len(clip_T) :] = 0
+        row_T[: len(clip_T)] = clip_T
+        if clip_T.dtype == torch.int16:  # a row is still in the cache: half the time of x / 32768
+            row_T.mul_(1 / 32768)
+    return audio_BT

@@ -61,9 +61,9 @@ class Clip:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Clips padded to the longest, with all that their rows need but the codes."""
+    """Clips one behind the other, with all that their rows need but the codes."""
 
-    audio_BT: Samples  # int16 or float32; zero behind each clip
+    audio_N: Samples  # int16 or float32, N samples of all clips; padding would only travel
     num_samples_B: npt.NDArray[np.int64]
     rows: pa.RecordBatch
 
@@ -92,14 +92,11 @@ def token_schema(codebook_sizes: Sequence[int]) -> pa.Schema:
 
 
 def collate(clips: Sequence[Clip], shard_url: str) -> Batch:
-    """Pad the clips of a batch side by side; int16 if all of them are, else float32."""
+    """Join the clips of a batch; int16 if all of them are, else float32."""
     num_samples_B = np.array([len(clip.audio_T) for clip in clips], dtype=np.int64)
     exact = all(clip.audio_T.dtype == np.int16 for clip in clips)
-    audio_BT = np.empty((len(clips), num_samples_B.max()), np.int16 if exact else np.float32)
-    for row_T, clip in zip(audio_BT, clips, strict=True):
-        row_T[: len(clip.audio_T)] = clip.audio_T if exact else to_float(clip.audio_T)
-        row_T[len(clip.audio_T) :] = 0
-    return Batch(audio_BT, num_samples_B, _rows(clips, shard_url))
+    audio_N = np.concatenate([c.audio_T if exact else to_float(c.audio_T) for c in clips])
+    return Batch(audio_N, num_samples_B, _rows(clips, shard_url))
 
 
 def _rows(clips: Sequence[Clip], shard_url: str) -> pa.RecordBatch:

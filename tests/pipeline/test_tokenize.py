@@ -10,7 +10,7 @@ from pipeline.batching import BatchSettings
 from pipeline.decode import DecodeSettings, decode_shard
 from pipeline.errors import ShardCut, StreamBroken
 from pipeline.shard import list_shards
-from pipeline.tokenize import tokenize_shard
+from pipeline.tokenize import padded, tokenize_shard
 from pipeline.tokens import REJECT_SCHEMA, token_schema
 from pipeline.writer import PartWriter, read_footer
 from speech_codecs import codec_info, load_codec
@@ -59,8 +59,7 @@ def test_codes_are_flat_and_frame_major(tmp_path, storage, null_codec):
     [shard] = list_shards(["memory://major/a.tar"], storage)
     settings = DecodeSettings()
     [batch, _] = decode_shard(shard, storage, settings, null_codec.info)
-    audio_BT = torch.from_numpy(batch.audio_BT / np.float32(32768))
-    codes_BKF = null_codec.encode(audio_BT, torch.from_numpy(batch.num_samples_B))
+    codes_BKF = null_codec.encode(padded(batch), torch.from_numpy(batch.num_samples_B))
     tokenize_one(shard, str(tmp_path), storage, null_codec)
     [row] = pq.read_table(part(tmp_path, shard)).to_pylist()
     codes_FK = np.array(row["codes"]).reshape(row["num_frames"], row["num_codebooks"])

@@ -19,6 +19,7 @@ class NullCodec:
         self.info = info
         self._device = device
         self._step = info.hop_length // info.num_codebooks
+        self._offset_K = torch.arange(info.num_codebooks, device=device) * _MULTIPLIER
 
     @torch.inference_mode()
     def encode(self, audio_BT: Tensor, num_samples_B: Tensor) -> Tensor:
@@ -28,11 +29,14 @@ class NullCodec:
         picked_BN = audio_BT[:, : longest : self._step]
         picked_BN = zero_behind(picked_BN, _ceil_div(num_samples_B, self._step))
         frames, books = self.info.num_frames(longest), self.info.num_codebooks
+        frames, books = self.info.num_frames(longest), self.info.num_codebooks
         picked_BN = F.pad(picked_BN, (0, frames * books - picked_BN.shape[1]))
-        pcm_BKF = (picked_BN * _PCM_SCALE).long().view(-1, frames, books).transpose(1, 2)
-        book_K1 = torch.arange(books, device=self._device)[:, None]
-        codes_BKF = (((pcm_BKF * books + book_K1) * _MULTIPLIER) >> 22) % self._codebook_size
-        return zero_behind(codes_BKF, _ceil_div(num_samples_B, self.info.hop_length))
+        codes_BFK = (picked_BN * _PCM_SCALE).long().view(-1, frames, books)
+        codes_BFK.mul_(books * _MULTIPLIER).add_(self._offset_K).bitwise_right_shift_(22)
+        codes_BFK.bitwise_and_(self._codebook_size - 1)
+        return zero_behind(
+            codes_BFK.transpose(1, 2), _ceil_div(num_samples_B, self.info.hop_length)
+        )
 
     @torch.inference_mode()
     def decode(self, codes_BKF: Tensor, num_frames_B: Tensor) -> Tensor:
