@@ -1,6 +1,7 @@
 """The `speechmill` command.
 
-Exit codes: 0 all done, 1 some shards failed, 2 usage or configuration, 130 interrupted.
+Exit codes: 0 all done, 1 some shards failed or verify found a fault, 2 usage or configuration,
+130 interrupted.
 """
 
 import json
@@ -43,6 +44,7 @@ _USAGE = (InputError, DatasetConflict, CodecError, StorageDenied, StorageNotFoun
 
 Overrides = Annotated[list[str] | None, typer.Argument(help="key=value, over the file's own")]
 Config = Annotated[Path, typer.Argument(help="YAML file, see configs/")]
+Dataset = Annotated[str, typer.Argument(help="folder of a token dataset, local or a URL")]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON for a script")]
 
 
@@ -102,7 +104,7 @@ def _print_codecs(found: list[CodecInfo]) -> None:
 
 @app.command()
 def status(
-    output: Annotated[str, typer.Argument(help="folder of a token dataset, local or a URL")],
+    output: Dataset,
     as_json: AsJson = False,
 ) -> None:
     """Show what a token dataset holds and which shards failed."""
@@ -135,6 +137,39 @@ def _print_status(found: Status) -> None:
     console.print(table)
     for failure in found.failed:
         console.print(f"failed  {failure['shard']}: {failure['error']}: {failure['message']}")
+
+
+@app.command()
+def verify(
+    output: Dataset,
+    overrides: Overrides = None,
+    reencode: Annotated[int, typer.Option(help="rows to encode again, drawn at random")] = 0,
+    keys: Annotated[
+        bool | None,
+        typer.Option(
+            "--keys/--no-keys", help="read the source tars; default: where they can be read"
+        ),
+    ] = None,
+    unique_keys: Annotated[bool, typer.Option(help="no key may occur in two shards")] = False,
+    tolerance: Annotated[
+        float | None,
+        typer.Option(help="share of codes that may differ; default: 0 on the CPU that made them"),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="of the rows that are drawn")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Read a token dataset whole and list what is wrong with it; overrides go over its config."""
+    from jobs.verify import Options, show, to_json
+    from jobs.verify import verify as run_verify
+
+    with _exit_codes():
+        options = Options(keys, unique_keys, reencode, seed, tolerance)
+        found, mismatch = run_verify(output, options, overrides or [])
+    if as_json:
+        print(json.dumps(to_json(found, mismatch), indent=2))
+    else:
+        show(found, mismatch, console)
+    raise typer.Exit(1 if found.faults else 0)
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Configurations: a YAML file, overrides on the command line, and a schema that knows every key."""
 
+import io
 from dataclasses import dataclass, field, is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -83,6 +84,11 @@ def from_overrides(schema: type[Schema], overrides: list[str]) -> Schema:
     return _checked(schema, _parse(overrides), "")
 
 
+def from_yaml(schema: type[Schema], text: str, where: str, overrides: list[str]) -> Schema:
+    """Like `load_config`, of text that was read from `where`."""
+    return _checked(schema, OmegaConf.merge(_parse_yaml(text, where), _parse(overrides)), "")
+
+
 def _checked(schema: type[Schema], given: Any, where: str) -> Schema:
     known = OmegaConf.structured(schema)
     _check_keys(given, known)
@@ -104,13 +110,18 @@ def to_yaml(config: object) -> str:
 
 def _read(path: Path) -> DictConfig:
     try:
-        loaded = OmegaConf.load(path)
+        return _parse_yaml(path.read_text(), str(path))
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from error
+
+
+def _parse_yaml(text: str, where: str) -> DictConfig:
+    try:
+        loaded = OmegaConf.load(io.StringIO(text))
     except Exception as error:  # whatever a YAML parser raises
-        raise InputError(f"{path} is no YAML: {error}") from error
+        raise InputError(f"{where} is no YAML: {error}") from error
     if not isinstance(loaded, DictConfig):
-        raise InputError(f"{path} must hold keys and values")
+        raise InputError(f"{where} must hold keys and values")
     return loaded
 
 

@@ -118,8 +118,11 @@ class TokenDataset:
 
     def failures(self) -> list[dict[str, Any]]:
         """The shards given up on, with the error and the attempts."""
-        urls = [i.url for i in self.storage.list_files(join(self.root, "failed"))]
-        return [dict(json.loads(self.storage.read_bytes(url))) for url in urls]
+        return [self.failure(name) for name in sorted(self.parts("failed"))]
+
+    def failure(self, name: str) -> dict[str, Any]:
+        url = join(self.root, "failed", f"{name}.json")
+        return dict(json.loads(self.storage.read_bytes(url)))
 
     def mark_failed(self, shard: Shard, record: dict[str, Any]) -> None:
         data = json.dumps(record, indent=2) + "\n"

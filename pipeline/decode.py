@@ -1,7 +1,7 @@
 """The CPU half of tokenizing a shard: a tar in, batches of decoded audio out."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass, field
 
 import xxhash
@@ -30,15 +30,20 @@ class DecodeSettings:
 
 
 def decode_shard(
-    shard: Shard, storage: Storage, settings: DecodeSettings, codec: CodecInfo
+    shard: Shard,
+    storage: Storage,
+    settings: DecodeSettings,
+    codec: CodecInfo,
+    only: Container[int] | None = None,
 ) -> Iterator[Batch | ShardEnd]:
     """Yield every batch of a shard, then one `ShardEnd` with what could not be decoded.
 
+    `only` picks samples by their position in the tar; the others are read past.
     Raises a `ShardError` or `StorageError` where the shard cannot be read to its end.
     """
     decoder = _Decoder(settings, codec)
     samples = read_samples(shard, storage, int(settings.limits.member_mb * 1e6))
-    clips = decoder.clips(samples)
+    clips = decoder.clips(s for s in samples if only is None or s.index in only)
     for clips_of_batch in make_batches(clips, settings.batch, codec.sample_rate):
         yield collate(clips_of_batch, shard.url)
     yield ShardEnd(decoder.rejects, decoder.num_bad_json)

@@ -93,12 +93,13 @@ class _Worker:
         """Load the codec; apart from `__init__`, so that its errors arrive as they are."""
         import torch
 
+        from pipeline.tokenize import device_kind
         from speech_codecs import load_codec
         from speech_codecs.errors import CheckpointError
 
         torch.set_num_threads(self.threads)  # Ray sets it to 1 for an actor that claims no CPU
         self.codec = load_codec(**self.job.codec_options)
-        self.device = _device_kind(self.job.codec_options["device"])
+        self.device = device_kind(self.job.codec_options["device"])
         if self.codec.info != self.job.codec:
             raise CheckpointError(
                 f"{self.job.codec.name} is revision {self.codec.info.revision} on "
@@ -120,12 +121,6 @@ class _Worker:
 def _values(stream: Any) -> Iterator[Batch | ShardEnd]:
     for reference in stream:
         yield ray.get(reference)
-
-
-def _device_kind(device: str) -> str:
-    import torch
-
-    return torch.cuda.get_device_name(device) if device.startswith("cuda") else "cpu"
 
 
 class RayPool:

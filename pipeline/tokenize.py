@@ -58,6 +58,11 @@ def encode_batch(batch: Batch, codec: Codec, schema: pa.Schema) -> pa.RecordBatc
     return with_codes(batch.rows, codes_BFK, num_frames_B, schema)
 
 
+def device_kind(device: str) -> str:
+    """What a device is called in the footers: tokens are the same bytes on one kind only."""
+    return torch.cuda.get_device_name(device) if device.startswith("cuda") else "cpu"
+
+
 def padded(batch: Batch) -> torch.Tensor:
     """The clips side by side as float32 audio_BT, zero behind each of them."""
     num_samples = batch.num_samples_B.tolist()

@@ -105,7 +105,11 @@ class PartWriter:
         table = table.replace_schema_metadata({FOOTER_KEY: footer})
         sink = io.BytesIO()
         pq.write_table(
-            table, sink, row_group_size=ROWS_PER_GROUP, **self._encoding(table.column_names)
+            table,
+            sink,
+            row_group_size=ROWS_PER_GROUP,
+            write_page_checksum=True,  # zstd would decode many a flipped bit to other codes
+            **self._encoding(table.column_names),
         )
         name = f"{self.shard.name}.parquet"
         self.storage.put(join(self.root, folder, name), sink.getvalue())
