@@ -5,12 +5,14 @@ import shlex
 import subprocess
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import s3fs
+from moto.core import DEFAULT_ACCOUNT_ID
+from moto.s3.models import s3_backends
 from moto.server import ThreadedMotoServer
 
 SCRIPT = Path(__file__).parents[1] / "infra/s3/rgw.sh"
@@ -132,3 +134,10 @@ def moto(aws_environment: None) -> Iterator[S3Server]:
 @pytest.fixture
 def moto_bucket(moto: S3Server) -> str:
     return moto.make_bucket()
+
+
+def fill_moto(bucket: str, names: Iterable[str]) -> None:
+    """Put an object of a few bytes under each name, inside the server, without requests."""
+    store = s3_backends[DEFAULT_ACCOUNT_ID]["aws"]
+    for name in names:
+        store.put_object(bucket.removeprefix("s3://"), name, b"shard")

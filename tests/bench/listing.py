@@ -1,0 +1,98 @@
+"""How long a resume takes to find out what is left to do, on a store of S3's kind.
+
+    python tests/bench/listing.py [--shards 10000] [--done 0.99]
+    eval "$(infra/s3/rgw.sh start)"
+    python tests/bench/listing.py --bucket s3://listing --shards 100000
+
+Without a bucket the store is moto, in this very process, which goes through all its keys for each
+page: the requests are then what to look at. With one, the store is whatever AWS_ENDPOINT_URL says,
+and the seconds count; filling it takes minutes.
+"""
+
+import argparse
+import logging
+import os
+import time
+import uuid
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import s3fs
+from aiobotocore.client import AioBaseClient
+from moto.server import ThreadedMotoServer
+
+from pipeline.dataset import TokenDataset
+from pipeline.shard import list_shards
+from pipeline.storage import Storage
+from tests.s3_server import fill_moto
+
+KEYS = {"AWS_ACCESS_KEY_ID": "testkey", "AWS_SECRET_ACCESS_KEY": "testsecret"}
+
+
+def count_requests() -> Counter[str]:
+    """Calls of this process to S3, by operation."""
+    calls: Counter[str] = Counter()
+    call = AioBaseClient._make_api_call
+
+    async def counted(self: Any, operation: str, arguments: Any) -> Any:
+        calls[operation] += 1
+        return await call(self, operation, arguments)
+
+    AioBaseClient._make_api_call = counted
+    return calls
+
+
+@contextmanager
+def store(bucket: str | None) -> Iterator[str]:
+    """An empty bucket: a new one in moto, or a new folder of the one that is named."""
+    if bucket:
+        s3fs.S3FileSystem().makedirs(bucket, exist_ok=True)
+        yield f"{bucket}/{uuid.uuid4().hex}"
+        return
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    os.environ |= KEYS | {"AWS_ENDPOINT_URL": f"http://{host}:{port}"}
+    s3fs.S3FileSystem().mkdir("s3://listing")
+    yield "s3://listing"
+    server.stop()
+
+
+def fill(root: str, names: Iterable[str], real: bool) -> None:
+    if real:
+        objects = {f"{root}/{name}": b"shard" for name in names}
+        s3fs.S3FileSystem().pipe(objects, batch_size=64)
+    else:
+        fill_moto(root, names)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--shards", type=int, default=10_000)
+    parser.add_argument("--done", type=float, default=0.99)
+    parser.add_argument("--bucket")
+    arguments = parser.parse_args()
+    os.environ.setdefault("AWS_DEFAULT_REGION", "us-east-1")
+    with store(arguments.bucket) as root:
+        real, storage = bool(arguments.bucket), Storage()
+        fill(root, (f"in/train-{i:06d}.tar" for i in range(arguments.shards)), real)
+        shards = list_shards([f"{root}/in/"], storage)
+        done = shards[: round(arguments.done * len(shards))]
+        fill(root, (f"out/tokens/{shard.name}.parquet" for shard in done), real)
+        calls = count_requests()
+        started = time.perf_counter()
+        shards = list_shards([f"{root}/in/"], storage)
+        listed = time.perf_counter()
+        todo = TokenDataset(f"{root}/out", storage).todo(shards)
+        ended = time.perf_counter()
+    print(f"{len(shards):,} shards, {len(todo):,} of them left to do")
+    print(f"listing the shards   {listed - started:6.2f} s")
+    print(f"finding what is done {ended - listed:6.2f} s")
+    print(f"requests             {dict(calls)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""Finding out what is left to do costs requests by the page of a listing, never by the shard."""
+
+from collections import Counter
+
+import pytest
+from aiobotocore.client import AioBaseClient
+
+from pipeline.dataset import TokenDataset
+from pipeline.shard import list_shards
+from pipeline.storage import Storage
+from tests.s3_server import fill_moto
+
+SHARDS = 2500
+PAGES = 3  # of at most 1,000 objects
+
+
+@pytest.fixture
+def requests(monkeypatch) -> Counter[str]:
+    """Every call to S3 by its operation, counted."""
+    calls: Counter[str] = Counter()
+    call = AioBaseClient._make_api_call
+
+    async def counted(self, operation, arguments):
+        calls[operation] += 1
+        return await call(self, operation, arguments)
+
+    monkeypatch.setattr(AioBaseClient, "_make_api_call", counted)
+    return calls
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["in/", "in/s-*.tar", f"in/s-{{00000..{SHARDS - 1:05d}}}.tar"],
+    ids=["folder", "glob", "names"],
+)
+def test_resuming_thousands_of_shards_takes_one_listing_of_each_folder(
+    moto, moto_bucket, requests, source
+):
+    storage = Storage({"s3": moto.storage_options})
+    fill_moto(moto_bucket, [f"in/s-{i:05d}.tar" for i in range(SHARDS)])
+    shards = list_shards([f"{moto_bucket}/{source}"], storage)
+    assert len(shards) == SHARDS
+    fill_moto(moto_bucket, [f"out/tokens/{shard.name}.parquet" for shard in shards[:-25]])
+    requests.clear()
+    assert list_shards([f"{moto_bucket}/{source}"], storage) == shards
+    assert TokenDataset(f"{moto_bucket}/out", storage).todo(shards) == shards[-25:]
+    assert requests["ListObjectsV2"] <= 2 * PAGES
+    assert requests.total() <= 2 * PAGES + 2
+
+
+def test_a_manifest_in_many_folders_is_listed_by_folder(moto, moto_bucket, requests):
+    storage = Storage({"s3": moto.storage_options})
+    names = [f"in/{i % 5}/s-{i:04d}.tar" for i in range(500)]
+    fill_moto(moto_bucket, names)
+    storage.put(f"{moto_bucket}/all.txt", "\n".join(names).encode())
+    requests.clear()
+    assert len(list_shards([f"{moto_bucket}/all.txt"], storage)) == 500
+    assert requests.total() <= 1 + 2 * 5
