@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from pipeline.run_log import bottleneck_of
 from pipeline.runner import Event, Totals
 from pipeline.shard import Shard
 
@@ -87,6 +88,8 @@ class Display:
         for name, value in rows.items():
             table.add_row(name, value)
         self.console.print(table)
+        if found := bottleneck_of([totals]):
+            self.line(found.sentence)
 
 
 def _facts(totals: Totals, elapsed: float, eta: float) -> str:

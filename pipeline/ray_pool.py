@@ -1,12 +1,12 @@
 """Workers as Ray actors, each with one codec on one GPU (or a share of one, or the CPU).
 
-The only module that imports ray. An actor owns the decode streams of the shards it was given:
-Ray tasks on the CPUs that yield batches into the object store and stop when enough lie there.
+With `ray_metrics` the only module that imports ray. An actor owns the decode streams of the shards
+it was given: Ray tasks on the CPUs that yield batches into the object store and stop when enough
+lie there.
 """
 
 import logging
 import os
-import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +17,8 @@ import ray
 from ray.actor import ActorHandle
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
+from pipeline import ray_metrics
+from pipeline.bottleneck import Turn, timed
 from pipeline.decode import DecodeSettings, decode_shard
 from pipeline.errors import InputError, StreamBroken, WorkerLost
 from pipeline.runner import Outcome
@@ -80,9 +82,11 @@ class _Worker:
         self, job: TokenizeJob, settings: WorkerSettings, threads: int, stream_objects: int
     ):
         self.job = job
-        self.turn = threading.Lock()
+        ray_metrics.export()
+        self.turn = Turn()
         self.threads = threads
-        self.decode = ray.remote(decode_shard).options(
+        self.decode = ray.remote(_decode).options(
+            name="decode_shard",
             num_returns="streaming",
             num_cpus=settings.decode_cpus,
             max_retries=0,
@@ -118,6 +122,11 @@ class _Worker:
         return tokenize_shard(_values(stream), self.codec, writer, self.turn)
 
 
+def _decode(*arguments: Any) -> Iterator[Batch | ShardEnd]:
+    ray_metrics.export()
+    yield from timed(decode_shard(*arguments))
+
+
 def _values(stream: Any) -> Iterator[Batch | ShardEnd]:
     for reference in stream:
         yield ray.get(reference)
@@ -128,6 +137,7 @@ class RayPool:
 
     def __init__(self, job: TokenizeJob, settings: WorkerSettings, cluster: RaySettings):
         _connect(cluster)
+        ray_metrics.export()
         resources = ray.cluster_resources()
         count = settings.count or _worker_count(settings, resources)
         threads = settings.threads or max(1, int(resources.get("CPU", 1) / count))

@@ -3,15 +3,21 @@
 import json
 import secrets
 import time
+from collections import deque
+from collections.abc import Collection
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
+from pipeline import metrics
+from pipeline.bottleneck import STAGES, Bottleneck, find_bottleneck
+from pipeline.policy import Action
 from pipeline.runner import Event, Totals
 from pipeline.storage import Storage, join
-from pipeline.writer import library_versions
+from pipeline.writer import ShardReport, library_versions
 
 FLUSH_SECONDS = 30.0  # objects cannot be appended to: the whole file is put again
+LATEST = 100  # shards by which the bottleneck of the moment is found
 FILE_BYTES = 2**23  # then another file is begun: a month's events would fill the driver's memory
 
 
@@ -29,6 +35,7 @@ class RunLog:
         self._lines: list[str] = []  # of the file that is being written
         self._bytes = 0
         self._full_files = 0
+        self._latest: deque[ShardReport] = deque(maxlen=LATEST)
         self._flushed = time.monotonic()
         self._started = time.monotonic()
         self._put("config.yaml", config_yaml)
@@ -46,6 +53,10 @@ class RunLog:
             self._flush()
 
     def record_event(self, event: Event) -> None:
+        _count(event)
+        if event.report:
+            self._latest.append(event.report)
+            _show_bottleneck(self._latest)
         facts: dict[str, Any] = {"shard": event.shard.url, "attempts": event.attempts}
         if event.report:
             facts |= asdict(event.report)
@@ -62,6 +73,7 @@ class RunLog:
             "status": status,
             "seconds": round(self.elapsed, 3),
             "libraries": library_versions(),
+            "bottleneck": found.sentence if (found := bottleneck_of([totals])) else None,
             **asdict(totals),
         }
         self._put("summary.json", json.dumps(summary, indent=2) + "\n")
@@ -76,6 +88,36 @@ class RunLog:
 
     def _put(self, name: str, text: str) -> None:
         self._storage.put(join(self._folder, name), text.encode())
+
+
+def bottleneck_of(parts: Collection[ShardReport] | Collection[Totals]) -> Bottleneck | None:
+    """What held up the shards of these reports, or of a whole run."""
+    return find_bottleneck(
+        encode=sum(part.encode_seconds for part in parts),
+        starved=sum(part.starved_seconds for part in parts),
+        decode=sum(part.decode_seconds for part in parts),
+        decode_cpu=sum(part.decode_cpu_seconds for part in parts),
+    )
+
+
+def _show_bottleneck(reports: Collection[ShardReport]) -> None:
+    found = bottleneck_of(reports)
+    for stage in STAGES:
+        is_it = found is not None and found.stage == stage
+        metrics.record(metrics.BOTTLENECK, float(is_it), stage=stage)
+
+
+def _count(event: Event) -> None:
+    if event.kind == Action.RETRY.value:
+        metrics.record(metrics.RETRIES, 1, error=type(event.error).__name__)
+    if event.kind in ("committed", Action.GIVE_UP.value):
+        metrics.record(metrics.SHARDS, 1, end=event.kind)
+    if event.report:
+        metrics.record(metrics.UTTERANCES, event.report.rows)
+        metrics.record(metrics.AUDIO_SECONDS, event.report.audio_seconds)
+        metrics.record(metrics.FRAMES, event.report.frames)
+        for reason, count in event.report.rejects.items():
+            metrics.record(metrics.REJECTS, count, reason=reason)
 
 
 def events_name(number: int) -> str:

@@ -57,7 +57,10 @@ class Totals:
     rows: int = 0
     frames: int = 0
     audio_seconds: float = 0.0
-    encode_seconds: float = 0.0  # summed over workers
+    encode_seconds: float = 0.0  # summed over workers, as the next three
+    starved_seconds: float = 0.0
+    decode_seconds: float = 0.0
+    decode_cpu_seconds: float = 0.0
     bad_json: int = 0
     rejects: dict[str, int] = field(default_factory=dict)  # by error class
 
@@ -70,6 +73,9 @@ class Totals:
             self.frames += event.report.frames
             self.audio_seconds += event.report.audio_seconds
             self.encode_seconds += event.report.encode_seconds
+            self.starved_seconds += event.report.starved_seconds
+            self.decode_seconds += event.report.decode_seconds
+            self.decode_cpu_seconds += event.report.decode_cpu_seconds
             self.bad_json += event.report.num_bad_json
             for error, count in event.report.rejects.items():
                 self.rejects[error] = self.rejects.get(error, 0) + count

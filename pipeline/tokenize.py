@@ -3,14 +3,14 @@
 import time
 import warnings
 from collections.abc import Iterable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
 
+from pipeline import metrics
+from pipeline.bottleneck import Turn
 from pipeline.errors import StreamBroken
 from pipeline.tokens import Batch, ShardEnd, with_codes
 from pipeline.writer import PartWriter, ShardReport
@@ -24,29 +24,54 @@ def tokenize_shard(
     batches: Iterable[Batch | ShardEnd],
     codec: Codec,
     writer: PartWriter,
-    turn: AbstractContextManager[Any] | None = None,
+    turn: Turn | None = None,
 ) -> ShardReport:
     """Encode the batches of one shard and commit its part.
 
     `turn` is held while the codec computes, so that shards in flight share one device. Raises
     `StreamBroken` where the batches end without a `ShardEnd`; nothing is written then.
     """
-    seconds = 0.0
-    turn = turn or nullcontext()
+    turn = turn or Turn()
     with writer:
-        for batch in batches:
-            if isinstance(batch, ShardEnd):
-                writer.close(batch.rejects, batch.num_bad_json)
-                break
-            with turn:
-                started = time.perf_counter()
-                rows = encode_batch(batch, codec, writer.schema)
-                seconds += time.perf_counter() - started
-            writer.add(rows)
-        else:
-            raise StreamBroken(f"{writer.shard.url}: the batches ended before the shard did")
+        turn.join()
+        try:
+            seconds, end = _encode_all(batches, codec, writer, turn)
+        finally:
+            starved = turn.leave()
+        writer.close(end.rejects, end.num_bad_json)
     assert writer.report
-    return replace(writer.report, encode_seconds=seconds)
+    return replace(
+        writer.report,
+        encode_seconds=seconds,
+        starved_seconds=starved,
+        decode_seconds=end.decode_seconds,
+        decode_cpu_seconds=end.decode_cpu_seconds,
+    )
+
+
+def _encode_all(
+    batches: Iterable[Batch | ShardEnd], codec: Codec, writer: PartWriter, turn: Turn
+) -> tuple[float, ShardEnd]:
+    """Add the rows of every batch; gives the seconds that the codec took, and the end."""
+    seconds = 0.0
+    for batch in batches:
+        if isinstance(batch, ShardEnd):
+            return seconds, batch
+        with turn:
+            started = time.perf_counter()
+            rows = encode_batch(batch, codec, writer.schema)
+            took = time.perf_counter() - started
+        writer.add(rows)
+        seconds += took
+        _count(batch, took, codec.info.sample_rate)
+    raise StreamBroken(f"{writer.shard.url}: the batches ended before the shard did")
+
+
+def _count(batch: Batch, seconds: float, sample_rate: int) -> None:
+    metrics.record(metrics.BATCHES, 1)
+    metrics.record(metrics.BATCH_SECONDS, float(batch.num_samples_B.sum()) / sample_rate)
+    metrics.record(metrics.PADDED_SECONDS, batch.audio_BT.size / sample_rate)
+    metrics.record(metrics.ENCODE_SECONDS, seconds)
 
 
 def encode_batch(batch: Batch, codec: Codec, schema: pa.Schema) -> pa.RecordBatch:

@@ -74,6 +74,8 @@ class ShardEnd:
 
     rejects: list[Reject]
     num_bad_json: int
+    decode_seconds: float = 0.0  # that reading and decoding took
+    decode_cpu_seconds: float = 0.0  # of them spent computing
 
 
 def token_schema(codebook_sizes: Sequence[int]) -> pa.Schema:

@@ -38,6 +38,9 @@ class ShardReport:
     rejects: dict[str, int]  # by error class
     num_bad_json: int = 0
     encode_seconds: float = field(default=0.0, compare=False)
+    starved_seconds: float = field(default=0.0, compare=False)  # of its device, meanwhile
+    decode_seconds: float = field(default=0.0, compare=False)
+    decode_cpu_seconds: float = field(default=0.0, compare=False)
 
 
 class PartWriter:

@@ -65,8 +65,8 @@ def test_the_pipeline_names_no_codec():
         }, path
 
 
-def test_one_file_imports_ray_and_one_imports_fsspec():
-    assert users("pipeline", "ray") == ["ray_pool.py"]
+def test_ray_and_fsspec_stay_behind_the_files_that_are_theirs():
+    assert users("pipeline", "ray") == ["ray_metrics.py", "ray_pool.py"]
     assert users("pipeline", "fsspec") == ["storage.py"]
     assert users("jobs", "ray") == users("jobs", "fsspec") == []
 
