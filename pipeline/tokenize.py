@@ -69,8 +69,9 @@ def _encode_all(
 
 def _count(batch: Batch, seconds: float, sample_rate: int) -> None:
     metrics.record(metrics.BATCHES, 1)
-    metrics.record(metrics.BATCH_SECONDS, float(batch.num_samples_B.sum()) / sample_rate)
-    metrics.record(metrics.PADDED_SECONDS, batch.audio_BT.size / sample_rate)
+    lengths = batch.num_samples_B.tolist()
+    metrics.record(metrics.BATCH_SECONDS, sum(lengths) / sample_rate)
+    metrics.record(metrics.PADDED_SECONDS, len(lengths) * max(lengths) / sample_rate)
     metrics.record(metrics.ENCODE_SECONDS, seconds)
 
 

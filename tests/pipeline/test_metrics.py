@@ -3,6 +3,7 @@
 import re
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from urllib.request import urlopen
 
 import pytest
@@ -33,6 +34,20 @@ def scraped(node: dict) -> dict[tuple[str, ...], float]:
     return found
 
 
+def shards_ended(found: dict[tuple[str, ...], float]) -> float:
+    return found["shards_total", "committed"] + found["shards_total", "give up"]
+
+
+def scraped_when(
+    complete: Callable[[dict[tuple[str, ...], float]], bool], node: dict
+) -> dict[tuple[str, ...], float]:
+    """Processes report every half second, each at its own time."""
+    deadline = time.monotonic() + 60
+    while not complete(found := scraped(node)) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return found
+
+
 @pytest.fixture
 def run_of_three_shards(tmp_path, storage, cluster):
     """Two good shards with a reject, one cut; gives the totals and, while it stands, the node."""
@@ -59,12 +74,8 @@ def run_of_three_shards(tmp_path, storage, cluster):
 
 def test_an_operator_sees_what_a_run_did(run_of_three_shards):
     totals, node = run_of_three_shards
-    deadline = time.monotonic() + 30
-    found = scraped(node)
-    while time.monotonic() < deadline and not found.keys() >= PROCESSES:
-        time.sleep(0.2)
-        found = scraped(node)
     assert (totals.shards, totals.failed) == (3, 1)
+    found = scraped_when(lambda found: shards_ended(found) == 4 and found.keys() >= PROCESSES, node)
     assert found["shards_total", "committed"] == 3
     assert found["shards_total", "give up"] == 1
     assert found["rejects_total", "UndecodableAudio"] == 1
