@@ -60,6 +60,20 @@ def tokenize(config: Config, overrides: Overrides = None) -> None:
 
 
 @app.command()
+def plan(config: Config, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Say what `tokenize` would do with a configuration; nothing is written."""
+    from jobs.plan import plan as make_plan
+    from jobs.plan import show, to_json
+
+    with _exit_codes():
+        found = make_plan(load_config(TokenizeConfig, config, overrides or []))
+    if as_json:
+        print(to_json(found))
+    else:
+        show(found, console)
+
+
+@app.command()
 def pack(
     source: Annotated[str, typer.Argument(help="folder of audio, or .jsonl/.csv/.tsv manifest")],
     output: Annotated[str, typer.Argument(help="folder for the shards, local or a URL")],
@@ -170,6 +184,75 @@ def verify(
     else:
         show(found, mismatch, console)
     raise typer.Exit(1 if found.faults else 0)
+
+
+@app.command()
+def report(
+    output: Dataset,
+    overrides: Overrides = None,
+    run: Annotated[str | None, typer.Option(help="its id; default: the newest")] = None,
+) -> None:
+    """Write runs/<run id>/report.html anew, also of a run that was killed."""
+    from jobs.report import write_report
+    from jobs.runs import open_dataset
+
+    with _exit_codes():
+        url = write_report(open_dataset(output, overrides or []), run)
+    console.print(url, highlight=False, soft_wrap=True)
+
+
+@app.command()
+def decode(
+    dataset: Dataset,
+    output: Annotated[str, typer.Argument(help="folder for the audio, local or a URL")],
+    overrides: Overrides = None,
+    codebooks: Annotated[int | None, typer.Option(help="only the first few")] = None,
+    limit: Annotated[int | None, typer.Option(help="utterances to decode at most")] = None,
+    shards: Annotated[bool, typer.Option(help="a tar for each part, not a file each")] = False,
+) -> None:
+    """Turn tokens back into audio with the codec that made them."""
+    from jobs.decode import decode as run_decode
+
+    with _exit_codes():
+        run_decode(
+            dataset,
+            output,
+            codebooks=codebooks,
+            limit=limit,
+            shards=shards,
+            overrides=overrides or [],
+            display=Display(console),
+        )
+
+
+@app.command()
+def export(
+    dataset: Dataset,
+    output: Annotated[str, typer.Argument(help="folder for the files, local or a URL")],
+    overrides: Overrides = None,
+    kind: Annotated[str, typer.Option("--format", help="parquet, megatron or npy")] = "parquet",
+    pattern: Annotated[str, typer.Option(help="parallel, delay or flatten")] = "parallel",
+    codebooks: Annotated[int | None, typer.Option(help="only the first few")] = None,
+    shifts: Annotated[
+        str, typer.Option(help="rows by which each codebook is delayed, 0,1,2,… if not given")
+    ] = "",
+    first_id: Annotated[int, typer.Option(help="of flat ids: the size of the text before")] = 0,
+) -> None:
+    """Write a token dataset in the format and the pattern that a trainer reads."""
+    from jobs.export import export as run_export
+
+    with _exit_codes():
+        run_export(
+            dataset,
+            output,
+            kind,
+            pattern,
+            codebooks=codebooks,
+            shifts=shifts,
+            first_id=first_id,
+            overrides=overrides or [],
+            display=Display(console),
+        )
 
 
 @contextmanager

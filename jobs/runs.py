@@ -5,8 +5,9 @@ from typing import Any
 
 from jobs.config import TokenizeConfig, from_overrides, from_yaml
 from pipeline.dataset import TokenDataset
-from pipeline.errors import InputError
+from pipeline.errors import DatasetConflict, InputError
 from pipeline.storage import Storage, join
+from speech_codecs import Codec, load_codec
 
 
 @dataclass
@@ -29,3 +30,24 @@ def last_config(dataset: TokenDataset, overrides: list[str]) -> TokenizeConfig:
         raise InputError(f"no run of {dataset.root} left a runs/<run id>/config.yaml")
     text = dataset.storage.read_bytes(configs[-1]).decode()
     return from_yaml(TokenizeConfig, text, configs[-1], overrides)
+
+
+def load_the_codec(dataset: TokenDataset, overrides: list[str]) -> tuple[Codec, str]:
+    """The codec that made a dataset, and the device it is on: a GPU, where there is one.
+
+    Raises `DatasetConflict` where it comes out as another revision.
+    """
+    import torch
+
+    identity = dataset.read_identity()
+    if identity is None:
+        raise InputError(f"no token dataset at {dataset.root}: there is no dataset.json")
+    config = last_config(dataset, overrides)
+    device = config.codec.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    codec = load_codec(**config.codec_options() | {"device": device})
+    if codec.info.revision != identity["revision"]:
+        raise DatasetConflict(
+            f"{dataset.root} holds tokens of revision {identity['revision']}, {codec.info.title} "
+            f"loads as {codec.info.revision}; set codec.checkpoint to the one that made them"
+        )
+    return codec, device

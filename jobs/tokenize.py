@@ -2,6 +2,7 @@
 
 from jobs.config import TokenizeConfig, to_yaml
 from jobs.display import Display
+from jobs.report import write_report
 from pipeline.dataset import TokenDataset, identity
 from pipeline.ray_pool import RayPool, TokenizeJob
 from pipeline.run_log import RunLog
@@ -18,7 +19,7 @@ def tokenize(config: TokenizeConfig, display: Display) -> Totals:
     makes going on pointless afterwards; shards given up on are counted in the result.
     """
     storage = Storage(config.storage)
-    codec = _codec_info(config)
+    codec = codec_of(config)
     display.line(f"codec    {codec.title}, revision {codec.revision}, {codec.kbps:.2f} kbit/s")
     shards = list_shards(config.shards, storage)
     dataset = TokenDataset(storage.absolute(config.output), storage)
@@ -67,11 +68,13 @@ def _run(
         raise
     finally:
         log.finish(status, totals)
+        write_report(dataset, log.run_id)
     display.summary(totals, log.elapsed)
     return totals
 
 
-def _codec_info(config: TokenizeConfig) -> CodecInfo:
+def codec_of(config: TokenizeConfig) -> CodecInfo:
+    """What is known of the codec before it is loaded."""
     options = config.codec_options()
     del options["device"], options["precision"]
     return codec_info(options.pop("name"), **options)

@@ -6,9 +6,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from jobs.runs import last_config, open_dataset
+from jobs.runs import last_config, load_the_codec, open_dataset
 from pipeline.dataset import TokenDataset
-from pipeline.errors import DatasetConflict
 from pipeline.verify import Finding, Verification
 from pipeline.verify import verify as verify_files
 
@@ -48,21 +47,11 @@ def verify(
 def _reencode(
     dataset: TokenDataset, options: Options, overrides: list[str], found: Verification
 ) -> Mismatch:
-    import torch
-
     from pipeline.reencode import reencode
     from pipeline.tokenize import device_kind
-    from speech_codecs import load_codec
 
     config = last_config(dataset, overrides)
-    device = config.codec.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    codec = load_codec(**config.codec_options() | {"device": device})
-    identity = dataset.read_identity() or {}
-    if codec.info.revision != identity["revision"]:
-        raise DatasetConflict(
-            f"{dataset.root} holds tokens of revision {identity['revision']}, {codec.info.title} "
-            f"loads as {codec.info.revision}; set codec.checkpoint to the one that made them"
-        )
+    codec, device = load_the_codec(dataset, overrides)
     frames, wrong = 0, [0] * codec.info.num_codebooks
     rows = list(reencode(dataset, options.reencode, codec, config.decode_settings(), options.seed))
     for row in rows:

@@ -59,6 +59,10 @@ class TokenDataset:
             data = json.dumps(wanted, indent=2) + "\n"
             self.storage.put(join(self.root, "dataset.json"), data.encode())
             return
+        self.refuse_other(found, wanted)
+
+    def refuse_other(self, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+        """Raise `DatasetConflict` where two identities differ."""
         for key in wanted:
             if found.get(key) != wanted[key]:
                 raise DatasetConflict(

@@ -4,9 +4,10 @@ import json
 import secrets
 import time
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
+from itertools import count
 from typing import Any
 
 from pipeline import metrics
@@ -30,7 +31,7 @@ class RunLog:
     def __init__(self, root: str, storage: Storage, config_yaml: str):
         started = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
         self.run_id = f"{started}-{secrets.token_hex(2)}"
-        self._folder = join(root, "runs", self.run_id)
+        self._folder = run_folder(root, self.run_id)
         self._storage = storage
         self._lines: list[str] = []  # of the file that is being written
         self._bytes = 0
@@ -118,6 +119,21 @@ def _count(event: Event) -> None:
         metrics.record(metrics.FRAMES, event.report.frames)
         for reason, count in event.report.rejects.items():
             metrics.record(metrics.REJECTS, count, reason=reason)
+
+
+def run_folder(root: str, run_id: str) -> str:
+    """Where a run of a dataset keeps its files."""
+    return join(root, "runs", run_id)
+
+
+def read_events(folder: str, storage: Storage) -> Iterator[dict[str, Any]]:
+    """The events of a run in order, from all their files."""
+    there = {info.url for info in storage.list_files(folder)}
+    for number in count():
+        url = join(folder, events_name(number))
+        if url not in there:
+            return
+        yield from map(json.loads, storage.read_bytes(url).decode().splitlines())
 
 
 def events_name(number: int) -> str:

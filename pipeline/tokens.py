@@ -149,3 +149,8 @@ def reject_table(rejects: Sequence[Reject], shard_url: str) -> pa.Table:
     return pa.Table.from_pydict(
         columns | {"shard": [shard_url] * len(ordered)}, schema=REJECT_SCHEMA
     )
+
+
+def row_name(key: str, start: float) -> str:
+    """A name for one row's file: the key, and for what is not the first of its clip the ms too."""
+    return f"{key}@{round(start * 1000)}" if start else key

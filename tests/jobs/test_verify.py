@@ -8,30 +8,14 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from jobs.cli import app
-from jobs.config import TokenizeConfig, from_overrides, to_yaml
-from pipeline.dataset import TokenDataset, identity
-from pipeline.run_log import RunLog
-from pipeline.shard import list_shards
-from speech_codecs import load_codec
-from tests.corpus import write_corpus
-from tests.serial_pool import tokenize_one
+from tests.jobs.made import make_dataset
 
 ROWS = 8
 
 
 @pytest.fixture(params=["null"])
-def output(request, tmp_path, storage) -> str:
-    """Two shards tokenized, with the configuration of their run beside them."""
-    write_corpus(tmp_path / "in", num_shards=2, clips_per_shard=4, seconds=0.4)
-    dataset = TokenDataset(str(tmp_path / "out"), storage)
-    wanted = [f"shards=[{tmp_path}/in]", f"output={dataset.root}", f"codec.name='{request.param}'"]
-    config = from_overrides(TokenizeConfig, wanted)
-    codec = load_codec(request.param)
-    dataset.claim(identity(codec.info, "fp32", config.audio))
-    RunLog(dataset.root, storage, to_yaml(config))
-    for shard in list_shards(config.shards, storage):
-        tokenize_one(shard, dataset.root, storage, codec)
-    return dataset.root
+def output(request, tmp_path) -> str:
+    return make_dataset(tmp_path, request.param).root
 
 
 def verify(*arguments: str) -> Result:
