@@ -110,4 +110,5 @@ def timed(batches: Iterator[Batch | ShardEnd]) -> Iterator[Batch | ShardEnd]:
             return
         if isinstance(batch, ShardEnd):
             batch = replace(batch, decode_seconds=seconds, decode_cpu_seconds=cpu_seconds)
+            seconds = cpu_seconds = 0.0  # of several ends the first one tells
         yield batch

@@ -97,6 +97,7 @@ class _Worker:
         """Load the codec; apart from `__init__`, so that its errors arrive as they are."""
         import torch
 
+        from pipeline.handover import Handover
         from pipeline.tokenize import device_kind
         from speech_codecs import load_codec
         from speech_codecs.errors import CheckpointError
@@ -104,6 +105,7 @@ class _Worker:
         torch.set_num_threads(self.threads)  # Ray sets it to 1 for an actor that claims no CPU
         self.codec = load_codec(**self.job.codec_options)
         self.device = device_kind(self.job.codec_options["device"])
+        self.handover = Handover(self.job.codec_options["device"])
         if self.codec.info != self.job.codec:
             raise CheckpointError(
                 f"{self.job.codec.name} is revision {self.codec.info.revision} on "
@@ -119,7 +121,7 @@ class _Worker:
         stream = self.decode.remote(shard, job.storage, job.decode, job.codec)
         provenance = {"device": self.device, "precision": job.codec_options["precision"]}
         writer = PartWriter(job.output, shard, job.storage, job.codec, provenance)
-        return tokenize_shard(_values(stream), self.codec, writer, self.turn)
+        return tokenize_shard(_values(stream), self.codec, writer, self.turn, self.handover)
 
 
 def _decode(*arguments: Any) -> Iterator[Batch | ShardEnd]:

@@ -9,8 +9,9 @@ import torch
 from pipeline.batching import BatchSettings
 from pipeline.decode import DecodeSettings, decode_shard
 from pipeline.errors import ShardCut, StreamBroken
+from pipeline.handover import padded
 from pipeline.shard import list_shards
-from pipeline.tokenize import padded, tokenize_shard
+from pipeline.tokenize import tokenize_shard
 from pipeline.tokens import REJECT_SCHEMA, token_schema
 from pipeline.writer import PartWriter, read_footer
 from speech_codecs import codec_info, load_codec
@@ -22,6 +23,11 @@ from tests.serial_pool import PROVENANCE, tokenize_one
 def shard(tmp_path, storage):
     write_corpus(tmp_path / "in", num_shards=1, clips_per_shard=12, seconds=0.8)
     return list_shards([str(tmp_path / "in")], storage)[0]
+
+
+def tensors(batch):
+    lengths_B = torch.from_numpy(batch.num_samples_B)
+    return padded(torch.from_numpy(batch.audio_N), lengths_B.tolist()), lengths_B
 
 
 def part(output, shard):
@@ -59,7 +65,7 @@ def test_codes_are_flat_and_frame_major(tmp_path, storage, null_codec):
     [shard] = list_shards(["memory://major/a.tar"], storage)
     settings = DecodeSettings()
     [batch, _] = decode_shard(shard, storage, settings, null_codec.info)
-    codes_BKF = null_codec.encode(padded(batch), torch.from_numpy(batch.num_samples_B))
+    codes_BKF = null_codec.encode(*tensors(batch))
     tokenize_one(shard, str(tmp_path), storage, null_codec)
     [row] = pq.read_table(part(tmp_path, shard)).to_pylist()
     codes_FK = np.array(row["codes"]).reshape(row["num_frames"], row["num_codebooks"])
