@@ -9,12 +9,13 @@ from typing import Any, TypeVar
 from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from pipeline.audio import AudioSettings, Limits
+from pipeline.audio import AudioSettings
 from pipeline.batching import BatchSettings
 from pipeline.decode import DecodeSettings
 from pipeline.errors import InputError
 from pipeline.pack import PackSettings
 from pipeline.ray_pool import RaySettings, WorkerSettings
+from pipeline.source import Limits
 
 
 @dataclass

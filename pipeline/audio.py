@@ -1,33 +1,16 @@
-"""Encoded audio to one channel of samples at the codec's rate."""
+"""Decoded audio to one channel of samples at the codec's rate."""
 
-import io
-import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from itertools import chain
 
 import numpy as np
-import numpy.typing as npt
-import soundfile
 import soxr
 
-from pipeline.errors import (
-    EmptyAudio,
-    InputError,
-    NonFiniteAudio,
-    OversizedAudio,
-    TruncatedAudio,
-    UndecodableAudio,
-    UnsuitableAudio,
-)
-from pipeline.ffmpeg import read_with_ffmpeg
-from pipeline.flac import flac_header, read_flac
-
-Samples = npt.NDArray[Any]  # int16 or float32
-
-SAMPLE_RATES = range(2_000, 384_001)  # Hz; a header outside is taken for damage
-_UNKNOWN_LENGTH = 2**63 - 1  # frames, as libsndfile says of a FLAC that was written to a pipe
-_MP3_TAG = 2**16  # bytes among which the Xing or Info tag stands, behind an ID3 tag
+from pipeline.containers import Blob
+from pipeline.errors import EmptyAudio, InputError, NonFiniteAudio, UnsuitableAudio
+from pipeline.source import Limits, Samples, Source, open_audio, to_float
 
 
 @dataclass
@@ -46,14 +29,6 @@ class AudioSettings:
             raise InputError(f"audio.resampler is {self.resampler!r}; use one of {known}")
 
 
-@dataclass
-class Limits:
-    """What a sample may cost at most; beyond it is rejected, not read."""
-
-    member_mb: float = 2048.0  # MB of one tar member
-    seconds: float = 3600.0  # of audio
-
-
 @dataclass(frozen=True, slots=True)
 class Decoded:
     """One clip at the codec's rate, and what it was in its file."""
@@ -64,105 +39,56 @@ class Decoded:
     duration: float  # s
 
 
-def decode_audio(data: bytes, target_rate: int, settings: AudioSettings, limits: Limits) -> Decoded:
-    """Decode WAV, FLAC, MP3, Ogg Vorbis or Opus to one channel at `target_rate` Hz.
+def decode_audio(data: Blob, target_rate: int, settings: AudioSettings, limits: Limits) -> Decoded:
+    """Decode a whole file to one channel at `target_rate` Hz.
 
     16-bit PCM that needs neither mixing nor resampling stays int16: `x / 32768` in float32 is then
     the same to the last bit. Raises a `SampleError` for audio that is damaged or not wanted.
     """
-    source_TC, rate = _read(data, limits)
-    num_samples, num_channels = source_TC.shape
-    if not num_samples:
-        raise EmptyAudio("0 samples")
-    if source_TC.dtype != np.int16 and not np.isfinite(source_TC).all():
-        raise NonFiniteAudio(f"{np.count_nonzero(~np.isfinite(source_TC))} samples are NaN or inf")
-    audio_T = source_TC[:, 0] if num_channels == 1 else _CHANNELS[settings.channels](source_TC)
-    if rate != target_rate:
-        audio_T = _RESAMPLERS[settings.resampler](to_float(audio_T), rate, target_rate)
-    return Decoded(audio_T, rate, num_channels, num_samples / rate)
+    source = open_audio(data, limits)
+    clock = Clock(source)
+    blocks = list(convert(clock.count(source.blocks), source.sample_rate, target_rate, settings))
+    audio_T = blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
+    return Decoded(audio_T, source.sample_rate, source.num_channels, clock.seconds)
 
 
-def _read(data: bytes, limits: Limits) -> tuple[Samples, int]:
-    if header := flac_header(data):
-        _check_size(header.num_samples, header.sample_rate, limits)
-        samples_TC = read_flac(data, header)
-        one_channel = header.num_channels == 1
-        return samples_TC if one_channel else to_float(samples_TC), header.sample_rate
-    try:
-        with soundfile.SoundFile(io.BytesIO(data)) as file:
-            if not _states_length(file, data):
-                return read_with_ffmpeg(data, limits.seconds)
-            _check_size(file.frames, file.samplerate, limits)
-            # libsndfile gives zeros for float WAV read as int16.
-            dtype = "int16" if file.subtype == "PCM_16" and file.channels == 1 else "float32"
-            samples_TC = np.asarray(file.read(dtype=dtype, always_2d=True))
-            claimed, rate = file.frames, file.samplerate
-    except soundfile.LibsndfileError as error:
-        raise UndecodableAudio(_reason(error)) from error
-    if len(samples_TC) != claimed:
-        raise TruncatedAudio(
-            f"the header claims {claimed} samples, the body holds {len(samples_TC)}"
-        )
-    if missing := _missing_bytes(data):
-        raise TruncatedAudio(
-            f"the container claims {missing} bytes more than there are; if it was written to a "
-            "pipe, write it to a file instead"
-        )
-    return samples_TC, rate
+class Clock:
+    """Counts the samples of a source while they pass."""
+
+    def __init__(self, source: Source):
+        self.rate = source.sample_rate
+        self.num_samples = 0
+
+    @property
+    def seconds(self) -> float:
+        return self.num_samples / self.rate
+
+    def count(self, blocks: Iterator[Samples]) -> Iterator[Samples]:
+        for block_TC in blocks:
+            self.num_samples += len(block_TC)
+            yield block_TC
 
 
-def _states_length(file: soundfile.SoundFile, data: bytes) -> bool:
-    """Whether the file says how long it is; libsndfile guesses for an MP3 and stops there."""
-    if file.format == "MP3":
-        return b"Xing" in data[:_MP3_TAG] or b"Info" in data[:_MP3_TAG]
-    return bool(file.frames != _UNKNOWN_LENGTH)
+def convert(
+    blocks: Iterator[Samples], rate: int, target_rate: int, settings: AudioSettings
+) -> Iterator[Samples]:
+    """Yield blocks of one channel at `target_rate` Hz, cut wherever that is convenient.
 
-
-def _check_size(num_samples: int, rate: int, limits: Limits) -> None:
-    if rate not in SAMPLE_RATES:
-        raise UnsuitableAudio(f"sample rate {rate} Hz")
-    if num_samples / rate > limits.seconds:
-        raise OversizedAudio(
-            f"the header claims {num_samples} samples, {num_samples / rate:.0f} s; "
-            f"limits.seconds is {limits.seconds:g}"
-        )
-
-
-def _missing_bytes(data: bytes) -> int:
-    """Bytes by which a WAV's data chunk or the last page of an Ogg outruns the file.
-
-    libsndfile takes the shorter length for the whole in silence.
+    Raises `EmptyAudio` where there is no sample, `NonFiniteAudio` and `UnsuitableAudio`.
     """
-    if data[:4] == b"RIFF":
-        return max(0, _end_of_wav_data(data) - len(data))
-    if data[:4] == b"OggS":
-        page = data.rfind(b"OggS")
-        segments = data[page + 27 : page + 27 + data[min(page + 26, len(data) - 1)]]
-        return max(0, page + 27 + len(segments) + sum(segments) - len(data))
-    return 0
+    first = next(blocks, None)
+    if first is None:
+        raise EmptyAudio("0 samples")
+    mono = (_one_channel(block_TC, settings) for block_TC in chain([first], blocks))
+    if rate == target_rate:
+        return mono
+    return _RESAMPLERS[settings.resampler](map(to_float, mono), rate, target_rate)
 
 
-def _end_of_wav_data(data: bytes) -> int:
-    position = 12
-    while position + 8 <= len(data):
-        kind: bytes
-        size: int
-        kind, size = struct.unpack_from("<4sI", data, position)
-        position += 8 + size
-        if kind == b"data":
-            return position
-        position += size % 2
-    return 0
-
-
-def _reason(error: soundfile.LibsndfileError) -> str:
-    """libsndfile's message without the address of the buffer, so that it is the same every time."""
-    return str(error.error_string).strip()
-
-
-def to_float(audio_T: Samples) -> Samples:
-    """Samples as float32 in [-1, 1), exactly."""
-    return audio_T / np.float32(32768) if audio_T.dtype == np.int16 else audio_T
+def _one_channel(block_TC: Samples, settings: AudioSettings) -> Samples:
+    if block_TC.dtype != np.int16 and not np.isfinite(block_TC).all():
+        raise NonFiniteAudio(f"{np.count_nonzero(~np.isfinite(block_TC))} samples are NaN or inf")
+    return block_TC[:, 0] if block_TC.shape[1] == 1 else _CHANNELS[settings.channels](block_TC)
 
 
 def _mean(audio_TC: Samples) -> Samples:
@@ -177,15 +103,38 @@ def _refuse(audio_TC: Samples) -> Samples:
     raise UnsuitableAudio(f"{audio_TC.shape[1]} channels; audio.channels is error")
 
 
-def _torchaudio(audio_T: Samples, rate: int, target_rate: int) -> Samples:
+def _soxr(
+    quality: str, blocks: Iterator[Samples], rate: int, target_rate: int
+) -> Iterator[Samples]:
+    first_T = next(blocks)
+    second_T = next(blocks, None)
+    if second_T is None:  # the same samples as of the stream, in 0.7 of the time
+        yield np.asarray(soxr.resample(first_T, rate, target_rate, quality))
+        return
+    stream = soxr.ResampleStream(rate, target_rate, 1, dtype="float32", quality=quality)
+    for block_T in chain([first_T, second_T], blocks):
+        yield np.asarray(stream.resample_chunk(block_T))
+    yield np.asarray(stream.resample_chunk(first_T[:0], last=True))
+
+
+def _torchaudio(blocks: Iterator[Samples], rate: int, target_rate: int) -> Iterator[Samples]:
+    """Resample each block between as much of its neighbours as the filter reaches over."""
     import torch
     from torchaudio.functional import resample
 
-    return np.asarray(resample(torch.from_numpy(audio_T), rate, target_rate))
-
-
-def _soxr(quality: str) -> Callable[[Samples, int, int], Samples]:
-    return lambda audio_T, rate, target: np.asarray(soxr.resample(audio_T, rate, target, quality))
+    step = rate // np.gcd(rate, target_rate)  # samples in, after which the filter repeats
+    margin = step * -(-64 * max(rate, target_rate) // (target_rate * step))
+    held_T, start = next(blocks), 0  # what was not given out begins at `start`
+    for block_T in chain(blocks, [None]):
+        stop = len(held_T) if block_T is None else (len(held_T) - margin) // step * step
+        if stop > start or block_T is None:
+            out_T = np.asarray(resample(torch.from_numpy(held_T), rate, target_rate))
+            end = len(out_T) if block_T is None else stop * target_rate // rate
+            yield out_T[start * target_rate // rate : end]
+            kept = max(0, stop - margin)
+            held_T, start = held_T[kept:], stop - kept
+        if block_T is not None:
+            held_T = np.concatenate([held_T, block_T])
 
 
 _CHANNELS: dict[str, Callable[[Samples], Samples]] = {
@@ -193,8 +142,8 @@ _CHANNELS: dict[str, Callable[[Samples], Samples]] = {
     "first": _first,
     "error": _refuse,
 }
-_RESAMPLERS: dict[str, Callable[[Samples, int, int], Samples]] = {
-    "soxr_hq": _soxr("HQ"),
-    "soxr_vhq": _soxr("VHQ"),
+_RESAMPLERS: dict[str, Callable[[Iterator[Samples], int, int], Iterator[Samples]]] = {
+    "soxr_hq": partial(_soxr, "HQ"),
+    "soxr_vhq": partial(_soxr, "VHQ"),
     "torchaudio": _torchaudio,
 }

@@ -6,17 +6,18 @@ from dataclasses import dataclass, field
 
 import xxhash
 
-from pipeline.audio import AudioSettings, Limits, decode_audio
+from pipeline.audio import AudioSettings, decode_audio
 from pipeline.batching import BatchSettings, make_batches
 from pipeline.errors import EmptyAudio, NoAudio
 from pipeline.reader import Reject, Sample, read_samples
 from pipeline.shard import Shard
+from pipeline.source import Limits
 from pipeline.storage import Storage
 from pipeline.tokens import Batch, Clip, ShardEnd, collate
 from speech_codecs.api import CodecInfo
 
 _PLAIN = {"wav", "flac", "mp3", "ogg", "oga", "opus", "aiff", "aif", "au", "caf", "w64"}
-_CONTAINERS = {"m4a", "aac", "mp4", "webm", "wma", "amr"}  # rejected with libsndfile's reason
+_CONTAINERS = {"m4a", "aac", "mp4", "webm", "mka", "wma", "amr"}  # through FFmpeg
 AUDIO_SUFFIXES = frozenset(_PLAIN | _CONTAINERS)
 
 

@@ -23,6 +23,7 @@ from pipeline.storage import FileInfo, Storage, join
 PLAN = "pack.json"
 MANIFESTS = (".jsonl", ".csv", ".tsv")
 AUDIO = ("wav", "flac", "mp3", "ogg", "oga", "opus", "aiff", "aif", "au", "caf", "w64")
+CONTAINERS = ("m4a", "aac", "mp4", "webm", "mka", "amr", "wma")
 SIDECARS = ("json", "txt")
 READERS = 16  # concurrent reads: small objects are all latency
 
@@ -37,7 +38,7 @@ class PackSettings:
     output: str
     shard_mb: float = 256.0  # MB (10**6 bytes) of a tar at most, unless one clip alone is larger
     pattern: str = "shard-%06d.tar"
-    extensions: list[str] = field(default_factory=lambda: list(AUDIO))
+    extensions: list[str] = field(default_factory=lambda: [*AUDIO, *CONTAINERS])
 
     def __post_init__(self) -> None:
         if self.shard_mb <= 0:

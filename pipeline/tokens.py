@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipeline.audio import Samples, to_float
 from pipeline.reader import Reject
+from pipeline.source import Samples, to_float
 
 SCHEMA_VERSION = 1
 LAYOUT = "flat frame-major"  # frame 0 codebooks 0..K-1, frame 1 codebooks 0..K-1, …

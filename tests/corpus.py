@@ -6,6 +6,7 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import numpy.typing as npt
 import soundfile
@@ -27,6 +28,25 @@ def encode(
     """The bytes of a file that holds this audio, (T,) or (T, C)."""
     sink = io.BytesIO()
     soundfile.write(sink, audio, rate, format=format, subtype=subtype)
+    return sink.getvalue()
+
+
+def encode_with_ffmpeg(
+    audio: npt.NDArray[np.float32], rate: int, container: str, codec: str, **options: str
+) -> bytes:
+    """The bytes of a container that libsndfile does not write; audio is (T,)."""
+    sink = io.BytesIO()
+    with av.open(sink, "w", format=container, options=options) as file:
+        stream = file.add_stream(codec, rate=rate)
+        stream.layout = "mono"
+        frame = av.AudioFrame.from_ndarray(audio[None], format="fltp", layout="mono")
+        frame.sample_rate = rate
+        fifo = av.AudioFifo()
+        for part in av.AudioResampler(stream.format.name, "mono", rate).resample(frame):
+            fifo.write(part)
+        for part in fifo.read_many(stream.codec_context.frame_size or 1024, partial=True):
+            file.mux(stream.encode(part))
+        file.mux(stream.encode(None))
     return sink.getvalue()
 
 

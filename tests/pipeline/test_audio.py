@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from pipeline.audio import AudioSettings, Decoded, Limits, decode_audio
+from pipeline.audio import AudioSettings, Decoded, decode_audio
 from pipeline.errors import (
     EmptyAudio,
     InputError,
@@ -16,6 +16,7 @@ from pipeline.errors import (
     UndecodableAudio,
     UnsuitableAudio,
 )
+from pipeline.source import Limits
 from tests.corpus import encode, tone
 
 AUDIO = tone(2.0)

@@ -3,11 +3,11 @@ import json
 import numpy as np
 import pytest
 
-from pipeline.audio import Limits
 from pipeline.decode import DecodeSettings, audio_suffix, decode_shard
 from pipeline.errors import NoAudio
 from pipeline.reader import Sample
 from pipeline.shard import list_shards
+from pipeline.source import Limits
 from pipeline.tokens import Batch, ShardEnd
 from speech_codecs import codec_info
 from tests.corpus import clip, encode, tar_bytes, tone
