@@ -13,8 +13,10 @@ from pipeline.audio import AudioSettings
 from pipeline.batching import BatchSettings
 from pipeline.decode import DecodeSettings
 from pipeline.errors import InputError
+from pipeline.filters import FilterSettings
 from pipeline.pack import PackSettings
 from pipeline.ray_pool import RaySettings, WorkerSettings
+from pipeline.segment import SegmentSettings
 from pipeline.source import Limits
 
 
@@ -39,13 +41,15 @@ class TokenizeConfig:
     codec: CodecConfig = field(default_factory=CodecConfig)
     audio: AudioSettings = field(default_factory=AudioSettings)
     limits: Limits = field(default_factory=Limits)
+    segment: SegmentSettings = field(default_factory=SegmentSettings)
+    filters: FilterSettings = field(default_factory=FilterSettings)
     batch: BatchSettings = field(default_factory=BatchSettings)
     workers: WorkerSettings = field(default_factory=WorkerSettings)
     ray: RaySettings = field(default_factory=RaySettings)
     storage: dict[str, dict[str, Any]] = field(default_factory=dict)  # by protocol, for fsspec
 
     def decode_settings(self) -> DecodeSettings:
-        return DecodeSettings(self.audio, self.limits, self.batch)
+        return DecodeSettings(self.audio, self.limits, self.segment, self.filters, self.batch)
 
     def codec_options(self) -> dict[str, Any]:
         """What `speech_codecs.load_codec` takes."""

@@ -39,7 +39,9 @@ def plan(config: TokenizeConfig) -> Plan:
     dataset = TokenDataset(storage.absolute(config.output), storage)
     found = dataset.read_identity()
     if found is not None:
-        dataset.refuse_other(found, identity(codec, config.codec.precision, config.audio))
+        dataset.refuse_other(
+            found, identity(codec, config.codec.precision, config.decode_settings())
+        )
     todo = dataset.todo(shards)
     todo_bytes = sum(shard.size for shard in todo)
     per_byte = _audio_per_byte(dataset)

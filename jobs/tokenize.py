@@ -4,6 +4,7 @@ from jobs.config import TokenizeConfig, to_yaml
 from jobs.display import Display
 from jobs.report import write_report
 from pipeline.dataset import TokenDataset, identity
+from pipeline.pieces import Recordings
 from pipeline.ray_pool import RayPool, TokenizeJob
 from pipeline.run_log import RunLog
 from pipeline.runner import Event, Totals, run
@@ -23,7 +24,9 @@ def tokenize(config: TokenizeConfig, display: Display) -> Totals:
     display.line(f"codec    {codec.title}, revision {codec.revision}, {codec.kbps:.2f} kbit/s")
     shards = list_shards(config.shards, storage)
     dataset = TokenDataset(storage.absolute(config.output), storage)
-    dataset.claim(identity(codec, config.codec.precision, config.audio))
+    recording = config.decode_settings()
+    Recordings(recording, [codec])  # refuses what does not go together, before any work
+    dataset.claim(identity(codec, config.codec.precision, recording))
     todo = dataset.todo(shards)
     display.line(f"output   {dataset.root}")
     display.line(f"shards   {len(shards)}, of which {len(shards) - len(todo)} are done")

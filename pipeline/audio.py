@@ -47,7 +47,8 @@ def decode_audio(data: Blob, target_rate: int, settings: AudioSettings, limits: 
     """
     source = open_audio(data, limits)
     clock = Clock(source)
-    blocks = list(convert(clock.count(source.blocks), source.sample_rate, target_rate, settings))
+    mono = one_channel(clock.count(source.blocks), settings)
+    blocks = list(resampled(mono, source.sample_rate, target_rate, settings))
     audio_T = blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
     return Decoded(audio_T, source.sample_rate, source.num_channels, clock.seconds)
 
@@ -69,26 +70,30 @@ class Clock:
             yield block_TC
 
 
-def convert(
+def one_channel(blocks: Iterator[Samples], settings: AudioSettings) -> Iterator[Samples]:
+    """Mix the channels of every block.
+
+    Raises `NonFiniteAudio`, `UnsuitableAudio`, and `EmptyAudio` where there is no block.
+    """
+    empty = True
+    for block_TC in blocks:
+        empty = False
+        if block_TC.dtype != np.int16 and not np.isfinite(block_TC).all():
+            bad = np.count_nonzero(~np.isfinite(block_TC))
+            raise NonFiniteAudio(f"{bad} samples are NaN or inf")
+        mono = block_TC.shape[1] == 1
+        yield block_TC[:, 0] if mono else _CHANNELS[settings.channels](block_TC)
+    if empty:
+        raise EmptyAudio("0 samples")
+
+
+def resampled(
     blocks: Iterator[Samples], rate: int, target_rate: int, settings: AudioSettings
 ) -> Iterator[Samples]:
-    """Yield blocks of one channel at `target_rate` Hz, cut wherever that is convenient.
-
-    Raises `EmptyAudio` where there is no sample, `NonFiniteAudio` and `UnsuitableAudio`.
-    """
-    first = next(blocks, None)
-    if first is None:
-        raise EmptyAudio("0 samples")
-    mono = (_one_channel(block_TC, settings) for block_TC in chain([first], blocks))
+    """Blocks at `target_rate` Hz, cut wherever that is convenient; as they are if they have it."""
     if rate == target_rate:
-        return mono
-    return _RESAMPLERS[settings.resampler](map(to_float, mono), rate, target_rate)
-
-
-def _one_channel(block_TC: Samples, settings: AudioSettings) -> Samples:
-    if block_TC.dtype != np.int16 and not np.isfinite(block_TC).all():
-        raise NonFiniteAudio(f"{np.count_nonzero(~np.isfinite(block_TC))} samples are NaN or inf")
-    return block_TC[:, 0] if block_TC.shape[1] == 1 else _CHANNELS[settings.channels](block_TC)
+        return blocks
+    return _RESAMPLERS[settings.resampler](map(to_float, blocks), rate, target_rate)
 
 
 def _mean(audio_TC: Samples) -> Samples:

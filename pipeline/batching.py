@@ -25,26 +25,34 @@ class BatchSettings:
 def make_batches(
     clips: Iterable[Clip], settings: BatchSettings, sample_rate: int
 ) -> Iterator[list[Clip]]:
-    """Sort the clips of each window by length and cut them into batches.
-
-    Holds one window of audio in memory; clips of one batch are in order of length, then position.
-    """
-    for window in _windows(clips, int(settings.window_seconds * sample_rate)):
-        window.sort(key=lambda clip: (len(clip.audio_T), clip.index))
-        yield from _cut(window, int(settings.seconds * sample_rate))
-
-
-def _windows(clips: Iterable[Clip], max_samples: int) -> Iterator[list[Clip]]:
-    window: list[Clip] = []
-    num_samples = 0
+    """Sort the clips of each window by length and cut them into batches."""
+    batcher = Batcher(settings, sample_rate)
     for clip in clips:
-        if window and num_samples + len(clip.audio_T) > max_samples:
-            yield window
-            window, num_samples = [], 0
-        window.append(clip)
-        num_samples += len(clip.audio_T)
-    if window:
-        yield window
+        yield from batcher.add(clip)
+    yield from batcher.finish()
+
+
+class Batcher:
+    """Holds one window of audio; clips of a batch are in order of length, then position."""
+
+    def __init__(self, settings: BatchSettings, sample_rate: int):
+        self._budget = int(settings.seconds * sample_rate)
+        self._max_samples = int(settings.window_seconds * sample_rate)
+        self._window: list[Clip] = []
+        self._num_samples = 0
+
+    def add(self, clip: Clip) -> Iterator[list[Clip]]:
+        """Take a clip; gives the batches of the window that it did not fit in any more."""
+        if self._window and self._num_samples + len(clip.audio_T) > self._max_samples:
+            yield from self.finish()
+        self._window.append(clip)
+        self._num_samples += len(clip.audio_T)
+
+    def finish(self) -> Iterator[list[Clip]]:
+        """Give the batches of the last window."""
+        window, self._window, self._num_samples = self._window, [], 0
+        window.sort(key=lambda clip: (len(clip.audio_T), clip.index, clip.start))
+        yield from _cut(window, self._budget)
 
 
 def _cut(window: list[Clip], budget: int) -> Iterator[list[Clip]]:

@@ -3,13 +3,14 @@
 import json
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import pyarrow as pa
 
-from pipeline.audio import AudioSettings
 from pipeline.errors import DatasetConflict, StorageNotFound
+from pipeline.filters import FilterSettings
+from pipeline.pieces import RecordingSettings
 from pipeline.shard import Shard
 from pipeline.storage import Storage, join
 from pipeline.tokens import LAYOUT, SCHEMA_VERSION
@@ -20,8 +21,10 @@ FOOTER_BYTES = 64 * 1024  # one ranged read that holds the whole footer of nearl
 _PARALLEL_READS = 32
 
 
-def identity(codec: CodecInfo, precision: str, audio: AudioSettings) -> dict[str, Any]:
+def identity(codec: CodecInfo, precision: str, recording: RecordingSettings) -> dict[str, Any]:
     """What must be the same for two runs to write into one dataset."""
+    audio, segment, filters = recording.audio, recording.segment, asdict(recording.filters)
+    default = asdict(FilterSettings())
     return {
         "schema_version": SCHEMA_VERSION,
         "layout": LAYOUT,
@@ -34,6 +37,8 @@ def identity(codec: CodecInfo, precision: str, audio: AudioSettings) -> dict[str
         "channels": audio.channels,
         "resampler": audio.resampler,
         "member": audio.member,
+        "segment": "none" if segment.by == "none" else asdict(segment),
+        "filters": {name: value for name, value in filters.items() if value != default[name]},
     }
 
 

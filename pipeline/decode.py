@@ -1,17 +1,20 @@
 """The CPU half of tokenizing a shard: a tar in, batches of decoded audio out."""
 
 import json
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import xxhash
 
-from pipeline.audio import AudioSettings, decode_audio
-from pipeline.batching import BatchSettings, make_batches
-from pipeline.errors import EmptyAudio, NoAudio
+from pipeline.batching import Batcher, BatchSettings
+from pipeline.containers import Blob
+from pipeline.errors import NoAudio, SampleError, Unwanted
+from pipeline.filters import Filters
+from pipeline.pieces import Fault, Piece, Recordings, RecordingSettings
 from pipeline.reader import Reject, Sample, read_samples
+from pipeline.segment import Span, read_spans
 from pipeline.shard import Shard
-from pipeline.source import Limits
 from pipeline.storage import Storage
 from pipeline.tokens import Batch, Clip, ShardEnd, collate
 from speech_codecs.api import CodecInfo
@@ -22,11 +25,9 @@ AUDIO_SUFFIXES = frozenset(_PLAIN | _CONTAINERS)
 
 
 @dataclass
-class DecodeSettings:
+class DecodeSettings(RecordingSettings):
     """What turns a shard into batches; the same settings give the same batches."""
 
-    audio: AudioSettings = field(default_factory=AudioSettings)
-    limits: Limits = field(default_factory=Limits)
     batch: BatchSettings = field(default_factory=BatchSettings)
 
 
@@ -39,86 +40,158 @@ def decode_shard(
 ) -> Iterator[Batch | ShardEnd]:
     """Yield every batch of a shard, then one `ShardEnd` with what could not be decoded.
 
-    `only` picks samples by their position in the tar; the others are read past.
-    Raises a `ShardError` or `StorageError` where the shard cannot be read to its end.
+    `only` picks samples by their position in the tar; the others are read past. Raises a
+    `ShardError` or `StorageError` where the shard cannot be read to its end.
     """
-    decoder = _Decoder(settings, codec)
+    return decode_for_codecs(shard, storage, settings, [codec], only)
+
+
+def decode_for_codecs(
+    shard: Shard,
+    storage: Storage,
+    settings: DecodeSettings,
+    codecs: Sequence[CodecInfo],
+    only: Container[int] | None = None,
+) -> Iterator[Batch | ShardEnd]:
+    """Like `decode_shard` for several codecs at once: batches say for which, by position."""
+    decoder = _Decoder(settings, Recordings(settings, codecs), len(codecs))
     samples = read_samples(shard, storage, int(settings.limits.member_mb * 1e6))
-    clips = decoder.clips(s for s in samples if only is None or s.index in only)
-    for clips_of_batch in make_batches(clips, settings.batch, codec.sample_rate):
-        yield collate(clips_of_batch, shard.url)
-    yield ShardEnd(decoder.rejects, decoder.num_bad_json)
+    batchers = [Batcher(settings.batch, codec.sample_rate) for codec in codecs]
+    for codec, clip in decoder.clips(s for s in samples if only is None or s.index in only):
+        for clips in batchers[codec].add(clip):
+            yield collate(clips, shard.url, codec)
+    for codec, batcher in enumerate(batchers):
+        for clips in batcher.finish():
+            yield collate(clips, shard.url, codec)
+    for codec, rejects in enumerate(decoder.rejects):
+        yield ShardEnd(rejects, decoder.num_bad_json, codec)
+
+
+@dataclass(frozen=True, slots=True)
+class _Described:
+    """A sample with its members sorted out."""
+
+    sample: Sample
+    suffix: str  # of the audio
+    metadata: str | None
+    text: str | None
+    spans: Sequence[Span] = ()
+
+    @property
+    def data(self) -> Blob:
+        return self.sample.members[self.suffix]
 
 
 class _Decoder:
-    """Decodes samples and keeps account of those that it could not."""
+    """Decodes samples and keeps account of those that it could not, for each codec."""
 
-    def __init__(self, settings: DecodeSettings, codec: CodecInfo):
+    def __init__(self, settings: DecodeSettings, recordings: Recordings, num_codecs: int):
         self.settings = settings
-        self.codec = codec
-        self.rejects: list[Reject] = []
+        self.filters = Filters(settings.filters)
+        self.recordings = recordings
+        self.rejects: list[list[Reject]] = [[] for _ in range(num_codecs)]
         self.num_bad_json = 0
 
-    def clips(self, samples: Iterator[Sample | Reject]) -> Iterator[Clip]:
+    def clips(self, samples: Iterator[Sample | Reject]) -> Iterator[tuple[int, Clip]]:
         for sample in samples:
             if isinstance(sample, Reject):
-                self.rejects.append(sample)
-            elif clip := self._clip_or_reject(sample):
-                yield clip
+                self._reject(sample)
+                continue
+            suffix = next(iter(sample.members))
+            try:
+                suffix = audio_suffix(sample, self.settings.audio.member)
+                described = self._describe(sample, suffix)
+            except SampleError as error:
+                stage = "filter" if isinstance(error, Unwanted) else "read"
+                self._reject(_rejected(sample, suffix, type(error).__name__, str(error), stage))
+            else:
+                yield from self._decoded(described)
 
-    def _clip_or_reject(self, sample: Sample) -> Clip | None:
-        suffix = next(iter(sample.members))
-        try:
-            suffix = audio_suffix(sample, self.settings.audio.member)
-            return self._clip(sample, sample.members[suffix])
-        # A damaged file may raise anything from within a decoder; it costs only itself.
-        except Exception as error:
-            self.rejects.append(
-                Reject(
-                    key=sample.key,
-                    index=sample.index,
-                    member=f"{sample.key}.{suffix}",
-                    stage="read" if isinstance(error, NoAudio) else "decode",
-                    error=type(error).__name__,
-                    message=str(error),
-                    num_bytes=len(sample.members[suffix]),
-                )
-            )
-            return None
+    def _decoded(self, described: _Described) -> Iterator[tuple[int, Clip]]:
+        audio_xxh3 = xxhash.xxh3_64_intdigest(described.data)
+        faults: list[Fault] = []
+        for piece in self.recordings.pieces(described.data, described.spans):
+            if isinstance(piece, Fault):
+                faults.append(piece)
+            else:
+                yield piece.codec, _clip(described, piece, audio_xxh3)
+        for codec, rejects in enumerate(self.rejects):
+            own = [fault for fault in faults if fault.codec in (None, codec)]
+            whole = [fault for fault in own if fault.start is None][:1]
+            rejects += [_from_fault(described, fault) for fault in whole or own]
 
-    def _clip(self, sample: Sample, data: bytes) -> Clip:
-        decoded = decode_audio(
-            data, self.codec.sample_rate, self.settings.audio, self.settings.limits
-        )
-        if not self.codec.num_frames(len(decoded.audio_T)):
-            raise EmptyAudio(f"{len(decoded.audio_T)} samples are less than one frame of the codec")
-        metadata, text = self._metadata(sample)
-        return Clip(
-            key=sample.key,
-            index=sample.index,
-            audio_T=decoded.audio_T,
-            sample_rate=decoded.sample_rate,
-            num_channels=decoded.num_channels,
-            duration=decoded.duration,
-            audio_xxh3=xxhash.xxh3_64_intdigest(data),
-            text=text,
-            metadata=metadata,
-        )
+    def _reject(self, reject: Reject) -> None:
+        for rejects in self.rejects:
+            rejects.append(reject)
 
-    def _metadata(self, sample: Sample) -> tuple[str | None, str | None]:
-        """The sample's JSON, untouched, and its text: the `.txt` member or the JSON's `text`."""
-        text = sample.members["txt"].decode(errors="replace") if "txt" in sample.members else None
+    def _describe(self, sample: Sample, suffix: str) -> _Described:
+        """Raises a `SampleError` where the metadata speak against the sample."""
+        metadata, parsed = self._metadata(sample)
+        text = parsed.get("text") if isinstance(parsed, dict) else None
+        text = text if isinstance(text, str) else None
+        if "txt" in sample.members:
+            text = sample.members["txt"][:].decode(errors="replace")
+        self.filters.check_metadata(parsed)
+        by = self.settings.segment.by
+        spans = read_spans(parsed, self.settings.segment) if by == "metadata" else ()
+        return _Described(sample, suffix, metadata, text if by == "none" else None, spans)
+
+    def _metadata(self, sample: Sample) -> tuple[str | None, Any]:
+        """The sample's JSON, untouched, and what it says; damaged JSON is counted."""
         if "json" not in sample.members:
-            return None, text
+            return None, None
         try:
-            metadata = sample.members["json"].decode()
-            parsed = json.loads(metadata)
-        except ValueError:
+            metadata = sample.members["json"][:].decode()
+            return metadata, json.loads(metadata)
+        except (ValueError, RecursionError):
             self.num_bad_json += 1
-            return None, text
-        if text is None and isinstance(parsed, dict) and isinstance(parsed.get("text"), str):
-            text = parsed["text"]
-        return metadata, text
+            return None, None
+
+
+def _clip(described: _Described, piece: Piece, audio_xxh3: int) -> Clip:
+    return Clip(
+        key=described.sample.key,
+        index=described.sample.index,
+        audio_T=piece.audio_T,
+        start=piece.start,
+        end=piece.end,
+        first_frame=piece.first_frame,
+        num_frames=piece.num_frames,
+        sample_rate=piece.sample_rate,
+        num_channels=piece.num_channels,
+        audio_xxh3=audio_xxh3,
+        text=described.text if piece.text is None else piece.text,
+        metadata=described.metadata,
+    )
+
+
+def _from_fault(described: _Described, fault: Fault) -> Reject:
+    sample, suffix = described.sample, described.suffix
+    return _rejected(
+        sample, suffix, fault.error, fault.message, fault.stage, fault.start, fault.end
+    )
+
+
+def _rejected(
+    sample: Sample,
+    suffix: str,
+    error: str,
+    message: str,
+    stage: str,
+    start: float | None = None,
+    end: float | None = None,
+) -> Reject:
+    return Reject(
+        key=sample.key,
+        index=sample.index,
+        member=f"{sample.key}.{suffix}",
+        stage=stage,
+        error=error,
+        message=message,
+        num_bytes=len(sample.members[suffix]),
+        start=start,
+        end=end,
+    )
 
 
 def audio_suffix(sample: Sample, wanted: str | None) -> str:

@@ -8,7 +8,7 @@ import pyarrow as pa
 import soundfile
 import torch
 
-from pipeline.audio import Samples
+from pipeline.source import Samples
 from speech_codecs.api import Codec
 
 BATCH_SECONDS = 120.0  # padded, of one batch

@@ -23,7 +23,15 @@ SpeechmillError
     ├── EmptyAudio         0 samples, or fewer than the codec needs for one frame
     ├── OversizedAudio     more bytes or seconds than the limits allow
     ├── NonFiniteAudio     NaN or infinite samples
-    └── UnsuitableAudio    a sample rate or channel count that the settings refuse
+    ├── UnsuitableAudio    a sample rate or channel count that the settings refuse
+    ├── BadSegments        the metadata's lists of starts and ends do not fit the audio
+    └── Unwanted           a filter holds it back
+        ├── TooShort       under filters.min_seconds
+        ├── TooLong        over filters.max_seconds
+        ├── SilentAudio    too much of it is silence
+        ├── ClippedAudio   too much of it is at full scale
+        ├── OtherMetadata  filters.metadata is not true of it
+        └── LowQuality     filters.quality scores it too low
 """
 
 
@@ -121,3 +129,35 @@ class NonFiniteAudio(SampleError):
 
 class UnsuitableAudio(SampleError):
     """A sample rate or channel count that the settings refuse."""
+
+
+class BadSegments(SampleError):
+    """The metadata's lists of starts and ends do not fit the audio."""
+
+
+class Unwanted(SampleError):
+    """A filter holds it back."""
+
+
+class TooShort(Unwanted):
+    """Under filters.min_seconds."""
+
+
+class TooLong(Unwanted):
+    """Over filters.max_seconds."""
+
+
+class SilentAudio(Unwanted):
+    """Too much of it is silence."""
+
+
+class ClippedAudio(Unwanted):
+    """Too much of it is at full scale."""
+
+
+class OtherMetadata(Unwanted):
+    """filters.metadata is not true of it."""
+
+
+class LowQuality(Unwanted):
+    """filters.quality scores it too low."""

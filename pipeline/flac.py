@@ -7,6 +7,7 @@ import miniaudio
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.containers import Blob
 from pipeline.errors import TruncatedAudio, UndecodableAudio
 
 _MAGIC = (b"fLaC\x00", b"fLaC\x80")  # the stream info comes first, and may be all metadata
@@ -22,7 +23,7 @@ class FlacHeader:
     num_samples: int  # of each channel
 
 
-def flac_header(data: bytes) -> FlacHeader | None:
+def flac_header(data: Blob) -> FlacHeader | None:
     """The header of a native FLAC file of 16 bits that states its length, else None."""
     packed = int.from_bytes(data[_PACKED], "big")
     num_samples = packed & (2**36 - 1)
@@ -31,13 +32,13 @@ def flac_header(data: bytes) -> FlacHeader | None:
     return FlacHeader(packed >> 44, (packed >> 41 & 7) + 1, num_samples)
 
 
-def read_flac(data: bytes, header: FlacHeader) -> npt.NDArray[Any]:
+def read_flac(data: Blob, header: FlacHeader) -> npt.NDArray[Any]:
     """Decode the whole file to int16 of shape (T, C).
 
     dr_flac leaves out each frame whose checksum does not fit, so that the length tells of damage.
     """
     try:
-        decoded = miniaudio.flac_read_s16(data)
+        decoded = miniaudio.flac_read_s16(data[:])
     except miniaudio.DecodeError as error:
         raise UndecodableAudio(f"dr_flac: {error}") from error
     if decoded.num_frames != header.num_samples:

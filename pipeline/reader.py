@@ -5,12 +5,16 @@ file name (the WebDataset convention). The `webdataset` library takes a damaged 
 of the archive and so loses what follows in silence; this reader says at which byte the tar is cut.
 """
 
+import errno
+import mmap
 import re
 import tarfile
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
+from pipeline.containers import Blob
 from pipeline.errors import (
     DuplicateKey,
     OversizedAudio,
@@ -18,21 +22,24 @@ from pipeline.errors import (
     ShardChanged,
     ShardCut,
     ShardDamaged,
+    StorageFull,
     UnsafeMember,
 )
 from pipeline.shard import Shard
 from pipeline.storage import Storage
 
+_IN_MEMORY = 64 * 2**20  # bytes of a member; a larger one goes to a file
+_SPOOL_BLOCK = 2**22
 _NAME = re.compile(r"((?:.*/)?[^./][^.]*)\.([^/]*)", re.DOTALL)
 
 
 @dataclass(slots=True)
 class Sample:
-    """Members of one key, by suffix: `{"flac": b"…", "json": b"…"}`."""
+    """Members of one key, by suffix: `{"flac": b"…", "json": b"…"}`; large ones are mapped."""
 
     key: str
     index: int  # position among the samples of the tar
-    members: dict[str, bytes] = field(default_factory=dict)
+    members: dict[str, Blob] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +49,12 @@ class Reject:
     key: str
     index: int
     member: str
-    stage: str  # read, decode or encode
+    stage: str  # read, decode or filter
     error: str  # class name
     message: str
     num_bytes: int
+    start: float | None = None  # s; None: the whole sample
+    end: float | None = None
 
 
 def read_samples(
@@ -67,7 +76,7 @@ class _Member:
     name: str
     key: str | None
     suffix: str
-    data: bytes
+    data: Blob
     size: int
     fault: SampleError | None = None
 
@@ -163,10 +172,26 @@ def _read_member(stream: BinaryIO, info: tarfile.TarInfo, shard: Shard, max_byte
     if fault := _member_fault(info, max_bytes):
         return _Member(info.name, key, suffix, b"", info.size, fault)
     stream.seek(info.offset_data)
-    data = stream.read(info.size)
+    data = stream.read(info.size) if info.size <= _IN_MEMORY else _spooled(stream, info.size)
     if len(data) != info.size:
         raise ShardCut(f"{shard.url} is cut at byte {info.offset_data + len(data)}")
     return _Member(info.name, key, suffix, data, info.size)
+
+
+def _spooled(stream: BinaryIO, size: int) -> Blob:
+    """A large member, mapped from a file without a name, which the system may page out."""
+    try:
+        with tempfile.TemporaryFile() as file:
+            while size and (block := stream.read(min(size, _SPOOL_BLOCK))):
+                file.write(block)
+                size -= len(block)
+            file.flush()
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if file.tell() else b""
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        folder = tempfile.gettempdir()
+        raise StorageFull(f"{folder} is full: set TMPDIR to where large members fit") from error
 
 
 def _member_fault(info: tarfile.TarInfo, max_bytes: int) -> SampleError | None:

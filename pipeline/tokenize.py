@@ -5,7 +5,6 @@ import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
-import numpy as np
 import pyarrow as pa
 import torch
 
@@ -65,7 +64,7 @@ def _encode_all(
             started = time.perf_counter()
             codes_BKF = _encode(ready, codec)
             took = time.perf_counter() - started
-        writer.add(_rows(ready.batch, codes_BKF, codec, writer.schema))
+        writer.add(_rows(ready.batch, codes_BKF, writer.schema))
         seconds += took
         _count(ready.batch, took, codec.info.sample_rate)
     raise StreamBroken(f"{writer.shard.url}: the batches ended before the shard did")
@@ -83,7 +82,7 @@ def encode_batch(batch: Batch, codec: Codec, schema: pa.Schema) -> pa.RecordBatc
     """Rows of the token schema for one batch."""
     [ready] = Handover().ready([batch])
     assert isinstance(ready, Ready)
-    return _rows(batch, _encode(ready, codec), codec, schema)
+    return _rows(batch, _encode(ready, codec), schema)
 
 
 def _encode(ready: Ready, codec: Codec) -> torch.Tensor:
@@ -91,10 +90,9 @@ def _encode(ready: Ready, codec: Codec) -> torch.Tensor:
     return codec.encode(ready.audio(), torch.from_numpy(ready.batch.num_samples_B)).cpu()
 
 
-def _rows(batch: Batch, codes_BKF: torch.Tensor, codec: Codec, schema: pa.Schema) -> pa.RecordBatch:
-    num_samples = batch.num_samples_B.tolist()
-    num_frames_B = np.array([codec.info.num_frames(n) for n in num_samples])
-    return with_codes(batch.rows, codes_BKF.transpose(1, 2).numpy(), num_frames_B, schema)
+def _rows(batch: Batch, codes_BKF: torch.Tensor, schema: pa.Schema) -> pa.RecordBatch:
+    codes_BFK = codes_BKF.transpose(1, 2).numpy()
+    return with_codes(batch.rows, codes_BFK, batch.first_frame_B, batch.num_frames_B, schema)
 
 
 def device_kind(device: str) -> str:

@@ -40,20 +40,25 @@ REJECT_SCHEMA = pa.schema(
         pa.field("error", pa.string(), nullable=False),
         pa.field("message", pa.string(), nullable=False),
         pa.field("num_bytes", pa.int64(), nullable=False),
+        pa.field("start", pa.float64()),  # null where the whole sample is rejected
+        pa.field("end", pa.float64()),
     ]
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """One utterance, decoded, on its way into a batch."""
+    """One utterance or piece of one, decoded, on its way into a batch."""
 
     key: str
     index: int
-    audio_T: Samples  # int16 or float32, at the codec's rate
+    audio_T: Samples  # int16 or float32, at the codec's rate, with the context of a window
+    start: float  # s, without the context
+    end: float  # s
+    first_frame: int  # of those that the codec gives for `audio_T`
+    num_frames: int
     sample_rate: int  # Hz, of the source
     num_channels: int  # of the source
-    duration: float  # s
     audio_xxh3: int
     text: str | None
     metadata: str | None
@@ -65,7 +70,10 @@ class Batch:
 
     audio_N: Samples  # int16 or float32, N samples of all clips; padding would only travel
     num_samples_B: npt.NDArray[np.int64]
+    first_frame_B: npt.NDArray[np.int64]  # of each row, among the frames of its clip
+    num_frames_B: npt.NDArray[np.int64]
     rows: pa.RecordBatch
+    codec: int = 0  # position among the codecs of the run
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +84,7 @@ class ShardEnd:
     num_bad_json: int
     decode_seconds: float = 0.0  # that reading and decoding took
     decode_cpu_seconds: float = 0.0  # of them spent computing
+    codec: int = 0  # position among the codecs of the run
 
 
 def token_schema(codebook_sizes: Sequence[int]) -> pa.Schema:
@@ -93,22 +102,25 @@ def token_schema(codebook_sizes: Sequence[int]) -> pa.Schema:
     )
 
 
-def collate(clips: Sequence[Clip], shard_url: str) -> Batch:
+def collate(clips: Sequence[Clip], shard_url: str, codec: int = 0) -> Batch:
     """Join the clips of a batch; int16 if all of them are, else float32."""
     num_samples_B = np.array([len(clip.audio_T) for clip in clips], dtype=np.int64)
     exact = all(clip.audio_T.dtype == np.int16 for clip in clips)
     audio_N = np.concatenate([c.audio_T if exact else to_float(c.audio_T) for c in clips])
-    return Batch(audio_N, num_samples_B, _rows(clips, shard_url))
+    first_frame_B = np.array([clip.first_frame for clip in clips], dtype=np.int64)
+    num_frames_B = np.array([clip.num_frames for clip in clips], dtype=np.int64)
+    rows = _rows(clips, shard_url)
+    return Batch(audio_N, num_samples_B, first_frame_B, num_frames_B, rows, codec)
 
 
 def _rows(clips: Sequence[Clip], shard_url: str) -> pa.RecordBatch:
     columns: dict[str, Any] = {
         "key": [clip.key for clip in clips],
-        "start": [0.0] * len(clips),
-        "end": [clip.duration for clip in clips],
+        "start": [clip.start for clip in clips],
+        "end": [clip.end for clip in clips],
         "sample_rate": [clip.sample_rate for clip in clips],
         "num_channels": [clip.num_channels for clip in clips],
-        "duration": [clip.duration for clip in clips],
+        "duration": [clip.end - clip.start for clip in clips],
         "audio_xxh3": np.array([clip.audio_xxh3 for clip in clips], dtype=np.uint64),
         "text": [clip.text for clip in clips],
         "metadata": [clip.metadata for clip in clips],
@@ -121,12 +133,14 @@ def _rows(clips: Sequence[Clip], shard_url: str) -> pa.RecordBatch:
 def with_codes(
     rows: pa.RecordBatch,
     codes_BFK: npt.NDArray[np.int64],
+    first_frame_B: npt.NDArray[np.int64],
     num_frames_B: npt.NDArray[np.int64],
     schema: pa.Schema,
 ) -> pa.RecordBatch:
-    """Add the codes of a batch to its rows, flat and frame-major, without the padding."""
+    """Add the codes of a batch to its rows, flat and frame-major, without padding and context."""
     num_codebooks = codes_BFK.shape[2]
-    valid_BF = np.arange(codes_BFK.shape[1]) < num_frames_B[:, None]
+    frame_BF = np.arange(codes_BFK.shape[1]) - first_frame_B[:, None]
+    valid_BF = (frame_BF >= 0) & (frame_BF < num_frames_B[:, None])
     item = schema.field("codes").type.value_field
     flat = pa.array(codes_BFK[valid_BF].reshape(-1), type=pa.int64()).cast(item.type)
     offsets = np.concatenate([[0], np.cumsum(num_frames_B * num_codebooks)]).astype(np.int32)
@@ -144,7 +158,7 @@ def with_codes(
 def reject_table(rejects: Sequence[Reject], shard_url: str) -> pa.Table:
     """The rows of `rejects/*.parquet`, in order of their position in the tar."""
     names = [name for name in REJECT_SCHEMA.names if name != "shard"]
-    ordered = sorted(rejects, key=lambda reject: reject.index)
+    ordered = sorted(rejects, key=lambda reject: (reject.index, reject.start or 0.0))
     columns = {name: [getattr(reject, name) for reject in ordered] for name in names}
     return pa.Table.from_pydict(
         columns | {"shard": [shard_url] * len(ordered)}, schema=REJECT_SCHEMA

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import soundfile
 
@@ -89,7 +90,10 @@ class PartWriter:
             self._commit()
 
     def _commit(self) -> None:
-        table = pa.Table.from_batches(self._batches, schema=self.schema).sort_by("index")
+        table = pa.Table.from_batches(self._batches, schema=self.schema)
+        table = _without(table, self._rejects).sort_by(
+            [("index", "ascending"), ("start", "ascending")]
+        )
         report = ShardReport(
             shard=self.shard.name,
             rows=len(table),
@@ -143,10 +147,18 @@ class PartWriter:
         }
 
 
+def _without(table: pa.Table, rejects: Sequence[Reject]) -> pa.Table:
+    """Take back the pieces of a recording that turned out to be damaged further on."""
+    rejected = {reject.index for reject in rejects if reject.start is None}
+    if rejected.isdisjoint(table["index"].to_pylist()):
+        return table
+    return table.filter(pc.invert(pc.is_in(table["index"], pa.array(rejected, pa.int32()))))
+
+
 @cache
 def library_versions() -> dict[str, str]:
     """Versions of what can change a token or a byte of a part."""
-    names = ("speechmill", "torch", "pyarrow", "soundfile", "soxr")
+    names = ("speechmill", "torch", "pyarrow", "soundfile", "soxr", "av")
     return {name: version(name) for name in names} | {
         "libsndfile": soundfile.__libsndfile_version__
     }

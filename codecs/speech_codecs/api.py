@@ -30,6 +30,8 @@ class CodecInfo:
     codebook_sizes: tuple[int, ...]  # one entry per codebook; they may differ
     num_semantic_codebooks: int  # they come first
     checkpoint_sha256: str | None = None  # None while untrained
+    # Samples before and behind those of a frame that can change its codes; None: all of them.
+    context: tuple[int, int] | None = None
 
     @property
     def num_codebooks(self) -> int:

@@ -21,7 +21,7 @@ def make_dataset(folder: Path, codec_name: str = "null") -> TokenDataset:
     wanted = [f"shards=[{folder}/in]", f"output={dataset.root}", f"codec.name='{codec_name}'"]
     config = from_overrides(TokenizeConfig, wanted)
     codec = load_codec(codec_name)
-    dataset.claim(identity(codec.info, "fp32", config.audio))
+    dataset.claim(identity(codec.info, "fp32", config.decode_settings()))
     log, totals = RunLog(dataset.root, storage, to_yaml(config)), Totals()
     log.record("run started")
     for shard in list_shards(config.shards, storage):

@@ -5,6 +5,9 @@ import pytest
 from pipeline.audio import AudioSettings
 from pipeline.dataset import TokenDataset, identity
 from pipeline.errors import DatasetConflict
+from pipeline.filters import FilterSettings
+from pipeline.pieces import RecordingSettings
+from pipeline.segment import SegmentSettings
 from pipeline.shard import list_shards
 from speech_codecs import codec_info
 from tests.corpus import write_corpus
@@ -25,7 +28,7 @@ def shards(tmp_path, storage):
 
 
 def test_a_dataset_is_claimed_once_and_again_by_the_same_identity(dataset):
-    wanted = identity(INFO, "fp32", AudioSettings())
+    wanted = identity(INFO, "fp32", RecordingSettings())
     dataset.claim(wanted)
     dataset.claim(wanted)
     assert dataset.read_identity() == wanted == json.loads(json.dumps(wanted))
@@ -34,14 +37,19 @@ def test_a_dataset_is_claimed_once_and_again_by_the_same_identity(dataset):
 @pytest.mark.parametrize(
     ("key", "other"),
     [
-        ("codec", identity(codec_info("pure-16k-small"), "fp32", AudioSettings())),
-        ("precision", identity(INFO, "bf16", AudioSettings())),
-        ("channels", identity(INFO, "fp32", AudioSettings(channels="first"))),
-        ("resampler", identity(INFO, "fp32", AudioSettings(resampler="soxr_vhq"))),
+        ("codec", identity(codec_info("pure-16k-small"), "fp32", RecordingSettings())),
+        ("precision", identity(INFO, "bf16", RecordingSettings())),
+        ("channels", identity(INFO, "fp32", RecordingSettings(AudioSettings(channels="first")))),
+        (
+            "resampler",
+            identity(INFO, "fp32", RecordingSettings(AudioSettings(resampler="soxr_vhq"))),
+        ),
+        ("segment", identity(INFO, "fp32", RecordingSettings(segment=SegmentSettings(by="fixed")))),
+        ("filters", identity(INFO, "fp32", RecordingSettings(filters=FilterSettings(1.0)))),
     ],
 )
 def test_another_identity_is_refused_with_the_difference_and_the_cure(dataset, key, other):
-    dataset.claim(identity(INFO, "fp32", AudioSettings()))
+    dataset.claim(identity(INFO, "fp32", RecordingSettings()))
     with pytest.raises(DatasetConflict, match=f"{key} = .*set another output"):
         dataset.claim(other)
 
@@ -49,7 +57,7 @@ def test_another_identity_is_refused_with_the_difference_and_the_cure(dataset, k
 def test_parts_of_an_unknown_codec_are_refused(dataset, shards, storage, null_codec):
     tokenize_one(shards[0], dataset.root, storage, null_codec)
     with pytest.raises(DatasetConflict, match=r"no dataset\.json.*set another output"):
-        dataset.claim(identity(INFO, "fp32", AudioSettings()))
+        dataset.claim(identity(INFO, "fp32", RecordingSettings()))
 
 
 def test_todo_is_what_has_no_part_yet(dataset, shards, storage, null_codec):

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.audio import AudioSettings
 from pipeline.dataset import TokenDataset, identity
+from pipeline.decode import DecodeSettings
 from pipeline.errors import InputError
 from pipeline.export import export
 from pipeline.patterns import NAMES, Pattern
@@ -24,7 +24,7 @@ SIZES = (1024,) * 8
 def dataset(tmp_path, storage, null_codec) -> TokenDataset:
     write_corpus(tmp_path / "in", num_shards=2, clips_per_shard=3, seconds=0.3)
     dataset = TokenDataset(str(tmp_path / "out"), storage)
-    dataset.claim(identity(null_codec.info, "fp32", AudioSettings()))
+    dataset.claim(identity(null_codec.info, "fp32", DecodeSettings()))
     for shard in list_shards([str(tmp_path / "in")], storage):
         tokenize_one(shard, dataset.root, storage, null_codec)
     return dataset

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline.audio import AudioSettings
 from pipeline.dataset import TokenDataset, identity
+from pipeline.decode import DecodeSettings
 from pipeline.errors import InputError
 from pipeline.shard import Shard, list_shards
 from pipeline.storage import Storage
@@ -25,7 +25,7 @@ NUM_SHARDS = 3
 def dataset(tmp_path, storage, null_codec) -> TokenDataset:
     """Three shards of three rows and two rejects each."""
     dataset = TokenDataset(str(tmp_path / "out"), storage)
-    dataset.claim(identity(null_codec.info, "fp32", AudioSettings()))
+    dataset.claim(identity(null_codec.info, "fp32", DecodeSettings()))
     for number in range(NUM_SHARDS):
         members = [(f"{number}-{i}.flac", clip(0.2, 9 * number + i)) for i in range(3)]
         members += [(f"{number}-bad.flac", b"junk"), (f"{number}-0.flac", clip(0.1))]

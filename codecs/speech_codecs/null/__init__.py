@@ -35,6 +35,7 @@ def info(name: str, *, checkpoint: str | None, config: dict[str, Any] | None) ->
         min_frames=1,
         codebook_sizes=(CODEBOOK_SIZE,) * NUM_CODEBOOKS,
         num_semantic_codebooks=0,
+        context=(0, 0),
     )
 
 

@@ -40,6 +40,7 @@ def info(name: str, *, checkpoint: str | None, config: dict[str, Any] | None) ->
         codebook_sizes=(sizes.codebook_size,) * sizes.num_codebooks,
         num_semantic_codebooks=0,
         checkpoint_sha256=sha256,
+        context=sizes.context,
     )
 
 

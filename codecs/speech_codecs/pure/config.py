@@ -11,7 +11,8 @@ class PureConfig:
     """The network's sizes; the defaults are the first author's public configuration.
 
     `channels[i]` is the width before stride i, and the last entry that of the LSTM. `num_stages`
-    is how many codebooks a checkpoint holds, `num_codebooks` how many of them encode gives.
+    is how many codebooks a checkpoint holds, `num_codebooks` how many of them encode gives. Without
+    LSTM layers the network is convolutional.
     """
 
     sample_rate: int = 16_000
@@ -30,7 +31,7 @@ class PureConfig:
             raise InvalidConfig(
                 f"{len(self.channels)} channels for {len(self.strides)} strides; give one more"
             )
-        sizes = (self.sample_rate, self.kernel, self.dim, self.codebook_size, self.lstm_layers)
+        sizes = (self.sample_rate, self.kernel, self.dim, self.codebook_size, self.lstm_layers + 1)
         if any(size < 1 for size in (*sizes, *self.channels, *self.strides, *self.dilations)):
             raise InvalidConfig(f"every size must be at least 1: {self}")
         if not 1 <= self.num_codebooks <= self.num_stages:
@@ -42,6 +43,23 @@ class PureConfig:
     def hop_length(self) -> int:
         """Samples per frame."""
         return prod(self.strides)
+
+    @property
+    def context(self) -> tuple[int, int] | None:
+        """As in `CodecInfo`: the LSTM remembers from the first frame on."""
+        if self.lstm_layers:
+            return None
+        layers = [(self.kernel, 1, 1)]  # kernel, dilation and stride, from the audio on
+        for stride in self.strides:
+            layers += [(self.kernel, dilation, 1) for dilation in self.dilations]
+            layers += [(2 * stride, 1, stride)]
+        layers += [(self.kernel, 1, 1)]
+        first = last = 0
+        for kernel, dilation, stride in reversed(layers):
+            right = ((kernel - 1) * dilation + 1 - stride) // 2  # as `nn.conv.PaddedConv1d` pads
+            reach = (kernel - 1) * dilation
+            first, last = (first + 1) * stride - 1 + right - reach, (last + 1) * stride - 1 + right
+        return -first, last - (self.hop_length - 1)
 
 
 _FULL = PureConfig()

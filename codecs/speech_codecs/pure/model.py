@@ -48,7 +48,7 @@ class Encoder(nn.Module):
         self.first = PaddedConv1d(1, config.channels[0], config.kernel)
         widths = zip(config.channels, config.channels[1:], config.strides, strict=False)
         self.stages = nn.ModuleList(DownStage(config, *width) for width in widths)
-        self.lstm = SkipLSTM(config.channels[-1], config.lstm_layers)
+        self.lstm = _lstm(config, config.channels[-1])
         self.last = PaddedConv1d(config.channels[-1], config.dim, config.kernel)
 
     def forward(self, x_BCT: Tensor, lengths_B: Tensor | None) -> Tensor:
@@ -66,7 +66,7 @@ class Decoder(nn.Module):
         super().__init__()
         channels, strides = config.channels[::-1], config.strides[::-1]
         self.first = PaddedConv1d(config.dim, channels[0], config.kernel)
-        self.lstm = SkipLSTM(channels[0], config.lstm_layers)
+        self.lstm = _lstm(config, channels[0])
         widths = zip(channels, channels[1:], strides, strict=False)
         self.stages = nn.ModuleList(UpStage(config, *width) for width in widths)
         self.last = PaddedConv1d(channels[-1], 1, config.kernel)
@@ -140,3 +140,7 @@ class SkipLSTM(nn.Module):
 
 def _residual_blocks(config: PureConfig, width: int) -> nn.ModuleList:
     return nn.ModuleList(ResidualBlock(width, config.kernel, d) for d in config.dilations)
+
+
+def _lstm(config: PureConfig, width: int) -> nn.Module:
+    return SkipLSTM(width, config.lstm_layers) if config.lstm_layers else nn.Identity()
