@@ -2,7 +2,9 @@
 
 import json
 from collections.abc import Container, Iterator, Sequence
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any
 
 import xxhash
@@ -11,6 +13,7 @@ from pipeline.batching import Batcher, BatchSettings
 from pipeline.containers import Blob
 from pipeline.errors import NoAudio, SampleError, Unwanted
 from pipeline.filters import Filters
+from pipeline.isolation import IsolatedRecordings, WatchedRecordings, memory_limit
 from pipeline.pieces import Fault, Piece, Recordings, RecordingSettings
 from pipeline.reader import Reject, Sample, read_samples
 from pipeline.segment import Span, read_spans
@@ -31,40 +34,58 @@ class DecodeSettings(RecordingSettings):
     batch: BatchSettings = field(default_factory=BatchSettings)
 
 
+class Isolation(Enum):
+    """How a shard is kept from what one of its recordings may do to the process."""
+
+    NONE = "none"
+    WATCHED = "watched"  # limits end the process
+    FULL = "full"  # recordings are decoded in another process, which is known to end by which
+
+
+_RECORDINGS: dict[Isolation, type[Recordings]] = {
+    Isolation.NONE: Recordings,
+    Isolation.WATCHED: WatchedRecordings,
+    Isolation.FULL: IsolatedRecordings,
+}
+
+
 def decode_shard(
-    shard: Shard,
-    storage: Storage,
-    settings: DecodeSettings,
-    codec: CodecInfo,
-    only: Container[int] | None = None,
-) -> Iterator[Batch | ShardEnd]:
-    """Yield every batch of a shard, then one `ShardEnd` with what could not be decoded.
-
-    `only` picks samples by their position in the tar; the others are read past. Raises a
-    `ShardError` or `StorageError` where the shard cannot be read to its end.
-    """
-    return decode_for_codecs(shard, storage, settings, [codec], only)
-
-
-def decode_for_codecs(
     shard: Shard,
     storage: Storage,
     settings: DecodeSettings,
     codecs: Sequence[CodecInfo],
     only: Container[int] | None = None,
+    isolation: Isolation = Isolation.NONE,
 ) -> Iterator[Batch | ShardEnd]:
-    """Like `decode_shard` for several codecs at once: batches say for which, by position."""
-    decoder = _Decoder(settings, Recordings(settings, codecs), len(codecs))
+    """Yield every batch of a shard, then for each codec a `ShardEnd` with what was rejected.
+
+    Every recording is decoded once, whatever the number of codecs; batches say for which they are,
+    by position. `only` picks samples by their position in the tar; the others are read past. Raises
+    a `ShardError` or `StorageError` where the shard cannot be read to its end.
+    """
+    recordings = _RECORDINGS[isolation](settings, codecs)
+    decoder = _Decoder(settings, recordings, len(codecs))
     samples = read_samples(shard, storage, int(settings.limits.member_mb * 1e6))
     batchers = [Batcher(settings.batch, codec.sample_rate) for codec in codecs]
-    for codec, clip in decoder.clips(s for s in samples if only is None or s.index in only):
-        for clips in batchers[codec].add(clip):
-            yield collate(clips, shard.url, codec)
-    for codec, batcher in enumerate(batchers):
-        for clips in batcher.finish():
-            yield collate(clips, shard.url, codec)
+    watched = isolation is Isolation.WATCHED
+    with (
+        closing(recordings),
+        memory_limit(_memory_mb(settings, codecs)) if watched else nullcontext(),
+    ):
+        for codec, clip in decoder.clips(s for s in samples if only is None or s.index in only):
+            for clips in batchers[codec].add(clip):
+                yield collate(clips, shard.url, codec)
+        for codec, batcher in enumerate(batchers):
+            for clips in batcher.finish():
+                yield collate(clips, shard.url, codec)
     for codec, rejects in enumerate(decoder.rejects):
         yield ShardEnd(rejects, decoder.num_bad_json, codec)
+
+
+def _memory_mb(settings: DecodeSettings, codecs: Sequence[CodecInfo]) -> float:
+    """What a recording may take, beside a window of clips and a batch for each codec."""
+    seconds = settings.batch.window_seconds + 2 * settings.batch.seconds
+    return settings.limits.memory_mb + sum(seconds * c.sample_rate * 8 / 1e6 for c in codecs)
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,9 @@ SpeechmillError
     ├── OversizedAudio     more bytes or seconds than the limits allow
     ├── NonFiniteAudio     NaN or infinite samples
     ├── UnsuitableAudio    a sample rate or channel count that the settings refuse
+    ├── DecodeCrashed      the process that decoded it died of it
+    ├── DecodeTimeout      decoding it takes longer than the limits allow
+    ├── DecodeOutOfMemory  decoding it takes more memory than the limits allow
     ├── BadSegments        the metadata's lists of starts and ends do not fit the audio
     └── Unwanted           a filter holds it back
         ├── TooShort       under filters.min_seconds
@@ -129,6 +132,18 @@ class NonFiniteAudio(SampleError):
 
 class UnsuitableAudio(SampleError):
     """A sample rate or channel count that the settings refuse."""
+
+
+class DecodeCrashed(SampleError):
+    """The process that decoded it died of it."""
+
+
+class DecodeTimeout(SampleError):
+    """Decoding it takes longer than the limits allow."""
+
+
+class DecodeOutOfMemory(SampleError):
+    """Decoding it takes more memory than the limits allow."""
 
 
 class BadSegments(SampleError):

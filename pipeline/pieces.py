@@ -59,6 +59,9 @@ class Recordings:
         self._cutters = [cutter(settings.segment, codec) for codec in codecs]
         self._filters = Filters(settings.filters)
 
+    def close(self) -> None:
+        """Let go of whatever they are decoded with."""
+
     def pieces(self, data: Blob, spans: Sequence[Span] = ()) -> Iterator[Piece | Fault]:
         """Yield the pieces of each codec in order of their start.
 

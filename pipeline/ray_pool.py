@@ -8,7 +8,7 @@ lie there.
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,7 +19,7 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from pipeline import ray_metrics
 from pipeline.bottleneck import Turn, timed
-from pipeline.decode import DecodeSettings, decode_shard
+from pipeline.decode import DecodeSettings, Isolation, decode_shard
 from pipeline.errors import InputError, StreamBroken, WorkerLost
 from pipeline.runner import Outcome
 from pipeline.shard import Shard
@@ -113,20 +113,22 @@ class _Worker:
                 "give every node the same checkpoint and the same version of speechmill"
             )
 
-    def tokenize(self, shard: Shard) -> ShardReport:
+    def tokenize(self, shard: Shard, isolation: Isolation) -> ShardReport:
         from pipeline.tokenize import tokenize_shard
         from pipeline.writer import PartWriter
 
         job = self.job
-        stream = self.decode.remote(shard, job.storage, job.decode, job.codec)
+        stream = self.decode.remote(shard, job, [job.codec], isolation)
         provenance = {"device": self.device, "precision": job.codec_options["precision"]}
         writer = PartWriter(job.output, shard, job.storage, job.codec, provenance)
         return tokenize_shard(_values(stream), self.codec, writer, self.turn, self.handover)
 
 
-def _decode(*arguments: Any) -> Iterator[Batch | ShardEnd]:
+def _decode(
+    shard: Shard, job: TokenizeJob, codecs: Sequence[CodecInfo], isolation: Isolation
+) -> Iterator[Batch | ShardEnd]:
     ray_metrics.export()
-    yield from timed(decode_shard(*arguments))
+    yield from timed(decode_shard(shard, job.storage, job.decode, codecs, isolation=isolation))
 
 
 def _values(stream: Any) -> Iterator[Batch | ShardEnd]:
@@ -156,6 +158,7 @@ class RayPool:
         self._held: dict[ActorHandle, int] = {}  # shards at each worker that is ready
         self._running: dict[ray.ObjectRef, tuple[ActorHandle, Shard]] = {}
         self._loading: dict[ray.ObjectRef, ActorHandle] = {}
+        self._broken: set[Shard] = set()  # whose decoding ended with its process
         self._crashes: Counter[ActorHandle] = Counter()  # while loading, one after the other
         for worker in self._workers:
             self._start(worker)
@@ -166,7 +169,8 @@ class RayPool:
     def submit(self, shard: Shard) -> None:
         worker = min(self._held, key=lambda each: self._held[each])
         self._held[worker] += 1
-        self._running[worker.tokenize.remote(shard)] = (worker, shard)
+        isolation = Isolation.FULL if shard in self._broken else Isolation.WATCHED
+        self._running[worker.tokenize.remote(shard, isolation)] = (worker, shard)
 
     def wait(self) -> list[Outcome]:
         [reference], _ = ray.wait([*self._running, *self._loading], num_returns=1)
@@ -217,6 +221,8 @@ class RayPool:
             return [Outcome(shard, error=WorkerLost(str(error))), *self._restart(worker, error)]
         except RayTaskError as error:
             outcome = Outcome(shard, error=_cause(error))
+        if isinstance(outcome.error, StreamBroken):
+            self._broken.add(shard)
         self._held[worker] -= 1
         return [outcome]
 

@@ -5,11 +5,8 @@ file name (the WebDataset convention). The `webdataset` library takes a damaged 
 of the archive and so loses what follows in silence; this reader says at which byte the tar is cut.
 """
 
-import errno
-import mmap
 import re
 import tarfile
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import BinaryIO
@@ -22,14 +19,13 @@ from pipeline.errors import (
     ShardChanged,
     ShardCut,
     ShardDamaged,
-    StorageFull,
     UnsafeMember,
 )
 from pipeline.shard import Shard
+from pipeline.spool import spool
 from pipeline.storage import Storage
 
-_IN_MEMORY = 64 * 2**20  # bytes of a member; a larger one goes to a file
-_SPOOL_BLOCK = 2**22
+_PART = 2**26  # bytes of a member that are read at a time
 _NAME = re.compile(r"((?:.*/)?[^./][^.]*)\.([^/]*)", re.DOTALL)
 
 
@@ -172,26 +168,16 @@ def _read_member(stream: BinaryIO, info: tarfile.TarInfo, shard: Shard, max_byte
     if fault := _member_fault(info, max_bytes):
         return _Member(info.name, key, suffix, b"", info.size, fault)
     stream.seek(info.offset_data)
-    data = stream.read(info.size) if info.size <= _IN_MEMORY else _spooled(stream, info.size)
+    data = spool(_parts(stream, info.size), info.size)
     if len(data) != info.size:
         raise ShardCut(f"{shard.url} is cut at byte {info.offset_data + len(data)}")
     return _Member(info.name, key, suffix, data, info.size)
 
 
-def _spooled(stream: BinaryIO, size: int) -> Blob:
-    """A large member, mapped from a file without a name, which the system may page out."""
-    try:
-        with tempfile.TemporaryFile() as file:
-            while size and (block := stream.read(min(size, _SPOOL_BLOCK))):
-                file.write(block)
-                size -= len(block)
-            file.flush()
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if file.tell() else b""
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        folder = tempfile.gettempdir()
-        raise StorageFull(f"{folder} is full: set TMPDIR to where large members fit") from error
+def _parts(stream: BinaryIO, size: int) -> Iterator[bytes]:
+    while size and (part := stream.read(min(size, _PART))):
+        yield part
+        size -= len(part)
 
 
 def _member_fault(info: tarfile.TarInfo, max_bytes: int) -> SampleError | None:

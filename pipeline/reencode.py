@@ -74,7 +74,7 @@ def _reencode_rows(
     again: dict[tuple[int, float], dict[str, Any]] = {}
     reason = "the sample gives no such row any more"
     try:
-        for batch in decode_shard(shard, dataset.storage, settings, codec.info, only):
+        for batch in decode_shard(shard, dataset.storage, settings, [codec.info], only):
             if isinstance(batch, ShardEnd):
                 reason = next((f"{r.error}: {r.message}" for r in batch.rejects), reason)
                 continue

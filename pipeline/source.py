@@ -39,6 +39,8 @@ class Limits:
     member_mb: float = 2048.0  # MB of one tar member
     seconds: float = 3600.0  # of audio
     decoded_mb: float = 8192.0  # MB of decoded audio: 4 bytes a sample, of all channels
+    decode_seconds: float = 300.0  # s that decoding it may take
+    memory_mb: float = 4096.0  # MB that decoding it may take on top of what the process has
 
 
 @dataclass(frozen=True, slots=True)

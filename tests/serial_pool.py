@@ -18,7 +18,7 @@ def tokenize_one(
     codec: Codec,
     settings: DecodeSettings | None = None,
 ) -> ShardReport:
-    batches = decode_shard(shard, storage, settings or DecodeSettings(), codec.info)
+    batches = decode_shard(shard, storage, settings or DecodeSettings(), [codec.info])
     writer = PartWriter(output, shard, storage, codec.info, PROVENANCE)
     return tokenize_shard(batches, codec, writer)
 

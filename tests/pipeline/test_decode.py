@@ -16,7 +16,7 @@ from tests.corpus import clip, encode, tar_bytes, tone
 def decode(members, storage, settings=None):
     storage.put("memory://decode/a.tar", tar_bytes(members))
     [shard] = list_shards(["memory://decode/a.tar"], storage)
-    *batches, end = decode_shard(shard, storage, settings or DecodeSettings(), codec_info("null"))
+    *batches, end = decode_shard(shard, storage, settings or DecodeSettings(), [codec_info("null")])
     assert isinstance(end, ShardEnd)
     return batches, end
 

@@ -63,7 +63,7 @@ def test_clips_are_laid_side_by_side_to_the_last_bit(kind):
 def test_audio_comes_to_a_gpu_as_it_would_to_the_cpu(tmp_path, storage, null_codec):
     write_corpus(tmp_path / "in", num_shards=1, clips_per_shard=12)
     [shard] = list_shards([str(tmp_path / "in")], storage)
-    batches = list(decode_shard(shard, storage, DecodeSettings(), null_codec.info))
+    batches = list(decode_shard(shard, storage, DecodeSettings(), [null_codec.info]))
     pairs = zip(Handover("cpu").ready(batches), Handover("cuda").ready(batches), strict=True)
     for here, there in pairs:
         if not isinstance(here, ShardEnd):

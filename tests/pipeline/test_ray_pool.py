@@ -2,16 +2,19 @@ import time
 from dataclasses import replace
 
 import psutil
+import pyarrow.parquet as pq
 import pytest
 import ray
 
 from pipeline.decode import DecodeSettings
 from pipeline.errors import InputError, WorkerLost
+from pipeline.filters import FilterSettings
 from pipeline.ray_pool import RayPool, RaySettings, TokenizeJob, WorkerSettings
 from pipeline.runner import Totals, run
 from pipeline.shard import list_shards
+from pipeline.source import Limits
 from speech_codecs import CheckpointError, codec_info
-from tests.corpus import write_corpus
+from tests.corpus import clip, tar_bytes, write_corpus
 
 
 @pytest.fixture
@@ -69,6 +72,26 @@ def test_a_decode_process_that_dies_costs_an_attempt_not_the_run(pool, shards, t
         assert type(outcome.error).__name__ == "StreamBroken"
         run(shards, workers, 3, totals.add)
     assert (totals.shards, totals.failed, parts(tmp_path)) == (4, 0, 4)
+
+
+def test_a_recording_that_kills_its_process_costs_itself_and_the_dataset_is_else_the_same(
+    pool, job, storage, tmp_path
+):
+    members = [(f"{n}.flac", clip(1.0, n)) for n in range(3)]
+    bad = [("crash.flac", clip(0.1)), ("endless.flac", clip(0.2))]
+    for name, harm in (("calm", []), ("harm", bad)):
+        storage.put(f"{tmp_path}/{name}/a.tar", tar_bytes([*members, *harm]))
+        decode = DecodeSettings(
+            limits=Limits(decode_seconds=1.0),
+            filters=FilterSettings(quality="tests.quality_scores:harmful"),
+        )
+        totals = Totals()
+        harmful = replace(job, output=f"{tmp_path}/{name}", decode=decode)
+        with pool(harmful, count=1) as workers:
+            run(list_shards([f"{tmp_path}/{name}/a.tar"], storage), workers, 3, totals.add)
+    assert (totals.retries, totals.rejects) == (1, {"DecodeCrashed": 1, "DecodeTimeout": 1})
+    calm, harm = (pq.read_table(f"{tmp_path}/{name}/tokens") for name in ("calm", "harm"))
+    assert calm.drop(["shard"]).equals(harm.drop(["shard"]))
 
 
 def wait_for_a_worker(workers):

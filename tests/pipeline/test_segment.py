@@ -202,7 +202,7 @@ settings = DecodeSettings(segment=SegmentSettings(by="fixed"), limits=Limits(sec
 held = int(open("/proc/self/statm").read().split()[5]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_DATA, (held + 250 * 2**20,) * 2)
 frames = 0
-for item in decode_shard(shards[0], Storage(), settings, codec_info("null")):
+for item in decode_shard(shards[0], Storage(), settings, [codec_info("null")]):
     frames += int(item.num_frames_B.sum()) if hasattr(item, "rows") else 0
 print(frames, item.rejects)
 """

@@ -64,7 +64,7 @@ def test_codes_are_flat_and_frame_major(tmp_path, storage, null_codec):
     storage.put("memory://major/a.tar", tar_bytes([("a.flac", clip(0.5))]))
     [shard] = list_shards(["memory://major/a.tar"], storage)
     settings = DecodeSettings()
-    [batch, _] = decode_shard(shard, storage, settings, null_codec.info)
+    [batch, _] = decode_shard(shard, storage, settings, [null_codec.info])
     codes_BKF = null_codec.encode(*tensors(batch))
     tokenize_one(shard, str(tmp_path), storage, null_codec)
     [row] = pq.read_table(part(tmp_path, shard)).to_pylist()
@@ -107,7 +107,7 @@ def test_a_cut_shard_leaves_no_file(tmp_path, storage, null_codec):
 
 
 def test_batches_that_end_before_the_shard_are_not_committed(tmp_path, storage, shard, null_codec):
-    batches = list(decode_shard(shard, storage, DecodeSettings(), null_codec.info))[:-1]
+    batches = list(decode_shard(shard, storage, DecodeSettings(), [null_codec.info]))[:-1]
     writer = PartWriter(str(tmp_path / "out"), shard, storage, null_codec.info, PROVENANCE)
     with pytest.raises(StreamBroken):
         tokenize_shard(batches, null_codec, writer)
@@ -138,7 +138,7 @@ def test_codes_are_as_wide_as_the_codebook_needs_and_encoded_to_suit(
     tmp_path, storage, shard, null_codec, size, kind, encoding
 ):
     info = replace(null_codec.info, codebook_sizes=(size,) * 8)
-    batches = decode_shard(shard, storage, DecodeSettings(), info)
+    batches = decode_shard(shard, storage, DecodeSettings(), [info])
     tokenize_shard(batches, null_codec, PartWriter(str(tmp_path), shard, storage, info, {}))
     assert pq.read_table(part(tmp_path, shard)).field("codes").type.value_type == kind
     column = pq.ParquetFile(part(tmp_path, shard)).metadata.row_group(0).column(1)
@@ -150,5 +150,5 @@ def test_a_clip_too_short_for_one_frame_is_rejected(tmp_path, storage, null_code
     floor = replace(codec_info("null"), frame_offset=0, min_frames=0)
     storage.put("memory://short/a.tar", tar_bytes([("a.flac", clip(0.01))]))
     [shard] = list_shards(["memory://short/a.tar"], storage)
-    [end] = decode_shard(shard, storage, DecodeSettings(), floor)
+    [end] = decode_shard(shard, storage, DecodeSettings(), [floor])
     assert [reject.error for reject in end.rejects] == ["EmptyAudio"]
