@@ -7,14 +7,16 @@ import mmap
 import struct
 import zlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import pairwise
+from typing import Literal
 
 from pipeline.errors import SampleError, TruncatedAudio, UndecodableAudio
 
 Blob = bytes | mmap.mmap  # a member of a tar; large ones are mapped, not read
 
 _EBML, _SEGMENT, _CLUSTER = 0x1A45DFA3, 0x18538067, 0x1F43B675  # element ids of Matroska
-_OGG_END, _OGG_CONTINUED = 4, 1  # flags of a page
+_OGG_END = 4  # flag of a page
 _MIRRORED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 _PIPE = "; if it was written to a pipe, write it to a file instead"
 
@@ -37,23 +39,64 @@ def ffmpeg_format(data: Blob) -> str | None:
 
 def check_whole(data: Blob) -> None:
     """Raise `TruncatedAudio` or `UndecodableAudio` where a container is not whole."""
-    kind = ffmpeg_format(data) or {b"RIFF": "wav", b"OggS": "ogg"}.get(data[:4], "")
+    kind = ffmpeg_format(data)
     if kind in _CHECKS:
         _CHECKS[kind](data)
+    elif data[:4] == b"OggS":
+        _check_ogg(data)
+    elif data[:4] in _CHUNKED:
+        _check_chunks(data, _CHUNKED[data[:4]])
+    elif data[:4] in (b".snd", b"dns."):
+        _check_au(data)
 
 
-def _check_wav(data: Blob) -> None:
-    position = 12
-    while position + 8 <= len(data):
-        kind: bytes
+@dataclass(frozen=True, slots=True)
+class _Chunks:
+    """How a format lays its chunks one behind the other."""
+
+    first: int  # byte
+    head: str  # of a chunk: name and size, for `struct`
+    align: int = 2
+    size_counts_head: bool = False
+    data_is_last: bool = False  # what comes behind is none of our business
+    cure: str = ""
+
+
+_CHUNKED = {
+    b"RIFF": _Chunks(12, "<4sI", data_is_last=True, cure=_PIPE),
+    b"RIFX": _Chunks(12, ">4sI", data_is_last=True, cure=_PIPE),
+    b"RF64": _Chunks(12, "<4sI", data_is_last=True, cure=_PIPE),
+    b"FORM": _Chunks(12, ">4sI"),
+    b"caff": _Chunks(8, ">4sq", align=1),
+    b"riff": _Chunks(40, "<4s12xq", align=8, size_counts_head=True),  # Sony Wave64
+}
+
+
+def _check_chunks(data: Blob, layout: _Chunks) -> None:
+    position, head = layout.first, struct.calcsize(layout.head)
+    large = 0  # what RF64 says of a data chunk that 32 bits cannot count
+    while position + head <= len(data):
+        name: bytes
         size: int
-        kind, size = struct.unpack_from("<4sI", data, position)
-        position += 8 + size
-        if kind == b"data":
-            if position > len(data):
-                raise _cut(position - len(data), _PIPE)
+        name, size = struct.unpack_from(layout.head, data, position)
+        if name == b"ds64" and position + head + 16 <= len(data):
+            large = struct.unpack_from("<8xQ", data, position + head)[0]
+        if name == b"data" and size == -1:  # up to the end
             return
-        position += size % 2
+        size = large if large and size == 0xFFFFFFFF else size
+        position += max(size, head) if layout.size_counts_head else head + max(size, 0)
+        if position > len(data):
+            raise _cut(position - len(data), layout.cure)
+        if name == b"data" and layout.data_is_last:
+            return
+        position += -position % layout.align
+
+
+def _check_au(data: Blob) -> None:
+    order: Literal["big", "little"] = "big" if data[:4] == b".snd" else "little"
+    start, size = (int.from_bytes(data[at : at + 4], order) for at in (4, 8))
+    if size != 0xFFFFFFFF and start + size > len(data):
+        raise _cut(start + size - len(data))
 
 
 def _check_ogg(data: Blob) -> None:
@@ -171,9 +214,7 @@ def _cut(missing: int, cure: str = "") -> SampleError:
     return TruncatedAudio(f"the container claims {missing} bytes more than there are{cure}")
 
 
-_CHECKS: dict[str, Callable[[Blob], None]] = {
-    "wav": _check_wav,
-    "ogg": _check_ogg,
+_CHECKS: dict[str | None, Callable[[Blob], None]] = {
     "mov": _check_mov,
     "matroska": _check_matroska,
     "aac": _check_adts,

@@ -87,9 +87,16 @@ class _Sequential(soundfile.SoundFile):  # type: ignore[misc]
         return False
 
 
+class _Bytes(io.BytesIO):
+    """libsndfile seeks before the beginning of damaged files, and a callback must not raise."""
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return super().seek(max(offset, 0) if whence == io.SEEK_SET else offset, whence)
+
+
 def _stream(data: Blob) -> BinaryIO:
     if not isinstance(data, mmap.mmap):
-        return io.BytesIO(data)
+        return _Bytes(data)
     data.seek(0)
     return cast(BinaryIO, data)
 
