@@ -1,7 +1,7 @@
 """Configurations: a YAML file, overrides on the command line, and a schema that knows every key."""
 
 import io
-from dataclasses import dataclass, field, is_dataclass
+from dataclasses import dataclass, field, is_dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,6 +18,7 @@ from pipeline.pack import PackSettings
 from pipeline.ray_pool import RaySettings, WorkerSettings
 from pipeline.segment import SegmentSettings
 from pipeline.source import Limits
+from pipeline.storage import join
 
 
 @dataclass
@@ -39,6 +40,7 @@ class TokenizeConfig:
     shards: list[str] = MISSING  # tars, brace ranges, globs, folders, .txt manifests
     output: str = MISSING  # folder of the token dataset, local or s3://…
     codec: CodecConfig = field(default_factory=CodecConfig)
+    codecs: list[Any] = field(default_factory=list)  # several: names, or sections like `codec`
     audio: AudioSettings = field(default_factory=AudioSettings)
     limits: Limits = field(default_factory=Limits)
     segment: SegmentSettings = field(default_factory=SegmentSettings)
@@ -51,6 +53,22 @@ class TokenizeConfig:
     def decode_settings(self) -> DecodeSettings:
         return DecodeSettings(self.audio, self.limits, self.segment, self.filters, self.batch)
 
+    def for_each_codec(self) -> "list[TokenizeConfig]":
+        """One configuration for each of `codecs`, into a folder of its name; else this one.
+
+        Raises `InputError` for entries that are none.
+        """
+        if not self.codecs:
+            return [self]
+        sections = [_codec_section(self.codec, n, one) for n, one in enumerate(self.codecs)]
+        names = [section.name or "null" for section in sections]
+        if len(set(names)) < len(names):
+            raise InputError(f"codecs names one codec twice: {', '.join(names)}")
+        return [
+            replace(self, codec=section, codecs=[], output=join(self.output, name))
+            for section, name in zip(sections, names, strict=True)
+        ]
+
     def codec_options(self) -> dict[str, Any]:
         """What `speech_codecs.load_codec` takes."""
         return {
@@ -61,6 +79,19 @@ class TokenizeConfig:
             "device": self.codec.device or ("cuda" if self.workers.num_gpus else "cpu"),
             **self.codec.options,
         }
+
+
+def _codec_section(common: CodecConfig, position: int, given: Any) -> CodecConfig:
+    """One entry of `codecs`: a name or a section, over what `codec` says of all of them."""
+    section = OmegaConf.create(given if isinstance(given, dict) else {"name": given})
+    known = OmegaConf.structured(common)
+    _check_keys(section, known, f"codecs[{position}].")
+    try:
+        merged = OmegaConf.to_object(OmegaConf.merge(known, section))
+    except OmegaConfBaseException as error:
+        raise InputError(f"codecs[{position}].{str(error).splitlines()[0]}") from error
+    assert isinstance(merged, CodecConfig)
+    return merged
 
 
 @dataclass
@@ -101,6 +132,9 @@ def _checked(schema: type[Schema], given: Any, where: str) -> Schema:
         merged = OmegaConf.merge(known, given)
     except OmegaConfBaseException as error:
         raise InputError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
+    assert isinstance(merged, DictConfig)
+    if merged.get("codecs") and OmegaConf.is_missing(merged.codec, "name"):
+        merged.codec.name = None  # each of them has its own
     if missing := sorted(OmegaConf.missing_keys(merged)):
         raise InputError(f"{missing[0]} is not set; write it {where}as {missing[0]}=…")
     loaded = OmegaConf.to_object(merged)

@@ -1,11 +1,13 @@
 """`speechmill tokenize`: shards in, a token dataset out, resumed where it was left."""
 
+from dataclasses import dataclass
+
 from jobs.config import TokenizeConfig, to_yaml
 from jobs.display import Display
 from jobs.report import write_report
 from pipeline.dataset import TokenDataset, identity
 from pipeline.pieces import Recordings
-from pipeline.ray_pool import RayPool, TokenizeJob
+from pipeline.ray_pool import RayPool, Target, TokenizeJob
 from pipeline.run_log import RunLog
 from pipeline.runner import Event, Totals, run
 from pipeline.shard import Shard, list_shards
@@ -13,66 +15,98 @@ from pipeline.storage import Storage
 from speech_codecs import CodecInfo, codec_info
 
 
+@dataclass(frozen=True)
+class _Part:
+    """One codec of a run, with the dataset that it fills."""
+
+    config: TokenizeConfig
+    codec: CodecInfo
+    dataset: TokenDataset
+
+    @property
+    def target(self) -> Target:
+        return Target(self.dataset.root, self.codec, self.config.codec_options())
+
+
 def tokenize(config: TokenizeConfig, display: Display) -> Totals:
-    """Tokenize every shard that has no part yet.
+    """Tokenize every shard that has no part yet, for every codec.
 
     Raises an `InputError` or `DatasetConflict` before anything is computed, and whatever error
     makes going on pointless afterwards; shards given up on are counted in the result.
     """
     storage = Storage(config.storage)
-    codec = codec_of(config)
-    display.line(f"codec    {codec.title}, revision {codec.revision}, {codec.kbps:.2f} kbit/s")
+    parts = [_part(single, storage) for single in config.for_each_codec()]
+    for codec in (part.codec for part in parts):
+        display.line(f"codec    {codec.title}, revision {codec.revision}, {codec.kbps:.2f} kbit/s")
     shards = list_shards(config.shards, storage)
-    dataset = TokenDataset(storage.absolute(config.output), storage)
     recording = config.decode_settings()
-    Recordings(recording, [codec])  # refuses what does not go together, before any work
-    dataset.claim(identity(codec, config.codec.precision, recording))
-    todo = dataset.todo(shards)
-    display.line(f"output   {dataset.root}")
+    Recordings(recording, [part.codec for part in parts])  # refuses what does not go together
+    needed: dict[Shard, list[int]] = {}
+    for position, part in enumerate(parts):
+        part.dataset.claim(identity(part.codec, part.config.codec.precision, recording))
+        for shard in part.dataset.todo(shards):
+            needed.setdefault(shard, []).append(position)
+        display.line(f"output   {part.dataset.root}")
+    todo = [shard for shard in shards if shard in needed]
     display.line(f"shards   {len(shards)}, of which {len(shards) - len(todo)} are done")
     if not todo:
         display.line("nothing left to do")
         return Totals()
-    return _run(config, codec, dataset, todo, display)
+    return _run(config, parts, todo, needed, display)
+
+
+def _part(config: TokenizeConfig, storage: Storage) -> _Part:
+    dataset = TokenDataset(storage.absolute(config.output), storage)
+    return _Part(config, codec_of(config), dataset)
 
 
 def _run(
     config: TokenizeConfig,
-    codec: CodecInfo,
-    dataset: TokenDataset,
+    parts: list[_Part],
     todo: list[Shard],
+    needed: dict[Shard, list[int]],
     display: Display,
 ) -> Totals:
     totals = Totals()
-    log = RunLog(dataset.root, dataset.storage, to_yaml(config))
-    log.record("run started", codec=codec.name, revision=codec.revision, shards=len(todo))
-    failed_before = dataset.parts("failed")
+    storage = parts[0].dataset.storage
+    logs = [RunLog(part.dataset.root, storage, to_yaml(part.config)) for part in parts]
+    for log, part in zip(logs, parts, strict=True):
+        codec = part.codec
+        log.record("run started", codec=codec.name, revision=codec.revision, shards=len(todo))
+    failed_before = [part.dataset.parts("failed") for part in parts]
 
     def on_event(event: Event) -> None:
         totals.add(event)
-        log.record_event(event)
-        _keep_failures(event, dataset, failed_before)
-        display.event(event, totals, log.elapsed)
+        for position in needed[event.shard]:
+            logs[position].record_event(event)
+            _keep_failures(event, parts[position].dataset, failed_before[position])
+        display.event(event, totals, logs[0].elapsed)
 
+    first, *others = (part.target for part in parts)
     job = TokenizeJob(
-        output=dataset.root,
-        codec=codec,
-        codec_options=config.codec_options(),
-        storage=dataset.storage,
+        output=first.output,
+        codec=first.codec,
+        codec_options=first.codec_options,
+        storage=storage,
         decode=config.decode_settings(),
+        others=tuple(others),
     )
     status = "aborted"
     try:
-        with display.running(todo), RayPool(job, config.workers, config.ray) as pool:
+        with (
+            display.running(todo),
+            RayPool(job, config.workers, config.ray, needed) as pool,
+        ):
             run(todo, pool, config.workers.max_attempts, on_event)
         status = "failed" if totals.failed else "done"
     except KeyboardInterrupt:
         status = "interrupted"
         raise
     finally:
-        log.finish(status, totals)
-        write_report(dataset, log.run_id)
-    display.summary(totals, log.elapsed)
+        for log, part in zip(logs, parts, strict=True):
+            log.finish(status, totals)
+            write_report(part.dataset, log.run_id)
+    display.summary(totals, logs[0].elapsed)
     return totals
 
 

@@ -8,7 +8,8 @@ lie there.
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,8 +25,8 @@ from pipeline.errors import InputError, StreamBroken, WorkerLost
 from pipeline.runner import Outcome
 from pipeline.shard import Shard
 from pipeline.storage import Storage
-from pipeline.tokens import Batch, ShardEnd
-from pipeline.writer import ShardReport
+from pipeline.tokens import Batch, ShardEnd, split
+from pipeline.writer import PartWriter, ShardReport, combined
 from speech_codecs.api import CodecInfo
 
 # glibc's defaults return every large buffer to the kernel: FocalCodec encoded 4.7x slower so. Only
@@ -65,14 +66,25 @@ class RaySettings:
 
 
 @dataclass(frozen=True)
-class TokenizeJob:
-    """All that a worker must know; travels to it once."""
+class Target:
+    """A codec, and the dataset for its tokens."""
 
     output: str
     codec: CodecInfo
     codec_options: dict[str, Any]  # what `load_codec` takes
+
+
+@dataclass(frozen=True)
+class TokenizeJob(Target):
+    """All that a worker must know; travels to it once."""
+
     storage: Storage
     decode: DecodeSettings
+    others: tuple[Target, ...] = ()  # more codecs for the same audio
+
+    @property
+    def targets(self) -> tuple[Target, ...]:
+        return (self, *self.others)
 
 
 class _Worker:
@@ -98,30 +110,50 @@ class _Worker:
         import torch
 
         from pipeline.handover import Handover
-        from pipeline.tokenize import device_kind
         from speech_codecs import load_codec
         from speech_codecs.errors import CheckpointError
 
         torch.set_num_threads(self.threads)  # Ray sets it to 1 for an actor that claims no CPU
-        self.codec = load_codec(**self.job.codec_options)
-        self.device = device_kind(self.job.codec_options["device"])
-        self.handover = Handover(self.job.codec_options["device"])
-        if self.codec.info != self.job.codec:
-            raise CheckpointError(
-                f"{self.job.codec.name} is revision {self.codec.info.revision} on "
-                f"{ray.util.get_node_ip_address()}, but {self.job.codec.revision} at the driver; "
-                "give every node the same checkpoint and the same version of speechmill"
-            )
+        self.handovers = [Handover(t.codec_options["device"]) for t in self.job.targets]
+        self.codecs = [load_codec(**target.codec_options) for target in self.job.targets]
+        for codec, target in zip(self.codecs, self.job.targets, strict=True):
+            if codec.info != target.codec:
+                raise CheckpointError(
+                    f"{target.codec.name} is revision {codec.info.revision} on "
+                    f"{ray.util.get_node_ip_address()}, but {target.codec.revision} at the driver; "
+                    "give every node the same checkpoint and the same version of speechmill"
+                )
 
-    def tokenize(self, shard: Shard, isolation: Isolation) -> ShardReport:
+    def tokenize(self, shard: Shard, isolation: Isolation, needed: Sequence[int]) -> ShardReport:
+        """Tokenize a shard for the codecs in these positions, decoding it once."""
         from pipeline.tokenize import tokenize_shard
-        from pipeline.writer import PartWriter
 
         job = self.job
-        stream = self.decode.remote(shard, job, [job.codec], isolation)
-        provenance = {"device": self.device, "precision": job.codec_options["precision"]}
-        writer = PartWriter(job.output, shard, job.storage, job.codec, provenance)
-        return tokenize_shard(_values(stream), self.codec, writer, self.turn, self.handover)
+        stream = self.decode.remote(
+            shard, job, [job.targets[position].codec for position in needed], isolation
+        )
+        streams = zip(needed, split(_values(stream), len(needed)), strict=True)
+        with ThreadPoolExecutor(len(needed)) as threads:
+            reports = [
+                threads.submit(
+                    tokenize_shard,
+                    batches,
+                    self.codecs[position],
+                    self._writer(shard, job.targets[position]),
+                    self.turn,
+                    self.handovers[position],
+                )
+                for position, batches in streams
+            ]
+        return combined([report.result() for report in reports])
+
+    def _writer(self, shard: Shard, target: Target) -> PartWriter:
+        from pipeline.tokenize import device_kind
+
+        options = target.codec_options
+        device = device_kind(options["device"])
+        provenance = {"device": device, "precision": options["precision"]}
+        return PartWriter(target.output, shard, self.job.storage, target.codec, provenance)
 
 
 def _decode(
@@ -139,9 +171,18 @@ def _values(stream: Any) -> Iterator[Batch | ShardEnd]:
 class RayPool:
     """The pool of `pipeline.runner` on a Ray cluster, local or not."""
 
-    def __init__(self, job: TokenizeJob, settings: WorkerSettings, cluster: RaySettings):
+    def __init__(
+        self,
+        job: TokenizeJob,
+        settings: WorkerSettings,
+        cluster: RaySettings,
+        needed: Mapping[Shard, Sequence[int]] | None = None,
+    ):
+        """`needed` has the codecs, by position, of the shards that not all of them need."""
         _connect(cluster)
         ray_metrics.export()
+        self._all = range(len(job.targets))
+        self._needed = needed or {}
         resources = ray.cluster_resources()
         count = settings.count or _worker_count(settings, resources)
         threads = settings.threads or max(1, int(resources.get("CPU", 1) / count))
@@ -169,8 +210,9 @@ class RayPool:
     def submit(self, shard: Shard) -> None:
         worker = min(self._held, key=lambda each: self._held[each])
         self._held[worker] += 1
+        needed = self._needed.get(shard, self._all)
         isolation = Isolation.FULL if shard in self._broken else Isolation.WATCHED
-        self._running[worker.tokenize.remote(shard, isolation)] = (worker, shard)
+        self._running[worker.tokenize.remote(shard, isolation, needed)] = (worker, shard)
 
     def wait(self) -> list[Outcome]:
         [reference], _ = ray.wait([*self._running, *self._loading], num_returns=1)
@@ -287,7 +329,7 @@ def _shards_in_flight(settings: WorkerSettings, resources: dict[str, float], cou
 
 def _stream_objects(job: TokenizeJob, settings: WorkerSettings, slots: int) -> int:
     """How many batches of one stream may lie in the object store."""
-    batch_mb = job.decode.batch.seconds * job.codec.sample_rate * 4 / 1e6
+    batch_mb = job.decode.batch.seconds * max(t.codec.sample_rate for t in job.targets) * 4 / 1e6
     return max(2, int(settings.buffer_mb / slots / batch_mb))
 
 

@@ -1,6 +1,8 @@
 """Rows of a token dataset: their schema, and what they are made of on the way."""
 
-from collections.abc import Sequence
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,6 +87,30 @@ class ShardEnd:
     decode_seconds: float = 0.0  # that reading and decoding took
     decode_cpu_seconds: float = 0.0  # of them spent computing
     codec: int = 0  # position among the codecs of the run
+
+
+def split(items: Iterable[Batch | ShardEnd], count: int) -> list[Iterator[Batch | ShardEnd]]:
+    """What is meant for each codec, for readers in threads of their own, up to its `ShardEnd`.
+
+    Each holds what the others have come across while they looked for their own.
+    """
+    stream, turn = iter(items), threading.Lock()
+    waiting: list[deque[Batch | ShardEnd]] = [deque() for _ in range(count)]
+
+    def reader(codec: int) -> Iterator[Batch | ShardEnd]:
+        while True:
+            with turn:
+                while not waiting[codec]:
+                    item = next(stream, None)
+                    if item is None:
+                        return
+                    waiting[item.codec].append(item)
+                found = waiting[codec].popleft()
+            yield found
+            if isinstance(found, ShardEnd):
+                return
+
+    return [reader(codec) for codec in range(count)]
 
 
 def token_schema(codebook_sizes: Sequence[int]) -> pa.Schema:

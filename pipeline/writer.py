@@ -4,7 +4,7 @@ import io
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from importlib.metadata import version
 from types import TracebackType
@@ -42,6 +42,19 @@ class ShardReport:
     starved_seconds: float = field(default=0.0, compare=False)  # of its device, meanwhile
     decode_seconds: float = field(default=0.0, compare=False)
     decode_cpu_seconds: float = field(default=0.0, compare=False)
+
+
+def combined(reports: Sequence[ShardReport]) -> ShardReport:
+    """One report of a shard for several codecs: the frames of all, every utterance once."""
+    first = max(reports, key=lambda report: report.rows)
+    return replace(
+        first,
+        frames=sum(report.frames for report in reports),
+        encode_seconds=sum(report.encode_seconds for report in reports),
+        starved_seconds=max(report.starved_seconds for report in reports),
+        decode_seconds=sum(report.decode_seconds for report in reports),
+        decode_cpu_seconds=sum(report.decode_cpu_seconds for report in reports),
+    )
 
 
 class PartWriter:

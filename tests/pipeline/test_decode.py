@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -6,11 +7,14 @@ import pytest
 from pipeline.decode import DecodeSettings, audio_suffix, decode_shard
 from pipeline.errors import NoAudio
 from pipeline.reader import Sample
+from pipeline.segment import SegmentSettings
 from pipeline.shard import list_shards
 from pipeline.source import Limits
 from pipeline.tokens import Batch, ShardEnd
 from speech_codecs import codec_info
 from tests.corpus import clip, encode, tar_bytes, tone
+
+RATES = [16_000, 24_000, 16_000, 44_100]
 
 
 def decode(members, storage, settings=None):
@@ -114,3 +118,26 @@ def test_the_audio_member_is_the_wanted_or_the_only_one(suffixes, wanted, chosen
 def test_an_audio_member_that_is_not_clear_is_refused(suffixes, wanted, cure):
     with pytest.raises(NoAudio, match=cure):
         audio_suffix(Sample("k", 0, dict.fromkeys(suffixes, b"")), wanted)
+
+
+@pytest.mark.parametrize("by", ["none", "fixed", "silence"])
+def test_several_codecs_get_what_each_would_get_alone(storage, by):
+    members = [(f"{n}.flac", encode(tone(0.5 + n, rate), rate)) for n, rate in enumerate(RATES)]
+    members += [("cut.flac", clip()[:-500]), ("short.flac", clip(0.01)), ("note.txt", b"")]
+    storage.put("memory://several/a.tar", tar_bytes(members))
+    [shard] = list_shards(["memory://several/a.tar"], storage)
+    settings = DecodeSettings(segment=SegmentSettings(by, seconds=0.7))
+    codecs = [
+        replace(codec_info("null"), sample_rate=rate, min_frames=0, frame_offset=0)
+        for rate in RATES
+    ]
+    together = list(decode_shard(shard, storage, settings, codecs))
+    for number, codec in enumerate(codecs):
+        alone = list(decode_shard(shard, storage, settings, [codec]))
+        own = [item for item in together if item.codec == number]
+        assert isinstance(own[-1], ShardEnd)
+        assert (own[-1].rejects, len(own)) == (alone[-1].rejects, len(alone))
+        for batch, expected in zip(own[:-1], alone[:-1], strict=True):
+            assert batch.rows.equals(expected.rows)
+            assert batch.audio_N.tobytes() == expected.audio_N.tobytes()
+            assert batch.num_frames_B.tolist() == expected.num_frames_B.tolist()
