@@ -61,16 +61,18 @@ def tokenize(config: Config, overrides: Overrides = None) -> None:
 
 @app.command()
 def plan(config: Config, overrides: Overrides = None, as_json: AsJson = False) -> None:
-    """Say what `tokenize` would do with a configuration; nothing is written."""
+    """Say what `tokenize` would do with a configuration, for each codec; nothing is written."""
     from jobs.plan import plan as make_plan
     from jobs.plan import show, to_json
 
     with _exit_codes():
-        found = make_plan(load_config(TokenizeConfig, config, overrides or []))
-    if as_json:
-        print(to_json(found))
-    else:
-        show(found, console)
+        settings = load_config(TokenizeConfig, config, overrides or [])
+        plans = [make_plan(single) for single in settings.for_each_codec()]
+    for found in plans:
+        if as_json:
+            print(to_json(found))
+        else:
+            show(found, console)
 
 
 @app.command()

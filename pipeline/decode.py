@@ -79,7 +79,7 @@ def decode_shard(
             for clips in batcher.finish():
                 yield collate(clips, shard.url, codec)
     for codec, rejects in enumerate(decoder.rejects):
-        yield ShardEnd(rejects, decoder.num_bad_json, codec)
+        yield ShardEnd(rejects, decoder.num_bad_json, codec=codec)
 
 
 def _memory_mb(settings: DecodeSettings, codecs: Sequence[CodecInfo]) -> float:

@@ -51,8 +51,10 @@ def test_each_dataset_is_what_a_run_of_its_codec_alone_writes_also_after_a_resum
     part = next((tmp_path / "both" / "pure-16k-small" / "tokens").iterdir())
     assert part.stat().st_mtime_ns == kept
     assert len(pq.read_table(tmp_path / "both" / "null" / "tokens")) == 8
+    planned = speechmill("plan", path, *together).stdout
+    assert all(name in planned for name in names)
     for name in names:
-        assert speechmill("status", tmp_path / "both" / name).returncode == 0
+        assert speechmill("verify", tmp_path / "both" / name, "--reencode", 3).returncode == 0
 
 
 def several(tmp_path, codecs: str) -> list[TokenizeConfig]:
