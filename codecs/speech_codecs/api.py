@@ -32,6 +32,7 @@ class CodecInfo:
     checkpoint_sha256: str | None = None  # None while untrained
     # Samples before and behind those of a frame that can change its codes; None: all of them.
     context: tuple[int, int] | None = None
+    missing_samples: int = 0  # that decode gives less than whole frames have, once per clip
 
     @property
     def num_codebooks(self) -> int:
@@ -57,6 +58,13 @@ class CodecInfo:
         if num_samples <= 0:
             return 0
         return max(self.min_frames, (num_samples + self.frame_offset) // self.hop_length)
+
+    def num_decoded_samples(self, num_frames: int) -> int:
+        """Samples that `decode` gives for `num_frames` frames at `output_sample_rate`."""
+        if num_frames <= 0:
+            return 0
+        whole = num_frames * self.hop_length * self.output_sample_rate // self.sample_rate
+        return whole - self.missing_samples
 
 
 class Codec(Protocol):

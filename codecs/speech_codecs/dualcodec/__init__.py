@@ -9,6 +9,9 @@ ones only; `keep_partial`, to encode the end of a clip too.
 Without it n frames take n hops and 119 samples more (at 24 kHz), as with the authors: 10 s give
 249 frames at 25 Hz and 124 at 12.5 Hz. With it the last frame is the mean of what features there
 are, and only clips under 599 samples, which hold no fbank window, have none.
+
+As with the authors, decoding n frames gives n hops less 4 samples (`CodecInfo.missing_samples`):
+the decoder's odd rate loses a column, and what is not computed is not made up.
 """
 
 from __future__ import annotations
@@ -82,6 +85,7 @@ def info(
         min_frames=0,
         codebook_sizes=sizes.codebook_sizes[:books],
         num_semantic_codebooks=1,
+        missing_samples=sizes.missing_samples,
         checkpoint_sha256=None if sha256 is None else str(sha256),
     )
 

@@ -8,7 +8,6 @@ from speech_codecs.dualcodec.config import SEMANTIC_CHECKPOINT, SEMANTIC_STATS
 from speech_codecs.dualcodec.model import DualCodecNetwork
 from speech_codecs.dualcodec.semantic import SemanticFeatures
 from speech_codecs.errors import InvalidConfig
-from speech_codecs.nn.dac import decoded_samples
 from speech_codecs.nn.factorized import FactorizedQuantizer
 from speech_codecs.nn.lengths import zero_behind
 from speech_codecs.nn.packed import pack_linears
@@ -69,9 +68,9 @@ class DualCodec:
 
     @torch.inference_mode()
     def decode(self, codes_BKF: Tensor, num_frames_B: Tensor) -> Tensor:
-        """Return audio_BT; the odd rates of the decoder leave a few samples less than a frame."""
+        """Return audio_BT; the last frame of a clip lacks `info.missing_samples`."""
         num_frames = check_codes(self.info, codes_BKF, num_frames_B)
-        num_samples = [self._decoded_samples(frames) for frames in num_frames]
+        num_samples = [self.info.num_decoded_samples(frames) for frames in num_frames]
         audio_BT = torch.zeros(len(codes_BKF), max(num_samples), device=self._device)
         for rows in self._rows.groups(list(range(len(codes_BKF)))):
             frames, samples = [num_frames[r] for r in rows], [num_samples[r] for r in rows]
@@ -101,6 +100,3 @@ class DualCodec:
             audio_BT = self.network.decode(codes_BKN, frames_B).float()
         samples_B = self._rows.unequal(num_samples)
         return audio_BT if samples_B is None else zero_behind(audio_BT, samples_B)
-
-    def _decoded_samples(self, num_frames: int) -> int:
-        return decoded_samples(num_frames, self.network.acoustic_decoder.rates)

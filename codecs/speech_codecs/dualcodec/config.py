@@ -10,6 +10,7 @@ from typing import Any
 
 from speech_codecs.config import nearest, override
 from speech_codecs.errors import InvalidConfig
+from speech_codecs.nn.rates import missing_columns
 
 SEMANTIC_RATE = 16_000  # Hz, what w2v-BERT 2.0 hears
 FBANK_WINDOW = 400  # samples at SEMANTIC_RATE
@@ -115,6 +116,11 @@ class DualCodecConfig:
     def hop_length(self) -> int:
         """Samples per frame."""
         return prod(self.encoder_rates)
+
+    @property
+    def missing_samples(self) -> int:
+        """As in `CodecInfo`: 4 of the released decoders, whose rate 5 is odd."""
+        return missing_columns(self.decoder_rates)
 
     @property
     def codebook_sizes(self) -> tuple[int, ...]:

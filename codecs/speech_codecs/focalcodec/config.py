@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from math import lcm, prod
 
 from speech_codecs.errors import InvalidConfig
+from speech_codecs.nn.rates import receptive_field
 
 SAMPLE_RATE = 16_000
 
@@ -38,9 +39,7 @@ class WavLMConfig:
     @property
     def receptive_field(self) -> int:
         """Samples that one feature frame sees."""
-        steps = (prod(self.strides[:i]) for i in range(len(self.strides)))
-        pairs = zip(self.kernel_sizes, steps, strict=True)
-        return 1 + sum((kernel - 1) * step for kernel, step in pairs)
+        return receptive_field(self.kernel_sizes, self.strides)
 
     @property
     def chunk_frames(self) -> int:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from speech_codecs.config import override
 from speech_codecs.errors import InvalidConfig
+from speech_codecs.nn.rates import receptive_field
 
 SAMPLE_RATE = 16_000
 
@@ -67,9 +68,7 @@ class SSLConfig:
     @property
     def overlap(self) -> int:
         """Samples that a frame sees beyond its hop."""
-        steps = (prod(self.conv_stride[:i]) for i in range(len(self.conv_stride)))
-        pairs = zip(self.conv_kernel, steps, strict=True)
-        return 1 + sum((kernel - 1) * step for kernel, step in pairs) - self.hop_length
+        return receptive_field(self.conv_kernel, self.conv_stride) - self.hop_length
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -5,8 +5,6 @@ would be alone, because every convolution sees zeros behind the row's end as it 
 start. What a layer returns behind a row's end is not defined, but finite.
 """
 
-from math import prod
-
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
@@ -42,7 +40,6 @@ class DacDecoder(nn.Module):
         self, input_dim: int, dim: int, rates: tuple[int, ...], *, whole_frames: bool = False
     ) -> None:
         super().__init__()
-        self.rates = rates
         self.first = ZeroPaddedConv1d(input_dim, dim, 7)
         self.stages = nn.ModuleList(
             UpStage(dim >> i, rate, whole_frames=whole_frames) for i, rate in enumerate(rates)
@@ -56,15 +53,6 @@ class DacDecoder(nn.Module):
             x_BCT, lengths_B = stage(x_BCT, lengths_B)
         audio_B1T: Tensor = self.last(self.snake(x_BCT), lengths_B)
         return torch.tanh(audio_B1T)
-
-
-def decoded_samples(num_frames: int, rates: tuple[int, ...]) -> int:
-    """Return how many samples a decoder of these rates makes of so many frames.
-
-    A transposed convolution of an odd rate gives one column too few, which later rates multiply.
-    """
-    lost = sum(rate % 2 * prod(rates[i + 1 :]) for i, rate in enumerate(rates))
-    return num_frames * prod(rates) - lost
 
 
 class DownStage(nn.Module):

@@ -109,12 +109,6 @@ def test_the_semantic_model_and_its_statistics_belong_together() -> None:
         load_small(semantic_stats=None)
 
 
-def test_the_info_of_a_loaded_codec_is_known_before_loading() -> None:
-    assert codec().info == codec_info("dualcodec", **WEIGHTS)
-    assert codec().info.trained
-    assert codec().info.title == "dualcodec"
-
-
 def test_every_file_is_part_of_the_identity(tmp_path: Path) -> None:
     revision = codec().info.revision
     save_file({"mean": torch.ones(32), "var": torch.ones(32)}, tmp_path / "other.safetensors")

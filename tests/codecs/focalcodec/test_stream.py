@@ -7,7 +7,7 @@ from torch import Tensor
 from speech_codecs import InvalidAudio, InvalidCodes, InvalidConfig, load_codec
 from speech_codecs.focalcodec.codec import FocalCodec
 from tests.codecs.focalcodec.goldens import CLIPS, assert_near, codec, golden
-from tests.codecs.focalcodec.test_contract import tiny
+from tests.codecs.focalcodec.small import tiny
 from tests.codecs.speech import speech
 
 

@@ -13,8 +13,6 @@ from speech_codecs.focalcodec.model import FocalCodecNetwork
 from speech_codecs.focalcodec.published import configured
 from speech_codecs.focalcodec.weights import build, current
 from tests.codecs.focalcodec.goldens import CHECKPOINTS, DATA, codec, golden, keys
-from tests.codecs.focalcodec.test_contract import tiny
-from tests.codecs.speech import speech
 
 OFFLINE = ["focalcodec-50hz", "focalcodec-25hz", "focalcodec-12_5hz"]
 
@@ -70,25 +68,6 @@ def test_a_released_layout_without_a_projection_is_refused(tmp_path: Path) -> No
             config=DATA / "offline_50hz" / "config.json",
             checkpoint=tmp_path / "broken.safetensors",
         )
-
-
-@pytest.mark.parametrize("golden_name", CHECKPOINTS)
-def test_the_info_is_known_before_loading(golden_name: str) -> None:
-    config, checkpoint = DATA / golden_name / "config.json", CHECKPOINTS[golden_name]
-    info = codec_info("focalcodec", config=config, checkpoint=checkpoint)
-    assert info == codec(golden_name).info
-    assert info.trained
-
-
-def test_random_weights_are_the_same_each_time_and_leave_the_random_state() -> None:
-    state = torch.get_rng_state()
-    codecs = [load_codec("focalcodec", config=tiny()) for _ in range(2)]
-    assert torch.equal(torch.get_rng_state(), state)
-    one_BKF, two_BKF = (
-        codec.encode(speech(16_000)[None], torch.tensor([16_000])) for codec in codecs
-    )
-    assert torch.equal(one_BKF, two_BKF)
-    assert not codecs[0].info.trained
 
 
 def test_a_file_of_version_0_0_1_has_that_versions_defaults() -> None:

@@ -3,8 +3,6 @@
 from functools import cache
 from typing import Any
 
-import torch
-
 from speech_codecs import load_codec
 from speech_codecs.hasrd.codec import HasrdCodec
 
@@ -50,13 +48,7 @@ CONFIGS = {
 
 
 @cache
-def codec(kind: str = "default", *, masked: bool = False) -> HasrdCodec:
-    if not masked:
-        loaded = load_codec("hasrd", config=CONFIGS[kind])
-        assert isinstance(loaded, HasrdCodec)
-        return loaded
-    other = codec(kind)
-    device = torch.device("cpu")
-    return HasrdCodec(
-        other.network, other.ssl, other.info, device=device, precision="fp32", row_by_row=False
-    )
+def codec(kind: str = "default") -> HasrdCodec:
+    loaded = load_codec("hasrd", config=CONFIGS[kind])
+    assert isinstance(loaded, HasrdCodec)
+    return loaded
