@@ -6,7 +6,6 @@ Exit codes: 0 all done, 1 some shards failed or verify found a fault, 2 usage or
 
 import json
 import logging
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -17,6 +16,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from jobs.codecs import codecs_table, describe_codecs
 from jobs.config import PackConfig, TokenizeConfig, from_overrides, load_config
 from jobs.display import Display
 from jobs.status import Status, read_status
@@ -28,7 +28,6 @@ from pipeline.errors import (
     StorageNotFound,
 )
 from pipeline.storage import Storage
-from speech_codecs import CodecInfo, codec_info, list_codecs
 from speech_codecs.errors import CodecError
 
 app = typer.Typer(
@@ -95,27 +94,13 @@ def pack(
 
 @app.command()
 def codecs(as_json: AsJson = False) -> None:
-    """List the codecs with their rates."""
+    """List the codecs: rates, codebooks, size, licence of the published weights, paper."""
     with _exit_codes():
-        found = [codec_info(name) for name in list_codecs()]
+        found = describe_codecs()
     if as_json:
-        print(json.dumps([asdict(info) for info in found], indent=2))
+        print(json.dumps(found, indent=2))
     else:
-        _print_codecs(found)
-
-
-def _print_codecs(found: list[CodecInfo]) -> None:
-    table = Table("codec", "kbit/s", "frames/s", "codebooks", "input Hz", "output Hz", box=None)
-    for info in found:
-        table.add_row(
-            info.title,
-            f"{info.kbps:.2f}",
-            f"{info.frame_rate:g}",
-            " ".join(f"{count} x {size}" for size, count in Counter(info.codebook_sizes).items()),
-            f"{info.sample_rate}",
-            f"{info.output_sample_rate}",
-        )
-    console.print(table)
+        Console(width=None if console.is_terminal else 200).print(codecs_table(found))
 
 
 @app.command()

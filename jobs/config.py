@@ -26,7 +26,8 @@ class CodecConfig:
     """Which codec encodes, and with which weights."""
 
     name: str | None = MISSING  # `speechmill codecs` lists them; YAML reads `null` as no value
-    checkpoint: str | None = None  # path, s3:// or hf://; none: random weights, marked untrained
+    checkpoint: str | None = None  # path, s3://, hf:// or untrained; none: the published weights
+    sha256: str | None = None  # of the checkpoint's file, where another one is an error
     config: str | None = None  # JSON of an architecture of your own; default: the variant's
     precision: str = "fp32"
     device: str | None = None  # default: cuda where workers.num_gpus is above 0, else cpu
@@ -74,6 +75,7 @@ class TokenizeConfig:
         return {
             "name": self.codec.name or "null",
             "checkpoint": self.codec.checkpoint,
+            "sha256": self.codec.sha256,
             "config": self.codec.config,
             "precision": self.codec.precision,
             "device": self.codec.device or ("cuda" if self.workers.num_gpus else "cpu"),

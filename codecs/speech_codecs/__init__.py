@@ -10,7 +10,7 @@ from speech_codecs.errors import (
     UnknownCodec,
     UnsupportedPrecision,
 )
-from speech_codecs.registry import codec_info, list_codecs, load_codec
+from speech_codecs.registry import codec_card, codec_info, list_codecs, load_codec
 
 __all__ = [
     "CheckpointError",
@@ -22,6 +22,7 @@ __all__ = [
     "InvalidConfig",
     "UnknownCodec",
     "UnsupportedPrecision",
+    "codec_card",
     "codec_info",
     "list_codecs",
     "load_codec",

@@ -2,9 +2,9 @@
 
 import pickle
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -12,6 +12,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from speech_codecs.errors import CheckpointError
+
+NetworkT = TypeVar("NetworkT", bound=nn.Module)
 
 _READ_FAULTS = (
     SafetensorError,
@@ -27,6 +29,24 @@ _READ_FAULTS = (
     struct.error,
 )
 _SHOWN = 10  # keys of each kind in an error
+
+
+def allocate(build: Callable[[], NetworkT]) -> NetworkT:
+    """Return a network for inference whose weights are yet to be filled in.
+
+    Nothing is initialised in vain: `build` runs on the meta device. What it puts on the CPU by
+    name, such as a window, stays as it is.
+    """
+    with torch.device("meta"):
+        network = build()
+    for module in network.modules():
+        for name, weight in module.named_parameters(recurse=False):
+            empty = torch.empty_like(weight, device="cpu")
+            setattr(module, name, nn.Parameter(empty, requires_grad=False))
+        for name, buffer in module.named_buffers(recurse=False):
+            if buffer.is_meta:
+                setattr(module, name, torch.empty_like(buffer, device="cpu"))
+    return network.eval()
 
 
 def read_state_dict(path: Path, key: str | None = None) -> dict[str, Tensor]:

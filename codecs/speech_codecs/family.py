@@ -3,10 +3,32 @@
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from speech_codecs.api import Codec, CodecInfo
+from speech_codecs.fetch import digest_of
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+UNTRAINED_SEED = 0
+UNPUBLISHED = "none published"  # the licence of weights that do not exist
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Card:
+    """What is known of a variant beside its numbers; "unknown" is said where it is.
+
+    `files` are the published weights by role, "checkpoint" or the name of an option: urls, with
+    revision and digest as far as they are known. `load_codec` takes them unless told otherwise.
+    """
+
+    parameters: int | None = None  # of all networks, for inference; None where it is not known
+    paper: str = "unknown"
+    licence: str = "unknown"  # of the published weights
+    files: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -17,12 +39,45 @@ class CodecFamily:
     `load(name, checkpoint=, config=, device=, precision=, **options)` gives a codec whose `info`
     equals it. `checkpoint` is a path or url or None (random weights), `config` a dict or None,
     `device` a torch.device; name, option names, precision and device are checked before the call.
+    `cards` hold what is known of the variants, by name.
     """
 
     variants: tuple[str, ...]
     info: Callable[..., CodecInfo]
     load: Callable[..., Codec]
     options: frozenset[str] = frozenset()  # keywords that only this family understands
+    cards: Mapping[str, Card] = field(default_factory=dict)
+
+
+class Identity(TypedDict):
+    """The part of a `CodecInfo` that says which codec it is."""
+
+    revision: str
+    trained: bool
+    checkpoint_sha256: str | None
+
+
+def identity(
+    family: str,
+    algorithm: int,
+    sizes: "DataclassInstance",
+    files: Mapping[str, str | Path | None],
+    **choices: Any,
+) -> Identity:
+    """Return which codec `sizes` and the weights in `files` (url by role, or None) make.
+
+    `algorithm` is raised when the same weights give other codes, `choices` are the options that
+    change them. Without a "checkpoint" the weights are random, of `UNTRAINED_SEED`.
+    """
+    architecture = {"family": family, "algorithm": algorithm, "config": asdict(sizes), **choices}
+    digests = {role: digest_of(url) for role, url in files.items() if url is not None}
+    sha256 = digests.get("checkpoint")
+    seed = {"seed": UNTRAINED_SEED} if sha256 is None else {}
+    return {
+        "revision": revision_of(architecture, {**digests, **seed}),
+        "trained": sha256 is not None,
+        "checkpoint_sha256": sha256,
+    }
 
 
 def revision_of(architecture: Mapping[str, Any], weights: Mapping[str, str | int]) -> str:

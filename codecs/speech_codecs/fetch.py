@@ -1,12 +1,14 @@
 """From a checkpoint's url to a file of this node and its digest; imports no torch.
 
 A plain path is read where it is. Everything behind a url is copied to the node's cache once,
-however many processes ask at the same time.
+however many processes ask at the same time. Both may end in #sha256=<64 hex digits>, the digest
+that the file must have.
 """
 
 import fcntl
 import hashlib
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -14,6 +16,7 @@ from pathlib import Path
 
 from speech_codecs.errors import CheckpointError
 
+_PINNED = re.compile(r"(?P<url>.+)#sha256=(?P<sha256>[0-9a-f]{64})", re.IGNORECASE)
 _FAULTS = (OSError, ValueError, ImportError, RuntimeError)
 
 
@@ -23,7 +26,8 @@ def fetch(url: str | Path, sha256: str | None = None) -> Path:
     hf:// reads hf://owner/repo[@revision]/path. Raises `CheckpointError` where the file cannot be
     had or is not the one of `sha256`; a wrong copy is removed from the cache.
     """
-    url = str(url)
+    url, written = _unpinned(str(url))
+    sha256 = sha256 or written
     if "://" not in url:
         path = Path(url).expanduser()
         if not path.is_file():
@@ -33,15 +37,44 @@ def fetch(url: str | Path, sha256: str | None = None) -> Path:
     try:
         path = _fetch_hf(url) if url.startswith("hf://") else _fetch_fsspec(url, sha256)
     except _FAULTS as error:
-        raise CheckpointError(f"cannot fetch {url!r}: {error}") from error
+        raise CheckpointError(
+            f"cannot fetch {url!r}: {error}; name a file that can be had as the checkpoint, or "
+            "'untrained' for random weights"
+        ) from error
     _verify(path, url, sha256, remove=True)
     return path
+
+
+def pinned(url: str | Path, sha256: str) -> str:
+    """Return `url` with the digest that its file must have; raises `CheckpointError` for a bad one.
+
+    A digest that the url brings along gives way.
+    """
+    plain, _ = _unpinned(str(url))
+    url = f"{plain}#sha256={sha256}"
+    if not _PINNED.fullmatch(url):
+        raise CheckpointError(f"{sha256!r} is no sha256 of {plain!r}; give its 64 hex digits")
+    return url
+
+
+def digest_of(url: str | Path) -> str:
+    """Return the sha256 of the file behind `url`; of a pinned remote one without fetching it."""
+    plain, sha256 = _unpinned(str(url))
+    if sha256 is not None and "://" in plain:
+        return sha256
+    return digest(fetch(url))
 
 
 def digest(path: Path) -> str:
     """Return the file's sha256, computed once per process while the file stays as it is."""
     stat = path.stat()
     return _digest(path, stat.st_size, stat.st_mtime_ns)
+
+
+def _unpinned(url: str) -> tuple[str, str | None]:
+    """Return the url alone and the digest written behind it."""
+    found = _PINNED.fullmatch(url)
+    return (found["url"], found["sha256"].lower()) if found else (url, None)
 
 
 def _cache_dir() -> Path:

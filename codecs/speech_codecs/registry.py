@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING, Any
 from speech_codecs.api import Codec, CodecInfo
 from speech_codecs.config import nearest, read_config
 from speech_codecs.errors import InvalidConfig, UnknownCodec
-from speech_codecs.family import CodecFamily
+from speech_codecs.family import Card, CodecFamily
+from speech_codecs.fetch import pinned
 
 if TYPE_CHECKING:
     import torch
 
+UNTRAINED = "untrained"  # as the checkpoint: random weights
 ENTRY_POINT_GROUP = "speechmill.codecs"
 FAMILIES = {
     "focalcodec": "speech_codecs.focalcodec",
@@ -38,6 +40,7 @@ def load_codec(
     name: str,
     *,
     checkpoint: str | Path | None = None,
+    sha256: str | None = None,
     config: Config = None,
     device: str | torch.device = "cpu",
     precision: str = "fp32",
@@ -45,9 +48,11 @@ def load_codec(
 ) -> Codec:
     """Return the codec on `device`, ready to encode.
 
-    `checkpoint` is a path, s3:// or hf:// url; without one the weights are random, from a fixed
-    seed. `config` (dict or JSON file) replaces the variant's own values; with one, a family's name
-    will do. `precision` is one of fp32, tf32, bf16, fp16. Raises a `CodecError`.
+    `checkpoint` is a path, s3:// or hf:// url, whose file must have the digest `sha256` where one
+    is given, or "untrained": random weights from a fixed seed. Without one a variant takes its
+    published weights, and is untrained where there are none or where a `config` changes it.
+    `config` (dict or JSON file) replaces the variant's own values; with one, a family's name will
+    do. `precision` is one of fp32, tf32, bf16, fp16. Raises a `CodecError`.
     """
     import torch
 
@@ -55,19 +60,29 @@ def load_codec(
 
     device = torch.device(device)
     check_precision(precision, device)
-    family, arguments = _resolve(name, checkpoint, config, options)
+    family, arguments = _resolve(name, _pinned(checkpoint, sha256), config, options)
     return family.load(name, device=device, precision=precision, **arguments)
 
 
 def codec_info(
-    name: str, *, checkpoint: str | Path | None = None, config: Config = None, **options: Any
+    name: str,
+    *,
+    checkpoint: str | Path | None = None,
+    sha256: str | None = None,
+    config: Config = None,
+    **options: Any,
 ) -> CodecInfo:
     """Return the `info` that `load_codec` would give, without building a network.
 
-    A remote checkpoint is fetched, because its sha256 is part of the identity.
+    A remote checkpoint is fetched unless its sha256 is given or known: it is part of the identity.
     """
-    family, arguments = _resolve(name, checkpoint, config, options)
+    family, arguments = _resolve(name, _pinned(checkpoint, sha256), config, options)
     return family.info(name, **arguments)
+
+
+def codec_card(name: str) -> Card:
+    """Return what is known of a variant beside its `info`: size, paper, licence, files."""
+    return _find(name, configured=False).cards.get(name, Card())
 
 
 def list_codecs() -> list[str]:
@@ -83,8 +98,19 @@ def _resolve(
         if option not in family.options:
             known = sorted(family.options)
             raise InvalidConfig(f"{name} has no option {option!r}; its options: {known or 'none'}")
-    source = None if checkpoint is None else str(checkpoint)
+    if checkpoint is None and config is None and name in family.cards:
+        options = {**family.cards[name].files, **options}
+        checkpoint = options.pop("checkpoint", None)
+    source = None if checkpoint in (None, UNTRAINED) else str(checkpoint)
     return family, {"checkpoint": source, "config": read_config(config), **options}
+
+
+def _pinned(checkpoint: str | Path | None, sha256: str | None) -> str | Path | None:
+    if sha256 is None:
+        return checkpoint
+    if checkpoint in (None, UNTRAINED):
+        raise InvalidConfig(f"sha256 is {sha256!r}, but no checkpoint is named; name its file too")
+    return pinned(str(checkpoint), sha256)
 
 
 def _find(name: str, *, configured: bool) -> CodecFamily:

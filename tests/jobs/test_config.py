@@ -21,7 +21,8 @@ def path(tmp_path):
 )
 def test_every_configuration_of_the_repository_is_valid(config):
     loaded = load_config(TokenizeConfig, config, [])
-    assert codec_info(loaded.codec_options()["name"])
+    options = loaded.codec_options()
+    assert codec_info(options["name"], checkpoint=options["checkpoint"])
 
 
 def test_the_full_example_names_every_key_with_its_default():

@@ -16,11 +16,12 @@ the decoder's odd rate loses a column, and what is not computed is not made up.
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from speech_codecs.api import Codec, CodecInfo
+from speech_codecs.dualcodec.cards import CARDS
 from speech_codecs.dualcodec.config import (
     FBANK_HOP,
     FBANK_STACK,
@@ -31,13 +32,12 @@ from speech_codecs.dualcodec.config import (
     configured,
 )
 from speech_codecs.errors import InvalidConfig
-from speech_codecs.family import CodecFamily, revision_of
-from speech_codecs.fetch import digest, fetch
+from speech_codecs.family import UNTRAINED_SEED, CodecFamily, identity
+from speech_codecs.fetch import fetch
 
 if TYPE_CHECKING:
     import torch
 
-UNTRAINED_SEED = 0
 _ALGORITHM = 1  # raised when the same weights give other codes
 
 
@@ -61,23 +61,10 @@ def info(
         "semantic_checkpoint": semantic_checkpoint,
         "semantic_stats": semantic_stats,
     }
-    weights: dict[str, str | int] = {
-        role: digest(fetch(url)) for role, url in files.items() if url is not None
-    }
-    if checkpoint is None:
-        weights["seed"] = UNTRAINED_SEED
-    architecture = {
-        "family": "dualcodec",
-        "algorithm": _ALGORITHM,
-        "config": asdict(sizes),
-        "num_codebooks": books,
-        "keep_partial": keep_partial,
-    }
-    sha256 = weights.get("checkpoint")
+    choices = {"num_codebooks": books, "keep_partial": keep_partial}
     return CodecInfo(
         name=name,
-        revision=revision_of(architecture, weights),
-        trained=checkpoint is not None,
+        **identity("dualcodec", _ALGORITHM, sizes, files, **choices),
         sample_rate=sizes.sample_rate,
         output_sample_rate=sizes.sample_rate,
         hop_length=sizes.hop_length,
@@ -86,7 +73,6 @@ def info(
         codebook_sizes=sizes.codebook_sizes[:books],
         num_semantic_codebooks=1,
         missing_samples=sizes.missing_samples,
-        checkpoint_sha256=None if sha256 is None else str(sha256),
     )
 
 
@@ -173,4 +159,5 @@ FAMILY = CodecFamily(
     info=info,
     load=load,
     options=frozenset({"semantic_checkpoint", "semantic_stats", "num_codebooks", "keep_partial"}),
+    cards=CARDS,
 )

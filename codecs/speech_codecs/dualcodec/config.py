@@ -144,16 +144,6 @@ VARIANTS = {
     "dualcodec-25hz-noise-robust": _25HZ,
 }
 
-RELEASED = {
-    "dualcodec-12hz": "hf://amphion/dualcodec/dualcodec_12hz_16384_4096.safetensors",
-    "dualcodec-25hz": "hf://amphion/dualcodec/dualcodec_25hz_16384_1024.safetensors",
-    "dualcodec-12hz-noise-robust": (
-        "hf://amphion/dualcodec-tts/dualcodec_12hzv1_noise_robust.safetensors"
-    ),
-    "dualcodec-25hz-noise-robust": (
-        "hf://amphion/dualcodec-tts/dualcodec_25hzv1_noise_robust.safetensors"
-    ),
-}
 SEMANTIC_CHECKPOINT = "hf://facebook/w2v-bert-2.0/model.safetensors"
 SEMANTIC_STATS = "hf://amphion/dualcodec/w2vbert2_mean_var_stats_emilia.pt"
 

@@ -10,8 +10,8 @@ from speech_codecs.dualcodec.model import DualCodecNetwork
 from speech_codecs.dualcodec.w2vbert import W2VBert
 from speech_codecs.dualcodec.weights import allocate_network, allocate_w2vbert
 from speech_codecs.nn.conv import fold_weight_norm
-from speech_codecs.nn.dac import Snake
 from speech_codecs.nn.factorized import FactorizedQuantizer
+from speech_codecs.nn.snake import Snake
 
 # Tried on speech: activations neither die nor explode, frames differ, both latents have a
 # deviation near 1 and a codeword is as long as what it stands for.

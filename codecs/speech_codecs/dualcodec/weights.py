@@ -4,11 +4,10 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from speech_codecs.checkpoint import load_strict, read_state_dict
+from speech_codecs.checkpoint import allocate, load_strict, read_state_dict
 from speech_codecs.dualcodec.config import DualCodecConfig
 from speech_codecs.dualcodec.model import DualCodecNetwork
 from speech_codecs.dualcodec.w2vbert import W2VBert
@@ -64,16 +63,12 @@ def count_acoustic_codebooks(path: Path) -> int:
 
 def allocate_network(config: DualCodecConfig) -> DualCodecNetwork:
     """Return a network for inference whose weights are yet to be filled in."""
-    with torch.device("meta"):
-        network = DualCodecNetwork(config)
-    return network.to_empty(device="cpu").eval().requires_grad_(False)
+    return allocate(lambda: DualCodecNetwork(config))
 
 
 def allocate_w2vbert(config: DualCodecConfig) -> W2VBert:
     """Return a network for inference whose weights are yet to be filled in."""
-    with torch.device("meta"):
-        network = W2VBert(config.w2vbert)
-    return network.to_empty(device="cpu").eval().requires_grad_(False)
+    return allocate(lambda: W2VBert(config.w2vbert))
 
 
 def renamed(state: Mapping[str, Tensor], config: DualCodecConfig) -> dict[str, Tensor]:

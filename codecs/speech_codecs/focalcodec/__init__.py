@@ -7,32 +7,27 @@ chunks of 80 ms and decode to 24 kHz. The published code and weights are under A
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from speech_codecs.api import Codec, CodecInfo
-from speech_codecs.family import CodecFamily, revision_of
-from speech_codecs.fetch import digest, fetch
+from speech_codecs.family import UNTRAINED_SEED, CodecFamily, identity
+from speech_codecs.fetch import fetch
+from speech_codecs.focalcodec.cards import CARDS
 from speech_codecs.focalcodec.config import SAMPLE_RATE, VARIANTS
 from speech_codecs.focalcodec.published import configured
 
 if TYPE_CHECKING:
     import torch
 
-UNTRAINED_SEED = 0
 _ALGORITHM = 1  # raised when the same weights give other codes
 
 
 def info(name: str, *, checkpoint: str | None, config: dict[str, Any] | None) -> CodecInfo:
     """Return the facts; the name is recorded as it was given."""
     sizes = configured(name, config)
-    sha256 = None if checkpoint is None else digest(fetch(checkpoint))
-    weights = {"seed": UNTRAINED_SEED} if sha256 is None else {"checkpoint": sha256}
-    architecture = {"family": "focalcodec", "algorithm": _ALGORITHM, "config": asdict(sizes)}
     return CodecInfo(
         name=name,
-        revision=revision_of(architecture, weights),
-        trained=sha256 is not None,
+        **identity("focalcodec", _ALGORITHM, sizes, {"checkpoint": checkpoint}),
         sample_rate=SAMPLE_RATE,
         output_sample_rate=sizes.output_sample_rate,
         hop_length=sizes.hop_length,
@@ -40,7 +35,6 @@ def info(name: str, *, checkpoint: str | None, config: dict[str, Any] | None) ->
         min_frames=1,
         codebook_sizes=(sizes.codebook_size,),
         num_semantic_codebooks=1,
-        checkpoint_sha256=sha256,
     )
 
 
@@ -65,4 +59,4 @@ def load(
     return FocalCodec(network, sizes, facts, device=device, precision=precision)
 
 
-FAMILY = CodecFamily(variants=tuple(VARIANTS), info=info, load=load)
+FAMILY = CodecFamily(variants=tuple(VARIANTS), info=info, load=load, cards=CARDS)

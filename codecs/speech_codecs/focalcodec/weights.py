@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from speech_codecs.checkpoint import load_strict, read_state_dict
+from speech_codecs.checkpoint import allocate, load_strict, read_state_dict
 from speech_codecs.focalcodec.config import FocalCodecConfig
 from speech_codecs.focalcodec.model import FocalCodecNetwork, LinearHead
 from speech_codecs.focalcodec.wavlm import Attention
@@ -33,7 +33,7 @@ _SCALES = {DynamicTanh: 0.5, ConvNeXtBlock: 1 / 8}
 
 def build(config: FocalCodecConfig, path: Path) -> FocalCodecNetwork:
     """Return the network for inference."""
-    network = _allocate(config)
+    network = allocate(lambda: FocalCodecNetwork(config))
     load_strict(network, current(read_state_dict(path)), str(path))
     return network
 
@@ -56,7 +56,7 @@ def build_untrained(config: FocalCodecConfig, seed: int) -> FocalCodecNetwork:
     Tests mean something with it because codes follow the audio: what a GELU adds to every frame
     alike is taken out by weights that sum to zero over its channels.
     """
-    network = _allocate(config)
+    network = allocate(lambda: FocalCodecNetwork(config))
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for module in network.modules():
@@ -73,17 +73,6 @@ def _renamed(key: str) -> str:
     for pattern, replacement in _V001_STAGES:
         key = pattern.sub(replacement, key)
     return key
-
-
-def _allocate(config: FocalCodecConfig) -> FocalCodecNetwork:
-    """Return a network in evaluation mode whose weights are yet to be filled in."""
-    with torch.device("meta"):
-        network = FocalCodecNetwork(config)
-    for module in network.modules():
-        for name, weight in module.named_parameters(recurse=False):
-            empty = torch.empty_like(weight, device="cpu")
-            setattr(module, name, nn.Parameter(empty, requires_grad=False))
-    return network.eval()
 
 
 def _randomise(module: nn.Module, generator: torch.Generator) -> None:

@@ -11,19 +11,17 @@ self-supervised model as transformers writes it, which encoding needs and decodi
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from speech_codecs.api import Codec, CodecInfo
-from speech_codecs.family import CodecFamily, revision_of
-from speech_codecs.fetch import digest, fetch
+from speech_codecs.family import UNPUBLISHED, UNTRAINED_SEED, Card, CodecFamily, identity
+from speech_codecs.fetch import fetch, pinned
 from speech_codecs.hasrd.config import SAMPLE_RATE, VARIANTS, configured
 
 if TYPE_CHECKING:
     import torch
 
-UNTRAINED_SEED = 0
 _ALGORITHM = 1  # raised when the same weights give other codes
 
 
@@ -36,20 +34,12 @@ def info(
 ) -> CodecInfo:
     """Return the facts; the name is recorded as it was given."""
     sizes = configured(name, config)
-    weights: dict[str, str | int] = {}
-    sha256 = None if checkpoint is None else digest(fetch(checkpoint))
-    if sha256 is None:
-        weights["seed"] = UNTRAINED_SEED
-    else:
-        weights["checkpoint"] = sha256
-    if semantic_checkpoint is not None:
-        semantic = fetch(semantic_checkpoint, sizes.semantic_sha256)
-        weights["semantic_checkpoint"] = digest(semantic)
-    architecture = {"family": "hasrd", "algorithm": _ALGORITHM, "config": asdict(sizes)}
+    if semantic_checkpoint is not None and sizes.semantic_sha256 is not None:
+        semantic_checkpoint = pinned(semantic_checkpoint, sizes.semantic_sha256)
+    files = {"checkpoint": checkpoint, "semantic_checkpoint": semantic_checkpoint}
     return CodecInfo(
         name=name,
-        revision=revision_of(architecture, weights),
-        trained=sha256 is not None,
+        **identity("hasrd", _ALGORITHM, sizes, files),
         sample_rate=SAMPLE_RATE,
         output_sample_rate=SAMPLE_RATE,
         hop_length=sizes.hop_length,
@@ -57,7 +47,6 @@ def info(
         min_frames=0,
         codebook_sizes=sizes.codebook_sizes,
         num_semantic_codebooks=1,
-        checkpoint_sha256=sha256,
     )
 
 
@@ -93,6 +82,17 @@ def load(
     return HasrdCodec(network, ssl, facts, device=device, precision=precision)
 
 
+PARAMETERS = {"hasrd-2k-wavlm-base": 123_079_199, "hasrd-2k-hubert-base": 123_070_571}
+CARDS = {
+    name: Card(
+        parameters=PARAMETERS.get(name, 328_147_311), paper="arXiv 2506.00843", licence=UNPUBLISHED
+    )
+    for name in VARIANTS
+}
 FAMILY = CodecFamily(
-    variants=tuple(VARIANTS), info=info, load=load, options=frozenset({"semantic_checkpoint"})
+    variants=tuple(VARIANTS),
+    info=info,
+    load=load,
+    options=frozenset({"semantic_checkpoint"}),
+    cards=CARDS,
 )

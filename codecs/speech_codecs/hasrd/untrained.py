@@ -10,9 +10,10 @@ from speech_codecs.hasrd.model import HasrdNetwork
 from speech_codecs.hasrd.ssl import Attention, FeedForward, SSLModel, TimeNorm
 from speech_codecs.hasrd.weights import allocate_network, allocate_ssl
 from speech_codecs.nn.conv import fold_weight_norm
-from speech_codecs.nn.dac import ResidualUnit, Snake
+from speech_codecs.nn.dac import ResidualUnit
 from speech_codecs.nn.factorized import FactorizedQuantizer
 from speech_codecs.nn.quantize import ResidualQuantizer
+from speech_codecs.nn.snake import Snake
 
 # Tried on speech: activations neither die nor explode, audio peaks near 0.5.
 _BRANCH = 0.3

@@ -8,10 +8,9 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
-from speech_codecs.checkpoint import load_strict, read_state_dict
+from speech_codecs.checkpoint import allocate, load_strict, read_state_dict
 from speech_codecs.hasrd.config import HasrdConfig
 from speech_codecs.hasrd.model import HasrdNetwork
 from speech_codecs.hasrd.ssl import SSLModel
@@ -47,16 +46,12 @@ def read_ssl(config: HasrdConfig, path: Path) -> SSLModel:
 
 def allocate_network(config: HasrdConfig) -> HasrdNetwork:
     """Return a network for inference whose weights are yet to be filled in."""
-    with torch.device("meta"):
-        network = HasrdNetwork(config)
-    return network.to_empty(device="cpu").eval().requires_grad_(False)
+    return allocate(lambda: HasrdNetwork(config))
 
 
 def allocate_ssl(config: HasrdConfig) -> SSLModel:
     """Return a network for inference whose weights are yet to be filled in."""
-    with torch.device("meta"):
-        network = SSLModel(config.ssl, config.semantic_layer)
-    return network.to_empty(device="cpu").eval().requires_grad_(False)
+    return allocate(lambda: SSLModel(config.ssl, config.semantic_layer))
 
 
 def renamed_ssl(state: Mapping[str, Tensor], config: HasrdConfig) -> dict[str, Tensor]:

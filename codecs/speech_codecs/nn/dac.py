@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from speech_codecs.nn.lengths import zero_behind
+from speech_codecs.nn.snake import Snake
 
 _DILATIONS = (1, 3, 9)
-_EPS = 1e-9
 
 
 class DacEncoder(nn.Module):
@@ -22,7 +22,7 @@ class DacEncoder(nn.Module):
         super().__init__()
         self.first = ZeroPaddedConv1d(1, dim, 7)
         self.stages = nn.ModuleList(DownStage(dim << i, rate) for i, rate in enumerate(rates))
-        self.snake = Snake(dim << len(rates))
+        self.snake = Snake(1, dim << len(rates), 1, channels_last=False)
         self.last = ZeroPaddedConv1d(dim << len(rates), output_dim, 3)
 
     def forward(self, x_BCT: Tensor, lengths_B: Tensor | None = None) -> Tensor:
@@ -44,7 +44,7 @@ class DacDecoder(nn.Module):
         self.stages = nn.ModuleList(
             UpStage(dim >> i, rate, whole_frames=whole_frames) for i, rate in enumerate(rates)
         )
-        self.snake = Snake(dim >> len(rates))
+        self.snake = Snake(1, dim >> len(rates), 1, channels_last=False)
         self.last = ZeroPaddedConv1d(dim >> len(rates), 1, 7)
 
     def forward(self, x_BCT: Tensor, lengths_B: Tensor | None = None) -> Tensor:
@@ -62,7 +62,7 @@ class DownStage(nn.Module):
         super().__init__()
         self.rate = rate
         self.units = nn.ModuleList(ResidualUnit(width, dilation) for dilation in _DILATIONS)
-        self.snake = Snake(width)
+        self.snake = Snake(1, width, 1, channels_last=False)
         self.down = ZeroPaddedConv1d(width, 2 * width, 2 * rate, stride=rate)
 
     def forward(self, x_BCT: Tensor, lengths_B: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -79,7 +79,7 @@ class UpStage(nn.Module):
         super().__init__()
         self.rate = rate
         self.missing = 0 if whole_frames else rate % 2  # columns of the last frame
-        self.snake = Snake(width)
+        self.snake = Snake(1, width, 1, channels_last=False)
         up = nn.ConvTranspose1d(
             width,
             width // 2,
@@ -107,27 +107,15 @@ class ResidualUnit(nn.Module):
 
     def __init__(self, width: int, dilation: int) -> None:
         super().__init__()
-        self.snake1 = Snake(width)
+        self.snake1 = Snake(1, width, 1, channels_last=False)
         self.conv1 = ZeroPaddedConv1d(width, width, 7, dilation=dilation)
-        self.snake2 = Snake(width)
+        self.snake2 = Snake(1, width, 1, channels_last=False)
         self.conv2 = ZeroPaddedConv1d(width, width, 1)
 
     def forward(self, x_BCT: Tensor, lengths_B: Tensor | None) -> Tensor:
         y_BCT: Tensor = self.conv1(self.snake1(x_BCT), lengths_B)
         y_BCT = self.conv2(self.snake2(y_BCT))
         return x_BCT + y_BCT
-
-
-class Snake(nn.Module):
-    """x + sin^2(a x) / a with one learned `a` per channel (arXiv 2006.08195, eq. 3)."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.alpha = nn.Parameter(torch.ones(1, channels, 1))
-
-    def forward(self, x_BCT: Tensor) -> Tensor:
-        sine_BCT: Tensor = torch.sin(self.alpha * x_BCT)
-        return torch.addcmul(x_BCT, sine_BCT, sine_BCT / (self.alpha + _EPS))
 
 
 class ZeroPaddedConv1d(nn.Module):

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+_EPS = 1e-9
+
 
 def snake(x: Tensor) -> Tensor:
     """Return x + sin^2(x): Snake (arXiv 2006.08195, eq. 3) with the constant alpha = 1.
@@ -28,4 +30,4 @@ class Snake(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         alpha = self.alpha.view(self.view)
         sine = torch.sin(alpha * x)
-        return x + sine * sine / (alpha + 1e-9)
+        return torch.addcmul(x, sine, sine / (alpha + _EPS))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from speech_codecs.api import Codec, CodecInfo
 from speech_codecs.errors import InvalidConfig
-from speech_codecs.family import CodecFamily, revision_of
+from speech_codecs.family import UNPUBLISHED, Card, CodecFamily, revision_of
 
 if TYPE_CHECKING:
     import torch
@@ -53,4 +53,5 @@ def load(
     return NullCodec(info(name, checkpoint=checkpoint, config=config), device)
 
 
-FAMILY = CodecFamily(variants=(NAME,), info=info, load=load)
+CARDS = {NAME: Card(parameters=0, paper="none", licence=UNPUBLISHED)}
+FAMILY = CodecFamily(variants=(NAME,), info=info, load=load, cards=CARDS)

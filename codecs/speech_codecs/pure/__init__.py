@@ -6,32 +6,26 @@ arXiv 2511.22687. The enhancer is a teacher in training only: encode and decode 
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from speech_codecs.api import Codec, CodecInfo
 from speech_codecs.config import override
-from speech_codecs.family import CodecFamily, revision_of
-from speech_codecs.fetch import digest, fetch
+from speech_codecs.family import UNPUBLISHED, UNTRAINED_SEED, Card, CodecFamily, identity
+from speech_codecs.fetch import fetch
 from speech_codecs.pure.config import VARIANTS, PureConfig
 
 if TYPE_CHECKING:
     import torch
 
-UNTRAINED_SEED = 0
 _ALGORITHM = 1  # raised when the same weights give other codes
 
 
 def info(name: str, *, checkpoint: str | None, config: dict[str, Any] | None) -> CodecInfo:
     """Return the facts; the name is recorded as it was given."""
     sizes = override(VARIANTS.get(name, PureConfig()), config)
-    sha256 = None if checkpoint is None else digest(fetch(checkpoint))
-    weights = {"seed": UNTRAINED_SEED} if sha256 is None else {"checkpoint": sha256}
-    architecture = {"family": "pure", "algorithm": _ALGORITHM, "config": asdict(sizes)}
     return CodecInfo(
         name=name,
-        revision=revision_of(architecture, weights),
-        trained=sha256 is not None,
+        **identity("pure", _ALGORITHM, sizes, {"checkpoint": checkpoint}),
         sample_rate=sizes.sample_rate,
         output_sample_rate=sizes.sample_rate,
         hop_length=sizes.hop_length,
@@ -39,7 +33,6 @@ def info(name: str, *, checkpoint: str | None, config: dict[str, Any] | None) ->
         min_frames=1,
         codebook_sizes=(sizes.codebook_size,) * sizes.num_codebooks,
         num_semantic_codebooks=0,
-        checkpoint_sha256=sha256,
         context=sizes.context,
     )
 
@@ -65,4 +58,11 @@ def load(
     return PureCodec(network, facts, device=device, precision=precision)
 
 
-FAMILY = CodecFamily(variants=tuple(VARIANTS), info=info, load=load)
+PARAMETERS = {"pure-16k-small": 3_803_057}  # the others are prefixes of one network
+CARDS = {
+    name: Card(
+        parameters=PARAMETERS.get(name, 24_413_089), paper="arXiv 2511.22687", licence=UNPUBLISHED
+    )
+    for name in VARIANTS
+}
+FAMILY = CodecFamily(variants=tuple(VARIANTS), info=info, load=load, cards=CARDS)

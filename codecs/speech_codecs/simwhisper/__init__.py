@@ -1,18 +1,16 @@
 """SimWhisper-Codec: grouped finite scalar codes of a simplified Whisper encoder.
 
 Zhang et al., "Speaking Clearly: A Simplified Whisper-Based Codec for Low-Bitrate Speech Coding",
-arXiv 2510.20504. Released weights: hf://ZhangXinWhut/SimWhisper_Codec/SimWhisperCodec.pt, sha256
-eadb9840af449d39513a2b826e5513af65ead1b1b88083c91fd471237ea90dc7.
+arXiv 2510.20504.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from speech_codecs.api import Codec, CodecInfo
-from speech_codecs.family import CodecFamily, revision_of
-from speech_codecs.fetch import digest, fetch
+from speech_codecs.family import UNTRAINED_SEED, Card, CodecFamily, identity
+from speech_codecs.fetch import fetch
 from speech_codecs.simwhisper.config import (
     MEL_HOP,
     SAMPLE_RATE,
@@ -25,7 +23,6 @@ from speech_codecs.simwhisper.config import (
 if TYPE_CHECKING:
     import torch
 
-UNTRAINED_SEED = 0
 _ALGORITHM = 1  # raised when the same weights give other codes
 
 
@@ -42,19 +39,12 @@ def info(
     where the network computes one, that is for more than 160 samples.
     """
     sizes = _sizes(name, config)
-    sha256 = None if checkpoint is None else digest(fetch(checkpoint))
-    weights = {"seed": UNTRAINED_SEED} if sha256 is None else {"checkpoint": sha256}
-    architecture = {
-        "family": "simwhisper",
-        "algorithm": _ALGORITHM,
-        "config": asdict(sizes),
-        "keep_partial": keep_partial,
-    }
     frame_offset = sizes.hop_length - MEL_HOP * STRIDE + MEL_HOP - 1 if keep_partial else 0
     return CodecInfo(
         name=name,
-        revision=revision_of(architecture, weights),
-        trained=sha256 is not None,
+        **identity(
+            "simwhisper", _ALGORITHM, sizes, {"checkpoint": checkpoint}, keep_partial=keep_partial
+        ),
         sample_rate=SAMPLE_RATE,
         output_sample_rate=SAMPLE_RATE,
         hop_length=sizes.hop_length,
@@ -62,7 +52,6 @@ def info(
         min_frames=0,
         codebook_sizes=(sizes.codebook_size,) * sizes.num_groups,
         num_semantic_codebooks=0,
-        checkpoint_sha256=sha256,
     )
 
 
@@ -92,6 +81,20 @@ def _sizes(name: str, config: dict[str, Any] | None) -> SimWhisperConfig:
     return VARIANTS[name] if config is None else read_published(config)
 
 
+CARDS = {
+    "simwhisper-16k": Card(
+        parameters=291_315_186,
+        paper="arXiv 2510.20504",
+        files={
+            "checkpoint": "hf://ZhangXinWhut/SimWhisper_Codec/SimWhisperCodec.pt"
+            "#sha256=eadb9840af449d39513a2b826e5513af65ead1b1b88083c91fd471237ea90dc7"
+        },
+    )
+}
 FAMILY = CodecFamily(
-    variants=tuple(VARIANTS), info=info, load=load, options=frozenset({"keep_partial"})
+    variants=tuple(VARIANTS),
+    info=info,
+    load=load,
+    options=frozenset({"keep_partial"}),
+    cards=CARDS,
 )

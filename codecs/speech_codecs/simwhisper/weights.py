@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from speech_codecs.checkpoint import load_strict, read_state_dict
+from speech_codecs.checkpoint import allocate, load_strict, read_state_dict
 from speech_codecs.errors import CheckpointError
 from speech_codecs.nn.alias_free import AliasFreeSnakeBeta
 from speech_codecs.nn.convnext import ConvNeXtBlock
@@ -41,7 +41,7 @@ def build(config: SimWhisperConfig, path: Path) -> SimWhisperNetwork:
     """Return the network for inference with the weights of the authors' file."""
     state = read_state_dict(path, _CHECKPOINT_KEY)
     _check_levels(config, state, path)
-    network = _allocate(config)
+    network = allocate(lambda: SimWhisperNetwork(config))
     load_strict(network, from_published(state), str(path))
     return network
 
@@ -52,7 +52,7 @@ def build_untrained(config: SimWhisperConfig, seed: int) -> SimWhisperNetwork:
     Its codes follow the audio as a trained codec's do, because what is constant in time is kept
     out of the latents.
     """
-    network = _allocate(config)
+    network = allocate(lambda: SimWhisperNetwork(config))
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for module in network.modules():
@@ -102,17 +102,6 @@ def _check_levels(config: SimWhisperConfig, state: Mapping[str, Tensor], path: P
             f"{str(path)!r} was trained with the levels {found.flatten().tolist()}, "
             f"not {list(config.levels)}; give its own config"
         )
-
-
-def _allocate(config: SimWhisperConfig) -> SimWhisperNetwork:
-    """Return a network in evaluation mode whose weights are yet to be filled in."""
-    with torch.device("meta"):
-        network = SimWhisperNetwork(config)
-    for module in network.modules():
-        for name, parameter in module.named_parameters(recurse=False):
-            empty = torch.empty_like(parameter, device="cpu")
-            setattr(module, name, nn.Parameter(empty, requires_grad=False))
-    return network.eval()
 
 
 def _randomise(module: nn.Module, generator: torch.Generator) -> None:

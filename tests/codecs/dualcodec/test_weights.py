@@ -126,7 +126,7 @@ def test_every_file_is_part_of_the_identity(tmp_path: Path) -> None:
     ],
 )
 def test_the_released_codecs_have_the_published_rates(name: str, kbps: float, books: int) -> None:
-    info = codec_info(name)
+    info = codec_info(name, checkpoint="untrained")
     assert info.kbps == pytest.approx(kbps)
     assert (info.num_codebooks, info.num_semantic_codebooks) == (books, 1)
     assert info.sample_rate == info.output_sample_rate == 24_000

@@ -12,7 +12,7 @@ from tests.codecs.tokens import assert_same_tokens
 
 @pytest.mark.parametrize("variant", ["focalcodec-12_5hz", "focalcodec-50hz-2k-causal"])
 def test_a_full_size_variant_is_exact_and_its_codes_follow_the_audio(variant: str) -> None:
-    codec = load_codec(variant)
+    codec = load_codec(variant, checkpoint="untrained")
     assert isinstance(codec, FocalCodec)
     clips = [speech(20_000), speech(9_001, seed=1)]
     masked = FocalCodec(
@@ -32,7 +32,7 @@ def test_a_full_size_variant_is_exact_and_its_codes_follow_the_audio(variant: st
 def test_the_variants_facts_are_those_published() -> None:
     facts = {
         name: (info.frame_rate, info.codebook_sizes[0], info.output_sample_rate)
-        for name, info in ((name, codec_info(name)) for name in VARIANTS)
+        for name, info in ((name, codec_info(name, checkpoint="untrained")) for name in VARIANTS)
     }
     assert facts == {
         "focalcodec-50hz": (50, 8192, 16_000),

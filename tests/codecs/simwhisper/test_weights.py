@@ -71,7 +71,7 @@ def test_a_foreign_key_is_named(tmp_path: Path) -> None:
 
 def test_an_empty_configuration_is_that_of_the_released_model() -> None:
     assert read_published({"generator_params": {}}) == SimWhisperConfig()
-    full = codec_info("simwhisper-16k")
+    full = codec_info("simwhisper-16k", checkpoint="untrained")
     assert (full.num_codebooks, full.codebook_sizes[0], full.frame_rate) == (8, 2016, 12.5)
     assert round(full.kbps, 3) == 1.098
     assert full.title == "simwhisper-16k (untrained)"
@@ -101,8 +101,8 @@ def test_an_unknown_section_is_refused() -> None:
 
 
 def test_a_partial_frame_makes_another_codec() -> None:
-    kept = codec_info("simwhisper-16k", keep_partial=True)
-    assert kept.revision != codec_info("simwhisper-16k").revision
+    kept = codec_info("simwhisper-16k", checkpoint="untrained", keep_partial=True)
+    assert kept.revision != codec_info("simwhisper-16k", checkpoint="untrained").revision
     assert kept.num_frames(161) == 1
 
 

@@ -1,0 +1,44 @@
+"""The networks of each variant, at full size and without weights."""
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from speech_codecs.dualcodec.config import VARIANTS as DUALCODEC
+from speech_codecs.dualcodec.model import DualCodecNetwork
+from speech_codecs.dualcodec.w2vbert import W2VBert
+from speech_codecs.focalcodec.config import VARIANTS as FOCALCODEC
+from speech_codecs.focalcodec.model import FocalCodecNetwork
+from speech_codecs.hasrd.config import VARIANTS as HASRD
+from speech_codecs.hasrd.model import HasrdNetwork
+from speech_codecs.hasrd.ssl import SSLModel
+from speech_codecs.nn.conv import fold_weight_norm
+from speech_codecs.pure.config import VARIANTS as PURE
+from speech_codecs.pure.model import PureNetwork
+from speech_codecs.simwhisper.config import VARIANTS as SIMWHISPER
+from speech_codecs.simwhisper.model import SimWhisperNetwork
+
+NETWORKS: dict[str, Callable[[], list[nn.Module]]] = {
+    "null": list,
+    **{name: lambda c=c: [PureNetwork(c)] for name, c in PURE.items()},
+    **{name: lambda c=c: [FocalCodecNetwork(c)] for name, c in FOCALCODEC.items()},
+    **{name: lambda c=c: [SimWhisperNetwork(c)] for name, c in SIMWHISPER.items()},
+    **{
+        name: lambda c=c: [DualCodecNetwork(c), W2VBert(c.w2vbert)] for name, c in DUALCODEC.items()
+    },
+    **{
+        name: lambda c=c: [HasrdNetwork(c), SSLModel(c.ssl, c.semantic_layer)]
+        for name, c in HASRD.items()
+    },
+}
+
+
+def count_parameters(variant: str) -> int:
+    """Return the weights of all networks that encode and decode, weight norm multiplied out."""
+    with torch.device("meta"):
+        networks = NETWORKS[variant]()
+    for network in networks:
+        fold_weight_norm(network)
+    states = [network.state_dict().values() for network in networks]
+    return sum(value.numel() for state in states for value in state)
