@@ -82,3 +82,16 @@ def test_overlap_add_is_that_of_torch() -> None:
     spectrum_BSF = torch.polar(magnitude_BFS.exp().clamp(max=100), phase_BFS).transpose(1, 2)
     expected_BT = torch.istft(spectrum_BSF, 64, 16, window=head.window_N, center=True)
     torch.testing.assert_close(head(x_BFD)[:, 64:400], expected_BT[:, 56:392])
+
+
+@pytest.mark.parametrize("columns", [1, 31, 32, 70, 200])
+@torch.inference_mode()
+def test_a_spectrum_computes_what_the_convolution_computed(columns: int) -> None:
+    conv = FrameConv1d(12, 12, 40, padding="valid", groups=3)
+    x_BTC = torch.randn(2, columns + 39, 12)
+    expected_BTC = conv(x_BTC)
+    pack(conv)
+    assert conv.spectrum is not None
+    torch.testing.assert_close(conv(x_BTC), expected_BTC, atol=1e-5, rtol=0)
+    alone_BTC = conv(x_BTC[1:])
+    assert torch.equal(conv(x_BTC)[1:], alone_BTC)

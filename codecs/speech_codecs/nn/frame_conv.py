@@ -12,8 +12,10 @@ from torch.nn import functional as F
 
 from speech_codecs.nn.lengths import is_behind
 from speech_codecs.nn.packed import PackedLinear, pack_linears
+from speech_codecs.nn.spectral import Spectrum
 
-_BLOCK = 2048  # windows laid out at a time
+_BLOCK = 8192  # windows laid out at a time
+_LONG = 32  # taps, and frames, from which on spectra are the faster way
 Padding = Literal["valid", "same", "zeros", "replicate"]
 Memory = dict[nn.Module, Tensor]  # what each layer keeps of a stream from one chunk to the next
 
@@ -40,6 +42,7 @@ class FrameConv1d(nn.Conv1d):
         self.edges = padding
         self.reach = kernel - 1
         self.matrix: PackedLinear | None = None
+        self.spectrum: Spectrum | None = None
 
     def forward(
         self, x_BTC: Tensor, lengths_B: Tensor | None = None, memory: Memory | None = None
@@ -55,6 +58,9 @@ class FrameConv1d(nn.Conv1d):
             x_BTC = self._behind_its_past(x_BTC, memory)
         if self.matrix is not None:
             return self._multiply(F.pad(x_BTC, (0, 0, both, both)), self.matrix)
+        if self.spectrum is not None and x_BTC.shape[1] - self.reach >= _LONG:
+            y_BTC = self.spectrum.convolve(F.pad(x_BTC, (0, 0, both, both)))
+            return y_BTC if self.bias is None else y_BTC + self.bias
         x_BC1T, weight_OI1K = x_BTC.transpose(1, 2)[:, :, None], self.weight[:, :, None]
         y_BO1T = F.conv2d(
             x_BC1T, weight_OI1K, self.bias, (1, *self.stride), (0, both), groups=self.groups
@@ -65,9 +71,13 @@ class FrameConv1d(nn.Conv1d):
         """Make a packed matrix of the weights of a dense convolution, which gives them up.
 
         Each column then is a row times a matrix: of frames that lie one behind the other, every
-        window is a row as it is.
+        window is a row as it is. Groups of channels under a long kernel get a spectrum.
         """
-        if self.groups > 1 or self.in_channels == 1 or self.matrix is not None:
+        if self.matrix is not None:
+            return
+        if self.groups > 1:
+            if self.groups < self.in_channels and self.reach >= _LONG and self.stride == (1,):
+                self.spectrum = Spectrum(self.weight, self.groups)
             return
         weight_OKI = self.weight.detach().transpose(1, 2)
         linear = nn.Linear(weight_OKI[0].numel(), len(weight_OKI), device="meta")
