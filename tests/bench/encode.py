@@ -1,0 +1,190 @@
+"""How fast each codec encodes at full size, beside what its authors' code did.
+
+    python tests/bench/encode.py [focalcodec-50hz …] [--device cuda --precision bf16 --compile]
+
+Weights are random: speed does not depend on them. Each codec has a process of its own, with the
+allocator settings that workers have. The authors' figures are from runs of their own code on
+another CPU of two cores (AMD EPYC, AVX-512, PyTorch 2.13) with the same settings: their code is not
+part of this. `--yardstick` times on this machine what dominates theirs: the backbone as
+transformers computes it.
+"""
+
+import argparse
+import multiprocessing
+import os
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from pipeline.ray_pool import ALLOCATOR
+
+AUTHORS = {  # x real time of one clip of 10 s
+    "focalcodec-50hz": 11.9,
+    "focalcodec-25hz": 11.9,
+    "focalcodec-12_5hz": 12.2,
+    "focalcodec-50hz-4k-causal": 10.1,
+    "dualcodec-12hz": 2.75,
+    "dualcodec-25hz": 2.35,
+    "simwhisper-16k": 5.25,
+    "hasrd-2k": None,
+    "pure-1k": None,
+}
+MIXED = (2.0, 3.5, 5.0, 7.5, 10.0, 13.0, 16.5, 20.0)  # seconds
+SINGLE = 10.0
+THREADS = 2
+HEADER = (
+    "| codec | 10 s clip, x real time | authors' | ratio | 2-20 s batch of 8 | ratio to authors' "
+    "clips | GFLOP per s of audio | share of matmul peak: clip, batch | peak MB |"
+)
+
+
+def measure(name: str, options: argparse.Namespace) -> str:
+    """One row of the table."""
+    import torch
+
+    from speech_codecs import load_codec
+    from tests.codecs.speech import padded, speech
+
+    torch.set_num_threads(THREADS)
+    extra = {"compile": True} if options.compile else {}
+    codec = load_codec(name, device=options.device, precision=options.precision, **extra)
+    rate = codec.info.sample_rate
+    single = padded([speech(int(SINGLE * rate))])
+    batch = padded([speech(int(s * rate), seed=i) for i, s in enumerate(MIXED)])
+    gflop = count_gflop(lambda: codec.encode(*single)) / SINGLE if not options.compile else 0.0
+    rounds = options.rounds
+    alone = SINGLE / seconds(lambda: codec.encode(*single), rounds, options.device)
+    forget_peak(options.device)
+    mixed = sum(MIXED) / seconds(lambda: codec.encode(*batch), rounds, options.device)
+    memory = peak_mb(options.device)
+    peak = matmul_peak(options.device, options.precision)
+    theirs = AUTHORS.get(name)
+    shares = f"{alone * gflop / peak:.0%}, {mixed * gflop / peak:.0%} of {peak:,.0f}"
+    ratios = [f"{speed / theirs:.2f}" if theirs else "-" for speed in (alone, mixed)]
+    return (
+        f"| {name} | {alone:,.1f} | {theirs or '-'} | {ratios[0]} | {mixed:,.1f} | {ratios[1]} | "
+        f"{gflop:.1f} | {shares} | {memory:,.0f} |"
+    )
+
+
+def seconds(compute: Callable[[], Any], rounds: int, device: str) -> float:
+    """The median of `rounds` calls, after one that warms up."""
+    import torch
+
+    times = []
+    for _ in range(rounds + 1):
+        started = time.perf_counter()
+        compute()
+        if device.startswith("cuda"):
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - started)
+    return statistics.median(times[1:])
+
+
+def count_gflop(compute: Callable[[], Any]) -> float:
+    """Matrix products, convolutions and attention, two per multiply-add, as they are computed."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    def packed(x: Sequence[int], weight: Sequence[int], *_: Any, **__: Any) -> int:
+        return 2 * prod(x) * weight[0]
+
+    with FlopCounterMode(
+        display=False, custom_mapping={torch.ops.mkldnn._linear_pointwise: packed}
+    ) as counter:
+        compute()
+    return counter.get_total_flops() / 1e9
+
+
+def matmul_peak(device: str, precision: str) -> float:
+    """GFLOP/s of the best of ten products of matrices that are large and square."""
+    import torch
+
+    from speech_codecs.precision import AUTOCAST, computing_in
+
+    size = 8192 if device.startswith("cuda") else 2048
+    x, y = torch.randn(2, size, size, device=device, dtype=AUTOCAST.get(precision)).unbind()
+    with torch.inference_mode(), computing_in(precision, torch.device(device)):
+        best = min(seconds(lambda: x @ y, 1, device) for _ in range(10))
+    return 2 * size**3 / best / 1e9
+
+
+def forget_peak(device: str) -> None:
+    import torch
+
+    if device.startswith("cuda"):
+        torch.cuda.reset_peak_memory_stats()
+    else:
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_mb(device: str) -> float:
+    """Memory of the device, or of the process with its weights, since `forget_peak`."""
+    import torch
+
+    if device.startswith("cuda"):
+        return torch.cuda.max_memory_allocated() / 1e6
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1e3 for line in lines if line.startswith("VmHWM"))
+
+
+def yardstick(name: str, options: argparse.Namespace) -> str:
+    """What transformers takes, on this device, for the backbone that the authors run on 10 s."""
+    import torch
+    import transformers as t
+
+    torch.set_num_threads(THREADS)
+    shapes: dict[str, tuple[Any, Any, tuple[int, ...]]] = {
+        "focalcodec": (
+            t.WavLMModel,
+            t.WavLMConfig(
+                hidden_size=1024,
+                num_hidden_layers=6,
+                num_attention_heads=16,
+                intermediate_size=4096,
+                feat_extract_norm="layer",
+                do_stable_layer_norm=True,
+            ),
+            (1, 160_000),
+        ),
+        "dualcodec": (t.Wav2Vec2BertModel, t.Wav2Vec2BertConfig(), (1, 500, 160)),
+        "simwhisper": (
+            t.models.whisper.modeling_whisper.WhisperEncoder,
+            t.WhisperConfig(
+                d_model=768, encoder_layers=12, encoder_attention_heads=12, encoder_ffn_dim=3072
+            ),
+            (1, 80, 3000),
+        ),
+    }
+    kind, config, shape = shapes[name]
+    network = kind(config).eval().to(options.device)
+    x = torch.randn(shape, device=options.device)
+    with torch.inference_mode():
+        speed = SINGLE / seconds(lambda: network(x), options.rounds, options.device)
+    return f"{name}: {kind.__name__} alone, 10 s of audio: {speed:.2f} x real time"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("codecs", nargs="*", default=list(AUTHORS))
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--precision", default="fp32")
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--yardstick", action="store_true", help="codecs are families then")
+    options = parser.parse_args()
+    os.environ.update(ALLOCATOR)  # heeded by the processes that start from here on
+    if not options.yardstick:
+        print(HEADER + "\n" + "|---" * HEADER.count(" | ") + "|---|", flush=True)
+    for name in options.codecs:
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            print(
+                pool.apply(yardstick if options.yardstick else measure, (name, options)), flush=True
+            )
+
+
+if __name__ == "__main__":
+    main()
