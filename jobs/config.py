@@ -30,6 +30,7 @@ class CodecConfig:
     sha256: str | None = None  # of the checkpoint's file, where another one is an error
     config: str | None = None  # JSON of an architecture of your own; default: the variant's
     precision: str = "fp32"
+    compile: bool = False  # takes minutes at the start, and pays on GPUs
     device: str | None = None  # default: cuda where workers.num_gpus is above 0, else cpu
     options: dict[str, Any] = field(default_factory=dict)  # more arguments of this codec's loader
 
@@ -79,6 +80,7 @@ class TokenizeConfig:
             "config": self.codec.config,
             "precision": self.codec.precision,
             "device": self.codec.device or ("cuda" if self.workers.num_gpus else "cpu"),
+            **({"compile": True} if self.codec.compile else {}),
             **self.codec.options,
         }
 

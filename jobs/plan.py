@@ -7,8 +7,8 @@ from rich.console import Console
 from rich.table import Table
 
 from jobs.config import TokenizeConfig
-from jobs.tokenize import codec_of
-from pipeline.dataset import TokenDataset, identity
+from jobs.tokenize import codec_of, identity_of
+from pipeline.dataset import TokenDataset
 from pipeline.shard import Shard, list_shards
 from pipeline.storage import Storage, join
 
@@ -39,9 +39,7 @@ def plan(config: TokenizeConfig) -> Plan:
     dataset = TokenDataset(storage.absolute(config.output), storage)
     found = dataset.read_identity()
     if found is not None:
-        dataset.refuse_other(
-            found, identity(codec, config.codec.precision, config.decode_settings())
-        )
+        dataset.refuse_other(found, identity_of(config, codec))
     todo = dataset.todo(shards)
     todo_bytes = sum(shard.size for shard in todo)
     per_byte = _audio_per_byte(dataset)

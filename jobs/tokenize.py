@@ -1,6 +1,7 @@
 """`speechmill tokenize`: shards in, a token dataset out, resumed where it was left."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from jobs.config import TokenizeConfig, to_yaml
 from jobs.display import Display
@@ -43,7 +44,7 @@ def tokenize(config: TokenizeConfig, display: Display) -> Totals:
     Recordings(recording, [part.codec for part in parts])  # refuses what does not go together
     needed: dict[Shard, list[int]] = {}
     for position, part in enumerate(parts):
-        part.dataset.claim(identity(part.codec, part.config.codec.precision, recording))
+        part.dataset.claim(identity_of(part.config, part.codec))
         for shard in part.dataset.todo(shards):
             needed.setdefault(shard, []).append(position)
         display.line(f"output   {part.dataset.root}")
@@ -115,6 +116,12 @@ def codec_of(config: TokenizeConfig) -> CodecInfo:
     options = config.codec_options()
     del options["device"], options["precision"]
     return codec_info(options.pop("name"), **options)
+
+
+def identity_of(config: TokenizeConfig, codec: CodecInfo) -> dict[str, Any]:
+    """What must be the same for two runs to write into one dataset."""
+    chosen = config.codec
+    return identity(codec, chosen.precision, config.decode_settings(), compiled=chosen.compile)
 
 
 def _keep_failures(event: Event, dataset: TokenDataset, failed_before: set[str]) -> None:

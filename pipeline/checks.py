@@ -28,6 +28,7 @@ def check_identity(footer: dict[str, Any], identity: dict[str, Any]) -> Iterator
         "revision": codec["revision"],
         "trained": codec["trained"],
         "precision": footer["precision"],
+        "compile": footer.get("compile", False),
         "codebook_sizes": codec["codebook_sizes"],
     }
     for key, value in said.items():

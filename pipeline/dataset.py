@@ -21,7 +21,9 @@ FOOTER_BYTES = 64 * 1024  # one ranged read that holds the whole footer of nearl
 _PARALLEL_READS = 32
 
 
-def identity(codec: CodecInfo, precision: str, recording: RecordingSettings) -> dict[str, Any]:
+def identity(
+    codec: CodecInfo, precision: str, recording: RecordingSettings, *, compiled: bool = False
+) -> dict[str, Any]:
     """What must be the same for two runs to write into one dataset."""
     audio, segment, filters = recording.audio, recording.segment, asdict(recording.filters)
     default = asdict(FilterSettings())
@@ -32,6 +34,7 @@ def identity(codec: CodecInfo, precision: str, recording: RecordingSettings) -> 
         "revision": codec.revision,
         "trained": codec.trained,
         "precision": precision,
+        "compile": compiled,
         "codebook_sizes": list(codec.codebook_sizes),
         "frame_rate": codec.frame_rate,
         "channels": audio.channels,

@@ -152,7 +152,11 @@ class _Worker:
 
         options = target.codec_options
         device = device_kind(options["device"])
-        provenance = {"device": device, "precision": options["precision"]}
+        provenance = {
+            "device": device,
+            "precision": options["precision"],
+            "compile": options.get("compile", False),
+        }
         return PartWriter(target.output, shard, self.job.storage, target.codec, provenance)
 
 

@@ -70,7 +70,7 @@ class PartWriter:
         shard: Shard,
         storage: Storage,
         codec: CodecInfo,
-        provenance: dict[str, str],
+        provenance: dict[str, Any],
     ):
         self.root = root
         self.shard = shard

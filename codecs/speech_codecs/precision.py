@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import nn
 
 from speech_codecs.errors import UnsupportedPrecision
 
@@ -31,6 +32,21 @@ def check_precision(precision: str, device: torch.device) -> None:
                 f"{precision} needs compute capability {_AMPERE}, {device} has {capability}; "
                 "use fp32 or fp16"
             )
+
+
+def store_in(precision: str, network: nn.Module) -> None:
+    """Round the matrices of `network` to `precision` for good, where that has fewer bits.
+
+    Autocast would round frozen weights anew in every call. Norms, activations and all modules with
+    `is_exact` set, such as the quantizers that decide the codes, stay in float32.
+    """
+    dtype = AUTOCAST.get(precision)
+    if dtype is None or getattr(network, "is_exact", False):
+        return
+    if isinstance(network, nn.Linear | nn.Conv1d | nn.ConvTranspose1d):
+        network.to(dtype)
+    for child in network.children():
+        store_in(precision, child)
 
 
 @contextmanager

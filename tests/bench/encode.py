@@ -50,7 +50,13 @@ def measure(name: str, options: argparse.Namespace) -> str:
 
     torch.set_num_threads(THREADS)
     extra = {"compile": True} if options.compile else {}
-    codec = load_codec(name, device=options.device, precision=options.precision, **extra)
+    codec = load_codec(
+        name,
+        checkpoint="untrained",
+        device=options.device,
+        precision=options.precision,
+        **extra,
+    )
     rate = codec.info.sample_rate
     single = padded([speech(int(SINGLE * rate))])
     batch = padded([speech(int(s * rate), seed=i) for i, s in enumerate(MIXED)])

@@ -105,7 +105,8 @@ def main() -> None:
     torch.set_num_threads(2)
     print("| codec | differs from float32 alone | tokens | per codebook |\n|---|---|---|---|")
     for name in arguments.codecs:
-        options = {**GOLDEN.get(name, {}), "device": arguments.device}
+        weights = GOLDEN.get(name, {"checkpoint": "untrained"})
+        options = {**weights, "device": arguments.device}
         codec = load_codec(name, **options)
         clips = speech_of(
             arguments.audio, arguments.clips, codec.info.sample_rate, arguments.longest

@@ -50,6 +50,7 @@ def info(
     semantic_stats: str | Path | None = None,
     num_codebooks: int | None = None,
     keep_partial: bool = False,
+    compile: bool = False,
 ) -> CodecInfo:
     """Return the facts; the name is recorded as it was given."""
     sizes = _sizes(name, checkpoint, config)
@@ -87,6 +88,7 @@ def load(
     semantic_stats: str | Path | None = None,
     num_codebooks: int | None = None,
     keep_partial: bool = False,
+    compile: bool = False,
 ) -> Codec:
     """Return the codec, with random weights where there is no checkpoint."""
     import torch
@@ -119,7 +121,7 @@ def load(
         network = random_network(sizes, UNTRAINED_SEED)
     else:
         network = read_network(sizes, fetch(checkpoint))
-    return DualCodec(network, semantic, facts, device=device, precision=precision)
+    return DualCodec(network, semantic, facts, device=device, precision=precision, compiled=compile)
 
 
 def _sizes(name: str, checkpoint: str | None, config: dict[str, Any] | None) -> DualCodecConfig:
@@ -158,6 +160,8 @@ FAMILY = CodecFamily(
     variants=tuple(VARIANTS),
     info=info,
     load=load,
-    options=frozenset({"semantic_checkpoint", "semantic_stats", "num_codebooks", "keep_partial"}),
+    options=frozenset(
+        {"compile", "semantic_checkpoint", "semantic_stats", "num_codebooks", "keep_partial"}
+    ),
     cards=CARDS,
 )

@@ -1,5 +1,7 @@
 """The DualCodec networks behind the `Codec` protocol."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -11,7 +13,7 @@ from speech_codecs.errors import InvalidConfig
 from speech_codecs.nn.factorized import FactorizedQuantizer
 from speech_codecs.nn.lengths import zero_behind
 from speech_codecs.nn.packed import pack_linears
-from speech_codecs.precision import computing_in
+from speech_codecs.precision import computing_in, store_in
 from speech_codecs.rows import Rows
 from speech_codecs.validation import check_audio, check_codes
 
@@ -33,20 +35,24 @@ class DualCodec:
         device: torch.device,
         precision: str,
         row_by_row: bool | None = None,
+        compiled: bool = False,
     ) -> None:
         self.info = info
         self.network = network
         self.semantic = semantic
+        self._rows = Rows.on(device, precision, row_by_row, compiled=compiled)
+        self._plain = replace(self._rows, compiled=False)
         for part in filter(None, (network, semantic)):
             part.to(device).eval().requires_grad_(False)
-            if device.type == "cpu" and precision == "fp32":
+            if self._rows.packs:
                 pack_linears(part)
+            store_in(precision, part)
         for module in network.modules():
             if isinstance(module, FactorizedQuantizer):
                 module.cache_directions()
+        self._code = self._rows.faster(self._code)  # type: ignore[method-assign]
         self._device = device
         self._precision = precision
-        self._rows = Rows.on(device, precision, row_by_row)
 
     @torch.inference_mode()
     def encode(self, audio_BT: Tensor, num_samples_B: Tensor) -> Tensor:
@@ -63,7 +69,8 @@ class DualCodec:
         for rows in self._rows.groups([row for row, frames in enumerate(num_frames) if frames]):
             samples, frames = [num_samples[r] for r in rows], [num_frames[r] for r in rows]
             audio_GT = audio_BT[rows, : max(samples)].to(self._device)
-            codes_BKN[rows, :, : max(frames)] = self._encode(audio_GT, samples, frames)
+            codes_GKN = self._encode(audio_GT, samples, frames)
+            codes_BKN[rows, :, : max(frames)] = codes_GKN[..., : max(frames)]
         return codes_BKN
 
     @torch.inference_mode()
@@ -80,23 +87,26 @@ class DualCodec:
 
     def _encode(self, audio_BT: Tensor, num_samples: list[int], num_frames: list[int]) -> Tensor:
         """Return codes_BKN, zero behind each row's end."""
-        assert self.semantic is not None
         samples_B, frames_B = self._rows.unequal(num_samples), self._rows.unequal(num_frames)
         if samples_B is not None:
-            audio_BT = zero_behind(audio_BT, samples_B)
+            audio_BT = self._rows.widened(zero_behind(audio_BT, samples_B))
         with computing_in(self._precision, self._device):
-            pooled_BND = self.semantic(audio_BT, samples_B)
-            codes_BKN = self.network.encode(
-                audio_BT, pooled_BND, self.info.num_codebooks, samples_B, frames_B
-            )
+            codes_BKN = self._code(audio_BT, samples_B, frames_B)
         return codes_BKN if frames_B is None else zero_behind(codes_BKN, frames_B)
+
+    def _code(self, audio_BT: Tensor, samples_B: Tensor | None, frames_B: Tensor | None) -> Tensor:
+        assert self.semantic is not None
+        pooled_BND = self.semantic(audio_BT, samples_B)
+        return self.network.encode(
+            audio_BT, pooled_BND, self.info.num_codebooks, samples_B, frames_B
+        )
 
     def _decode(self, codes_BKN: Tensor, num_frames: list[int], num_samples: list[int]) -> Tensor:
         """Return audio_BT, zero behind each row's end."""
-        frames_B = self._rows.unequal(num_frames)
+        frames_B = self._plain.unequal(num_frames)
         if frames_B is not None:
             codes_BKN = zero_behind(codes_BKN, frames_B)
         with computing_in(self._precision, self._device):
             audio_BT = self.network.decode(codes_BKN, frames_B).float()
-        samples_B = self._rows.unequal(num_samples)
+        samples_B = self._plain.unequal(num_samples)
         return audio_BT if samples_B is None else zero_behind(audio_BT, samples_B)

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 _ALGORITHM = 1  # raised when the same weights give other codes
 
 
-def info(name: str, *, checkpoint: str | None, config: dict[str, Any] | None) -> CodecInfo:
+def info(
+    name: str, *, checkpoint: str | None, config: dict[str, Any] | None, compile: bool = False
+) -> CodecInfo:
     """Return the facts; the name is recorded as it was given."""
     sizes = configured(name, config)
     return CodecInfo(
@@ -45,6 +47,7 @@ def load(
     config: dict[str, Any] | None,
     device: torch.device,
     precision: str,
+    compile: bool = False,
 ) -> Codec:
     """Return the codec, with random weights where there is no checkpoint."""
     from speech_codecs.focalcodec.codec import FocalCodec
@@ -56,7 +59,9 @@ def load(
     else:
         network = build(sizes, fetch(checkpoint))
     facts = info(name, checkpoint=checkpoint, config=config)
-    return FocalCodec(network, sizes, facts, device=device, precision=precision)
+    return FocalCodec(network, sizes, facts, device=device, precision=precision, compiled=compile)
 
 
-FAMILY = CodecFamily(variants=tuple(VARIANTS), info=info, load=load, cards=CARDS)
+FAMILY = CodecFamily(
+    variants=tuple(VARIANTS), info=info, load=load, options=frozenset({"compile"}), cards=CARDS
+)

@@ -1,5 +1,7 @@
 """The FocalCodec network behind the `Codec` protocol."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -9,6 +11,7 @@ from speech_codecs.focalcodec.config import FocalCodecConfig
 from speech_codecs.focalcodec.model import FocalCodecNetwork
 from speech_codecs.focalcodec.stream import FocalCodecStream
 from speech_codecs.nn.frame_conv import pack
+from speech_codecs.precision import store_in
 from speech_codecs.rows import Rows
 from speech_codecs.validation import check_audio, check_codes
 
@@ -28,28 +31,32 @@ class FocalCodec:
         device: torch.device,
         precision: str,
         row_by_row: bool | None = None,
+        compiled: bool = False,
     ) -> None:
         self.info = info
         self.network = network.to(device).eval().requires_grad_(False)
-        if device.type == "cpu" and precision == "fp32":
-            pack(self.network)
         self.sizes = sizes
         self._device = device
         self._precision = precision
-        self._rows = Rows.on(device, precision, row_by_row)
+        self._rows = Rows.on(device, precision, row_by_row, compiled=compiled)
+        self._plain = replace(self._rows, compiled=False)
+        if self._rows.packs:
+            pack(self.network)
+        store_in(precision, self.network)
+        self._encode = self._rows.faster(self.network.encode)
         self._samples_per_frame = sizes.upscale * sizes.decoder.hop_length
 
     @torch.inference_mode()
     def encode(self, audio_BT: Tensor, num_samples_B: Tensor) -> Tensor:
         """Return codes_BKF."""
         num_samples = check_audio(audio_BT, num_samples_B)
-        return self._rows.compute(self.network.encode, audio_BT, num_samples, self.info.num_frames)
+        return self._rows.compute(self._encode, audio_BT, num_samples, self.info.num_frames)
 
     @torch.inference_mode()
     def decode(self, codes_BKF: Tensor, num_frames_B: Tensor) -> Tensor:
         """Return audio_BT of the same number of samples for every frame."""
         num_frames = check_codes(self.info, codes_BKF, num_frames_B)
-        return self._rows.compute(
+        return self._plain.compute(
             self._decode, codes_BKF, num_frames, lambda frames: frames * self._samples_per_frame
         )
 

@@ -31,6 +31,7 @@ def info(
     checkpoint: str | None,
     config: dict[str, Any] | None,
     semantic_checkpoint: str | Path | None = None,
+    compile: bool = False,
 ) -> CodecInfo:
     """Return the facts; the name is recorded as it was given."""
     sizes = configured(name, config)
@@ -58,6 +59,7 @@ def load(
     device: torch.device,
     precision: str,
     semantic_checkpoint: str | Path | None = None,
+    compile: bool = False,
 ) -> Codec:
     """Return the codec, with random weights where there is no checkpoint.
 
@@ -79,7 +81,7 @@ def load(
         network = random_network(sizes, UNTRAINED_SEED)
     else:
         network = read_network(sizes, fetch(checkpoint))
-    return HasrdCodec(network, ssl, facts, device=device, precision=precision)
+    return HasrdCodec(network, ssl, facts, device=device, precision=precision, compiled=compile)
 
 
 PARAMETERS = {"hasrd-2k-wavlm-base": 123_079_199, "hasrd-2k-hubert-base": 123_070_571}
@@ -93,6 +95,6 @@ FAMILY = CodecFamily(
     variants=tuple(VARIANTS),
     info=info,
     load=load,
-    options=frozenset({"semantic_checkpoint"}),
+    options=frozenset({"compile", "semantic_checkpoint"}),
     cards=CARDS,
 )

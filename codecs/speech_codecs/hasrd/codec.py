@@ -1,5 +1,7 @@
 """The HASRD networks behind the `Codec` protocol."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -10,7 +12,7 @@ from speech_codecs.hasrd.model import HasrdNetwork
 from speech_codecs.hasrd.ssl import SSLModel
 from speech_codecs.nn.frame_conv import pack
 from speech_codecs.nn.lengths import zero_behind
-from speech_codecs.precision import computing_in
+from speech_codecs.precision import computing_in, store_in
 from speech_codecs.rows import Rows
 from speech_codecs.validation import check_audio, check_codes
 
@@ -32,16 +34,21 @@ class HasrdCodec:
         device: torch.device,
         precision: str,
         row_by_row: bool | None = None,
+        compiled: bool = False,
     ) -> None:
         self.info = info
         self.network = network.to(device).eval().requires_grad_(False)
         self.network.cache_tables()
         self.ssl = None if ssl is None else ssl.to(device).eval().requires_grad_(False)
-        if self.ssl is not None and device.type == "cpu" and precision == "fp32":
-            pack(self.ssl)
         self._device = device
         self._precision = precision
-        self._rows = Rows.on(device, precision, row_by_row)
+        self._rows = Rows.on(device, precision, row_by_row, compiled=compiled)
+        self._plain = replace(self._rows, compiled=False)
+        for part in filter(None, (self.network, self.ssl)):
+            store_in(precision, part)
+        if self.ssl is not None and self._rows.packs:
+            pack(self.ssl)
+        self._code = self._rows.faster(self._code)  # type: ignore[method-assign]
 
     @torch.inference_mode()
     def encode(self, audio_BT: Tensor, num_samples_B: Tensor) -> Tensor:
@@ -59,8 +66,8 @@ class HasrdCodec:
             samples, frames = [num_samples[r] for r in rows], [num_frames[r] for r in rows]
             audio_GT = audio_BT[rows, : max(samples)].to(self._device)
             with computing_in(self._precision, self._device):
-                codes_GKF = self._encode(self.ssl, audio_GT, samples, frames)
-            codes_BKF[rows, :, : max(frames)] = codes_GKF
+                codes_GKF = self._encode(audio_GT, samples, frames)
+            codes_BKF[rows, :, : max(frames)] = codes_GKF[..., : max(frames)]
         return codes_BKF
 
     @torch.inference_mode()
@@ -75,26 +82,40 @@ class HasrdCodec:
                 audio_BT[rows, : max(frames) * hop] = self._decode(codes_GKF, frames)
         return audio_BT
 
-    def _encode(
-        self, ssl: SSLModel, audio_BT: Tensor, num_samples: list[int], num_frames: list[int]
-    ) -> Tensor:
+    def _encode(self, audio_BT: Tensor, num_samples: list[int], num_frames: list[int]) -> Tensor:
         """Return codes_BKF, zero behind each row's end."""
         hop = self.info.hop_length
         filled = [max(n, f * hop) for n, f in zip(num_samples, num_frames, strict=True)]
         samples_B, frames_B = self._rows.unequal(num_samples), self._rows.unequal(num_frames)
         if samples_B is not None:
             audio_BT = zero_behind(audio_BT, samples_B)
-        heard_BT = ssl.heard(audio_BT, samples_B)
-        states = ssl(_resized(heard_BT, max(filled)), self._rows.unequal(filled))
-        framed_BT = _resized(audio_BT, max(num_frames) * hop)
+        size = max(filled)
+        if self._rows.compiled:
+            audio_BT = self._rows.widened(_resized(audio_BT, size))
+            size = audio_BT.shape[1]
+        codes_BKF = self._code(audio_BT, samples_B, self._rows.unequal(filled), frames_B, size)
+        return codes_BKF if frames_B is None else zero_behind(codes_BKF, frames_B)
+
+    def _code(
+        self,
+        audio_BT: Tensor,
+        samples_B: Tensor | None,
+        filled_B: Tensor | None,
+        frames_B: Tensor | None,
+        size: int,
+    ) -> Tensor:
+        """Return codes_BKF of rows that are lengthened with zeros to `size` samples."""
+        assert self.ssl is not None
+        hop = self.info.hop_length
+        states = self.ssl(_resized(self.ssl.heard(audio_BT, samples_B), size), filled_B)
+        framed_BT = _resized(audio_BT, size // hop * hop)
         if frames_B is not None:
             framed_BT = zero_behind(framed_BT, frames_B * hop)
-        codes_BKF = self.network.encode(states, framed_BT, self.info.num_codebooks, frames_B)
-        return codes_BKF if frames_B is None else zero_behind(codes_BKF, frames_B)
+        return self.network.encode(states, framed_BT, self.info.num_codebooks, frames_B)
 
     def _decode(self, codes_BKF: Tensor, num_frames: list[int]) -> Tensor:
         """Return audio_BT, zero behind each row's end."""
-        frames_B = self._rows.unequal(num_frames)
+        frames_B = self._plain.unequal(num_frames)
         if frames_B is None:
             return self.network.decode(codes_BKF).float()
         audio_BT = self.network.decode(zero_behind(codes_BKF, frames_B), frames_B).float()

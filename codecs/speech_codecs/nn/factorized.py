@@ -16,6 +16,7 @@ class FactorizedQuantizer(nn.Module):
     Of codewords at the same angle the lowest index wins. Everything is computed in float32.
     """
 
+    is_exact = True
     directions_NC: Tensor | None
 
     def __init__(self, dim: int, codebook_size: int, codebook_dim: int) -> None:

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 _ALGORITHM = 1  # raised when the same weights give other codes
 
 
-def info(name: str, *, checkpoint: str | None, config: dict[str, Any] | None) -> CodecInfo:
+def info(
+    name: str, *, checkpoint: str | None, config: dict[str, Any] | None, compile: bool = False
+) -> CodecInfo:
     """Return the facts; the name is recorded as it was given."""
     sizes = override(VARIANTS.get(name, PureConfig()), config)
     return CodecInfo(
@@ -44,6 +46,7 @@ def load(
     config: dict[str, Any] | None,
     device: torch.device,
     precision: str,
+    compile: bool = False,
 ) -> Codec:
     """Return the codec, with random weights where there is no checkpoint."""
     from speech_codecs.pure.codec import PureCodec
@@ -55,7 +58,7 @@ def load(
     else:
         network = build(sizes, fetch(checkpoint))
     facts = info(name, checkpoint=checkpoint, config=config)
-    return PureCodec(network, facts, device=device, precision=precision)
+    return PureCodec(network, facts, device=device, precision=precision, compiled=compile)
 
 
 PARAMETERS = {"pure-16k-small": 3_803_057}  # the others are prefixes of one network
@@ -65,4 +68,6 @@ CARDS = {
     )
     for name in VARIANTS
 }
-FAMILY = CodecFamily(variants=tuple(VARIANTS), info=info, load=load, cards=CARDS)
+FAMILY = CodecFamily(
+    variants=tuple(VARIANTS), info=info, load=load, options=frozenset({"compile"}), cards=CARDS
+)

@@ -32,6 +32,7 @@ def info(
     checkpoint: str | None,
     config: dict[str, Any] | None,
     keep_partial: bool = False,
+    compile: bool = False,
 ) -> CodecInfo:
     """Return the facts; `config` is the authors' `generator_params`.
 
@@ -63,6 +64,7 @@ def load(
     device: torch.device,
     precision: str,
     keep_partial: bool = False,
+    compile: bool = False,
 ) -> Codec:
     """Return the codec, with random weights where there is no checkpoint."""
     from speech_codecs.simwhisper.codec import SimWhisperCodec
@@ -74,7 +76,7 @@ def load(
     else:
         network = build(sizes, fetch(checkpoint))
     facts = info(name, checkpoint=checkpoint, config=config, keep_partial=keep_partial)
-    return SimWhisperCodec(network, facts, device=device, precision=precision)
+    return SimWhisperCodec(network, facts, device=device, precision=precision, compiled=compile)
 
 
 def _sizes(name: str, config: dict[str, Any] | None) -> SimWhisperConfig:
@@ -95,6 +97,6 @@ FAMILY = CodecFamily(
     variants=tuple(VARIANTS),
     info=info,
     load=load,
-    options=frozenset({"keep_partial"}),
+    options=frozenset({"compile", "keep_partial"}),
     cards=CARDS,
 )
