@@ -67,10 +67,10 @@ def plan(config: Config, overrides: Overrides = None, as_json: AsJson = False) -
     with _exit_codes():
         settings = load_config(TokenizeConfig, config, overrides or [])
         plans = [make_plan(single) for single in settings.for_each_codec()]
-    for found in plans:
-        if as_json:
-            print(to_json(found))
-        else:
+    if as_json:
+        print(to_json(plans))
+    else:
+        for found in plans:
             show(found, console)
 
 

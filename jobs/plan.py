@@ -79,9 +79,9 @@ def _last_speed(dataset: TokenDataset) -> float | None:
     return None
 
 
-def to_json(found: Plan) -> str:
-    """For a script."""
-    return json.dumps(asdict(found), indent=2)
+def to_json(plans: list[Plan]) -> str:
+    """For a script: a plan for each codec."""
+    return json.dumps([asdict(found) for found in plans], indent=2)
 
 
 def show(found: Plan, console: Console) -> None:

@@ -43,7 +43,7 @@ def ready_tensors(
     torch.set_num_threads(threads)
     codec = load_codec(**options)
     shards = list_shards(sources, Storage())
-    decoded = [decode_shard(each, Storage(), DecodeSettings(), codec.info) for each in shards]
+    decoded = [decode_shard(each, Storage(), DecodeSettings(), [codec.info]) for each in shards]
     batches = [batch for stream in decoded for batch in stream if isinstance(batch, Batch)]
     schema = token_schema(codec.info.codebook_sizes)
     encode_batch(batches[0], codec, schema)

@@ -37,7 +37,7 @@ def test_a_plan_says_what_is_left_and_writes_nothing(tmp_path, dataset):
     dataset.storage.delete(dataset.part_url(part))
     config = f"{run_folder(dataset)}/config.yaml"
     before = dataset.storage.list_files(str(tmp_path))
-    found = json.loads(speechmill("plan", config, "--json").stdout)
+    [found] = json.loads(speechmill("plan", config, "--json").stdout)
     assert (found["shards"], found["todo"], found["is_new"]) == (2, 1, False)
     assert found["todo_hours"] == pytest.approx(4 * 0.4 / 3600, rel=0.5)
     assert dataset.storage.list_files(str(tmp_path)) == before
