@@ -17,12 +17,13 @@ from rich.console import Console
 from rich.table import Table
 
 from jobs.codecs import codecs_table, describe_codecs
-from jobs.config import PackConfig, TokenizeConfig, from_overrides, load_config
+from jobs.config import PackConfig, StatusConfig, TokenizeConfig, from_overrides, load_config
 from jobs.display import Display
 from jobs.status import Status, read_status
 from pipeline.errors import (
     DatasetConflict,
     InputError,
+    RunStopped,
     SpeechmillError,
     StorageDenied,
     StorageNotFound,
@@ -106,11 +107,13 @@ def codecs(as_json: AsJson = False) -> None:
 @app.command()
 def status(
     output: Dataset,
+    overrides: Overrides = None,
     as_json: AsJson = False,
 ) -> None:
     """Show what a token dataset holds and which shards failed."""
     with _exit_codes():
-        found = read_status(output, Storage())
+        settings = from_overrides(StatusConfig, [*(overrides or []), f"output={output}"])
+        found = read_status(settings.output, Storage(settings.storage))
     if as_json:
         print(json.dumps(asdict(found), indent=2))
     else:
@@ -247,6 +250,9 @@ def _exit_codes() -> Iterator[None]:
     """Turn errors that a user can cure into one line and an exit code."""
     try:
         yield
+    except (KeyboardInterrupt, RunStopped) as error:
+        errors.print("interrupted; run the same command again to resume")
+        raise typer.Exit(130) from error
     except _USAGE as error:
         errors.print(f"error: {error}", highlight=False, soft_wrap=True, markup=False)
         raise typer.Exit(2) from error
@@ -254,9 +260,6 @@ def _exit_codes() -> Iterator[None]:
         message = f"error: {type(error).__name__}: {error}"
         errors.print(message, highlight=False, soft_wrap=True, markup=False)
         raise typer.Exit(1) from error
-    except KeyboardInterrupt as error:
-        errors.print("interrupted; run the same command again to resume")
-        raise typer.Exit(130) from error
 
 
 def main() -> None:

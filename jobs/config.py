@@ -14,8 +14,8 @@ from pipeline.batching import BatchSettings
 from pipeline.decode import DecodeSettings
 from pipeline.errors import InputError
 from pipeline.filters import FilterSettings
+from pipeline.job import RaySettings, WorkerSettings
 from pipeline.pack import PackSettings
-from pipeline.ray_pool import RaySettings, WorkerSettings
 from pipeline.segment import SegmentSettings
 from pipeline.source import Limits
 from pipeline.storage import join
@@ -51,6 +51,7 @@ class TokenizeConfig:
     workers: WorkerSettings = field(default_factory=WorkerSettings)
     ray: RaySettings = field(default_factory=RaySettings)
     storage: dict[str, dict[str, Any]] = field(default_factory=dict)  # by protocol, for fsspec
+    storage_patience: float = 300.0  # s for which one operation is tried again
 
     def decode_settings(self) -> DecodeSettings:
         return DecodeSettings(self.audio, self.limits, self.segment, self.filters, self.batch)
@@ -103,6 +104,14 @@ class PackConfig(PackSettings):
     """All that `speechmill pack` can be told."""
 
     source: str = MISSING
+    output: str = MISSING
+    storage: dict[str, dict[str, Any]] = field(default_factory=dict)  # by protocol, for fsspec
+
+
+@dataclass
+class StatusConfig:
+    """All that `speechmill status` can be told."""
+
     output: str = MISSING
     storage: dict[str, dict[str, Any]] = field(default_factory=dict)  # by protocol, for fsspec
 

@@ -1,5 +1,9 @@
 """`speechmill tokenize`: shards in, a token dataset out, resumed where it was left."""
 
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,10 +11,12 @@ from jobs.config import TokenizeConfig, to_yaml
 from jobs.display import Display
 from jobs.report import write_report
 from pipeline.dataset import TokenDataset, identity
+from pipeline.errors import RunStopped
+from pipeline.job import RaySettings, Target, TokenizeJob, WorkerSettings
 from pipeline.pieces import Recordings
-from pipeline.ray_pool import RayPool, Target, TokenizeJob
+from pipeline.ray_pool import Notice, RayPool
 from pipeline.run_log import RunLog
-from pipeline.runner import Event, Totals, run
+from pipeline.runner import Event, Pool, Totals, run
 from pipeline.shard import Shard, list_shards
 from pipeline.storage import Storage
 from speech_codecs import CodecInfo, codec_info
@@ -29,13 +35,19 @@ class _Part:
         return Target(self.dataset.root, self.codec, self.config.codec_options())
 
 
-def tokenize(config: TokenizeConfig, display: Display) -> Totals:
+StartPool = Callable[
+    [TokenizeJob, WorkerSettings, RaySettings, Mapping[Shard, Sequence[int]], Notice],
+    AbstractContextManager[Pool],
+]
+
+
+def tokenize(config: TokenizeConfig, display: Display, start_pool: StartPool = RayPool) -> Totals:
     """Tokenize every shard that has no part yet, for every codec.
 
     Raises an `InputError` or `DatasetConflict` before anything is computed, and whatever error
     makes going on pointless afterwards; shards given up on are counted in the result.
     """
-    storage = Storage(config.storage)
+    storage = Storage(config.storage, config.storage_patience)
     parts = [_part(single, storage) for single in config.for_each_codec()]
     for codec in (part.codec for part in parts):
         display.line(f"codec    {codec.title}, revision {codec.revision}, {codec.kbps:.2f} kbit/s")
@@ -43,17 +55,22 @@ def tokenize(config: TokenizeConfig, display: Display) -> Totals:
     recording = config.decode_settings()
     Recordings(recording, [part.codec for part in parts])  # refuses what does not go together
     needed: dict[Shard, list[int]] = {}
+    failed = []
     for position, part in enumerate(parts):
         part.dataset.claim(identity_of(part.config, part.codec))
-        for shard in part.dataset.todo(shards):
+        left = part.dataset.todo(shards)
+        for shard in left:
             needed.setdefault(shard, []).append(position)
+        failed.append(part.dataset.failed_names())
+        for shard in set(shards) - set(left):
+            _clear_failures(shard, part.dataset, failed[-1])
         display.line(f"output   {part.dataset.root}")
     todo = [shard for shard in shards if shard in needed]
     display.line(f"shards   {len(shards)}, of which {len(shards) - len(todo)} are done")
     if not todo:
         display.line("nothing left to do")
         return Totals()
-    return _run(config, parts, todo, needed, display)
+    return _run(config, parts, todo, needed, failed, display, start_pool)
 
 
 def _part(config: TokenizeConfig, storage: Storage) -> _Part:
@@ -66,7 +83,9 @@ def _run(
     parts: list[_Part],
     todo: list[Shard],
     needed: dict[Shard, list[int]],
+    failed: list[dict[str, list[str]]],
     display: Display,
+    start_pool: StartPool,
 ) -> Totals:
     totals = Totals()
     storage = parts[0].dataset.storage
@@ -74,14 +93,17 @@ def _run(
     for log, part in zip(logs, parts, strict=True):
         codec = part.codec
         log.record("run started", codec=codec.name, revision=codec.revision, shards=len(todo))
-    failed_before = [part.dataset.parts("failed") for part in parts]
 
     def on_event(event: Event) -> None:
         totals.add(event)
         for position in needed[event.shard]:
             logs[position].record_event(event)
-            _keep_failures(event, parts[position].dataset, failed_before[position])
+            _keep_failures(event, parts[position].dataset, failed[position])
         display.event(event, totals, logs[0].elapsed)
+
+    def on_notice(kind: str, **facts: Any) -> None:
+        for log in logs:
+            log.record(kind, **facts)
 
     first, *others = (part.target for part in parts)
     job = TokenizeJob(
@@ -96,11 +118,12 @@ def _run(
     try:
         with (
             display.running(todo),
-            RayPool(job, config.workers, config.ray, needed) as pool,
+            start_pool(job, config.workers, config.ray, needed, on_notice) as pool,
+            _told_to_stop() as stopping,  # behind the pool: ray.init sets a handler of its own
         ):
-            run(todo, pool, config.workers.max_attempts, on_event)
+            run(todo, pool, config.workers, on_event, stopping=stopping)
         status = "failed" if totals.failed else "done"
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, RunStopped):
         status = "interrupted"
         raise
     finally:
@@ -109,6 +132,23 @@ def _run(
             write_report(part.dataset, log.run_id)
     display.summary(totals, logs[0].elapsed)
     return totals
+
+
+@contextmanager
+def _told_to_stop() -> Iterator[Callable[[], bool]]:
+    """Whether SIGTERM came, the notice of a preemption; a second one interrupts at once."""
+    told = threading.Event()
+
+    def stop(*_: object) -> None:
+        if told.is_set():
+            raise KeyboardInterrupt
+        told.set()
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield told.is_set
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def codec_of(config: TokenizeConfig) -> CodecInfo:
@@ -124,15 +164,22 @@ def identity_of(config: TokenizeConfig, codec: CodecInfo) -> dict[str, Any]:
     return identity(codec, chosen.precision, config.decode_settings(), compiled=chosen.compile)
 
 
-def _keep_failures(event: Event, dataset: TokenDataset, failed_before: set[str]) -> None:
+def _keep_failures(event: Event, dataset: TokenDataset, failed: dict[str, list[str]]) -> None:
     """Keep `failed/` to the shards that are failed now."""
     if event.kind == "give up":
         record = {
             "shard": event.shard.url,
             "error": type(event.error).__name__,
             "message": str(event.error),
+            "reason": event.reason,
             "attempts": event.attempts,
         }
         dataset.mark_failed(event.shard, record)
-    elif event.kind == "committed" and event.shard.name in failed_before:
-        dataset.clear_failed(event.shard)
+    elif event.kind == "committed":
+        _clear_failures(event.shard, dataset, failed)
+
+
+def _clear_failures(shard: Shard, dataset: TokenDataset, failed: dict[str, list[str]]) -> None:
+    """Whatever version of the tar it was that failed."""
+    for name in failed.pop(shard.url, []):
+        dataset.clear_failed(name)

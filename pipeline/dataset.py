@@ -55,8 +55,11 @@ class TokenDataset:
     def claim(self, wanted: dict[str, Any]) -> None:
         """Write `dataset.json`, or see that the one there is of the same identity.
 
-        Raises `DatasetConflict` that names the first difference and the cure.
+        Removes what writes that were killed long ago left on a local disk. Raises
+        `DatasetConflict` that names the first difference and the cure.
         """
+        for folder in ("", "tokens", "rejects", "failed"):
+            self.storage.clear_leftovers(join(self.root, folder))
         found = self.read_identity()
         if found is None:
             if self.parts():
@@ -136,12 +139,20 @@ class TokenDataset:
         url = join(self.root, "failed", f"{name}.json")
         return dict(json.loads(self.storage.read_bytes(url)))
 
+    def failed_names(self) -> dict[str, list[str]]:
+        """Names of the records of failure, by the URL of their shard."""
+        names: dict[str, list[str]] = {}
+        for name in sorted(self.parts("failed")):
+            record = json.loads(self.storage.read_bytes(self._failed_url(name)))
+            names.setdefault(record["shard"], []).append(name)
+        return names
+
     def mark_failed(self, shard: Shard, record: dict[str, Any]) -> None:
         data = json.dumps(record, indent=2) + "\n"
-        self.storage.put(self._failed_url(shard), data.encode())
+        self.storage.put(self._failed_url(shard.name), data.encode())
 
-    def clear_failed(self, shard: Shard) -> None:
-        self.storage.delete(self._failed_url(shard))
+    def clear_failed(self, name: str) -> None:
+        self.storage.delete(self._failed_url(name))
 
-    def _failed_url(self, shard: Shard) -> str:
-        return join(self.root, "failed", f"{shard.name}.json")
+    def _failed_url(self, name: str) -> str:
+        return join(self.root, "failed", f"{name}.json")

@@ -4,7 +4,8 @@ SpeechmillError
 ├── InputError             what was asked for cannot be: config, listing, manifest
 ├── DatasetConflict        the output holds tokens of another codec or of other input
 ├── StorageError           storage refused, for a reason that is none of the below
-│   ├── StorageNotFound    no such object, folder or bucket
+│   ├── StorageNotFound    no such object or folder
+│   │   └── BucketNotFound no such bucket, or it is elsewhere
 │   ├── StorageDenied      no permission, or no credentials
 │   ├── StorageFull        the disk or quota is full
 │   └── StorageUnavailable throttled, reset or timed out: worth another try
@@ -13,7 +14,11 @@ SpeechmillError
 │   ├── ShardDamaged       the tar holds bytes that are no tar
 │   └── ShardChanged       the tar is not the one that was listed
 ├── WorkerLost             the process that held a shard is gone
+│   └── NodeLost           it went with its whole node, or leaves it: no shard's fault
+├── DeviceFull             a single clip does not fit into the memory of the device
+├── DeviceBroken           the GPU computes nothing any more in this process
 ├── StreamBroken           decoding stopped before the end of the shard
+├── RunStopped             the run was told to stop before all shards were done
 └── SampleError            one sample cannot be tokenized: it becomes a row in rejects/
     ├── UnsafeMember       no regular file, or a name that points out of the archive
     ├── DuplicateKey       the key came before in this shard
@@ -55,7 +60,11 @@ class StorageError(SpeechmillError):
 
 
 class StorageNotFound(StorageError):
-    """No such object, folder or bucket."""
+    """No such object or folder."""
+
+
+class BucketNotFound(StorageNotFound):
+    """No such bucket, or it is elsewhere."""
 
 
 class StorageDenied(StorageError):
@@ -90,8 +99,24 @@ class WorkerLost(SpeechmillError):
     """The process that held a shard is gone."""
 
 
+class NodeLost(WorkerLost):
+    """It went with its whole node, or leaves it: no shard's fault."""
+
+
+class DeviceFull(SpeechmillError):
+    """A single clip does not fit into the memory of the device."""
+
+
+class DeviceBroken(SpeechmillError):
+    """The GPU computes nothing any more in this process."""
+
+
 class StreamBroken(SpeechmillError):
     """Decoding stopped before the end of the shard."""
+
+
+class RunStopped(SpeechmillError):
+    """The run was told to stop before all shards were done."""
 
 
 class SampleError(SpeechmillError):

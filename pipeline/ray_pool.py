@@ -1,33 +1,38 @@
-"""Workers as Ray actors, each with one codec on one GPU (or a share of one, or the CPU).
+"""The pool of `pipeline.runner` on a Ray cluster: its workers are Ray actors.
 
-With `ray_metrics` the only module that imports ray. An actor owns the decode streams of the shards
-it was given: Ray tasks on the CPUs that yield batches into the object store and stop when enough
-lie there.
+With `ray_worker` and `ray_metrics` the only modules that import ray.
 """
 
 import logging
 import os
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+import socket
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import Any
 
 import ray
+from ray._private.state import state as ray_state
 from ray.actor import ActorHandle
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from pipeline import ray_metrics
-from pipeline.bottleneck import Turn, timed
-from pipeline.decode import DecodeSettings, Isolation, decode_shard
-from pipeline.errors import InputError, StreamBroken, WorkerLost
+from pipeline.decode import Isolation
+from pipeline.errors import DeviceBroken, InputError, NodeLost, StreamBroken, WorkerLost
+from pipeline.job import (
+    RaySettings,
+    TokenizeJob,
+    WorkerSettings,
+    shards_in_flight,
+    stream_objects,
+    worker_count,
+)
+from pipeline.policy import Backoff
+from pipeline.ray_worker import Worker
 from pipeline.runner import Outcome
 from pipeline.shard import Shard
-from pipeline.storage import Storage
-from pipeline.tokens import Batch, ShardEnd, split
-from pipeline.writer import PartWriter, ShardReport, combined
-from speech_codecs.api import CodecInfo
+from speech_codecs.errors import CodecError
 
 # glibc's defaults return every large buffer to the kernel: FocalCodec encoded 4.7x slower so. Only
 # the main arena heeds the thresholds, and a worker computes in threads.
@@ -37,143 +42,48 @@ ALLOCATOR = {
     "MALLOC_TRIM_THRESHOLD_": "17179869184",
     "MALLOC_TOP_PAD_": "268435456",
 }
-_MAX_SHARDS_IN_FLIGHT = 16
-_MAX_LOAD_CRASHES = 3
+_MAX_LOAD_FAILURES = 3
+_LOOK_SECONDS = 1.0  # between looks at the workers
+_GROW_SECONDS = 5.0  # between looks at the size of the cluster
+_PROBE_SECONDS = 1.0  # in which a node that lives takes a connection
+_RETURN_SECONDS = 5.0  # between looks whether a worker that left is back elsewhere
+_RELOAD = Backoff(first=1.0, longest=30.0)
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass
-class WorkerSettings:
-    """How many codecs run, and what each of them gets."""
-
-    count: int | None = None  # default: one per GPU share, or 1 where num_gpus is 0
-    num_gpus: float = 1.0  # of each worker; a fraction shares a GPU, 0 runs on the CPU
-    threads: int | None = None  # CPU threads of each codec; default: its share of all CPUs
-    shards_in_flight: int | None = None  # default: as many as the CPUs can decode at once, plus 1
-    decode_cpus: float = 1.0  # CPUs that one decode stream occupies
-    buffer_mb: float = 512.0  # decoded audio that may wait for one worker
-    max_attempts: int = 3  # failures of one shard before it is given up on
+Notice = Callable[..., None]  # called with the kind of what happened and its facts
 
 
-@dataclass
-class RaySettings:
-    """Which cluster to run on."""
+@dataclass(eq=False, slots=True)
+class _Seat:
+    """What the driver knows of one worker."""
 
-    address: str | None = None  # default: a local one, for this run
-    num_cpus: int | None = None  # of the local one
-    env: dict[str, str] = field(default_factory=dict)  # variables for every worker process
-
-
-@dataclass(frozen=True)
-class Target:
-    """A codec, and the dataset for its tokens."""
-
-    output: str
-    codec: CodecInfo
-    codec_options: dict[str, Any]  # what `load_codec` takes
-
-
-@dataclass(frozen=True)
-class TokenizeJob(Target):
-    """All that a worker must know; travels to it once."""
-
-    storage: Storage
-    decode: DecodeSettings
-    others: tuple[Target, ...] = ()  # more codecs for the same audio
-
-    @property
-    def targets(self) -> tuple[Target, ...]:
-        return (self, *self.others)
+    actor: ActorHandle
+    node: str | None = None  # that its process runs on
+    ready: bool = False
+    held: int = 0  # shards at hand; all that fit, where one must be alone
+    leaving: bool = False  # its node is being drained, or it was told so itself
+    failures: int = 0  # to load, one after the other
+    start_at: float | None = None  # when to try that again
+    beat: ray.ObjectRef | None = None  # asked for
+    beats: int = -1
+    beat_at: float = 0.0  # when `beats` changed
+    fault: str = ""  # why the driver killed it
 
 
-class _Worker:
-    """One codec on one device, tokenizing a few shards at a time in threads of its own."""
-
-    def __init__(
-        self, job: TokenizeJob, settings: WorkerSettings, threads: int, stream_objects: int
-    ):
-        self.job = job
-        ray_metrics.export()
-        self.turn = Turn()
-        self.threads = threads
-        self.decode = ray.remote(_decode).options(
-            name="decode_shard",
-            num_returns="streaming",
-            num_cpus=settings.decode_cpus,
-            max_retries=0,
-            _generator_backpressure_num_objects=stream_objects,
-        )
-
-    def load(self) -> None:
-        """Load the codec; apart from `__init__`, so that its errors arrive as they are."""
-        import torch
-
-        from pipeline.handover import Handover
-        from speech_codecs import load_codec
-        from speech_codecs.errors import CheckpointError
-
-        torch.set_num_threads(self.threads)  # Ray sets it to 1 for an actor that claims no CPU
-        self.handovers = [Handover(t.codec_options["device"]) for t in self.job.targets]
-        self.codecs = [load_codec(**target.codec_options) for target in self.job.targets]
-        for codec, target in zip(self.codecs, self.job.targets, strict=True):
-            if codec.info != target.codec:
-                raise CheckpointError(
-                    f"{target.codec.name} is revision {codec.info.revision} on "
-                    f"{ray.util.get_node_ip_address()}, but {target.codec.revision} at the driver; "
-                    "give every node the same checkpoint and the same version of speechmill"
-                )
-
-    def tokenize(self, shard: Shard, isolation: Isolation, needed: Sequence[int]) -> ShardReport:
-        """Tokenize a shard for the codecs in these positions, decoding it once."""
-        from pipeline.tokenize import tokenize_shard
-
-        job = self.job
-        stream = self.decode.remote(
-            shard, job, [job.targets[position].codec for position in needed], isolation
-        )
-        streams = zip(needed, split(_values(stream), len(needed)), strict=True)
-        with ThreadPoolExecutor(len(needed)) as threads:
-            reports = [
-                threads.submit(
-                    tokenize_shard,
-                    batches,
-                    self.codecs[position],
-                    self._writer(shard, job.targets[position]),
-                    self.turn,
-                    self.handovers[position],
-                )
-                for position, batches in streams
-            ]
-        return combined([report.result() for report in reports])
-
-    def _writer(self, shard: Shard, target: Target) -> PartWriter:
-        from pipeline.tokenize import device_kind
-
-        options = target.codec_options
-        device = device_kind(options["device"])
-        provenance = {
-            "device": device,
-            "precision": options["precision"],
-            "compile": options.get("compile", False),
-        }
-        return PartWriter(target.output, shard, self.job.storage, target.codec, provenance)
-
-
-def _decode(
-    shard: Shard, job: TokenizeJob, codecs: Sequence[CodecInfo], isolation: Isolation
-) -> Iterator[Batch | ShardEnd]:
-    ray_metrics.export()
-    yield from timed(decode_shard(shard, job.storage, job.decode, codecs, isolation=isolation))
-
-
-def _values(stream: Any) -> Iterator[Batch | ShardEnd]:
-    for reference in stream:
-        yield ray.get(reference)
+@dataclass(frozen=True, slots=True)
+class _Task:
+    seat: _Seat
+    shard: Shard
+    held: int  # by which it fills its seat
 
 
 class RayPool:
-    """The pool of `pipeline.runner` on a Ray cluster, local or not."""
+    """The pool of `pipeline.runner` on a Ray cluster, local or not.
+
+    `notice` is told what happens to the workers.
+    """
 
     def __init__(
         self,
@@ -181,103 +91,247 @@ class RayPool:
         settings: WorkerSettings,
         cluster: RaySettings,
         needed: Mapping[Shard, Sequence[int]] | None = None,
+        notice: Notice = lambda kind, **facts: None,
     ):
         """`needed` has the codecs, by position, of the shards that not all of them need."""
         _connect(cluster)
         ray_metrics.export()
         self._all = range(len(job.targets))
         self._needed = needed or {}
-        resources = ray.cluster_resources()
-        count = settings.count or _worker_count(settings, resources)
-        threads = settings.threads or max(1, int(resources.get("CPU", 1) / count))
-        self._slots = settings.shards_in_flight or _shards_in_flight(settings, resources, count)
-        actor = ray.remote(_Worker).options(
-            num_gpus=settings.num_gpus,
-            num_cpus=0,
-            max_restarts=-1,
-            max_concurrency=self._slots + 1,
-            scheduling_strategy="SPREAD",
-        )
-        objects = _stream_objects(job, settings, self._slots)
-        self._workers = [actor.remote(job, settings, threads, objects) for _ in range(count)]
-        self._held: dict[ActorHandle, int] = {}  # shards at each worker that is ready
-        self._running: dict[ray.ObjectRef, tuple[ActorHandle, Shard]] = {}
-        self._loading: dict[ray.ObjectRef, ActorHandle] = {}
         self._broken: set[Shard] = set()  # whose decoding ended with its process
-        self._crashes: Counter[ActorHandle] = Counter()  # while loading, one after the other
-        for worker in self._workers:
-            self._start(worker)
+        self._job = job
+        self._settings = settings
+        self._notice = notice
+        resources = ray.cluster_resources()
+        count = settings.count or worker_count(settings, resources)
+        self._threads = settings.threads or max(1, int(resources.get("CPU", 1) / count))
+        self._slots = settings.shards_in_flight or shards_in_flight(settings, resources, count)
+        self._running: dict[ray.ObjectRef, _Task] = {}
+        self._starting: dict[ray.ObjectRef, _Seat] = {}
+        self._seats: list[_Seat] = []
+        self._draining: set[str] = set()
+        self._look_at = self._grow_at = 0.0
+        self._add(count)
 
-    def free(self) -> int:
-        return sum(self._slots - held for held in self._held.values())
+    def free(self, alone: bool = False) -> int:
+        if alone:
+            return sum(not seat.held for seat in self._ready())
+        return sum(self._slots - seat.held for seat in self._ready())
 
-    def submit(self, shard: Shard) -> None:
-        worker = min(self._held, key=lambda each: self._held[each])
-        self._held[worker] += 1
+    def submit(self, shard: Shard, alone: bool = False) -> None:
+        others = self._without(shard)
+        seat = min(others, key=lambda each: each.held)
+        held = self._slots if alone else 1
+        if not seat.held:
+            seat.beat_at = time.monotonic()
+        seat.held += held
         needed = self._needed.get(shard, self._all)
         isolation = Isolation.FULL if shard in self._broken else Isolation.WATCHED
-        self._running[worker.tokenize.remote(shard, isolation, needed)] = (worker, shard)
+        reference = seat.actor.tokenize.remote(shard, isolation, needed)
+        self._running[reference] = _Task(seat, shard, held)
 
-    def wait(self) -> list[Outcome]:
-        [reference], _ = ray.wait([*self._running, *self._loading], num_returns=1)
-        if reference in self._loading:
-            self._finish_loading(reference)
-            return []
-        return self._finish_shard(reference)
+    def can_copy(self, shard: Shard) -> bool:
+        return any(seat.held < self._slots for seat in self._without(shard))
+
+    def wait(self, timeout: float | None = None) -> list[Outcome]:
+        end = None if timeout is None else time.monotonic() + timeout
+        while True:
+            self._look_after_workers()
+            ready = len(self._ready())
+            left = _LOOK_SECONDS if end is None else min(_LOOK_SECONDS, end - time.monotonic())
+            finished = _wait([*self._running, *self._starting], max(0.0, left))
+            outcomes = [outcome for ref in finished for outcome in self._finish(ref)]
+            if outcomes or len(self._ready()) > ready:
+                return outcomes
+            if end is not None and time.monotonic() >= end:
+                return []
 
     def __enter__(self) -> "RayPool":
         return self
 
     def __exit__(self, *_: object) -> None:
         """Stop the workers and their decode streams; parts that are not whole never appear."""
-        for worker in self._workers:
-            ray.kill(worker)
+        for seat in self._seats:
+            ray.kill(seat.actor)
         ray.shutdown()
 
-    def _start(self, worker: ActorHandle) -> None:
-        self._loading[worker.load.remote()] = worker
+    def _ready(self) -> list[_Seat]:
+        return [seat for seat in self._seats if seat.ready and not seat.leaving]
 
-    def _finish_loading(self, reference: ray.ObjectRef) -> None:
-        worker = self._loading.pop(reference)
+    def _without(self, shard: Shard) -> list[_Seat]:
+        holders = {task.seat for task in self._running.values() if task.shard == shard}
+        return [seat for seat in self._ready() if seat not in holders]
+
+    def _add(self, count: int) -> None:
+        """Start more workers, all at the same time."""
+        actor = ray.remote(Worker).options(
+            num_gpus=self._settings.num_gpus,
+            num_cpus=0,
+            max_restarts=-1,
+            max_concurrency=self._slots + 1,
+            scheduling_strategy="SPREAD",
+        )
+        objects = stream_objects(self._job, self._settings, self._slots)
+        for _ in range(count):
+            seat = _Seat(actor.remote(self._job, self._settings, self._threads, objects))
+            self._seats.append(seat)
+            self._start(seat)
+
+    def _start(self, seat: _Seat) -> None:
+        """Wait for a process, then let it load the codec: so it is known which of both failed."""
+        seat.start_at, seat.node, seat.ready = None, None, False
+        self._starting[seat.actor.where.remote()] = seat
+
+    def _finish(self, reference: ray.ObjectRef) -> list[Outcome]:
+        if reference in self._starting:
+            self._finish_start(reference)
+            return []
+        if reference in self._running:
+            return self._finish_shard(reference)
+        return []  # lost with its worker, and accounted for
+
+    def _finish_start(self, reference: ray.ObjectRef) -> None:
+        seat = self._starting.pop(reference)
         try:
-            ray.get(reference)
+            found = ray.get(reference)
         except RayActorError as error:
-            self._crashes[worker] += 1
-            if self._crashes[worker] < _MAX_LOAD_CRASHES:
-                self._start(worker)
+            if seat.node is None or _is_gone(seat.node):
+                seat.start_at = time.monotonic() + _LOOK_SECONDS
             else:
-                self._drop(WorkerLost(f"a worker died {_MAX_LOAD_CRASHES} times loading: {error}"))
+                self._start_again(seat, WorkerLost(f"a worker died while it loaded: {error}"))
         except RayTaskError as error:
-            self._drop(_cause(error))
+            self._start_again(seat, _cause(error))
         else:
-            self._crashes[worker] = 0
-            self._held[worker] = 0
+            if seat.node is None:
+                seat.node = found
+                self._starting[seat.actor.load.remote()] = seat
+            else:
+                self._welcome(seat)
 
-    def _drop(self, error: Exception) -> None:
-        """Go on without a worker that cannot load, unless it was the last."""
-        if not self._loading and not self._held:
+    def _welcome(self, seat: _Seat) -> None:
+        seat.ready, seat.leaving, seat.fault = True, seat.node in self._draining, ""
+        seat.held = seat.failures = 0
+        seat.beats, seat.beat, seat.beat_at = -1, None, time.monotonic()
+        self._notice("worker ready", node=seat.node, workers=len(self._ready()))
+
+    def _start_again(self, seat: _Seat, error: Exception) -> None:
+        """Try a worker that cannot load some times, then go on without, unless it was the last."""
+        if isinstance(error, NodeLost):
+            seat.start_at = time.monotonic() + _LOOK_SECONDS
+            return
+        seat.failures += 1
+        if seat.failures < _MAX_LOAD_FAILURES and not isinstance(error, CodecError):
+            seat.start_at = time.monotonic() + _RELOAD.delay(self._job.output, seat.failures)
+            return
+        if not any(other.ready or self._is_coming(other) for other in self._seats):
             raise error
         logger.warning("going on without a worker that cannot load its codec: %s", error)
+        self._notice("worker dropped", error=type(error).__name__, message=str(error))
+
+    def _is_coming(self, seat: _Seat) -> bool:
+        return seat.start_at is not None or seat in self._starting.values()
 
     def _finish_shard(self, reference: ray.ObjectRef) -> list[Outcome]:
-        worker, shard = self._running.pop(reference)
+        task = self._running.pop(reference)
         try:
-            outcome = Outcome(shard, ray.get(reference))
+            outcome = Outcome(task.shard, ray.get(reference))
         except RayActorError as error:
-            return [Outcome(shard, error=WorkerLost(str(error))), *self._restart(worker, error)]
+            return self._restart(task, self._loss(task.seat, error))
         except RayTaskError as error:
-            outcome = Outcome(shard, error=_cause(error))
+            outcome = Outcome(task.shard, error=_cause(error))
+        if isinstance(outcome.error, DeviceBroken):
+            ray.kill(task.seat.actor, no_restart=False)
+            return self._restart(task, outcome.error)
         if isinstance(outcome.error, StreamBroken):
-            self._broken.add(shard)
-        self._held[worker] -= 1
+            self._broken.add(task.shard)
+        task.seat.leaving |= isinstance(outcome.error, NodeLost)
+        task.seat.held -= task.held
         return [outcome]
 
-    def _restart(self, worker: ActorHandle, error: Exception) -> list[Outcome]:
+    def _restart(self, task: _Task, error: Exception) -> list[Outcome]:
         """Ray starts the process again; whatever else it held is lost with it."""
-        lost = [ref for ref, (holder, _) in self._running.items() if holder == worker]
-        del self._held[worker]
-        self._start(worker)
-        return [Outcome(self._running.pop(ref)[1], error=WorkerLost(str(error))) for ref in lost]
+        self._notice("worker lost", node=task.seat.node, message=str(error).splitlines()[0])
+        others = [ref for ref, other in self._running.items() if other.seat is task.seat]
+        self._start(task.seat)
+        loss = error if isinstance(error, WorkerLost) else WorkerLost(str(error))
+        shards = [self._running.pop(reference).shard for reference in others]
+        return [
+            Outcome(task.shard, error=error, in_company=bool(shards)),
+            *(Outcome(shard, error=loss, in_company=True) for shard in shards),
+        ]
+
+    def _loss(self, seat: _Seat, error: RayActorError) -> WorkerLost:
+        if seat.leaving or error.preempted or _is_gone(seat.node):
+            return NodeLost(f"node {seat.node} is gone: {error}")
+        return WorkerLost(seat.fault or str(error))
+
+    def _look_after_workers(self) -> None:
+        now = time.monotonic()
+        if now < self._look_at:
+            return
+        self._look_at = now + _LOOK_SECONDS
+        self._draining = set(ray_state.get_draining_nodes())
+        for seat in self._seats:
+            if seat.ready and seat.node in self._draining and not seat.leaving:
+                seat.leaving = True
+                self._notice("node draining", node=seat.node)
+            if seat.ready and seat.leaving and not seat.held and seat.start_at is None:
+                seat.start_at = now + _RETURN_SECONDS
+            if seat.start_at is not None and now >= seat.start_at:
+                self._start(seat)
+        self._restart_stalled(now)
+        self._grow(now)
+
+    def _restart_stalled(self, now: float) -> None:
+        """Kill the workers whose batches have not moved for too long, whatever they are at."""
+        asked = {seat.beat: seat for seat in self._seats if seat.beat}
+        for reference in _wait(list(asked), 0):
+            seat = asked[reference]
+            seat.beat = None
+            with suppress(RayError):  # a worker that died is found by its shards
+                if (beats := ray.get(reference)) != seat.beats:
+                    seat.beats, seat.beat_at = beats, now
+        for seat in self._ready():
+            if seat.held and now - seat.beat_at > self._settings.stall_seconds:
+                seat.fault = f"no progress for {now - seat.beat_at:.0f} s"
+                seat.beat_at = now
+                ray.kill(seat.actor, no_restart=False)
+            elif seat.held and seat.beat is None:
+                seat.beat = seat.actor.beat.remote()
+
+    def _grow(self, now: float) -> None:
+        """Take the GPUs of nodes that joined late, unless the number of workers is fixed."""
+        if now < self._grow_at or self._settings.count or not self._settings.num_gpus:
+            return
+        self._grow_at = now + _GROW_SECONDS
+        wanted = int(ray.cluster_resources().get("GPU", 0) / self._settings.num_gpus)
+        if (more := wanted - len(self._seats)) > 0:
+            self._notice("workers added", count=more)
+            self._add(more)
+
+
+def _wait(references: list[ray.ObjectRef], timeout: float) -> list[ray.ObjectRef]:
+    """All that are ready, as soon as one is."""
+    if not references:
+        time.sleep(timeout)
+        return []
+    first, _ = ray.wait(references, num_returns=1, timeout=timeout)
+    if not first:
+        return []
+    return list(ray.wait(references, num_returns=len(references), timeout=0)[0])
+
+
+def _is_gone(node: str | None) -> bool:
+    """Whether nobody answers at a node; Ray itself takes half a minute to believe it."""
+    info = next((each for each in ray.nodes() if each["NodeID"] == node), None)
+    if info is None or not info["Alive"]:
+        return True
+    try:
+        address = (info["NodeManagerAddress"], info["NodeManagerPort"])
+        socket.create_connection(address, timeout=_PROBE_SECONDS).close()
+    except OSError:
+        return True
+    return False
 
 
 def _connect(cluster: RaySettings) -> None:
@@ -312,29 +366,6 @@ def _environment(variables: dict[str, str]) -> Iterator[None]:
     finally:
         os.environ.clear()
         os.environ.update(before)
-
-
-def _worker_count(settings: WorkerSettings, resources: dict[str, float]) -> int:
-    if not settings.num_gpus:
-        return 1
-    count = int(resources.get("GPU", 0) / settings.num_gpus)
-    if not count:
-        raise InputError(
-            f"the cluster has {resources.get('GPU', 0):g} GPUs, a worker wants "
-            f"{settings.num_gpus:g}; set workers.num_gpus=0 to run on the CPU"
-        )
-    return count
-
-
-def _shards_in_flight(settings: WorkerSettings, resources: dict[str, float], count: int) -> int:
-    streams = int(resources.get("CPU", 1) / settings.decode_cpus / count)
-    return min(streams + 1, _MAX_SHARDS_IN_FLIGHT)
-
-
-def _stream_objects(job: TokenizeJob, settings: WorkerSettings, slots: int) -> int:
-    """How many batches of one stream may lie in the object store."""
-    batch_mb = job.decode.batch.seconds * max(t.codec.sample_rate for t in job.targets) * 4 / 1e6
-    return max(2, int(settings.buffer_mb / slots / batch_mb))
 
 
 def _cause(error: RayTaskError) -> Exception:

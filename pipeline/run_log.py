@@ -1,10 +1,12 @@
 """What one run did, in files beside the dataset: `runs/<run id>/`."""
 
 import json
+import logging
 import secrets
 import time
 from collections import deque
 from collections.abc import Collection, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from datetime import UTC, datetime
 from itertools import count
@@ -12,6 +14,7 @@ from typing import Any
 
 from pipeline import metrics
 from pipeline.bottleneck import STAGES, Bottleneck, find_bottleneck
+from pipeline.errors import StorageError
 from pipeline.policy import Action
 from pipeline.runner import Event, Totals
 from pipeline.storage import Storage, join
@@ -21,11 +24,14 @@ FLUSH_SECONDS = 30.0  # objects cannot be appended to: the whole file is put aga
 LATEST = 100  # shards by which the bottleneck of the moment is found
 FILE_BYTES = 2**23  # then another file is begun: a month's events would fill the driver's memory
 
+logger = logging.getLogger(__name__)
+
 
 class RunLog:
     """Writes `config.yaml` at the start, `events.jsonl` on the way, `summary.json` at the end.
 
     What does not fit into `events.jsonl` goes on in `events-0001.jsonl`, `events-0002.jsonl`, …
+    A thread writes, so that no worker waits for the log.
     """
 
     def __init__(self, root: str, storage: Storage, config_yaml: str):
@@ -37,8 +43,9 @@ class RunLog:
         self._bytes = 0
         self._full_files = 0
         self._latest: deque[ShardReport] = deque(maxlen=LATEST)
-        self._flushed = time.monotonic()
-        self._started = time.monotonic()
+        self._writer = ThreadPoolExecutor(1, "run-log")
+        self._writing: Future[None] | None = None
+        self._flushed = self._started = time.monotonic()
         self._put("config.yaml", config_yaml)
 
     @property
@@ -50,7 +57,9 @@ class RunLog:
         line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": kind} | facts
         self._lines.append(json.dumps(line) + "\n")
         self._bytes += len(self._lines[-1])
-        if self._bytes > FILE_BYTES or time.monotonic() - self._flushed > FLUSH_SECONDS:
+        idle = self._writing is None or self._writing.done()
+        due = idle and time.monotonic() - self._flushed > FLUSH_SECONDS
+        if due or self._bytes > FILE_BYTES:
             self._flush()
 
     def record_event(self, event: Event) -> None:
@@ -63,6 +72,10 @@ class RunLog:
             facts |= asdict(event.report)
         if event.error:
             facts |= {"error": type(event.error).__name__, "message": str(event.error)}
+        if event.reason:
+            facts |= {"reason": event.reason}
+        if event.delay:
+            facts |= {"delay": round(event.delay, 3)}
         self.record(event.kind, **facts)
 
     def finish(self, status: str, totals: Totals) -> None:
@@ -77,15 +90,24 @@ class RunLog:
             "bottleneck": found.sentence if (found := bottleneck_of([totals])) else None,
             **asdict(totals),
         }
-        self._put("summary.json", json.dumps(summary, indent=2) + "\n")
+        self._writer.submit(self._write, "summary.json", json.dumps(summary, indent=2) + "\n")
+        self._writer.shutdown()
 
     def _flush(self) -> None:
-        self._put(events_name(self._full_files), "".join(self._lines))
+        name, text = events_name(self._full_files), "".join(self._lines)
+        self._writing = self._writer.submit(self._write, name, text)
         self._flushed = time.monotonic()
         if self._bytes > FILE_BYTES:
             self._lines.clear()
             self._bytes = 0
             self._full_files += 1
+
+    def _write(self, name: str, text: str) -> None:
+        """A log that cannot be written is no reason to end the run that it tells of."""
+        try:
+            self._put(name, text)
+        except StorageError as error:
+            logger.warning("the run goes on without %s: %s", name, error)
 
     def _put(self, name: str, text: str) -> None:
         self._storage.put(join(self._folder, name), text.encode())

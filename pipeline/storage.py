@@ -1,30 +1,39 @@
 """Objects on local disk, s3://, memory:// or anything else that fsspec knows.
 
-The only module that imports fsspec. Errors of the backends leave it as `StorageError`.
+The only module that imports fsspec. Errors of the backends leave it as `StorageError`, and passing
+faults are retried here and nowhere else: the retries of s3fs and botocore are turned off.
 """
 
 import errno
+import logging
 import os
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
+from http import HTTPStatus
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, TypeVar, cast
 
 import fsspec
 from fsspec.core import url_to_fs
 
 from pipeline.errors import (
+    BucketNotFound,
     StorageDenied,
     StorageError,
     StorageFull,
     StorageNotFound,
     StorageUnavailable,
 )
+from pipeline.policy import Backoff
 
 READ_AHEAD = 8 * 2**20  # bytes per ranged GET of a streamed object
+LEFTOVER_AGE = 24 * 3600.0  # s; no write to a local disk takes longer
+_RETRY = Backoff(first=0.2, longest=20.0)
+_UNRETRIED = {"total_max_attempts": 1, "mode": "standard"}  # botocore's own name for no retry
 
 _BY_ERRNO: dict[int, type[StorageError]] = {
     errno.ENOENT: StorageNotFound,
@@ -34,6 +43,9 @@ _BY_ERRNO: dict[int, type[StorageError]] = {
     errno.ENOSPC: StorageFull,
     errno.EDQUOT: StorageFull,
     errno.EBUSY: StorageUnavailable,
+    errno.ESTALE: StorageUnavailable,
+    errno.ETIMEDOUT: StorageUnavailable,
+    errno.EREMOTEIO: StorageUnavailable,
 }
 # By name: the libraries of a backend that is not in use are never imported.
 _BY_NAME: dict[str, type[StorageError]] = {
@@ -47,8 +59,27 @@ _BY_NAME: dict[str, type[StorageError]] = {
     "EndpointConnectionError": StorageUnavailable,
     "ClientPayloadError": StorageUnavailable,
     "ClientConnectionError": StorageUnavailable,
+    "ResponseParserError": StorageUnavailable,
+    "IncompleteRead": StorageUnavailable,
+    "IncompleteReadError": StorageUnavailable,
+    "ResponseStreamingError": StorageUnavailable,
+    "FlexibleChecksumError": StorageUnavailable,
 }
-_THROTTLED = {"SlowDown", "ServiceUnavailable", "InternalError", "RequestTimeout", "503", "500"}
+_BY_CODE: dict[str, type[StorageError]] = {
+    "NoSuchBucket": BucketNotFound,
+    "InvalidBucketName": BucketNotFound,
+    "PermanentRedirect": BucketNotFound,
+    "QuotaExceeded": StorageFull,
+    "SlowDown": StorageUnavailable,
+    "RequestTimeout": StorageUnavailable,
+    "BadDigest": StorageUnavailable,
+    "IncompleteBody": StorageUnavailable,
+    "XAmzContentSHA256Mismatch": StorageUnavailable,
+    "ConditionalRequestConflict": StorageUnavailable,
+}
+
+logger = logging.getLogger(__name__)
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,29 +100,29 @@ class Storage:
     """
 
     options: dict[str, dict[str, Any]] = field(default_factory=dict)
+    patience: float = 300.0  # s for which one operation that meets passing faults is tried again
 
     def list_files(self, url: str, prefix: str = "") -> list[FileInfo]:
         """Every object below a folder whose name begins with `prefix`, sorted by URL."""
-        with _translated(url):
-            fs, path = self._resolve(url)
+
+        def find(fs: fsspec.AbstractFileSystem, path: str) -> list[FileInfo]:
             narrowed = {"prefix": prefix} if prefix and "s3" in fs.protocol else {}
             found = fs.find(path, detail=True, **narrowed)
-        return sorted(
-            (_info(fs, name, details) for name, details in found.items()), key=lambda i: i.url
-        )
+            return [_info(fs, name, details) for name, details in found.items()]
+
+        return sorted(self._try(url, find), key=lambda i: i.url)
 
     def glob(self, pattern: str) -> list[FileInfo]:
         """Every object that matches a pattern of `*`, `**`, `?` and `[…]`, sorted by URL."""
-        with _translated(pattern):
-            fs, path = self._resolve(pattern)
+
+        def glob(fs: fsspec.AbstractFileSystem, path: str) -> list[FileInfo]:
             found = fs.glob(path, detail=True)
-        files = (_info(fs, name, d) for name, d in found.items() if d["type"] == "file")
-        return sorted(files, key=lambda i: i.url)
+            return [_info(fs, name, d) for name, d in found.items() if d["type"] == "file"]
+
+        return sorted(self._try(pattern, glob), key=lambda i: i.url)
 
     def info(self, url: str) -> FileInfo:
-        with _translated(url):
-            fs, path = self._resolve(url)
-            return _info(fs, path, fs.info(path))
+        return self._try(url, lambda fs, path: _info(fs, path, fs.info(path)))
 
     def exists(self, url: str) -> bool:
         try:
@@ -107,66 +138,169 @@ class Storage:
 
     def open(self, url: str) -> BinaryIO:
         """A sequential reader that fetches ranges ahead and never holds the whole object."""
-        with _translated(url):
-            fs, path = self._resolve(url)
-            stream = fs.open(path, "rb", block_size=READ_AHEAD, cache_type="readahead")
-        return cast(BinaryIO, _Reader(stream, url))
+        return cast(BinaryIO, _Reader(self, url))
 
     def read_bytes(self, url: str) -> bytes:
-        with _translated(url):
-            fs, path = self._resolve(url)
-            return cast(bytes, fs.cat_file(path))
+        with self.open(url) as stream:
+            return stream.read()
 
     def read_tail(self, url: str, size: int) -> bytes:
         """The last `size` bytes of an object, or all of a smaller one."""
-        with _translated(url):
-            fs, path = self._resolve(url)
-            return cast(bytes, fs.tail(path, size))
+
+        def tail(fs: fsspec.AbstractFileSystem, path: str) -> bytes:
+            whole = fs.info(path)["size"]
+            start = max(0, whole - size)
+            data: bytes = fs.cat_file(path, start=start, end=whole) if whole else b""
+            return _whole(data, whole - start)
+
+        return self._try(url, tail)
 
     def put(self, url: str, data: bytes) -> None:
         """Write an object so that it appears whole or not at all."""
-        with _translated(url):
-            fs, path = self._resolve(url)
+
+        def put(fs: fsspec.AbstractFileSystem, path: str) -> None:
             if "file" in fs.protocol:
                 _replace(Path(path), data)
             else:
                 fs.pipe_file(path, data)
 
+        self._try(url, put)
+
+    def put_new(self, url: str, data: bytes) -> bool:
+        """Like `put`, but False, and nothing is changed, where the object is there already.
+
+        A store that knows no conditional write replaces it.
+        """
+
+        def put(fs: fsspec.AbstractFileSystem, path: str) -> bool:
+            try:
+                if "file" in fs.protocol:
+                    _replace(Path(path), data, exclusive=True)
+                else:
+                    fs.pipe_file(path, data, mode="create")
+            except OSError as error:
+                if (
+                    isinstance(error, FileExistsError)
+                    or _http_status(error) == HTTPStatus.PRECONDITION_FAILED
+                ):
+                    return False
+                raise
+            return True
+
+        return self._try(url, put)
+
     def delete(self, url: str) -> None:
-        with _translated(url):
-            fs, path = self._resolve(url)
-            fs.rm_file(path)
+        self._try(url, lambda fs, path: fs.rm_file(path))
+
+    def clear_leftovers(self, url: str) -> int:
+        """Remove the temporary files of local writes that were killed; gives their number."""
+        fs, path = self._resolve(url)
+        if "file" not in fs.protocol:
+            return 0
+        old = time.time() - LEFTOVER_AGE
+        leftovers = [p for p in Path(path).glob(".*.tmp") if p.stat().st_mtime < old]
+        for leftover in leftovers:
+            leftover.unlink(missing_ok=True)
+        return len(leftovers)
+
+    def _try(
+        self, url: str, operation: Callable[[fsspec.AbstractFileSystem, str], Result]
+    ) -> Result:
+        """Run an operation until it meets no passing fault any more, or patience is over."""
+        started = time.monotonic()
+        attempt = 0
+        while True:
+            try:
+                with _translated(url):
+                    return operation(*self._resolve(url))
+            except StorageUnavailable as error:
+                attempt += 1
+                delay = _RETRY.delay(url, attempt)
+                spent = time.monotonic() - started
+                if spent + delay > self.patience:
+                    raise StorageUnavailable(
+                        f"{error} (tried {attempt} times in {spent:.0f} s)"
+                    ) from error
+                logger.info("try %d in %.1f s: %s", attempt + 1, delay, error)
+                time.sleep(delay)
 
     def _resolve(self, url: str) -> tuple[fsspec.AbstractFileSystem, str]:
         protocol = url.partition("://")[0] if "://" in url else "file"
         # A listing kept from before a commit would hide it.
         options = {"use_listings_cache": False} | self.options.get(protocol, {})
+        if protocol in ("s3", "s3a"):
+            config = options.get("config_kwargs", {})
+            options["config_kwargs"] = config | {"retries": _UNRETRIED}
         fs, path = url_to_fs(url, **options)
+        if hasattr(fs, "retries"):
+            fs.retries = 1
         return fs, str(path)
 
 
 class _Reader:
-    """A stream whose errors name the object and are ours."""
+    """A stream whose errors name the object and are ours.
 
-    def __init__(self, stream: BinaryIO, url: str):
-        self._stream = stream
+    A read that fails or comes short of the object's size is done again on a new connection.
+    """
+
+    def __init__(self, storage: Storage, url: str):
+        self._storage = storage
         self._url = url
+        self._stream: BinaryIO | None = None
+        self._version: tuple[int, str] | None = None  # size and ETag
+        self._position = 0
+        storage._try(url, self._open)
 
     def read(self, size: int = -1) -> bytes:
-        with _translated(self._url):
-            return self._stream.read(size)
+        left = max(0, self._size - self._position)
+        wanted = left if size < 0 else min(size, left)
 
-    def seek(self, offset: int, whence: int = 0) -> int:
-        return self._stream.seek(offset, whence)
+        def read(fs: fsspec.AbstractFileSystem, path: str) -> bytes:
+            stream = self._stream or self._open(fs, path)
+            self._stream = None
+            stream.seek(self._position)
+            data = _whole(stream.read(wanted), wanted)
+            self._stream = stream
+            return data
+
+        data = self._storage._try(self._url, read)
+        self._position += len(data)
+        return data
+
+    @property
+    def _size(self) -> int:
+        return self._version[0] if self._version else 0
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
+        self._position = base + offset
+        return self._position
 
     def tell(self) -> int:
-        return self._stream.tell()
+        return self._position
+
+    def _open(self, fs: fsspec.AbstractFileSystem, path: str) -> BinaryIO:
+        stream: Any = fs.open(path, "rb", block_size=READ_AHEAD, cache_type="readahead")
+        details = getattr(stream, "details", None) or {}
+        version = (stream.size, str(details.get("ETag", "")))
+        if version != (self._version or version):
+            raise StorageError(f"{self._url} was replaced while it was read")
+        self._version = version
+        self._stream = stream
+        return cast(BinaryIO, stream)
 
     def __enter__(self) -> "_Reader":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stream.close()
+        if self._stream:
+            self._stream.close()
+
+
+def _whole(data: bytes, size: int) -> bytes:
+    if len(data) < size:
+        raise StorageUnavailable(f"the body ended after {len(data)} of {size} bytes")
+    return data
 
 
 def join(url: str, *parts: str) -> str:
@@ -186,8 +320,11 @@ def _unstripped(fs: fsspec.AbstractFileSystem, path: str) -> str:
     return path if "file" in fs.protocol else str(fs.unstrip_protocol(path))
 
 
-def _replace(path: Path, data: bytes) -> None:
-    """Write beside the target, then rename: a reader and a crash see the old file or the new."""
+def _replace(path: Path, data: bytes, exclusive: bool = False) -> None:
+    """Write beside the target, then rename: a reader and a crash see the old file or the new.
+
+    With `exclusive`, raises `FileExistsError` where there is one.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     try:
@@ -196,11 +333,27 @@ def _replace(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
+        if exclusive and _link(Path(temporary), path):
+            Path(temporary).unlink()
+        else:
+            Path(temporary).replace(path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
+
+
+def _link(temporary: Path, path: Path) -> bool:
+    """Give a file its name unless another has it; False on a disk that knows no hard links."""
+    try:
+        path.hardlink_to(temporary)
+    except FileExistsError:
+        raise
+    except OSError as error:
+        if error.errno in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS) and not path.exists():
+            return False
+        raise
+    return True
 
 
 def _sync_folder(folder: Path) -> None:
@@ -227,13 +380,28 @@ def _translated(url: str) -> Iterator[None]:
 
 def _kind(error: Exception) -> type[StorageError] | None:
     """Which of our errors a backend's error is; None for one that is no storage error."""
-    for cause in (error, error.__cause__):
-        response = getattr(cause, "response", None)
-        if isinstance(response, dict) and response.get("Error", {}).get("Code") in _THROTTLED:
-            return StorageUnavailable
+    code, status = _http_code(error), _http_status(error)
+    if code in _BY_CODE:
+        return _BY_CODE[code]
+    if status == HTTPStatus.TOO_MANY_REQUESTS or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        return StorageUnavailable
     for parent in type(error).__mro__:
         if parent.__name__ in _BY_NAME:
             return _BY_NAME[parent.__name__]
     if isinstance(error, OSError):
         return _BY_ERRNO.get(error.errno or 0, StorageError)
     return StorageError if type(error).__module__.startswith(("botocore", "aiohttp")) else None
+
+
+def _http_status(error: BaseException) -> int:
+    """The status that an object store answered with; 0 where it did not."""
+    return int(_response(error).get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+
+
+def _http_code(error: BaseException) -> str:
+    return str(_response(error).get("Error", {}).get("Code", ""))
+
+
+def _response(error: BaseException) -> dict[str, Any]:
+    found = (getattr(cause, "response", None) for cause in (error, error.__cause__))
+    return next((response for response in found if isinstance(response, dict)), {})

@@ -117,7 +117,7 @@ class PartWriter:
         )
         if self._rejects:
             self._put("rejects", reject_table(self._rejects, self.shard.url), report)
-        self._put("tokens", table, report)
+        self._put("tokens", table, report)  # of two runs of one shard the first wins
         self.report = report
 
     def _put(self, folder: str, table: pa.Table, report: ShardReport) -> None:
@@ -132,7 +132,8 @@ class PartWriter:
             **self._encoding(table.column_names),
         )
         name = f"{self.shard.name}.parquet"
-        self.storage.put(join(self.root, folder, name), sink.getvalue())
+        put = self.storage.put_new if folder == "tokens" else self.storage.put
+        put(join(self.root, folder, name), sink.getvalue())
 
     def _encoding(self, columns: list[str]) -> dict[str, Any]:
         repetitive = ["shard", "sample_rate", "num_channels", "num_codebooks", "stage", "error"]

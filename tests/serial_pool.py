@@ -1,5 +1,7 @@
 """A pool that tokenizes in this very process, for tests that are about other parts than Ray."""
 
+import time
+
 from pipeline.decode import DecodeSettings, decode_shard
 from pipeline.runner import Outcome
 from pipeline.shard import Shard
@@ -34,15 +36,27 @@ class SerialPool:
         self.arguments = (output, storage, codec, settings)
         self.submitted: list[Shard] = []
 
-    def free(self) -> int:
+    def free(self, alone: bool = False) -> int:
         return 1 - len(self.submitted)
 
-    def submit(self, shard: Shard) -> None:
+    def submit(self, shard: Shard, alone: bool = False) -> None:
         self.submitted.append(shard)
 
-    def wait(self) -> list[Outcome]:
+    def can_copy(self, shard: Shard) -> bool:
+        return False
+
+    def wait(self, timeout: float | None = None) -> list[Outcome]:
+        if not self.submitted:
+            time.sleep(timeout or 0)
+            return []
         shard = self.submitted.pop()
         try:
             return [Outcome(shard, tokenize_one(shard, *self.arguments))]
         except Exception as error:
             return [Outcome(shard, error=error)]
+
+    def __enter__(self) -> "SerialPool":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass

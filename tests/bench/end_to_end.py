@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.decode import DecodeSettings, decode_shard
-from pipeline.ray_pool import ALLOCATOR, RayPool, RaySettings, TokenizeJob, WorkerSettings
+from pipeline.job import RaySettings, TokenizeJob, WorkerSettings
+from pipeline.ray_pool import ALLOCATOR, RayPool
 from pipeline.runner import Event, Totals, run
 from pipeline.shard import list_shards
 from pipeline.storage import Storage
@@ -75,9 +76,9 @@ def through_the_pipeline(
     totals = Totals()
     with RayPool(job, settings, RaySettings(num_cpus=CPUS)) as pool:
         pool.wait()
-        run(shards[:1], pool, 1, _fail)
+        run(shards[:1], pool, settings, _fail)
         started = time.perf_counter()
-        run(shards, pool, 1, lambda event: totals.add(_fail(event)))
+        run(shards, pool, settings, lambda event: totals.add(_fail(event)))
         seconds = time.perf_counter() - started
     print(f"         the codec computed for {totals.encode_seconds:.2f} of {seconds:.2f} s, and ")
     print(f"         lacked audio for {totals.starved_seconds:.2f} s")

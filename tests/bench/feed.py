@@ -33,7 +33,8 @@ import soundfile
 import soxr
 
 from pipeline.decode import DecodeSettings
-from pipeline.ray_pool import ALLOCATOR, RayPool, RaySettings, TokenizeJob, WorkerSettings
+from pipeline.job import RaySettings, TokenizeJob, WorkerSettings
+from pipeline.ray_pool import ALLOCATOR, RayPool
 from pipeline.runner import run
 from pipeline.shard import list_shards
 from pipeline.storage import Storage
@@ -106,12 +107,12 @@ def speechmill(paths: list[Path], output: Path) -> float:
     shards = list_shards([str(path) for path in paths], storage)
     options = {"name": "null", "device": "cpu", "precision": "fp32"}
     job = TokenizeJob(str(output), codec_info("null"), options, storage, DecodeSettings())
-    settings = WorkerSettings(num_gpus=0, threads=1)
+    settings = WorkerSettings(num_gpus=0, threads=1, max_attempts=1)
     with RayPool(job, settings, RaySettings(num_cpus=CPUS)) as pool:
         pool.wait()
-        run(shards[:2], pool, 1, _fail)
+        run(shards[:2], pool, settings, _fail)
         started = time.perf_counter()
-        run(shards, pool, 1, _fail)
+        run(shards, pool, settings, _fail)
         return time.perf_counter() - started
 
 

@@ -38,7 +38,7 @@ def test_a_run_leaves_its_configuration_its_events_and_a_summary(tmp_path, confi
     [run] = (tmp_path / "out" / "runs").iterdir()
     assert "num_gpus: 0" in (run / "config.yaml").read_text()
     events = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
-    kinds = ["run started", "committed", "committed", "run ended"]
+    kinds = ["run started", "worker ready", "committed", "committed", "run ended"]
     assert [event["event"] for event in events] == kinds
     summary = json.loads((run / "summary.json").read_text())
     assert (summary["status"], summary["shards"], summary["rows"]) == ("done", 2, 4)
@@ -64,6 +64,7 @@ def test_a_bad_shard_is_given_up_on_the_others_are_done_and_a_repaired_one_is_ta
     bad.write_bytes(whole)
     assert speechmill("tokenize", path).returncode == 0
     assert len(parts(tmp_path / "out")) == 2
+    assert speechmill("status", tmp_path / "out").returncode == 0
 
 
 def test_status_counts_what_the_dataset_holds(tmp_path, config, speechmill):

@@ -92,5 +92,6 @@ def test_failures_are_kept_until_cleared(dataset, shards):
     dataset.mark_failed(shards[0], {"shard": shards[0].url, "error": "ShardCut"})
     assert dataset.failures() == [{"shard": shards[0].url, "error": "ShardCut"}]
     assert dataset.parts("failed") == {shards[0].name}
-    dataset.clear_failed(shards[0])
+    assert dataset.failed_names() == {shards[0].url: [shards[0].name]}
+    dataset.clear_failed(shards[0].name)
     assert dataset.failures() == []

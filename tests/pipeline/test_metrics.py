@@ -11,7 +11,9 @@ import ray
 
 from pipeline import metrics
 from pipeline.decode import DecodeSettings
-from pipeline.ray_pool import RayPool, RaySettings, TokenizeJob, WorkerSettings
+from pipeline.job import RaySettings, TokenizeJob, WorkerSettings
+from pipeline.policy import RunSettings
+from pipeline.ray_pool import RayPool
 from pipeline.run_log import RunLog
 from pipeline.runner import Totals, run
 from pipeline.shard import list_shards
@@ -67,7 +69,12 @@ def run_of_three_shards(tmp_path, storage, cluster):
 
     settings, address = WorkerSettings(num_gpus=0), RaySettings(address=cluster.address)
     with RayPool(job, settings, address) as pool:
-        run(list_shards([str(tmp_path / "in")], storage), pool, 1, on_event)
+        run(
+            list_shards([str(tmp_path / "in")], storage),
+            pool,
+            RunSettings(max_attempts=1),
+            on_event,
+        )
         yield totals, ray.nodes()[0]
     metrics.send_to(None)
 

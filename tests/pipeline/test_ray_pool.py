@@ -1,7 +1,5 @@
-import time
 from dataclasses import replace
 
-import psutil
 import pyarrow.parquet as pq
 import pytest
 import ray
@@ -9,12 +7,15 @@ import ray
 from pipeline.decode import DecodeSettings
 from pipeline.errors import InputError, WorkerLost
 from pipeline.filters import FilterSettings
-from pipeline.ray_pool import RayPool, RaySettings, TokenizeJob, WorkerSettings
+from pipeline.job import RaySettings, TokenizeJob, WorkerSettings
+from pipeline.policy import RunSettings
+from pipeline.ray_pool import RayPool
 from pipeline.runner import Totals, run
 from pipeline.shard import list_shards
 from pipeline.source import Limits
 from speech_codecs import CheckpointError, codec_info
 from tests.corpus import clip, tar_bytes, write_corpus
+from tests.ray_processes import kill_when_it_appears
 
 
 @pytest.fixture
@@ -50,27 +51,27 @@ def test_work_starts_with_the_first_worker_that_is_ready(pool):
         assert workers.free() == 2
 
 
-def test_a_worker_that_dies_comes_back_and_its_shards_are_done(pool, shards, tmp_path):
+def test_a_worker_that_dies_comes_back_and_its_shards_are_done(pool, cluster, shards, tmp_path):
     totals = Totals()
     with pool(count=1, shards_in_flight=2) as workers:
         workers.wait()
         workers.submit(shards[0])
-        kill_when_it_appears("ray::_Worker.tokenize")
+        kill_when_it_appears(cluster, "ray::Worker.tokenize")
         [outcome] = workers.wait()
         assert isinstance(outcome.error, WorkerLost)
-        run(shards, workers, 3, totals.add)
+        run(shards, workers, RunSettings(), totals.add)
     assert (totals.shards, parts(tmp_path)) == (4, 4)
 
 
-def test_a_decode_process_that_dies_costs_an_attempt_not_the_run(pool, shards, tmp_path):
+def test_a_decode_process_that_dies_costs_an_attempt_not_the_run(pool, cluster, shards, tmp_path):
     totals = Totals()
     with pool(count=1, shards_in_flight=1) as workers:
         workers.wait()
         workers.submit(shards[0])
-        kill_when_it_appears("ray::decode_shard")
+        kill_when_it_appears(cluster, "ray::decode_shard")
         [outcome] = workers.wait()
         assert type(outcome.error).__name__ == "StreamBroken"
-        run(shards, workers, 3, totals.add)
+        run(shards, workers, RunSettings(), totals.add)
     assert (totals.shards, totals.failed, parts(tmp_path)) == (4, 0, 4)
 
 
@@ -88,7 +89,12 @@ def test_a_recording_that_kills_its_process_costs_itself_and_the_dataset_is_else
         totals = Totals()
         harmful = replace(job, output=f"{tmp_path}/{name}", decode=decode)
         with pool(harmful, count=1) as workers:
-            run(list_shards([f"{tmp_path}/{name}/a.tar"], storage), workers, 3, totals.add)
+            run(
+                list_shards([f"{tmp_path}/{name}/a.tar"], storage),
+                workers,
+                RunSettings(),
+                totals.add,
+            )
     assert (totals.retries, totals.rejects) == (1, {"DecodeCrashed": 1, "DecodeTimeout": 1})
     calm, harm = (pq.read_table(f"{tmp_path}/{name}/tokens") for name in ("calm", "harm"))
     assert calm.drop(["shard"]).equals(harm.drop(["shard"]))
@@ -97,17 +103,6 @@ def test_a_recording_that_kills_its_process_costs_itself_and_the_dataset_is_else
 def wait_for_a_worker(workers):
     while not workers.free():
         workers.wait()
-
-
-def kill_when_it_appears(title: str) -> None:
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        for process in psutil.process_iter(["cmdline"]):
-            if title in " ".join(process.info["cmdline"] or []):
-                process.kill()
-                return
-        time.sleep(0.005)
-    pytest.fail(f"no process {title}")
 
 
 def test_a_codec_that_loads_nowhere_ends_the_run_with_its_own_error(pool, job):

@@ -1,15 +1,21 @@
 import errno
 import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 
 from pipeline.errors import (
+    BucketNotFound,
     StorageDenied,
+    StorageError,
     StorageFull,
     StorageNotFound,
     StorageUnavailable,
 )
-from pipeline.storage import Storage, join
+from pipeline.storage import LEFTOVER_AGE, READ_AHEAD, Storage, join
+from tests.fault_proxy import FAULTS, FaultProxy
 
 
 @pytest.fixture(params=["local", "memory", "moto"])
@@ -104,6 +110,98 @@ def test_a_bucket_without_permission_is_denied(bucket, rgw):
 
 def test_a_server_that_does_not_answer_is_unavailable():
     options = {"key": "k", "secret": "s", "endpoint_url": "http://127.0.0.1:9"}
-    options["config_kwargs"] = {"retries": {"max_attempts": 0}, "connect_timeout": 1}
-    with pytest.raises(StorageUnavailable):
-        Storage({"s3": options}).list_files("s3://bucket/x")
+    with pytest.raises(StorageUnavailable, match=r"tried \d times"):
+        Storage({"s3": options}, patience=0.9).list_files("s3://bucket/x")
+
+
+def test_a_missing_bucket_is_told_from_a_missing_object(moto):
+    storage = Storage({"s3": moto.storage_options})
+    for attempt in (lambda url: storage.put(url, b"1"), storage.read_bytes, storage.list_files):
+        with pytest.raises(BucketNotFound, match="no-such-bucket"):
+            attempt("s3://no-such-bucket/folder/x")
+
+
+def test_what_is_put_new_is_kept_and_a_second_one_changes_nothing(root):
+    url, storage = root
+    assert storage.put_new(join(url, "a/x"), b"first")
+    assert not storage.put_new(join(url, "a/x"), b"second")
+    assert storage.read_bytes(join(url, "a/x")) == b"first"
+    assert [info.size for info in storage.list_files(url)] == [5]
+
+
+@pytest.mark.parametrize("kind", ["local", "rgw"])
+def test_of_many_that_put_new_at_once_one_wins(kind, request, tmp_path):
+    url, storage = str(tmp_path), Storage()
+    if kind == "rgw":
+        url = request.getfixturevalue("bucket")
+        storage = Storage({"s3": request.getfixturevalue("rgw").storage_options})
+    with ThreadPoolExecutor(8) as threads:
+        won = threads.map(lambda n: storage.put_new(f"{url}/x", b"%d" % n), range(8))
+    assert sorted(won) == [False] * 7 + [True]
+
+
+@pytest.fixture
+def faulty(moto, moto_bucket):
+    """A way to a bucket on which requests meet the faults that are asked for."""
+
+    def start(rate, faults=FAULTS, patience=60.0):
+        proxy = FaultProxy(moto.endpoint_url, rate, seed=1, faults=faults)
+        options = replace(moto, endpoint_url=proxy.endpoint_url).storage_options
+        return proxy, Storage({"s3": options}, patience), moto_bucket
+
+    return start
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_passing_fault_of_storage_is_not_seen_by_its_user(faulty, fault):
+    data = os.urandom(3 * READ_AHEAD // 2)
+    proxy, storage, bucket = faulty(0.3, [fault])
+    with proxy:
+        storage.put(f"{bucket}/x", data)
+        assert storage.read_bytes(f"{bucket}/x") == data
+        assert storage.read_tail(f"{bucket}/x", 1000) == data[-1000:]
+        with storage.open(f"{bucket}/x") as stream:
+            stream.seek(512)
+            read = b"".join(iter(lambda: stream.read(2**20), b""))
+        assert read == data[512:]
+        assert [info.size for info in storage.list_files(bucket)] == [len(data)]
+        for number in range(3):
+            storage.put_new(f"{bucket}/{number}", b"1")
+            storage.delete(f"{bucket}/{number}")
+    assert proxy.met[fault]
+
+
+def test_only_one_layer_retries(faulty):
+    proxy, storage, bucket = faulty(1.0, ["slow down"], patience=0.0)
+    with proxy:
+        for attempt in (storage.read_bytes, storage.list_files, storage.info):
+            before = proxy.requests
+            with pytest.raises(StorageUnavailable):
+                attempt(f"{bucket}/x")
+            assert proxy.requests == before + 1
+        with pytest.raises(StorageUnavailable, match="tried 1 times"):
+            storage.put(f"{bucket}/x", b"1")
+        assert proxy.requests == before + 2
+
+
+def test_an_object_that_is_replaced_while_it_is_read_is_not_read_as_a_mixture(root):
+    url, storage = root
+    storage.put(join(url, "x"), b"a" * (2 * READ_AHEAD))
+    with storage.open(join(url, "x")) as stream:
+        first = stream.read(1000)
+        storage.put(join(url, "x"), b"b" * (2 * READ_AHEAD + 1))
+        try:
+            rest = stream.read()
+        except StorageError:
+            return
+    assert set(first + rest) == {ord("a")}
+
+
+def test_what_killed_writes_left_is_removed_when_it_is_old(tmp_path):
+    storage = Storage()
+    storage.put(f"{tmp_path}/kept", b"1")
+    for name, age in ((".kept.1.tmp", LEFTOVER_AGE + 60), (".kept.2.tmp", 0.0)):
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (time.time() - age,) * 2)
+    assert storage.clear_leftovers(str(tmp_path)) == 1
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".kept.2.tmp", "kept"]

@@ -1,0 +1,60 @@
+"""The null codec on a bad machine: what it is told to do to its process, it does.
+
+On the path of a worker it is found by its entry point, like any codec of others.
+"""
+
+import os
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from speech_codecs.family import CodecFamily
+from speech_codecs.null import FAMILY as NULL
+
+OPTIONS = frozenset({"once", "fault", "room", "seconds"})
+
+
+def info(name, *, checkpoint=None, config=None, **_):
+    return replace(NULL.info("null", checkpoint=None, config=None), name=name)
+
+
+class Fragile:
+    """`fault` comes once: at the first batch of the process that makes the file `once`."""
+
+    def __init__(self, codec, fault, once, room, seconds):
+        self.codec = codec
+        self.info = replace(codec.info, name="fragile")
+        self.fault, self.once, self.room, self.seconds = fault, once, room, seconds
+
+    def encode(self, audio_BT, num_samples_B):
+        time.sleep(self.seconds)
+        if self.room and audio_BT.numel() > self.room:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        if self.once and self._is_first():
+            if self.fault == "hang":
+                time.sleep(3600)
+            if self.fault == "die":
+                os._exit(1)
+            raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+        return self.codec.encode(audio_BT, num_samples_B)
+
+    def decode(self, codes_BKF, num_frames_B):
+        return self.codec.decode(codes_BKF, num_frames_B)
+
+    def _is_first(self):
+        try:
+            Path(self.once).touch(exist_ok=False)
+        except FileExistsError:
+            return False
+        return True
+
+
+def load(name, *, checkpoint, config, device, precision, **options):
+    codec = NULL.load("null", checkpoint=None, config=None, device=device, precision=precision)
+    defaults = {"fault": "", "once": "", "room": 0, "seconds": 0.0}
+    return Fragile(codec, **(defaults | options))
+
+
+FAMILY = CodecFamily(variants=("fragile",), info=info, load=load, options=OPTIONS)

@@ -1,0 +1,74 @@
+"""The great test: a run may be stopped anywhere, and a resume gives what a calm run gives."""
+
+import contextlib
+
+import pytest
+from rich.console import Console
+
+from jobs.config import TokenizeConfig
+from jobs.display import Display
+from jobs.tokenize import tokenize
+from pipeline.storage import Storage
+from speech_codecs import load_codec
+from tests.corpus import clip, corpus, tar_bytes
+from tests.serial_pool import SerialPool
+from tests.stopping_store import Stopped, StoppingStore
+
+ROOT = "stopping://store"
+DISPLAY = Display(Console(quiet=True))
+
+
+def start_pool(job, *_):
+    return SerialPool(job.output, job.storage, load_codec("null"), job.decode)
+
+
+def run(output: str) -> None:
+    config = TokenizeConfig(shards=[f"{ROOT}/in/"], output=f"{ROOT}/{output}")
+    config.codec.name, config.workers.num_gpus = "null", 0
+    tokenize(config, DISPLAY, start_pool)
+
+
+def dataset(output: str) -> dict[str, bytes]:
+    files = StoppingStore.files(f"/store/{output}/")
+    return {name: data for name, data in files.items() if not name.startswith("runs/")}
+
+
+@pytest.fixture(scope="module")
+def shards() -> None:
+    """Two good tars, one with a bad sample, one cut."""
+    StoppingStore.begin()
+    storage = Storage()
+    tars = corpus(num_shards=2, clips_per_shard=2, seconds=0.4)
+    tars["bad.tar"] = tar_bytes([("a.flac", clip(0.2)), ("b.flac", b"no audio")])
+    tars["cut.tar"] = tars["shard-0000.tar"][:3000]
+    for name, data in tars.items():
+        storage.put(f"{ROOT}/in/{name}", data)
+
+
+@pytest.mark.parametrize("done", [False, True], ids=["before", "behind"])
+def test_stopped_at_any_operation_and_resumed_a_run_gives_the_same_bytes(shards, done):
+    StoppingStore.begin()
+    run(f"calm-{done}")
+    operations, calm = StoppingStore.operations, dataset(f"calm-{done}")
+    assert [name.split("/")[0] for name in calm].count("tokens") == 3
+    for n in range(operations):
+        output = f"stopped-{done}-{n}"
+        StoppingStore.begin(stop_after=n, done_before_stop=done)
+        with contextlib.suppress(Stopped):  # it hits the thread of the log, or the run
+            run(output)
+        assert StoppingStore.operations > n
+        StoppingStore.begin()
+        run(output)
+        assert dataset(output) == calm, f"stopped after operation {n}"
+
+
+def test_stopped_at_every_operation_of_every_resume_a_run_still_ends(shards):
+    """Each resume gets a little further than the last, until one comes through."""
+    StoppingStore.begin()
+    run("calm")
+    for patience in range(8, 200):
+        StoppingStore.begin(stop_after=patience)
+        with contextlib.suppress(Stopped):
+            run("hurried")
+            break
+    assert dataset("hurried") == dataset("calm")

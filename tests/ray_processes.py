@@ -1,0 +1,36 @@
+"""The processes of one Ray cluster, and no others that run on this machine."""
+
+import time
+
+import psutil
+import pytest
+from ray.cluster_utils import Cluster
+
+
+def find(cluster: Cluster, title: str) -> list[psutil.Process]:
+    """Those whose title begins so: `ray::Worker`, `ray::decode_shard`."""
+    raylets = [
+        psutil.Process(info.process.pid)
+        for node in cluster.list_all_nodes()
+        for info in node.all_processes.get("raylet", [])
+        if psutil.pid_exists(info.process.pid)
+    ]
+    children = [child for raylet in raylets for child in raylet.children(recursive=True)]
+    return [child for child in children if title in _title(child)]
+
+
+def kill_when_it_appears(cluster: Cluster, title: str) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        for process in find(cluster, title):
+            process.kill()
+            return
+        time.sleep(0.005)
+    pytest.fail(f"no process {title}")
+
+
+def _title(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.NoSuchProcess:
+        return ""
