@@ -7,6 +7,7 @@ import logging
 import os
 import socket
 import time
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -107,6 +108,7 @@ class RayPool:
         self._threads = settings.threads or max(1, int(resources.get("CPU", 1) / count))
         self._slots = settings.shards_in_flight or shards_in_flight(settings, resources, count)
         self._running: dict[ray.ObjectRef, _Task] = {}
+        self._holders: defaultdict[Shard, Counter[_Seat]] = defaultdict(Counter)
         self._starting: dict[ray.ObjectRef, _Seat] = {}
         self._seats: list[_Seat] = []
         self._draining: set[str] = set()
@@ -129,6 +131,7 @@ class RayPool:
         isolation = Isolation.FULL if shard in self._broken else Isolation.WATCHED
         reference = seat.actor.tokenize.remote(shard, isolation, needed)
         self._running[reference] = _Task(seat, shard, held)
+        self._holders[shard][seat] += 1
 
     def can_copy(self, shard: Shard) -> bool:
         return any(seat.held < self._slots for seat in self._without(shard))
@@ -159,8 +162,8 @@ class RayPool:
         return [seat for seat in self._seats if seat.ready and not seat.leaving]
 
     def _without(self, shard: Shard) -> list[_Seat]:
-        holders = {task.seat for task in self._running.values() if task.shard == shard}
-        return [seat for seat in self._ready() if seat not in holders]
+        holders = self._holders[shard]
+        return [seat for seat in self._ready() if not holders[seat]]
 
     def _add(self, count: int) -> None:
         """Start more workers, all at the same time."""
@@ -232,7 +235,7 @@ class RayPool:
         return seat.start_at is not None or seat in self._starting.values()
 
     def _finish_shard(self, reference: ray.ObjectRef) -> list[Outcome]:
-        task = self._running.pop(reference)
+        task = self._pop(reference)
         try:
             outcome = Outcome(task.shard, ray.get(reference))
         except RayActorError as error:
@@ -248,13 +251,21 @@ class RayPool:
         task.seat.held -= task.held
         return [outcome]
 
+    def _pop(self, reference: ray.ObjectRef) -> _Task:
+        task = self._running.pop(reference)
+        holders = self._holders[task.shard]
+        holders[task.seat] -= 1
+        if not +holders:
+            del self._holders[task.shard]
+        return task
+
     def _restart(self, task: _Task, error: Exception) -> list[Outcome]:
         """Ray starts the process again; whatever else it held is lost with it."""
         self._notice("worker lost", node=task.seat.node, message=str(error).splitlines()[0])
         others = [ref for ref, other in self._running.items() if other.seat is task.seat]
         self._start(task.seat)
         loss = error if isinstance(error, WorkerLost) else WorkerLost(str(error))
-        shards = [self._running.pop(reference).shard for reference in others]
+        shards = [self._pop(reference).shard for reference in others]
         return [
             Outcome(task.shard, error=error, in_company=bool(shards)),
             *(Outcome(shard, error=loss, in_company=True) for shard in shards),

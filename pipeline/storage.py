@@ -10,7 +10,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from http import HTTPStatus
@@ -194,14 +194,18 @@ class Storage:
 
     def clear_leftovers(self, url: str) -> int:
         """Remove the temporary files of local writes that were killed; gives their number."""
-        fs, path = self._resolve(url)
-        if "file" not in fs.protocol:
-            return 0
         old = time.time() - LEFTOVER_AGE
-        leftovers = [p for p in Path(path).glob(".*.tmp") if p.stat().st_mtime < old]
-        for leftover in leftovers:
-            leftover.unlink(missing_ok=True)
-        return len(leftovers)
+
+        def clear(fs: fsspec.AbstractFileSystem, path: str) -> int:
+            count = 0
+            for leftover in Path(path).glob(".*.tmp") if "file" in fs.protocol else ():
+                with suppress(FileNotFoundError):  # another run clears as well
+                    if leftover.stat().st_mtime < old:
+                        leftover.unlink()
+                        count += 1
+            return count
+
+        return self._try(url, clear)
 
     def _try(
         self, url: str, operation: Callable[[fsspec.AbstractFileSystem, str], Result]

@@ -72,3 +72,15 @@ def test_stopped_at_every_operation_of_every_resume_a_run_still_ends(shards):
             run("hurried")
             break
     assert dataset("hurried") == dataset("calm")
+
+
+def test_status_takes_the_settings_of_the_store(moto, moto_bucket, speechmill, shards):
+    config = TokenizeConfig([f"{ROOT}/in/"], f"{moto_bucket}/out")
+    config.codec.name, config.workers.num_gpus = "null", 0
+    config.storage = {"s3": moto.storage_options}
+    StoppingStore.begin()
+    assert tokenize(config, DISPLAY, start_pool).shards == 3
+    settings = [f"storage.s3.{name}={value}" for name, value in moto.storage_options.items()]
+    found = speechmill("status", f"{moto_bucket}/out", *settings, "--json")
+    assert found.returncode == 1, found.stderr  # one shard of the four is cut
+    assert '"parts": 3' in found.stdout

@@ -149,6 +149,15 @@ def test_a_node_that_dies_costs_no_attempt_and_one_that_joins_late_gets_work(
     assert_calm(tmp_path, storage, shards)
 
 
+def test_a_worker_for_which_there_is_no_room_yet_holds_nothing_up(
+    cluster, gpu_node, fragile, shards
+):
+    gpu_node()
+    with fragile(cluster, {"num_gpus": 1, "count": 3}) as pool:
+        assert finish(shards, pool)[0].shards == 4
+    assert [kind for kind, _ in fragile.notices] == ["worker ready"]
+
+
 def test_a_node_that_is_drained_gets_no_more_shards(cluster, gpu_node, fragile, shards):
     drained, other = gpu_node(), gpu_node()
     with fragile(cluster, {"num_gpus": 1, "shards_in_flight": 1}, seconds=0.5) as pool:
