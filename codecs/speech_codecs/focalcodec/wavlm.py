@@ -5,6 +5,7 @@ The features are the residual stream after the last layer, with no norm after it
 frame's chunk, so that chunks may come one by one.
 """
 
+from collections.abc import Iterator
 from typing import cast
 
 import torch
@@ -16,6 +17,8 @@ from speech_codecs.nn.focal import FeedForward
 from speech_codecs.nn.frame_conv import FrameConv1d, Memory, zero_frames_behind
 from speech_codecs.nn.gated_bias import bias_gate, position_bias
 from speech_codecs.nn.lengths import is_behind
+
+_PART = 128  # feature frames whose columns fit into a CPU's cache together
 
 
 class WavLM(nn.Module):
@@ -53,8 +56,28 @@ class FeatureExtractor(nn.Module):
             strict=False,
         )
         self.layers = nn.ModuleList(ConvBlock(*size, causal=config.causal) for size in sizes)
+        self.causal, self.hop = config.causal, config.hop_length
+        self.least = 1 if config.causal else config.receptive_field  # samples, of a frame
 
     def forward(
+        self, audio_BT: Tensor, lengths_B: Tensor | None, memory: Memory | None
+    ) -> tuple[Tensor, Tensor | None]:
+        if audio_BT.device.type != "cpu" or lengths_B is not None or memory is not None:
+            return self._layers(audio_BT, lengths_B, memory)
+        past = Memory() if self.causal else None
+        parts = [self._layers(part_BT, None, past)[0] for part_BT in self._parts(audio_BT)]
+        return torch.cat(parts, dim=1), None
+
+    def _parts(self, audio_BT: Tensor) -> Iterator[Tensor]:
+        """Yield what gives `_PART` frames each: the widest layer of 10 s is of 65 MB at once."""
+        start, step = 0, _PART * self.hop
+        overlap = 0 if self.causal else self.least - self.hop
+        while start + step + self.least <= audio_BT.shape[1]:
+            yield audio_BT[:, start : start + step + overlap]
+            start += step
+        yield audio_BT[:, start:]
+
+    def _layers(
         self, audio_BT: Tensor, lengths_B: Tensor | None, memory: Memory | None
     ) -> tuple[Tensor, Tensor | None]:
         x_BTC = audio_BT[..., None]
@@ -95,7 +118,8 @@ class ConvBlock(nn.Module):
         if lengths_B is not None:
             head_BKC = zero_frames_behind(x_BTC[:, :kernel], lengths_B)
             x_BTC = torch.cat([head_BKC, x_BTC[:, kernel:]], dim=1)
-        return F.pad(x_BTC, (0, 0, 0, max(0, kernel - x_BTC.shape[1])))
+        missing = kernel - x_BTC.shape[1]
+        return F.pad(x_BTC, (0, 0, 0, missing)) if missing > 0 else x_BTC
 
     def _out_lengths(self, lengths_B: Tensor) -> Tensor:
         stride = self.conv.stride[0]
@@ -116,7 +140,8 @@ class TransformerEncoder(nn.Module):
         self.layers = nn.ModuleList(TransformerLayer(config) for _ in range(config.num_layers))
 
     def forward(self, x_BFD: Tensor, lengths_B: Tensor | None, memory: Memory | None) -> Tensor:
-        x_BFD = x_BFD + self.positional_embedding(x_BFD, lengths_B, memory)
+        # in half precision too, the sum over all layers is kept in float32
+        x_BFD = x_BFD.float() + self.positional_embedding(x_BFD, lengths_B, memory)
         seen = cast(TransformerLayer, self.layers[0]).attention.seen(memory)
         queries = x_BFD.shape[1]
         bias_HQK = position_bias(self.relative_embedding, self.max_distance, queries, seen)

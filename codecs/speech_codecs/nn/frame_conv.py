@@ -57,7 +57,9 @@ class FrameConv1d(nn.Conv1d):
         elif self.edges != "valid":
             x_BTC = self._behind_its_past(x_BTC, memory)
         if self.matrix is not None:
-            return self._multiply(F.pad(x_BTC, (0, 0, both, both)), self.matrix)
+            if both:
+                x_BTC = F.pad(x_BTC, (0, 0, both, both))
+            return self._multiply(x_BTC, self.matrix)
         if self.spectrum is not None and x_BTC.shape[1] - self.reach >= _LONG:
             y_BTC = self.spectrum.convolve(F.pad(x_BTC, (0, 0, both, both)))
             return y_BTC if self.bias is None else y_BTC + self.bias
