@@ -7,6 +7,7 @@ from speech_codecs.errors import (
     InvalidAudio,
     InvalidCodes,
     InvalidConfig,
+    MissingDependency,
     UnknownCodec,
     UnsupportedPrecision,
 )
@@ -20,6 +21,7 @@ __all__ = [
     "InvalidAudio",
     "InvalidCodes",
     "InvalidConfig",
+    "MissingDependency",
     "UnknownCodec",
     "UnsupportedPrecision",
     "codec_card",

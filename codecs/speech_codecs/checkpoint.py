@@ -75,15 +75,20 @@ def load_strict(network: nn.Module, state: Mapping[str, Tensor], source: str = "
         for key, value in own.items()
         if key in state and state[key].shape != value.shape
     ]
-    faults = {
-        "missing": sorted(own.keys() - state.keys()),
-        "unexpected": sorted(state.keys() - own.keys()),
-        "misshapen": misshapen,
-    }
-    if any(faults.values()):
-        lines = [f"{kind} {_first(keys)}" for kind, keys in faults.items() if keys]
-        raise CheckpointError(f"{source} does not fit the network: " + "; ".join(lines))
+    refuse_misfits(
+        source,
+        missing=sorted(own.keys() - state.keys()),
+        unexpected=sorted(state.keys() - own.keys()),
+        misshapen=misshapen,
+    )
     network.load_state_dict(dict(state))
+
+
+def refuse_misfits(source: str, **faults: list[str]) -> None:
+    """Raise one `CheckpointError` that lists the first keys of each kind, if there are any."""
+    lines = [f"{kind} {_first(keys)}" for kind, keys in faults.items() if keys]
+    if lines:
+        raise CheckpointError(f"{source} does not fit the network: " + "; ".join(lines))
 
 
 def _first(keys: list[str]) -> str:

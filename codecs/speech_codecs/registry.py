@@ -31,6 +31,7 @@ FAMILIES = {
     "dualcodec": "speech_codecs.dualcodec",
     "pure": "speech_codecs.pure",
     "simwhisper": "speech_codecs.simwhisper",
+    "transformers": "speech_codecs.transformers_codecs",
 }
 
 Config = Mapping[str, Any] | str | Path | None

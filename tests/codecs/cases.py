@@ -19,6 +19,7 @@ from tests.codecs.focalcodec import goldens as focalcodec
 from tests.codecs.focalcodec.small import CONFIGS as FOCALCODEC
 from tests.codecs.hasrd.small import CONFIGS as HASRD
 from tests.codecs.simwhisper import golden as simwhisper
+from tests.codecs.transformers_codecs import CONFIGS as TRANSFORMERS
 
 PURE = {"channels": [4, 8, 8, 16, 16], "dim": 16, "codebook_size": 64}
 ON_CPU: dict[str, Any] = {"device": torch.device("cpu"), "precision": "fp32"}
@@ -96,6 +97,10 @@ CASES = {
     "dualcodec keep_partial": _dualcodec(keep_partial=True),
     "simwhisper": _simwhisper(),
     "simwhisper keep_partial": _simwhisper(keep_partial=True),
+    **{
+        name: Case("transformers", {"config": config}, lambda books: {"num_codebooks": books})
+        for name, config in TRANSFORMERS.items()
+    },
     **{f"hasrd {name}": _by_config("hasrd", config) for name, config in HASRD.items()},
 }
 

@@ -18,7 +18,11 @@ from speech_codecs.pure.config import VARIANTS as PURE
 from speech_codecs.pure.model import PureNetwork
 from speech_codecs.simwhisper.config import VARIANTS as SIMWHISPER
 from speech_codecs.simwhisper.model import SimWhisperNetwork
+from speech_codecs.transformers_codecs.config import VARIANTS as TRANSFORMERS
+from speech_codecs.transformers_codecs.config import configured
+from speech_codecs.transformers_codecs.weights import allocate
 
+_OF_TRAINING = ("cluster_usage", "cluster_size", "embed_avg", "inited", "initialized")
 NETWORKS: dict[str, Callable[[], list[nn.Module]]] = {
     "null": list,
     **{name: lambda c=c: [PureNetwork(c)] for name, c in PURE.items()},
@@ -27,6 +31,7 @@ NETWORKS: dict[str, Callable[[], list[nn.Module]]] = {
     **{
         name: lambda c=c: [DualCodecNetwork(c), W2VBert(c.w2vbert)] for name, c in DUALCODEC.items()
     },
+    **{name: lambda c=c: [allocate(configured(c, None))] for name, c in TRANSFORMERS.items()},
     **{
         name: lambda c=c: [HasrdNetwork(c), SSLModel(c.ssl, c.semantic_layer)]
         for name, c in HASRD.items()
@@ -40,5 +45,5 @@ def count_parameters(variant: str) -> int:
         networks = NETWORKS[variant]()
     for network in networks:
         fold_weight_norm(network)
-    states = [network.state_dict().values() for network in networks]
-    return sum(value.numel() for state in states for value in state)
+    weights = [item for network in networks for item in network.state_dict().items()]
+    return sum(value.numel() for key, value in weights if not key.endswith(_OF_TRAINING))
