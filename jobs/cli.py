@@ -17,7 +17,14 @@ from rich.console import Console
 from rich.table import Table
 
 from jobs.codecs import codecs_table, describe_codecs
-from jobs.config import PackConfig, StatusConfig, TokenizeConfig, from_overrides, load_config
+from jobs.config import (
+    EvaluateConfig,
+    PackConfig,
+    StatusConfig,
+    TokenizeConfig,
+    from_overrides,
+    load_config,
+)
 from jobs.display import Display
 from jobs.status import Status, read_status
 from pipeline.errors import (
@@ -91,6 +98,18 @@ def pack(
             ),
             Display(console),
         )
+
+
+@app.command()
+def evaluate(config: Config, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Compare codecs or checkpoints on a test set: table, results.json and report.html."""
+    from jobs.evaluate import evaluate as run_evaluate
+
+    with _exit_codes():
+        settings = load_config(EvaluateConfig, config, overrides or [])
+        results = run_evaluate(settings, Display(errors if as_json else console))
+    if as_json:
+        print(results.to_json(), end="")
 
 
 @app.command()

@@ -19,6 +19,7 @@ from pipeline.pack import PackSettings
 from pipeline.segment import SegmentSettings
 from pipeline.source import Limits
 from pipeline.storage import join
+from pipeline.testset import TestSetSettings
 
 
 @dataclass
@@ -33,6 +34,19 @@ class CodecConfig:
     compile: bool = False  # takes minutes at the start, and pays on GPUs
     device: str | None = None  # default: cuda where workers.num_gpus is above 0, else cpu
     options: dict[str, Any] = field(default_factory=dict)  # more arguments of this codec's loader
+
+    def loader_options(self, device: str) -> dict[str, Any]:
+        """What `speech_codecs.load_codec` takes; `device` is for where none is configured."""
+        return {
+            "name": self.name or "null",
+            "checkpoint": self.checkpoint,
+            "sha256": self.sha256,
+            "config": self.config,
+            "precision": self.precision,
+            "device": self.device or device,
+            **({"compile": True} if self.compile else {}),
+            **self.options,
+        }
 
 
 @dataclass
@@ -74,16 +88,7 @@ class TokenizeConfig:
 
     def codec_options(self) -> dict[str, Any]:
         """What `speech_codecs.load_codec` takes."""
-        return {
-            "name": self.codec.name or "null",
-            "checkpoint": self.codec.checkpoint,
-            "sha256": self.codec.sha256,
-            "config": self.codec.config,
-            "precision": self.codec.precision,
-            "device": self.codec.device or ("cuda" if self.workers.num_gpus else "cpu"),
-            **({"compile": True} if self.codec.compile else {}),
-            **self.codec.options,
-        }
+        return self.codec.loader_options("cuda" if self.workers.num_gpus else "cpu")
 
 
 def _codec_section(common: CodecConfig, position: int, given: Any) -> CodecConfig:
@@ -116,6 +121,45 @@ class StatusConfig:
     storage: dict[str, dict[str, Any]] = field(default_factory=dict)  # by protocol, for fsspec
 
 
+@dataclass
+class EvaluatedCodec(CodecConfig):
+    """One of the codecs, or checkpoints of one codec, that are compared."""
+
+    num_codebooks: list[int] | None = None  # decode with only the first 1, 2, …; default: all
+
+
+@dataclass
+class MetricConfig:
+    """What is measured."""
+
+    signal: list[str] = field(default_factory=lambda: ["pesq", "stoi", "si_sdr", "mel", "stft"])
+    dnsmos: str | None = None  # path or URL of DNSMOS P.835's sig_bak_ovr.onnx
+    speaker: str | None = None  # Hugging Face id of an x-vector model, or module:function
+    recognizer: str | None = None  # Hugging Face id of a speech recognizer, or module:function
+    processes: int | None = None  # that score at the same time; default: one for each core
+
+
+@dataclass
+class EvaluateConfig:
+    """All that `speechmill evaluate` can be told."""
+
+    clips: list[str] = MISSING  # shards, or folders or manifests of audio
+    output: str = MISSING  # folder for results.json and report.html
+    codecs: dict[str, EvaluatedCodec] = MISSING  # by the label under which they are compared
+    references: list[str] | None = None  # clean twins of noisy clips, matched by key
+    reference_member: str | None = None  # or their suffix within the same sample
+    max_clips: int | None = None  # evenly spaced over the keys
+    device: str | None = None  # default: cuda where there is one, else cpu
+    metrics: MetricConfig = field(default_factory=MetricConfig)
+    report_clips: int = 6  # clips to see and hear in the report
+    audio: AudioSettings = field(default_factory=AudioSettings)
+    limits: Limits = field(default_factory=Limits)
+    storage: dict[str, dict[str, Any]] = field(default_factory=dict)  # by protocol, for fsspec
+
+    def test_set(self) -> TestSetSettings:
+        return TestSetSettings(self.clips, self.references, self.reference_member, self.max_clips)
+
+
 Schema = TypeVar("Schema")
 
 
@@ -146,7 +190,7 @@ def _checked(schema: type[Schema], given: Any, where: str) -> Schema:
     except OmegaConfBaseException as error:
         raise InputError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
     assert isinstance(merged, DictConfig)
-    if merged.get("codecs") and OmegaConf.is_missing(merged.codec, "name"):
+    if schema is TokenizeConfig and merged.codecs and OmegaConf.is_missing(merged.codec, "name"):
         merged.codec.name = None  # each of them has its own
     if missing := sorted(OmegaConf.missing_keys(merged)):
         raise InputError(f"{missing[0]} is not set; write it {where}as {missing[0]}=…")
@@ -197,5 +241,17 @@ def _check_keys(given: DictConfig, known: DictConfig, prefix: str = "") -> None:
             if not isinstance(value, DictConfig):
                 raise InputError(f"{key} is a section; set one of its keys, {key}.<key>=…")
             _check_keys(value, known[name], f"{key}.")
+        elif is_dataclass(entry := _entry_schema(known, name)):
+            if not isinstance(value, DictConfig):
+                raise InputError(f"{key} has named sections; set one of them, {key}.<name>.…")
+            for label in map(str, value):
+                section = OmegaConf.create({label: OmegaConf.structured(entry)})
+                _check_keys(OmegaConf.create({label: value._get_node(label)}), section, f"{key}.")
         elif kind is list and not isinstance(value, ListConfig):
             raise InputError(f"{key} is a list; write {key}=[…]")
+
+
+def _entry_schema(known: DictConfig, name: str) -> Any:
+    """The dataclass of a section's entries, where these have names of the user's own."""
+    node = known._get_node(name)
+    return node._metadata.element_type if isinstance(node, DictConfig) else None

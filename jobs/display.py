@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -13,6 +14,7 @@ from pipeline.runner import Event, Totals
 from pipeline.shard import Shard
 
 LINE_SECONDS = 10.0  # at most one plain line of progress in this time
+_WIDEST = 1000  # columns of a table
 
 
 class Display:
@@ -28,6 +30,12 @@ class Display:
 
     def line(self, text: str) -> None:
         self.console.print(text, highlight=False, soft_wrap=True)
+
+    def table(self, table: Table) -> None:
+        """Print a table in full, however narrow the console is."""
+        unbound = Console(file=self.console.file, width=_WIDEST)
+        unbound.width = Measurement.get(unbound, unbound.options, table).maximum
+        unbound.print(table)
 
     @contextmanager
     def running(self, todo: list[Shard]) -> Iterator[None]:

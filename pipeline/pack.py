@@ -357,7 +357,7 @@ def _describe(plan: list[PlannedShard]) -> bytes:
 
 def _tar(shard: PlannedShard, storage: Storage, pool: ThreadPoolExecutor) -> bytes:
     members = [member for clip in shard.clips for member in clip.members]
-    contents = pool.map(lambda member: _read(member, storage), members)
+    contents = pool.map(lambda member: read_member(member, storage), members)
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
         for member, content in zip(members, contents, strict=True):
@@ -365,7 +365,8 @@ def _tar(shard: PlannedShard, storage: Storage, pool: ThreadPoolExecutor) -> byt
     return buffer.getvalue()
 
 
-def _read(member: Member, storage: Storage) -> bytes:
+def read_member(member: Member, storage: Storage) -> bytes:
+    """The content of a planned file, which must be what was listed."""
     if isinstance(member.content, bytes):
         return member.content
     data = storage.read_bytes(member.content.url)

@@ -13,6 +13,7 @@ from speech_codecs import Codec, load_codec
 pytest_plugins = ["tests.s3_server"]
 
 REPOSITORY = Path(__file__).parent.parent
+MODELS = REPOSITORY.parent / "shared" / "models"
 REAL_SPEECH = REPOSITORY.parent / "shared" / "data" / "clean"
 
 
@@ -32,6 +33,19 @@ def real_speech() -> Path:
     if not REAL_SPEECH.is_dir():
         pytest.skip("no real speech at ../shared/data/clean beside the checkout")
     return REAL_SPEECH
+
+
+@pytest.fixture(scope="session")
+def models() -> Path:
+    """A folder of published models, which is no part of the repository."""
+    if not MODELS.is_dir():
+        pytest.skip("no models at ../shared/models beside the checkout")
+    return MODELS
+
+
+@pytest.fixture(scope="session")
+def dnsmos_model(models: Path) -> str:
+    return str(models / "dnsmos" / "sig_bak_ovr.onnx")
 
 
 @pytest.fixture(scope="session")

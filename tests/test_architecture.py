@@ -58,6 +58,7 @@ def test_the_pipeline_names_no_codec():
         assert {m.split(".")[1] for m in used if "." in m} <= {
             "api",
             "errors",
+            "fetch",
             "load_codec",
             "codec_info",
             "Codec",

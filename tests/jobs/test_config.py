@@ -2,7 +2,14 @@ from pathlib import Path
 
 import pytest
 
-from jobs.config import PackConfig, TokenizeConfig, from_overrides, load_config, to_yaml
+from jobs.config import (
+    EvaluateConfig,
+    PackConfig,
+    TokenizeConfig,
+    from_overrides,
+    load_config,
+    to_yaml,
+)
 from pipeline.errors import InputError
 from speech_codecs import codec_info
 
@@ -32,6 +39,32 @@ def test_the_full_example_names_every_key_with_its_default():
         assert f"{line.split(':')[0].strip('- ')}" in written
     default = TokenizeConfig(full.shards, full.output, full.codec)
     assert full == default
+
+
+@pytest.mark.parametrize(
+    "config", sorted((ROOT / "configs" / "evaluate").glob("*.yaml")), ids=lambda path: path.stem
+)
+def test_every_evaluation_of_the_repository_is_valid(config):
+    loaded = load_config(EvaluateConfig, config, [])
+    assert all(codec_info(codec.name) for codec in loaded.codecs.values())
+
+
+def test_the_full_evaluation_names_every_key_with_its_default():
+    path = ROOT / "configs" / "evaluate" / "pure.yaml"
+    full = load_config(EvaluateConfig, path, [])
+    for line in to_yaml(full).splitlines():
+        assert f"{line.split(':')[0].strip('- ')}" in path.read_text()
+    assert full == EvaluateConfig(full.clips, full.output, full.codecs)
+
+
+def test_a_named_section_has_the_keys_of_its_kind(tmp_path):
+    (tmp_path / "e.yaml").write_text("clips: [a]\noutput: b\ncodecs: {x: {name: pure-4k}}\n")
+    config = load_config(EvaluateConfig, tmp_path / "e.yaml", ["codecs.y.name=pure-1k"])
+    assert sorted(config.codecs) == ["x", "y"]
+    with pytest.raises(
+        InputError, match=r"codecs\.x\.chekpoint; did you mean codecs\.x\.checkpoint"
+    ):
+        load_config(EvaluateConfig, tmp_path / "e.yaml", ["codecs.x.chekpoint=c"])
 
 
 def test_overrides_go_over_the_file(path):
