@@ -83,6 +83,17 @@ def plan(config: Config, overrides: Overrides = None, as_json: AsJson = False) -
 
 
 @app.command()
+def train(config: Config, overrides: Overrides = None) -> None:
+    """Train or fine-tune a codec on shards; run it again to resume."""
+    with _exit_codes():
+        from jobs.train import train as run_train
+        from jobs.train_config import TrainConfig
+        from jobs.train_display import TrainDisplay
+
+        run_train(load_config(TrainConfig, config, overrides or []), TrainDisplay(console))
+
+
+@app.command()
 def pack(
     source: Annotated[str, typer.Argument(help="folder of audio, or .jsonl/.csv/.tsv manifest")],
     output: Annotated[str, typer.Argument(help="folder for the shards, local or a URL")],

@@ -19,6 +19,7 @@ SpeechmillError
 ├── DeviceBroken           the GPU computes nothing any more in this process
 ├── StreamBroken           decoding stopped before the end of the shard
 ├── RunStopped             the run was told to stop before all shards were done
+├── TrainingDiverged       too many training steps in a row had no finite gradient
 └── SampleError            one sample cannot be tokenized: it becomes a row in rejects/
     ├── UnsafeMember       no regular file, or a name that points out of the archive
     ├── DuplicateKey       the key came before in this shard
@@ -117,6 +118,10 @@ class StreamBroken(SpeechmillError):
 
 class RunStopped(SpeechmillError):
     """The run was told to stop before all shards were done."""
+
+
+class TrainingDiverged(SpeechmillError):
+    """Too many training steps in a row had no finite gradient."""
 
 
 class SampleError(SpeechmillError):

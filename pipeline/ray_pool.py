@@ -95,7 +95,7 @@ class RayPool:
         notice: Notice = lambda kind, **facts: None,
     ):
         """`needed` has the codecs, by position, of the shards that not all of them need."""
-        _connect(cluster)
+        connect(cluster)
         ray_metrics.export()
         self._all = range(len(job.targets))
         self._needed = needed or {}
@@ -345,7 +345,8 @@ def _is_gone(node: str | None) -> bool:
     return False
 
 
-def _connect(cluster: RaySettings) -> None:
+def connect(cluster: RaySettings) -> None:
+    """Join the cluster of the settings, or start a local one for this run."""
     variables = ALLOCATOR | cluster.env
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
     if cluster.address:

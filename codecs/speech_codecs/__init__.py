@@ -11,7 +11,13 @@ from speech_codecs.errors import (
     UnknownCodec,
     UnsupportedPrecision,
 )
-from speech_codecs.registry import codec_card, codec_info, list_codecs, load_codec
+from speech_codecs.registry import (
+    codec_card,
+    codec_info,
+    list_codecs,
+    load_codec,
+    load_recipe,
+)
 
 __all__ = [
     "CheckpointError",
@@ -28,4 +34,5 @@ __all__ = [
     "codec_info",
     "list_codecs",
     "load_codec",
+    "load_recipe",
 ]

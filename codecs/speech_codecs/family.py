@@ -31,6 +31,10 @@ class Card:
     files: Mapping[str, str] = field(default_factory=dict)
 
 
+if TYPE_CHECKING:
+    from speech_codecs.training import Recipe
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CodecFamily:
     """Codecs that share one architecture: the seat that a codec package fills.
@@ -40,6 +44,8 @@ class CodecFamily:
     equals it. `checkpoint` is a path or url or None (random weights), `config` a dict or None,
     `device` a torch.device; name, option names, precision and device are checked before the call.
     `cards` hold what is known of the variants, by name.
+    `recipe(name, checkpoint=, config=, settings=, enhance=, **options)` gives a `Recipe`, its
+    weights random from torch's global generator where there is no checkpoint.
     """
 
     variants: tuple[str, ...]
@@ -47,6 +53,7 @@ class CodecFamily:
     load: Callable[..., Codec]
     options: frozenset[str] = frozenset()  # keywords that only this family understands
     cards: Mapping[str, Card] = field(default_factory=dict)
+    recipe: Callable[..., "Recipe"] | None = None  # how it is trained
 
 
 class Identity(TypedDict):

@@ -22,6 +22,8 @@ from speech_codecs.fetch import pinned
 if TYPE_CHECKING:
     import torch
 
+    from speech_codecs.training import Enhance, Recipe
+
 UNTRAINED = "untrained"  # as the checkpoint: random weights
 ENTRY_POINT_GROUP = "speechmill.codecs"
 FAMILIES = {
@@ -84,6 +86,27 @@ def codec_info(
 def codec_card(name: str) -> Card:
     """Return what is known of a variant beside its `info`: size, paper, licence, files."""
     return _find(name, configured=False).cards.get(name, Card())
+
+
+def load_recipe(
+    name: str,
+    *,
+    checkpoint: str | Path | None = None,
+    config: Config = None,
+    settings: Mapping[str, Any] | None = None,
+    enhance: Enhance | None = None,
+    **options: Any,
+) -> Recipe:
+    """Return how the codec is trained, with its network.
+
+    `checkpoint` is as in `load_codec`; "untrained" gives random weights, from torch's global
+    generator. `settings` are the recipe's own; `enhance` is a frozen speech enhancer for recipes
+    that learn from one. Raises a `CodecError`.
+    """
+    family, arguments = _resolve(name, checkpoint, config, options)
+    if family.recipe is None:
+        raise InvalidConfig(f"{name} cannot be trained")
+    return family.recipe(name, settings=dict(settings or {}), enhance=enhance, **arguments)
 
 
 def list_codecs() -> list[str]:

@@ -6,6 +6,7 @@ What a layer returns behind a row's end is not defined, but always finite.
 """
 
 from collections.abc import Mapping
+from copy import deepcopy
 
 import torch
 from torch import Tensor, nn
@@ -84,6 +85,20 @@ def load_folded(network: nn.Module, state: Mapping[str, Tensor], source: str) ->
     else:
         fold_weight_norm(network)
         load_strict(network, state, source)
+
+
+def load_unfolded(network: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """Load a checkpoint of training or of inference, strictly, and leave the weights trainable."""
+    if any(".parametrizations." in key for key in state):
+        load_strict(network, state, source)
+        return
+    folded = deepcopy(network)
+    fold_weight_norm(folded)
+    load_strict(folded, state, source)
+    for name, module in network.named_modules():
+        if is_parametrized(module, "weight"):
+            module.weight = folded.get_submodule(name).weight
+    network.load_state_dict(folded.state_dict(), strict=False)
 
 
 def _pad_full(x_BCT: Tensor, left: int, right: int, stride: int) -> Tensor:

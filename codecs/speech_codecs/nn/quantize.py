@@ -8,20 +8,37 @@ class ResidualQuantizer(nn.Module):
     """Stages of full-dimension codebooks, each coding what the ones before it left over.
 
     The search is Euclidean; of codewords at equal distance the lowest index wins. Codebooks are
-    buffers because they are trained by moving averages, not by gradients.
+    buffers because they are trained by moving averages, not by gradients. The first `num_searched`
+    stages search a table of their own: their codewords stand for something else than what chose
+    them.
     """
 
     codebooks_KND: Tensor
+    searched_SND: Tensor
     norms_KN: Tensor | None
 
-    def __init__(self, num_codebooks: int, codebook_size: int, dim: int) -> None:
+    def __init__(
+        self, num_codebooks: int, codebook_size: int, dim: int, num_searched: int = 0
+    ) -> None:
         super().__init__()
         self.register_buffer("codebooks_KND", torch.zeros(num_codebooks, codebook_size, dim))
+        if num_searched:
+            searched_SND = torch.zeros(num_searched, codebook_size, dim)
+            self.register_buffer("searched_SND", searched_SND)
+        self.num_searched = num_searched
         self.register_buffer("norms_KN", None, persistent=False)
 
     def cache_norms(self) -> None:
         """Compute the codewords' norms for good: for inference, where codebooks stand still."""
-        self.norms_KN = self.codebooks_KND.square().sum(-1)
+        tables = [self.searched(stage) for stage in range(len(self.codebooks_KND))]
+        self.norms_KN = torch.stack(tables).square().sum(-1)
+
+    def searched(self, stage: int) -> Tensor:
+        """Return table_ND, whose nearest row is a stage's code."""
+        table_ND: Tensor = (self.searched_SND if stage < self.num_searched else self.codebooks_KND)[
+            stage
+        ]
+        return table_ND
 
     def encode(self, x_BDF: Tensor, num_codebooks: int) -> Tensor:
         """Return codes_BKF of the first `num_codebooks` stages; computed in float32."""
@@ -38,7 +55,7 @@ class ResidualQuantizer(nn.Module):
 
         Leaving |r|^2 out keeps the digits that adding a large common term would round away.
         """
-        codebook_ND = self.codebooks_KND[stage]
+        codebook_ND = self.searched(stage)
         norms_KN = self.norms_KN
         norm_N = codebook_ND.square().sum(-1) if norms_KN is None else norms_KN[stage]
         with torch.autocast(residual_MD.device.type, enabled=False):

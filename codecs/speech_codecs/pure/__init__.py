@@ -17,6 +17,8 @@ from speech_codecs.pure.config import VARIANTS, PureConfig
 if TYPE_CHECKING:
     import torch
 
+    from speech_codecs.training import Enhance, Recipe
+
 _ALGORITHM = 1  # raised when the same weights give other codes
 
 
@@ -61,13 +63,36 @@ def load(
     return PureCodec(network, facts, device=device, precision=precision, compiled=compile)
 
 
-PARAMETERS = {"pure-16k-small": 3_803_057}  # the others are prefixes of one network
+def recipe(
+    name: str,
+    *,
+    checkpoint: str | None,
+    config: dict[str, Any] | None,
+    settings: dict[str, Any],
+    enhance: Enhance | None,
+) -> Recipe:
+    """Return how the codec is trained."""
+    from speech_codecs.pure.training import PureRecipe, PureRecipeConfig
+
+    sizes = override(VARIANTS.get(name, PureConfig()), config)
+    trained = PureRecipe(sizes, override(PureRecipeConfig(), settings), enhance)
+    if checkpoint is not None:
+        trained.start_from(fetch(checkpoint))
+    return trained
+
+
+PARAMETERS = {"pure-16k-small": 3_806_658}  # the others are prefixes of one network
 CARDS = {
     name: Card(
-        parameters=PARAMETERS.get(name, 24_413_089), paper="arXiv 2511.22687", licence=UNPUBLISHED
+        parameters=PARAMETERS.get(name, 24_937_377), paper="arXiv 2511.22687", licence=UNPUBLISHED
     )
     for name in VARIANTS
 }
 FAMILY = CodecFamily(
-    variants=tuple(VARIANTS), info=info, load=load, options=frozenset({"compile"}), cards=CARDS
+    variants=tuple(VARIANTS),
+    info=info,
+    load=load,
+    options=frozenset({"compile"}),
+    cards=CARDS,
+    recipe=recipe,
 )

@@ -1,8 +1,10 @@
-"""The network of PURE Codec: SEANet encoder and decoder, a VAE head and residual quantization.
+"""The network of PURE Codec: encoder and decoder (SEANet), a VAE head and residual quantization.
 
 Layers and sizes follow arXiv 2511.22687 (sections III-A and III-C) and, where it is silent, the
 first author's public configuration. Every `lengths_B` may be None: then all rows are full.
 """
+
+from collections.abc import Callable
 
 from torch import Tensor, nn
 
@@ -10,6 +12,7 @@ from speech_codecs.nn.conv import PaddedConv1d, TrimmedConvTranspose1d
 from speech_codecs.nn.quantize import ResidualQuantizer
 from speech_codecs.nn.snake import snake
 from speech_codecs.pure.config import PureConfig
+from speech_codecs.pure.frames import FrameDecoder, FrameEncoder
 
 
 class PureNetwork(nn.Module):
@@ -17,10 +20,13 @@ class PureNetwork(nn.Module):
 
     def __init__(self, config: PureConfig) -> None:
         super().__init__()
-        self.encoder = Encoder(config)
+        encoder, decoder = _BACKBONES[config.backbone]
+        self.encoder = encoder(config)
         self.vae_head = nn.Conv1d(config.dim, 2 * config.dim, 1)
-        self.quantizer = ResidualQuantizer(config.num_stages, config.codebook_size, config.dim)
-        self.decoder = Decoder(config)
+        self.quantizer = ResidualQuantizer(
+            config.num_stages, config.codebook_size, config.dim, config.num_searched
+        )
+        self.decoder = decoder(config)
 
     def posterior(self, audio_BT: Tensor, lengths_B: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return mu_BDF and logvar_BDF of the latent (eq. 10)."""
@@ -144,3 +150,7 @@ def _residual_blocks(config: PureConfig, width: int) -> nn.ModuleList:
 
 def _lstm(config: PureConfig, width: int) -> nn.Module:
     return SkipLSTM(width, config.lstm_layers) if config.lstm_layers else nn.Identity()
+
+
+_BACKBONES: dict[str, tuple[Callable[[PureConfig], nn.Module], Callable[[PureConfig], nn.Module]]]
+_BACKBONES = {"seanet": (Encoder, Decoder), "frames": (FrameEncoder, FrameDecoder)}

@@ -8,11 +8,13 @@ from torch import Tensor, nn
 
 from speech_codecs.checkpoint import read_state_dict
 from speech_codecs.nn.conv import fold_weight_norm, load_folded
+from speech_codecs.nn.convnext import ConvNeXtBlock
 from speech_codecs.pure.config import PureConfig
-from speech_codecs.pure.model import PureNetwork
+from speech_codecs.pure.model import Encoder, PureNetwork
 
 _GAIN = 0.85  # tried on speech: latents of norm near 1, decoded audio of peak near 0.3
 _LATENT_NORM = 0.5
+_BRANCH = 1 / 8  # of what a ConvNeXt block adds
 
 
 def build(config: PureConfig, path: Path) -> PureNetwork:
@@ -39,9 +41,13 @@ def build_untrained(config: PureConfig, seed: int) -> PureNetwork:
     with torch.no_grad():
         for module in network.modules():
             _randomise(module, generator)
-        last: Tensor = network.encoder.last.conv.weight
-        last -= last.mean(-1, keepdim=True)
-        _randomise_codebooks(network.quantizer.codebooks_KND, generator)
+        if isinstance(network.encoder, Encoder):
+            last: Tensor = network.encoder.last.conv.weight
+            last -= last.mean(-1, keepdim=True)
+        quantizer = network.quantizer
+        _randomise_codebooks(quantizer.codebooks_KND, generator)
+        if quantizer.num_searched:
+            quantizer.searched_SND.copy_(quantizer.codebooks_KND[: quantizer.num_searched])
     return network
 
 
@@ -49,7 +55,11 @@ def _allocate(config: PureConfig) -> PureNetwork:
     """Return a network in evaluation mode whose weights are yet to be filled in."""
     with torch.device("meta"):
         network = PureNetwork(config)
-    return network.to_empty(device="cpu").eval().requires_grad_(False)
+    constants = {name: b for name, b in network.named_buffers() if b.device.type == "cpu"}
+    network.to_empty(device="cpu")
+    for name, constant in constants.items():
+        network.get_buffer(name).copy_(constant)
+    return network.eval().requires_grad_(False)
 
 
 def _randomise(module: nn.Module, generator: torch.Generator) -> None:
@@ -57,6 +67,14 @@ def _randomise(module: nn.Module, generator: torch.Generator) -> None:
         taps = module.in_channels * module.kernel_size[0] // _upsampling(module)
         module.weight.normal_(std=_GAIN / sqrt(taps), generator=generator)
         module.bias.zero_()  # type: ignore[union-attr]
+    elif isinstance(module, nn.Linear):
+        module.weight.normal_(std=_GAIN / sqrt(module.in_features), generator=generator)
+        module.bias.zero_()
+    elif isinstance(module, nn.LayerNorm):
+        module.weight.fill_(1)
+        module.bias.zero_()
+    elif isinstance(module, ConvNeXtBlock) and module.gamma is not None:
+        module.gamma.fill_(_BRANCH)
     elif isinstance(module, nn.LSTM):
         for weight in module.parameters():
             bound = 1 / sqrt(module.hidden_size)

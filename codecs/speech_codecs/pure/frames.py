@@ -1,0 +1,82 @@
+"""Encoder and decoder that compute at the frame rate alone, for training in minutes on a CPU.
+
+Not of the paper, whose SEANet costs ten times as much per second of audio. The encoder sees each
+frame's samples and its log-mel spectrum, the decoder ends in an inverse STFT as Vocos does
+(arXiv 2306.00814); between are ConvNeXt blocks. Every `lengths_B` may be None: then all rows are
+full.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from speech_codecs.nn.convnext import ConvNeXtBackbone
+from speech_codecs.nn.istft import ISTFTHead
+from speech_codecs.nn.lengths import zero_behind
+from speech_codecs.nn.mel import mel_bank
+from speech_codecs.pure.config import PureConfig
+
+_FLOOR = 1e-5  # of a mel band's magnitude
+_SAMPLE_SCALE = 5.0  # brings speech to about unit variance
+
+
+class FrameEncoder(nn.Module):
+    """audio_B1T to h_BDF."""
+
+    bank_SM: Tensor
+    window_N: Tensor
+
+    def __init__(self, config: PureConfig) -> None:
+        super().__init__()
+        self.hop_length = config.hop_length
+        self.register_buffer(
+            "bank_SM", mel_bank(config.window, config.bands, config.sample_rate), persistent=False
+        )
+        window_N = torch.hann_window(config.window, device="cpu")
+        self.register_buffer("window_N", window_N, persistent=False)
+        self.backbone = _backbone(config, config.hop_length + config.bands)
+        self.last = nn.Linear(config.width, config.dim)
+
+    def forward(self, x_B1T: Tensor, lengths_B: Tensor | None) -> Tensor:
+        audio_BT = x_B1T[:, 0]
+        if lengths_B is not None:
+            audio_BT = zero_behind(audio_BT, lengths_B)
+            lengths_B = (lengths_B + self.hop_length - 1) // self.hop_length
+        audio_BT = F.pad(audio_BT, (0, -audio_BT.shape[-1] % self.hop_length))
+        frames_BFH = audio_BT.view(len(audio_BT), -1, self.hop_length)
+        x_BFC = torch.cat([frames_BFH * _SAMPLE_SCALE, self._log_mel(audio_BT)], dim=-1)
+        h_BFD: Tensor = self.last(self.backbone(x_BFC, lengths_B))
+        return h_BFD.transpose(1, 2)
+
+    def _log_mel(self, audio_BT: Tensor) -> Tensor:
+        """Return mel_BFM around each frame's middle, near unit variance; zeros stand beyond."""
+        outside = len(self.window_N) - self.hop_length
+        padded_BT = F.pad(audio_BT, (outside // 2, outside - outside // 2))
+        windows_BFN = padded_BT.unfold(-1, len(self.window_N), self.hop_length) * self.window_N
+        mel_BFM = torch.fft.rfft(windows_BFN.float()).abs() @ self.bank_SM
+        log_mel_BFM: Tensor = (mel_BFM.clamp(min=_FLOOR).log() + 5) / 4
+        return log_mel_BFM
+
+
+class FrameDecoder(nn.Module):
+    """z_BDF to audio_B1T."""
+
+    def __init__(self, config: PureConfig) -> None:
+        super().__init__()
+        self.backbone = _backbone(config, config.dim)
+        self.head = ISTFTHead(config.width, 4 * config.hop_length, config.hop_length)
+
+    def forward(self, z_BDF: Tensor, lengths_B: Tensor | None) -> Tensor:
+        y_BFC = self.backbone(z_BDF.transpose(1, 2), lengths_B)
+        audio_BT: Tensor = self.head(y_BFC, lengths_B)
+        return audio_BT[:, None]
+
+
+def _backbone(config: PureConfig, input_dim: int) -> ConvNeXtBackbone:
+    backbone = ConvNeXtBackbone(
+        input_dim, config.width, config.inner_width, config.depth, config.kernel
+    )
+    for name, parameter in backbone.named_parameters():
+        if name.endswith(".gamma"):
+            nn.init.constant_(parameter, 1 / config.depth)  # as Vocos begins
+    return backbone
