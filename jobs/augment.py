@@ -6,11 +6,12 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.audio import AudioSettings, Limits, Samples, decode_audio, to_float
+from pipeline.audio import AudioSettings, decode_audio
 from pipeline.decode import audio_suffix
 from pipeline.errors import InputError, SampleError
 from pipeline.reader import Sample, read_samples
 from pipeline.shard import list_shards
+from pipeline.source import Limits, Samples, to_float
 from pipeline.storage import Storage
 
 _PEAK = 0.99
@@ -75,7 +76,8 @@ class Augment:
             audio_T = reverberate(audio_T, self.rooms[int(random.integers(len(self.rooms)))])
         if random.random() < self.settings.noise.probability:
             noise_T = self.noises[int(random.integers(len(self.noises)))]
-            snr_db = float(random.uniform(*self.settings.noise.snr_db))
+            low, high = self.settings.noise.snr_db
+            snr_db = random.uniform(low, high)
             audio_T = add_noise(audio_T, _excerpt(noise_T, len(audio_T), random), snr_db)
         gain = self._gain(audio_T, random)
         if enhanced_T is not None:
@@ -85,7 +87,8 @@ class Augment:
     def _gain(self, audio_T: Samples, random: np.random.Generator) -> np.float32:
         level = 0.0
         if self.settings.level_db:
-            level = float(10 ** (random.uniform(*self.settings.level_db) / 20))
+            low, high = self.settings.level_db
+            level = 10 ** (random.uniform(low, high) / 20)
         rms, peak = _rms(audio_T), float(np.abs(audio_T).max(initial=0))
         gain = level / rms if level and rms > _SILENT else 1.0
         return np.float32(min(gain, _PEAK / peak) if peak * gain > _PEAK else gain)

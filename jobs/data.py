@@ -17,11 +17,12 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from jobs.augment import Augment, Crop
-from pipeline.audio import AudioSettings, Limits, Samples, decode_audio, to_float
+from pipeline.audio import AudioSettings, decode_audio
 from pipeline.decode import audio_suffix
 from pipeline.errors import InputError, SampleError, ShardError, StorageUnavailable
 from pipeline.reader import Reject, Sample, read_samples
 from pipeline.shard import Shard
+from pipeline.source import Limits, Samples, to_float
 from pipeline.storage import Storage
 
 ENHANCED = "enhanced.flac"  # the member that `speechmill enhance` adds to a sample
@@ -210,7 +211,8 @@ class Cropper:
             return None
         enhanced_T = self._pair(sample, len(audio_T)) if self.enhanced else None
         start = int(random.integers(max(1, len(audio_T) - self.num_samples + 1)))
-        crop = Crop(self._cut(audio_T, start), self._cut(enhanced_T, start), sample.key)
+        enhanced_T = None if enhanced_T is None else self._cut(enhanced_T, start)
+        crop = Crop(self._cut(audio_T, start), enhanced_T, sample.key)
         return self.augment(crop, random)
 
     def _decode(self, sample: Sample, suffix: str) -> Samples:
@@ -231,9 +233,7 @@ class Cropper:
             )
         return enhanced_T
 
-    def _cut(self, audio_T: Samples | None, start: int) -> Samples | None:
-        if audio_T is None:
-            return None
+    def _cut(self, audio_T: Samples, start: int) -> Samples:
         crop_T = audio_T[start : start + self.num_samples]
         return np.pad(crop_T, (0, self.num_samples - len(crop_T)))
 

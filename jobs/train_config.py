@@ -7,9 +7,10 @@ from omegaconf import MISSING
 
 from jobs.augment import AugmentSettings
 from jobs.data import DataSettings
-from pipeline.audio import AudioSettings, Limits
+from pipeline.audio import AudioSettings
 from pipeline.errors import InputError
 from pipeline.job import RaySettings
+from pipeline.source import Limits
 
 ENHANCEMENT = ("none", "offline", "online", "clean")
 SCHEDULES = ("constant", "cosine", "exponential")

@@ -8,11 +8,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from jobs.train_config import TrainConfig
-from pipeline.audio import decode_audio, to_float
+from pipeline.audio import decode_audio
 from pipeline.decode import audio_suffix
 from pipeline.errors import InputError, SampleError
 from pipeline.reader import Sample, read_samples
 from pipeline.shard import list_shards
+from pipeline.source import to_float
 from pipeline.storage import Storage
 from speech_codecs.losses import MelLoss
 from speech_codecs.training import Recipe

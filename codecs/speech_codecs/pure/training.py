@@ -264,9 +264,8 @@ class PureRecipe(Recipe):
         latent_BDF = _straight_through(latent_BDF, word_BDF)[taught_B]
         audio_BT = self._decode(latent_BDF, enhanced_BT.shape[-1]).float()
         target_BT = enhanced_BT[taught_B]
-        return (audio_BT - target_BT).abs().mean() + self.weight("mel") * self.mel(
-            audio_BT, target_BT
-        )
+        distance: Tensor = self.mel(audio_BT, target_BT)
+        return (audio_BT - target_BT).abs().mean() + self.weight("mel") * distance
 
     def _sum(self, words_KMD: Tensor, latent_BDF: Tensor) -> Tensor:
         """Return the sum of each utterance's first stages, a number drawn for each."""
