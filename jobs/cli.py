@@ -18,6 +18,7 @@ from rich.table import Table
 
 from jobs.codecs import codecs_table, describe_codecs
 from jobs.config import (
+    EnhanceConfig,
     EvaluateConfig,
     PackConfig,
     StatusConfig,
@@ -109,6 +110,17 @@ def pack(
             ),
             Display(console),
         )
+
+
+@app.command()
+def enhance(config: Config, overrides: Overrides = None) -> None:
+    """Write shards of original and enhanced audio, for training; run it again to resume."""
+    from jobs.enhance import enhance as run_enhance
+
+    with _exit_codes():
+        settings = load_config(EnhanceConfig, config, overrides or [])
+        totals = run_enhance(settings, Display(console, "enhancing"))
+    raise typer.Exit(1 if totals.failed else 0)
 
 
 @app.command()

@@ -12,6 +12,8 @@ from omegaconf.errors import OmegaConfBaseException
 from pipeline.audio import AudioSettings
 from pipeline.batching import BatchSettings
 from pipeline.decode import DecodeSettings
+from pipeline.enhance.api import EnhancerSettings
+from pipeline.enhance.gate import GateSettings
 from pipeline.errors import InputError
 from pipeline.filters import FilterSettings
 from pipeline.job import RaySettings, WorkerSettings
@@ -118,6 +120,22 @@ class StatusConfig:
     """All that `speechmill status` can be told."""
 
     output: str = MISSING
+    storage: dict[str, dict[str, Any]] = field(default_factory=dict)  # by protocol, for fsspec
+
+
+@dataclass
+class EnhanceConfig:
+    """All that `speechmill enhance` can be told."""
+
+    shards: list[str] = MISSING  # tars, brace ranges, globs, folders, .txt manifests
+    output: str = MISSING  # folder of the paired shards, local or s3://…
+    enhancer: EnhancerSettings = MISSING
+    gate: GateSettings = field(default_factory=GateSettings)
+    audio: AudioSettings = field(default_factory=AudioSettings)
+    limits: Limits = field(default_factory=Limits)
+    workers: WorkerSettings = field(default_factory=lambda: WorkerSettings(num_gpus=0))
+    ray: RaySettings = field(default_factory=RaySettings)
+    storage_patience: float = 300.0  # s for which one operation is tried again
     storage: dict[str, dict[str, Any]] = field(default_factory=dict)  # by protocol, for fsspec
 
 
@@ -236,12 +254,13 @@ def _check_keys(given: DictConfig, known: DictConfig, prefix: str = "") -> None:
         if key not in valid:
             near = get_close_matches(key, valid, n=1, cutoff=0.0)
             raise InputError(f"unknown key {key}; did you mean {near[0]}?")
-        kind = OmegaConf.get_type(known, name)
+        # A section that must be set is of no type yet but of one that it refers to.
+        kind = OmegaConf.get_type(known, name) or _of_node(known, name, "ref_type")
         if is_dataclass(kind):
             if not isinstance(value, DictConfig):
                 raise InputError(f"{key} is a section; set one of its keys, {key}.<key>=…")
-            _check_keys(value, known[name], f"{key}.")
-        elif is_dataclass(entry := _entry_schema(known, name)):
+            _check_keys(value, OmegaConf.structured(kind), f"{key}.")
+        elif is_dataclass(entry := _of_node(known, name, "element_type")):
             if not isinstance(value, DictConfig):
                 raise InputError(f"{key} has named sections; set one of them, {key}.<name>.…")
             for label in map(str, value):
@@ -251,7 +270,7 @@ def _check_keys(given: DictConfig, known: DictConfig, prefix: str = "") -> None:
             raise InputError(f"{key} is a list; write {key}=[…]")
 
 
-def _entry_schema(known: DictConfig, name: str) -> Any:
-    """The dataclass of a section's entries, where these have names of the user's own."""
-    node = known._get_node(name)
-    return node._metadata.element_type if isinstance(node, DictConfig) else None
+def _of_node(known: DictConfig, name: str, fact: str) -> Any:
+    """What OmegaConf knows of a key: the type of its value, or of the entries of a section."""
+    node: Any = known._get_node(name)
+    return getattr(node._metadata, fact, None)

@@ -20,8 +20,9 @@ _WIDEST = 1000  # columns of a table
 class Display:
     """Prints to a console; `quiet` prints nothing."""
 
-    def __init__(self, console: Console):
+    def __init__(self, console: Console, doing: str = "tokenizing"):
         self.console = console
+        self._doing = doing
         self._bar: Progress | None = None
         self._last_line = 0.0
         self._bytes_left = 0
@@ -46,7 +47,7 @@ class Display:
             yield
             return
         columns = (
-            TextColumn("tokenizing"),
+            TextColumn(self._doing),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[facts]}"),
@@ -93,6 +94,8 @@ class Display:
             "bad metadata": f"{totals.bad_json}",
             "time": f"{elapsed:.1f} s, {totals.audio_seconds / elapsed:,.0f} x real time",
         }
+        if not totals.frames:
+            del rows["frames"]
         for name, value in rows.items():
             table.add_row(name, value)
         self.console.print(table)

@@ -9,7 +9,7 @@ from html import escape
 from string import Template
 from typing import Any
 
-from pipeline.dataset import TokenDataset
+from pipeline.dataset import ShardOutput
 from pipeline.errors import InputError
 from pipeline.run_log import read_events, run_folder
 from pipeline.storage import join
@@ -41,7 +41,7 @@ class Run:
     summary: dict[str, Any] | None
 
 
-def write_report(dataset: TokenDataset, run_id: str | None = None) -> str:
+def write_report(dataset: ShardOutput, run_id: str | None = None) -> str:
     """Write the page of a run, by default of the newest; gives its URL."""
     files = dataset.storage.list_files(join(dataset.root, "runs"))
     runs = sorted(i.url.split("/")[-2] for i in files if i.url.endswith("/config.yaml"))
@@ -53,7 +53,7 @@ def write_report(dataset: TokenDataset, run_id: str | None = None) -> str:
     return url
 
 
-def read_run(dataset: TokenDataset, run_id: str) -> Run:
+def read_run(dataset: ShardOutput, run_id: str) -> Run:
     """Everything that a run wrote down."""
     folder, storage = run_folder(dataset.root, run_id), dataset.storage
     names = {info.url.rpartition("/")[2] for info in storage.list_files(folder)}

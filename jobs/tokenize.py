@@ -1,24 +1,24 @@
 """`speechmill tokenize`: shards in, a token dataset out, resumed where it was left."""
 
-import signal
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
 from jobs.config import TokenizeConfig, to_yaml
 from jobs.display import Display
 from jobs.report import write_report
+from jobs.sharded import clear_failures, keep_failures, told_to_stop
 from pipeline.dataset import TokenDataset, identity
 from pipeline.errors import RunStopped
-from pipeline.job import RaySettings, Target, TokenizeJob, WorkerSettings
+from pipeline.job import RaySettings, TokenizeJob, WorkerSettings
 from pipeline.pieces import Recordings
 from pipeline.ray_pool import Notice, RayPool
 from pipeline.run_log import RunLog
 from pipeline.runner import Event, Pool, Totals, run
 from pipeline.shard import Shard, list_shards
 from pipeline.storage import Storage
+from pipeline.target import Target
 from speech_codecs import CodecInfo, codec_info
 
 
@@ -63,7 +63,7 @@ def tokenize(config: TokenizeConfig, display: Display, start_pool: StartPool = R
             needed.setdefault(shard, []).append(position)
         failed.append(part.dataset.failed_names())
         for shard in set(shards) - set(left):
-            _clear_failures(shard, part.dataset, failed[-1])
+            clear_failures(shard, part.dataset, failed[-1])
         display.line(f"output   {part.dataset.root}")
     todo = [shard for shard in shards if shard in needed]
     display.line(f"shards   {len(shards)}, of which {len(shards) - len(todo)} are done")
@@ -98,7 +98,7 @@ def _run(
         totals.add(event)
         for position in needed[event.shard]:
             logs[position].record_event(event)
-            _keep_failures(event, parts[position].dataset, failed[position])
+            keep_failures(event, parts[position].dataset, failed[position])
         display.event(event, totals, logs[0].elapsed)
 
     def on_notice(kind: str, **facts: Any) -> None:
@@ -119,7 +119,7 @@ def _run(
         with (
             display.running(todo),
             start_pool(job, config.workers, config.ray, needed, on_notice) as pool,
-            _told_to_stop() as stopping,  # behind the pool: ray.init sets a handler of its own
+            told_to_stop() as stopping,  # behind the pool: ray.init sets a handler of its own
         ):
             run(todo, pool, config.workers, on_event, stopping=stopping)
         status = "failed" if totals.failed else "done"
@@ -134,23 +134,6 @@ def _run(
     return totals
 
 
-@contextmanager
-def _told_to_stop() -> Iterator[Callable[[], bool]]:
-    """Whether SIGTERM came, the notice of a preemption; a second one interrupts at once."""
-    told = threading.Event()
-
-    def stop(*_: object) -> None:
-        if told.is_set():
-            raise KeyboardInterrupt
-        told.set()
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield told.is_set
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
 def codec_of(config: TokenizeConfig) -> CodecInfo:
     """What is known of the codec before it is loaded."""
     options = config.codec_options()
@@ -162,24 +145,3 @@ def identity_of(config: TokenizeConfig, codec: CodecInfo) -> dict[str, Any]:
     """What must be the same for two runs to write into one dataset."""
     chosen = config.codec
     return identity(codec, chosen.precision, config.decode_settings(), compiled=chosen.compile)
-
-
-def _keep_failures(event: Event, dataset: TokenDataset, failed: dict[str, list[str]]) -> None:
-    """Keep `failed/` to the shards that are failed now."""
-    if event.kind == "give up":
-        record = {
-            "shard": event.shard.url,
-            "error": type(event.error).__name__,
-            "message": str(event.error),
-            "reason": event.reason,
-            "attempts": event.attempts,
-        }
-        dataset.mark_failed(event.shard, record)
-    elif event.kind == "committed":
-        _clear_failures(event.shard, dataset, failed)
-
-
-def _clear_failures(shard: Shard, dataset: TokenDataset, failed: dict[str, list[str]]) -> None:
-    """Whatever version of the tar it was that failed."""
-    for name in failed.pop(shard.url, []):
-        dataset.clear_failed(name)

@@ -1,24 +1,27 @@
 """What a pool of workers is told: the job, how many workers, on which cluster."""
 
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
-from pipeline.decode import DecodeSettings
+from pipeline.decode import DecodeSettings, Isolation
 from pipeline.errors import InputError
 from pipeline.policy import RunSettings
+from pipeline.shard import Shard
 from pipeline.storage import Storage
-from speech_codecs.api import CodecInfo
+from pipeline.target import Target
+from pipeline.writer import ShardReport
 
 _MAX_SHARDS_IN_FLIGHT = 16
 
 
 @dataclass
 class WorkerSettings(RunSettings):
-    """How many codecs run, and what each of them gets."""
+    """How many workers run, and what each of them gets."""
 
     count: int | None = None  # default: one per GPU share, also of late nodes; 1 if num_gpus is 0
     num_gpus: float = 1.0  # of each worker; a fraction shares a GPU, 0 runs on the CPU
-    threads: int | None = None  # CPU threads of each codec; default: its share of all CPUs
+    threads: int | None = None  # CPU threads of each model; default: its share of all CPUs
     shards_in_flight: int | None = None  # default: as many as the CPUs can decode at once, plus 1
     decode_cpus: float = 1.0  # CPUs that one decode stream occupies
     buffer_mb: float = 512.0  # decoded audio that may wait for one worker
@@ -33,18 +36,49 @@ class RaySettings:
     env: dict[str, str] = field(default_factory=dict)  # variables for every worker process
 
 
-@dataclass(frozen=True)
-class Target:
-    """A codec, and the dataset for its tokens."""
+# Runs a generator function in another process and yields what it yields, some objects ahead.
+Stream = Callable[..., Iterator[Any]]
 
-    output: str
-    codec: CodecInfo
-    codec_options: dict[str, Any]  # what `load_codec` takes
+
+class Work(Protocol):
+    """A job with its models loaded; several threads may call it at the same time."""
+
+    def __call__(
+        self, shard: Shard, stream: Stream, isolation: Isolation, needed: Sequence[int]
+    ) -> ShardReport:
+        """Turn a shard into its parts and commit them, or raise with nothing committed.
+
+        `needed` are the positions of the targets that have no part of it yet.
+        """
+        ...
+
+
+class Job(Protocol):
+    """All that a worker must know; travels to it once."""
+
+    @property
+    def output(self) -> str:
+        """The folder that its parts go to, or the first of them."""
+        ...
+
+    @property
+    def num_targets(self) -> int:
+        """How many parts a shard has."""
+        ...
+
+    @property
+    def object_mb(self) -> float:
+        """What one object of a stream weighs at most, about."""
+        ...
+
+    def load(self) -> Work:
+        """Load the models, in the worker."""
+        ...
 
 
 @dataclass(frozen=True)
 class TokenizeJob(Target):
-    """All that a worker must know; travels to it once."""
+    """Shards to the parts of token datasets."""
 
     storage: Storage
     decode: DecodeSettings
@@ -53,6 +87,22 @@ class TokenizeJob(Target):
     @property
     def targets(self) -> tuple[Target, ...]:
         return (self, *self.others)
+
+    @property
+    def num_targets(self) -> int:
+        return len(self.targets)
+
+    @property
+    def object_mb(self) -> float:
+        """Of a batch."""
+        highest = max(target.codec.sample_rate for target in self.targets)
+        return self.decode.batch.seconds * highest * 4 / 1e6
+
+    def load(self) -> Work:
+        """Load the codecs; raises `CheckpointError` where one is not that of the driver."""
+        from pipeline.tokenize import Tokenizer
+
+        return Tokenizer(self.targets, self.storage, self.decode)
 
 
 def worker_count(settings: WorkerSettings, resources: dict[str, float]) -> int:
@@ -74,7 +124,6 @@ def shards_in_flight(settings: WorkerSettings, resources: dict[str, float], coun
     return min(streams + 1, _MAX_SHARDS_IN_FLIGHT)
 
 
-def stream_objects(job: TokenizeJob, settings: WorkerSettings, slots: int) -> int:
-    """How many batches of one stream may lie in the object store."""
-    batch_mb = job.decode.batch.seconds * max(t.codec.sample_rate for t in job.targets) * 4 / 1e6
-    return max(2, int(settings.buffer_mb / slots / batch_mb))
+def stream_objects(job: Job, settings: WorkerSettings, slots: int) -> int:
+    """How many objects of one stream may lie in the object store."""
+    return max(2, int(settings.buffer_mb / slots / job.object_mb))

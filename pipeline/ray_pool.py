@@ -22,8 +22,8 @@ from pipeline import ray_metrics
 from pipeline.decode import Isolation
 from pipeline.errors import DeviceBroken, InputError, NodeLost, StreamBroken, WorkerLost
 from pipeline.job import (
+    Job,
     RaySettings,
-    TokenizeJob,
     WorkerSettings,
     shards_in_flight,
     stream_objects,
@@ -88,7 +88,7 @@ class RayPool:
 
     def __init__(
         self,
-        job: TokenizeJob,
+        job: Job,
         settings: WorkerSettings,
         cluster: RaySettings,
         needed: Mapping[Shard, Sequence[int]] | None = None,
@@ -97,7 +97,7 @@ class RayPool:
         """`needed` has the codecs, by position, of the shards that not all of them need."""
         connect(cluster)
         ray_metrics.export()
-        self._all = range(len(job.targets))
+        self._all = range(job.num_targets)
         self._needed = needed or {}
         self._broken: set[Shard] = set()  # whose decoding ended with its process
         self._job = job
@@ -129,7 +129,7 @@ class RayPool:
         seat.held += held
         needed = self._needed.get(shard, self._all)
         isolation = Isolation.FULL if shard in self._broken else Isolation.WATCHED
-        reference = seat.actor.tokenize.remote(shard, isolation, needed)
+        reference = seat.actor.run.remote(shard, isolation, needed)
         self._running[reference] = _Task(seat, shard, held)
         self._holders[shard][seat] += 1
 

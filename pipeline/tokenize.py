@@ -1,23 +1,86 @@
 """The codec's half of tokenizing a shard: batches of audio in, one committed part out."""
 
+import socket
 import time
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import Any
 
 import pyarrow as pa
 import torch
 
 from pipeline import metrics
 from pipeline.bottleneck import Turn
+from pipeline.decode import DecodeSettings, Isolation, decode_shard
 from pipeline.errors import StreamBroken
+from pipeline.fitting import FittingCodec
 from pipeline.handover import Handover, Ready
-from pipeline.tokens import Batch, ShardEnd, with_codes
-from pipeline.writer import PartWriter, ShardReport
+from pipeline.shard import Shard
+from pipeline.storage import Storage
+from pipeline.target import Target
+from pipeline.tokens import Batch, ShardEnd, split, with_codes
+from pipeline.writer import PartWriter, ShardReport, combined
+from speech_codecs import load_codec
 from speech_codecs.api import Codec
+from speech_codecs.errors import CheckpointError
 
 # Arrays out of Ray's object store are read-only, which torch has no notion of.
 warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+
+
+class Tokenizer:
+    """Loaded codecs on one device, and the shards that share them."""
+
+    def __init__(self, targets: Sequence[Target], storage: Storage, settings: DecodeSettings):
+        self.targets = targets
+        self.storage = storage
+        self.settings = settings
+        self.turn = Turn()
+        self.handovers = [Handover(target.codec_options["device"]) for target in targets]
+        self.codecs = [FittingCodec(load_codec(**target.codec_options)) for target in targets]
+        for codec, target in zip(self.codecs, targets, strict=True):
+            if codec.info != target.codec:
+                raise CheckpointError(
+                    f"{target.codec.name} is revision {codec.info.revision} on "
+                    f"{socket.gethostname()}, but {target.codec.revision} at the driver; "
+                    "give every node the same checkpoint and the same version of speechmill"
+                )
+
+    def __call__(
+        self,
+        shard: Shard,
+        stream: Callable[..., Iterator[Any]],
+        isolation: Isolation,
+        needed: Sequence[int],
+    ) -> ShardReport:
+        """Tokenize a shard for the codecs in these positions, decoding it once."""
+        infos = [self.targets[position].codec for position in needed]
+        batches = stream(decode_shard, shard, self.storage, self.settings, infos, None, isolation)
+        streams = zip(needed, split(batches, len(needed)), strict=True)
+        with ThreadPoolExecutor(len(needed)) as threads:
+            reports = [
+                threads.submit(
+                    tokenize_shard,
+                    batches_of_one,
+                    self.codecs[position],
+                    self._writer(shard, self.targets[position]),
+                    self.turn,
+                    self.handovers[position],
+                )
+                for position, batches_of_one in streams
+            ]
+        return combined([report.result() for report in reports])
+
+    def _writer(self, shard: Shard, target: Target) -> PartWriter:
+        options = target.codec_options
+        provenance = {
+            "device": device_kind(options["device"]),
+            "precision": options["precision"],
+            "compile": options.get("compile", False),
+        }
+        return PartWriter(target.output, shard, self.storage, target.codec, provenance)
 
 
 def tokenize_shard(

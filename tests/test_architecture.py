@@ -57,6 +57,7 @@ def test_the_pipeline_names_no_codec():
         used = {m for m in imports(path) if m.startswith("speech_codecs")}
         assert {m.split(".")[1] for m in used if "." in m} <= {
             "api",
+            "checkpoint",
             "errors",
             "fetch",
             "load_codec",

@@ -56,7 +56,7 @@ def test_a_worker_that_dies_comes_back_and_its_shards_are_done(pool, cluster, sh
     with pool(count=1, shards_in_flight=2) as workers:
         workers.wait()
         workers.submit(shards[0])
-        kill_when_it_appears(cluster, "ray::Worker.tokenize")
+        kill_when_it_appears(cluster, "ray::Worker.run")
         [outcome] = workers.wait()
         assert isinstance(outcome.error, WorkerLost)
         run(shards, workers, RunSettings(), totals.add)

@@ -1,0 +1,1 @@
+"""Speech enhancement over shards: original audio in, pairs of original and enhanced out."""
