@@ -1,6 +1,7 @@
 """The codecs that the contract is held against: every family, small, with every option."""
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -14,6 +15,7 @@ from speech_codecs.focalcodec.codec import FocalCodec
 from speech_codecs.hasrd.codec import HasrdCodec
 from speech_codecs.pure.codec import PureCodec
 from speech_codecs.simwhisper.codec import SimWhisperCodec
+from tests.codecs import page
 from tests.codecs.dualcodec import goldens as dualcodec
 from tests.codecs.focalcodec import goldens as focalcodec
 from tests.codecs.focalcodec.small import CONFIGS as FOCALCODEC
@@ -38,12 +40,15 @@ class Case:
     first_codebooks: Callable[[int], Mapping[str, Any]] | None = None
     clips: Callable[[], list[Tensor]] = list
     audio_tolerance: float = 1e-5  # of audio out of a masked batch
+    registered: Callable[[], AbstractContextManager[None]] = nullcontext
 
     def load(self, **more: Any) -> Codec:
-        return load_codec(self.name, **{**self.arguments, **more})
+        with self.registered():
+            return load_codec(self.name, **{**self.arguments, **more})
 
     def info(self) -> CodecInfo:
-        return codec_info(self.name, **self.arguments)
+        with self.registered():
+            return codec_info(self.name, **self.arguments)
 
 
 def _by_config(name: str, config: Mapping[str, Any]) -> Case:
@@ -101,6 +106,7 @@ CASES = {
         name: Case("transformers", {"config": config}, lambda books: {"num_codebooks": books})
         for name, config in TRANSFORMERS.items()
     },
+    "plain, of the docs": Case("plain-80hz", registered=page.added),
     **{f"hasrd {name}": _by_config("hasrd", config) for name, config in HASRD.items()},
 }
 
@@ -122,4 +128,6 @@ def loaded(case: str, *, masked: bool = False) -> Codec:
             return HasrdCodec(codec.network, codec.ssl, codec.info, **ON_CPU, row_by_row=False)
         case SimWhisperCodec():
             return SimWhisperCodec(codec.network, codec.info, **ON_CPU, one_by_one=False)
+    if page.is_plain(codec):
+        return type(codec)(codec.network, codec.info, **ON_CPU, row_by_row=False)
     return codec

@@ -41,8 +41,13 @@ NETWORKS: dict[str, Callable[[], list[nn.Module]]] = {
 
 def count_parameters(variant: str) -> int:
     """Return the weights of all networks that encode and decode, weight norm multiplied out."""
+    return count_networks(NETWORKS[variant])
+
+
+def count_networks(build: Callable[[], list[nn.Module]]) -> int:
+    """Return the same of any networks."""
     with torch.device("meta"):
-        networks = NETWORKS[variant]()
+        networks = build()
     for network in networks:
         fold_weight_norm(network)
     weights = [item for network in networks for item in network.state_dict().items()]

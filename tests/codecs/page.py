@@ -1,0 +1,60 @@
+"""The codec that docs/add-a-codec.md builds."""
+
+import importlib
+import re
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from unittest.mock import patch
+
+import speech_codecs
+from speech_codecs import registry
+
+PAGE = (Path(__file__).parents[2] / "docs" / "add-a-codec.md").read_text()
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", PAGE, re.DOTALL)
+FILES = dict(re.findall(r"^`([\w/.]+)`:\n\n```\w+\n(.*?)```", PAGE, re.DOTALL | re.MULTILINE))
+FOLDER = "codecs/speech_codecs/plain/"
+MODULES = {
+    path.removeprefix(FOLDER): text for path, text in FILES.items() if path.startswith(FOLDER)
+}
+
+
+def line_of_the_registry() -> dict[str, str]:
+    """Return the page's line as the entry of `FAMILIES` that it is."""
+    [line] = [text for _, text in BLOCKS if text.startswith("    ")]
+    return eval("{" + line + "}")
+
+
+def write_modules(folder: Path, package: str) -> None:
+    """Write the page's folder as `package`."""
+    folder.mkdir(parents=True)
+    for name, text in MODULES.items():
+        (folder / name).write_text(text.replace("speech_codecs.plain", package))
+
+
+@cache
+def _written() -> tempfile.TemporaryDirectory[str]:
+    """Return the folder that holds the page's, until the process ends."""
+    root = tempfile.TemporaryDirectory(prefix="add-a-codec-")
+    write_modules(Path(root.name) / "plain", "speech_codecs.plain")
+    return root
+
+
+@contextmanager
+def added() -> Iterator[None]:
+    """Let the page's folder and line count inside the block."""
+    search = [*speech_codecs.__path__, _written().name]
+    with (
+        patch.object(speech_codecs, "__path__", search),
+        patch.dict(registry.FAMILIES, line_of_the_registry()),
+    ):
+        importlib.invalidate_caches()
+        yield
+
+
+def is_plain(codec: object) -> bool:
+    module = sys.modules.get("speech_codecs.plain.codec")
+    return module is not None and isinstance(codec, module.PlainCodec)
