@@ -76,8 +76,7 @@ class Augment:
             audio_T = reverberate(audio_T, self.rooms[int(random.integers(len(self.rooms)))])
         if random.random() < self.settings.noise.probability:
             noise_T = self.noises[int(random.integers(len(self.noises)))]
-            low, high = self.settings.noise.snr_db
-            snr_db = random.uniform(low, high)
+            snr_db = _between(self.settings.noise.snr_db, random)
             audio_T = add_noise(audio_T, _excerpt(noise_T, len(audio_T), random), snr_db)
         gain = self._gain(audio_T, random)
         if enhanced_T is not None:
@@ -87,8 +86,7 @@ class Augment:
     def _gain(self, audio_T: Samples, random: np.random.Generator) -> np.float32:
         level = 0.0
         if self.settings.level_db:
-            low, high = self.settings.level_db
-            level = 10 ** (random.uniform(low, high) / 20)
+            level = float(10 ** (_between(self.settings.level_db, random) / 20))
         rms, peak = _rms(audio_T), float(np.abs(audio_T).max(initial=0))
         gain = level / rms if level and rms > _SILENT else 1.0
         return np.float32(min(gain, _PEAK / peak) if peak * gain > _PEAK else gain)
@@ -137,6 +135,11 @@ def _excerpt(noise_T: Samples, num_samples: int, random: np.random.Generator) ->
     """So many samples from anywhere in a recording, which is repeated where it is short."""
     start = int(random.integers(max(1, len(noise_T) - num_samples + 1)))
     return np.resize(to_float(noise_T[start:]), num_samples)
+
+
+def _between(edges: list[float], random: np.random.Generator) -> float:
+    low, high = edges
+    return float(random.uniform(low, high))
 
 
 def _decoded(sample: Sample, sample_rate: int, audio: AudioSettings) -> Samples | None:

@@ -211,8 +211,8 @@ class Cropper:
             return None
         enhanced_T = self._pair(sample, len(audio_T)) if self.enhanced else None
         start = int(random.integers(max(1, len(audio_T) - self.num_samples + 1)))
-        enhanced_T = None if enhanced_T is None else self._cut(enhanced_T, start)
-        crop = Crop(self._cut(audio_T, start), enhanced_T, sample.key)
+        pair_T = None if enhanced_T is None else self._cut(enhanced_T, start)
+        crop = Crop(self._cut(audio_T, start), pair_T, sample.key)
         return self.augment(crop, random)
 
     def _decode(self, sample: Sample, suffix: str) -> Samples:

@@ -1,38 +1,25 @@
 """`speechmill train`: fine-tune a codec, or train it from nothing, on WebDataset shards."""
 
+import json
 import platform
 import subprocess
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from omegaconf import OmegaConf
 
-from jobs.augment import Augment, load_pool
 from jobs.config import to_yaml
-from jobs.data import Cropper, SampleStream
 from jobs.state import Checkpoints, identity, refuse_difference
 from jobs.train_config import TrainConfig
 from jobs.train_display import TrainDisplay
-from jobs.trainer import Place, Progress, Trainer, share_of
+from jobs.train_job import TrainJob, train_worker
+from jobs.trainer import Place
 from pipeline.errors import InputError
-from pipeline.shard import Shard, list_shards
+from pipeline.shard import list_shards
 from pipeline.storage import Storage, join
 from pipeline.writer import library_versions
-from speech_codecs import load_recipe
 from speech_codecs.precision import check_precision
-from speech_codecs.training import Recipe
-
-
-@dataclass(frozen=True)
-class TrainJob:
-    """All that a worker must know."""
-
-    config: TrainConfig
-    shards: list[Shard]
-    identity: dict[str, Any]
 
 
 def train(config: TrainConfig, display: TrainDisplay) -> None:
@@ -41,7 +28,7 @@ def train(config: TrainConfig, display: TrainDisplay) -> None:
     Raises an `InputError` for what cannot be trained before any step is computed.
     """
     storage = Storage(config.storage)
-    job = TrainJob(config, list_shards(config.shards, storage), _identity(config))
+    job = TrainJob(config, list_shards(config.shards, storage), settings_of(config))
     root = storage.absolute(config.output)
     _check(job, root, storage)
     _describe_run(config, root, storage)
@@ -54,61 +41,6 @@ def train(config: TrainConfig, display: TrainDisplay) -> None:
 
             train_on_ray(job, display.progress)
     display.end(root)
-
-
-def train_worker(job: TrainJob, place: Place, report: Callable[[Progress], None]) -> None:
-    """Do one worker's part; every worker ends with the same weights."""
-    config = job.config
-    storage = Storage(config.storage)
-    torch.set_num_threads(config.workers.threads or max(1, int(config.workers.num_cpus)))
-    torch.manual_seed(config.seed)
-    recipe = build_recipe(config)
-    stream = SampleStream(
-        shards=job.shards,
-        storage=storage,
-        seed=config.seed,
-        buffer_size=config.data.shuffle_buffer,
-        share=share_of(place),
-        limits=config.limits,
-    )
-    cropper = build_cropper(config, recipe, storage)
-    Trainer(config, recipe, stream, cropper, place, job.identity, report).run()
-
-
-def build_recipe(config: TrainConfig) -> Recipe:
-    """Return the recipe, its weights random from torch's generator or from a checkpoint."""
-    codec = config.codec
-    recipe = load_recipe(
-        codec.name,
-        checkpoint=codec.checkpoint,
-        config=codec.config,
-        settings=config.recipe,
-        enhance=None,
-        **codec.options,
-    )
-    if list(config.phases) != [name for name in recipe.phases if name in config.phases]:
-        known = ", ".join(recipe.phases)
-        raise InputError(
-            f"phases are {', '.join(config.phases)}; {codec.name} is trained in {known}, in this "
-            "order, of which some may be left out"
-        )
-    return recipe
-
-
-def build_cropper(config: TrainConfig, recipe: Recipe, storage: Storage) -> Cropper:
-    """Return what makes crops, with the noises and rooms that it mixes in."""
-    hop, rate = recipe.hop_length, recipe.sample_rate
-    num_samples = int(config.data.crop_seconds * rate) // hop * hop
-    if not num_samples:
-        raise InputError(f"data.crop_seconds is {config.data.crop_seconds}, under one frame")
-    augment = Augment(
-        config.augment,
-        load_pool(config.augment.noise, rate, storage, config.audio),
-        load_pool(config.augment.rooms, rate, storage, config.audio),
-        keep_clean=config.enhancement == "clean",
-    )
-    offline = config.enhancement == "offline"
-    return Cropper(rate, num_samples, offline, augment, config.audio, config.limits)
 
 
 def _check(job: TrainJob, root: str, storage: Storage) -> None:
@@ -125,7 +57,8 @@ def _check(job: TrainJob, root: str, storage: Storage) -> None:
         refuse_difference(state["identity"], job.identity, checkpoints.folder)
 
 
-def _identity(config: TrainConfig) -> dict[str, Any]:
+def settings_of(config: TrainConfig) -> dict[str, Any]:
+    """Return what a checkpoint of this run must have been made with."""
     resolved = OmegaConf.to_container(OmegaConf.structured(config))
     assert isinstance(resolved, dict)
     return identity({str(key): value for key, value in resolved.items()})
@@ -141,12 +74,7 @@ def _describe_run(config: TrainConfig, root: str, storage: Storage) -> None:
         "machine": platform.platform(),
         "git_commit": _git_commit(),
     }
-    storage.put(
-        join(root, "versions.yaml"),
-        OmegaConf.to_yaml(
-            OmegaConf.create({k: None if v is None else str(v) for k, v in versions.items()})
-        ).encode(),
-    )
+    storage.put(join(root, "versions.json"), json.dumps(versions, indent=1).encode())
 
 
 def _git_commit() -> str | None:

@@ -15,8 +15,8 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.util.queue import Queue
 
-from jobs.train import TrainJob, train_worker
 from jobs.train_config import TrainWorkers
+from jobs.train_job import TrainJob, train_worker
 from jobs.trainer import Place, Progress
 from pipeline.errors import InputError, SpeechmillError, WorkerLost
 from pipeline.ray_pool import connect

@@ -13,9 +13,10 @@ import torch
 from rich.console import Console
 
 from jobs.state import Checkpoints
-from jobs.train import TrainJob, train, train_worker
+from jobs.train import settings_of, train
 from jobs.train_config import TrainConfig
 from jobs.train_display import TrainDisplay
+from jobs.train_job import TrainJob, train_worker
 from jobs.trainer import Place, Progress
 from pipeline.errors import InputError, StorageFull, TrainingDiverged
 from pipeline.shard import list_shards
@@ -48,9 +49,7 @@ def run_until(config: TrainConfig, step: int) -> None:
         if progress.step == step and progress.kind == "step":
             raise Stopped
 
-    from jobs.train import _identity
-
-    job = TrainJob(config, list_shards(config.shards, Storage()), _identity(config))
+    job = TrainJob(config, list_shards(config.shards, Storage()), settings_of(config))
     with pytest.raises(Stopped):
         train_worker(job, Place(), crash)
 
@@ -73,7 +72,7 @@ def test_a_run_leaves_weights_that_tokenize(uninterrupted: Path) -> None:
 
 def test_a_run_directory_tells_everything(uninterrupted: Path) -> None:
     names = {path.name for path in uninterrupted.iterdir()}
-    assert names >= {"config.yaml", "versions.yaml", "tensorboard", "checkpoints", *KEPT}
+    assert names >= {"config.yaml", "versions.json", "tensorboard", "checkpoints", *KEPT}
     rows = [
         json.loads(line)
         for path in sorted((uninterrupted / "curves").iterdir())

@@ -264,8 +264,8 @@ class PureRecipe(Recipe):
         latent_BDF = _straight_through(latent_BDF, word_BDF)[taught_B]
         audio_BT = self._decode(latent_BDF, enhanced_BT.shape[-1]).float()
         target_BT = enhanced_BT[taught_B]
-        distance: Tensor = self.mel(audio_BT, target_BT)
-        return (audio_BT - target_BT).abs().mean() + self.weight("mel") * distance
+        mel: Tensor = self.mel(audio_BT, target_BT)
+        return (audio_BT - target_BT).abs().mean() + self.weight("mel") * mel
 
     def _sum(self, words_KMD: Tensor, latent_BDF: Tensor) -> Tensor:
         """Return the sum of each utterance's first stages, a number drawn for each."""
@@ -319,7 +319,8 @@ def _frames(x_BDF: Tensor) -> Tensor:
 def _utterances(x_MD: Tensor, like_BDF: Tensor) -> Tensor:
     """Return x_BDF of frames that `_frames` put one behind the other."""
     batch, dim, frames = like_BDF.shape
-    return x_MD.view(batch, frames, dim).transpose(1, 2)
+    x_BDF: Tensor = x_MD.view(batch, frames, dim).transpose(1, 2)
+    return x_BDF
 
 
 def _straight_through(x: Tensor, quantized: Tensor) -> Tensor:
