@@ -10,7 +10,7 @@ from pipeline.tokenize import tokenize_shard
 from pipeline.writer import PartWriter, ShardReport
 from speech_codecs import Codec
 
-PROVENANCE = {"device": "cpu", "precision": "fp32"}
+PROVENANCE = {"device": "cpu", "precision": "fp32", "compile": False}
 
 
 def tokenize_one(

@@ -116,3 +116,8 @@ def test_fp32_stays_fp32_whatever_the_process_allows() -> None:
         assert switch.fp32_precision == "bf16"
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+def test_the_small_variant_is_the_same_network_whenever_it_is_loaded() -> None:
+    one, other = (load_codec("pure-16k-small") for _ in range(2))
+    assert_same_tokens(one, speech(8_000), encode_alone(other, speech(8_000)))

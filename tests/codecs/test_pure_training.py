@@ -16,7 +16,7 @@ from torch import Tensor
 
 from speech_codecs import InvalidConfig
 from speech_codecs.config import override
-from speech_codecs.losses import kl_to_standard_normal, magnitudes
+from speech_codecs.losses import kl_to_standard_normal
 from speech_codecs.pure.config import PureConfig
 from speech_codecs.pure.training import PureRecipe, PureRecipeConfig
 from speech_codecs.training import StepOutput, TrainingBatch
@@ -123,16 +123,6 @@ def first_stage_distances(trained: PureRecipe) -> tuple[float, float]:
     return to[0], to[1]
 
 
-@torch.no_grad()
-def hum_db(trained: PureRecipe, stages: int) -> float:
-    """Level of the hum in what so many stages decode, over that in the input."""
-    network = trained.network
-    audio_BT = network.decode(network.encode(HELD_OUT, stages))
-    bin_ = round(HUM / 16_000 * 1024)
-    power = [magnitudes(x, 1024)[:, bin_].square().mean() for x in (audio_BT, HELD_OUT)]
-    return float(10 * (power[0] / power[1]).log10())
-
-
 def test_1_the_first_stage_anchors_to_the_enhanced_latent_and_the_twin_does_not() -> None:
     enhanced, raw = first_stage_distances(pure(1.0))
     assert enhanced < 0.9 * raw
@@ -140,18 +130,9 @@ def test_1_the_first_stage_anchors_to_the_enhanced_latent_and_the_twin_does_not(
     assert enhanced > raw
 
 
-def test_1_the_first_stage_decodes_without_the_hum_and_the_twin_with_it() -> None:
-    assert hum_db(pure(1.0), stages=1) < -6
-    assert hum_db(pure(0.0), stages=1) > -3
-
-
 def test_2_the_more_enhancement_the_nearer() -> None:
     distances = [first_stage_distances(pure(p_enh))[0] for p_enh in (0.0, 0.5, 1.0)]
     assert distances[0] > distances[1] > distances[2]
-
-
-def test_3_all_stages_bring_the_hum_back() -> None:
-    assert hum_db(pure(1.0), stages=8) - hum_db(pure(1.0), stages=1) >= 6
 
 
 @pytest.mark.parametrize("mode", ["target", "swap"])
@@ -254,9 +235,8 @@ def test_10_each_weight_takes_away_its_own_gradient_alone(name: str) -> None:
         trained.train()
         torch.manual_seed(3)
         trained.weighted(trained(TrainingBatch(noisy(3))).terms).backward()
-        return torch.cat(
-            [p.grad.flatten() for p in trained.trained().values() if p.grad is not None]
-        )
+        parameters = trained.trained().values()
+        return torch.cat([(p.grad if p.grad is not None else 0 * p).flatten() for p in parameters])
 
     without = gradients(**{name: 0.0})
     alone = gradients(**{key: float(key == name) for key in weights})

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -129,24 +130,34 @@ def gpu_node(cluster):
             cluster.remove_node(node)
 
 
-def test_a_node_that_dies_costs_no_attempt_and_one_that_joins_late_gets_work(
+def test_a_node_that_dies_costs_no_attempt_and_its_shards_go_to_another(
     cluster, gpu_node, fragile, shards, tmp_path, storage
 ):
-    first = gpu_node()
-    with fragile(cluster, {"num_gpus": 1}, seconds=1.5) as pool:
+    # The pool before the nodes: else the driver might connect through the one that is killed.
+    with (
+        fragile(cluster, {"num_gpus": 1, "count": 1}, seconds=1.5) as pool,
+        ThreadPoolExecutor(1) as thread,
+    ):
+        nodes = {node.node_id: node for node in (gpu_node(), gpu_node())}
         pool.wait()
-        finished = []
-        thread = threading.Thread(target=lambda: finished.append(finish(shards, pool)))
-        thread.start()
+        [(_, ready)] = fragile.notices
+        running = thread.submit(finish, shards, pool)
         time.sleep(1.0)
-        gpu_node()
-        cluster.remove_node(first, allow_graceful=False)
-        thread.join()
-    [(totals, events)] = finished
+        cluster.remove_node(nodes[ready["node"]], allow_graceful=False)
+        totals, events = running.result()
     assert (totals.shards, totals.failed) == (4, 0)
     assert {type(e.error).__name__ for e in events if e.error} == {"NodeLost"}
-    assert ("workers added", {"count": 1}) in fragile.notices
     assert_calm(tmp_path, storage, shards)
+
+
+def test_a_node_that_joins_late_gets_a_worker(cluster, gpu_node, fragile):
+    gpu_node()
+    with fragile(cluster, {"num_gpus": 1, "shards_in_flight": 1}) as pool:
+        pool.wait()
+        gpu_node()
+        pool.wait()
+        assert pool.free() == 2
+    assert ("workers added", {"count": 1}) in fragile.notices
 
 
 def test_a_worker_for_which_there_is_no_room_yet_holds_nothing_up(
