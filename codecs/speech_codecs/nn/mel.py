@@ -15,7 +15,7 @@ def mel_bank(fft: int, bands: int, sample_rate: int) -> Tensor:
 
     with torch.device("cpu"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of those that are zero
-        bank_SM = melscale_fbanks(
+        bank_SM: Tensor = melscale_fbanks(
             fft // 2 + 1, 0, sample_rate / 2, bands, sample_rate, "slaney", "slaney"
         )
-    return torch.as_tensor(bank_SM)
+    return bank_SM
