@@ -148,7 +148,8 @@ def cut_tar(data: bytes, random: Random) -> bytes:
 
 def tar_with_damaged_header(data: bytes, random: Random) -> bytes:
     with tarfile.open(fileobj=io.BytesIO(data)) as tar:
-        at = random.choice(tar.getmembers()).offset + random.randrange(0, 150)
+        header = random.choice(tar.getmembers()).offset
+    at = header + random.randrange(148)  # up to the checksum, which may be written in several ways
     damaged = bytearray(data)
     damaged[at] ^= 1 << random.randrange(7)
     return bytes(damaged)
