@@ -45,6 +45,7 @@ def allocate(build: Callable[[], NetworkT]) -> NetworkT:
             setattr(module, name, nn.Parameter(empty, requires_grad=False))
         for name, buffer in module.named_buffers(recurse=False):
             if buffer.is_meta:
+                assert name not in module._non_persistent_buffers_set, f"{name} is never filled in"
                 setattr(module, name, torch.empty_like(buffer, device="cpu"))
     return network.eval()
 

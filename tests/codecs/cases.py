@@ -24,6 +24,8 @@ from tests.codecs.simwhisper import golden as simwhisper
 from tests.codecs.transformers_codecs import CONFIGS as TRANSFORMERS
 
 PURE = {"channels": [4, 8, 8, 16, 16], "dim": 16, "codebook_size": 64}
+PURE_FRAMES = {"backbone": "frames", "strides": [320], "width": 32, "inner_width": 64, "depth": 2}
+PURE_FRAMES |= {"kernel": 3, "dim": 16, "codebook_size": 64}
 ON_CPU: dict[str, Any] = {"device": torch.device("cpu"), "precision": "fp32"}
 
 
@@ -93,6 +95,7 @@ def _simwhisper(**options: Any) -> Case:
 CASES = {
     "null": Case("null"),
     "pure": _by_config("pure", PURE),
+    "pure frames": _by_config("pure", PURE_FRAMES),
     **{f"focalcodec {name}": _focalcodec(name) for name in focalcodec.CHECKPOINTS},
     **{
         f"focalcodec {name}": Case("focalcodec", {"config": config})

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from speech_codecs import CheckpointError
-from speech_codecs.checkpoint import load_strict, read_state_dict
+from speech_codecs.checkpoint import allocate, load_strict, read_state_dict
 from speech_codecs.fetch import fetch
 
 STATE = {"weight": torch.arange(6.0).reshape(2, 3), "bias": torch.ones(2)}
@@ -180,3 +180,17 @@ def test_half_precision_weights_load_into_float32() -> None:
     load_strict(linear, {key: value.half() for key, value in STATE.items()})
     assert linear.weight.dtype == torch.float32
     assert torch.equal(linear.weight, STATE["weight"])
+
+
+def test_a_constant_is_as_it_was_built_and_one_that_nothing_fills_in_is_refused() -> None:
+    class Network(nn.Module):
+        def __init__(self, **device: str) -> None:
+            super().__init__()
+            self.linear = nn.Linear(2, 2)
+            self.register_buffer("constant", torch.arange(3.0, **device), persistent=False)
+
+    network = allocate(lambda: Network(device="cpu"))
+    assert network.constant.tolist() == [0, 1, 2]
+    assert network.linear.weight.device.type == "cpu"
+    with pytest.raises(AssertionError, match="constant is never filled in"):
+        allocate(Network)

@@ -75,6 +75,20 @@ def test_num_frames_is_exact_for_every_length_to_4000_and_for_random_ones(case: 
         assert encode_alone(codec, speech(length)).shape[1] == codec.info.num_frames(length)
 
 
+@pytest.mark.parametrize("case", ["null", "pure frames"])
+def test_what_lies_outside_the_context_of_a_frame_does_not_change_its_codes(case: str) -> None:
+    codec = loaded(case)
+    assert codec.info.context is not None
+    before, behind = codec.info.context
+    clip_T, hop, frame = speech(12_000), codec.info.hop_length, 17
+    inside = slice(frame * hop - before, (frame + 1) * hop + behind)
+    other_T = speech(12_000, seed=1)
+    other_T[inside] = clip_T[inside]
+    codes_KF, others_KF = encode_alone(codec, clip_T), encode_alone(codec, other_T)
+    assert torch.equal(others_KF[:, frame], codes_KF[:, frame])
+    assert not torch.equal(others_KF, codes_KF)
+
+
 @BATCHES
 @given(
     masked=st.booleans(),

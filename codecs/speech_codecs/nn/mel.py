@@ -18,4 +18,4 @@ def mel_bank(fft: int, bands: int, sample_rate: int) -> Tensor:
         bank_SM: Tensor = melscale_fbanks(
             fft // 2 + 1, 0, sample_rate / 2, bands, sample_rate, "slaney", "slaney"
         )
-    return bank_SM
+    return bank_SM  # as it is: torch.as_tensor would move it to a default device

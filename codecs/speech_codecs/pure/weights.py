@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from speech_codecs.checkpoint import read_state_dict
+from speech_codecs.checkpoint import allocate, read_state_dict
 from speech_codecs.nn.conv import fold_weight_norm, load_folded
 from speech_codecs.nn.convnext import ConvNeXtBlock
 from speech_codecs.pure.config import PureConfig
@@ -23,7 +23,7 @@ def build(config: PureConfig, path: Path) -> PureNetwork:
     Training keeps the two factors of every weight-normed weight; here they are multiplied.
     """
     state = read_state_dict(path)
-    network = _allocate(config)
+    network = allocate(lambda: PureNetwork(config))
     load_folded(network, state, str(path))
     return network
 
@@ -35,7 +35,7 @@ def build_untrained(config: PureConfig, seed: int) -> PureNetwork:
     codes follow the audio, because what is constant in time is kept out of the latent and all
     codewords are equally long.
     """
-    network = _allocate(config)
+    network = allocate(lambda: PureNetwork(config))
     fold_weight_norm(network)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -49,17 +49,6 @@ def build_untrained(config: PureConfig, seed: int) -> PureNetwork:
         if quantizer.num_searched:
             quantizer.searched_SND.copy_(quantizer.codebooks_KND[: quantizer.num_searched])
     return network
-
-
-def _allocate(config: PureConfig) -> PureNetwork:
-    """Return a network in evaluation mode whose weights are yet to be filled in."""
-    with torch.device("meta"):
-        network = PureNetwork(config)
-    constants = {name: b for name, b in network.named_buffers() if b.device.type == "cpu"}
-    network.to_empty(device="cpu")
-    for name, constant in constants.items():
-        network.get_buffer(name).copy_(constant)
-    return network.eval().requires_grad_(False)
 
 
 def _randomise(module: nn.Module, generator: torch.Generator) -> None:
