@@ -37,6 +37,7 @@ class Worker:
         self.running = 0
         self.leaving = False
         signal.signal(signal.SIGTERM, self._leave)
+        self.produce = ray.remote(_produce)  # each one made is sent to every process that runs it
         self.options = {
             "num_returns": "streaming",
             "num_cpus": settings.decode_cpus,
@@ -78,7 +79,7 @@ class Worker:
             self.running -= 1
 
     def _stream(self, function: Callable[..., Iterator[Any]], *arguments: Any) -> Iterator[Any]:
-        task = ray.remote(_produce).options(name=function.__name__, **self.options)
+        task = self.produce.options(name=function.__name__, **self.options)
         for reference in task.remote(function, *arguments):
             yield ray.get(reference)
             self.beats += 1

@@ -5,6 +5,7 @@ faults are retried here and nowhere else: the retries of s3fs and botocore are t
 """
 
 import errno
+import io
 import logging
 import os
 import tempfile
@@ -15,7 +16,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
 
 import fsspec
 from fsspec.core import url_to_fs
@@ -28,9 +29,14 @@ from pipeline.errors import (
     StorageNotFound,
     StorageUnavailable,
 )
+from pipeline.metrics import STORAGE_BYTES, STORAGE_REQUESTS, STORAGE_RETRIES, record
 from pipeline.policy import Backoff
 
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
 READ_AHEAD = 8 * 2**20  # bytes per ranged GET of a streamed object
+_READ_SIZE = 2**20  # bytes taken of them at a time: a tar is read in many small pieces
 LEFTOVER_AGE = 24 * 3600.0  # s; no write to a local disk takes longer
 _RETRY = Backoff(first=0.2, longest=20.0)
 _UNRETRIED = {"total_max_attempts": 1, "mode": "standard"}  # botocore's own name for no retry
@@ -110,7 +116,7 @@ class Storage:
             found = fs.find(path, detail=True, **narrowed)
             return [_info(fs, name, details) for name, details in found.items()]
 
-        return sorted(self._try(url, find), key=lambda i: i.url)
+        return sorted(self._try("list", url, find), key=lambda i: i.url)
 
     def glob(self, pattern: str) -> list[FileInfo]:
         """Every object that matches a pattern of `*`, `**`, `?` and `[…]`, sorted by URL."""
@@ -119,10 +125,10 @@ class Storage:
             found = fs.glob(path, detail=True)
             return [_info(fs, name, d) for name, d in found.items() if d["type"] == "file"]
 
-        return sorted(self._try(pattern, glob), key=lambda i: i.url)
+        return sorted(self._try("list", pattern, glob), key=lambda i: i.url)
 
     def info(self, url: str) -> FileInfo:
-        return self._try(url, lambda fs, path: _info(fs, path, fs.info(path)))
+        return self._try("info", url, lambda fs, path: _info(fs, path, fs.info(path)))
 
     def exists(self, url: str) -> bool:
         try:
@@ -138,7 +144,7 @@ class Storage:
 
     def open(self, url: str) -> BinaryIO:
         """A sequential reader that fetches ranges ahead and never holds the whole object."""
-        return cast(BinaryIO, _Reader(self, url))
+        return io.BufferedReader(_Reader(self, url), _READ_SIZE)
 
     def read_bytes(self, url: str) -> bytes:
         with self.open(url) as stream:
@@ -153,7 +159,9 @@ class Storage:
             data: bytes = fs.cat_file(path, start=start, end=whole) if whole else b""
             return _whole(data, whole - start)
 
-        return self._try(url, tail)
+        data = self._try("read", url, tail)
+        record(STORAGE_BYTES, len(data), direction="in")
+        return data
 
     def put(self, url: str, data: bytes) -> None:
         """Write an object so that it appears whole or not at all."""
@@ -164,7 +172,8 @@ class Storage:
             else:
                 fs.pipe_file(path, data)
 
-        self._try(url, put)
+        self._try("write", url, put)
+        record(STORAGE_BYTES, len(data), direction="out")
 
     def put_new(self, url: str, data: bytes) -> bool:
         """Like `put`, but False, and nothing is changed, where the object is there already.
@@ -187,10 +196,12 @@ class Storage:
                 raise
             return True
 
-        return self._try(url, put)
+        is_new = self._try("write", url, put)
+        record(STORAGE_BYTES, len(data), direction="out")
+        return is_new
 
     def delete(self, url: str) -> None:
-        self._try(url, lambda fs, path: fs.rm_file(path))
+        self._try("delete", url, lambda fs, path: fs.rm_file(path))
 
     def clear_leftovers(self, url: str) -> int:
         """Remove the temporary files of local writes that were killed; gives their number."""
@@ -205,15 +216,16 @@ class Storage:
                         count += 1
             return count
 
-        return self._try(url, clear)
+        return self._try("delete", url, clear)
 
     def _try(
-        self, url: str, operation: Callable[[fsspec.AbstractFileSystem, str], Result]
+        self, kind: str, url: str, operation: Callable[[fsspec.AbstractFileSystem, str], Result]
     ) -> Result:
         """Run an operation until it meets no passing fault any more, or patience is over."""
         started = time.monotonic()
         attempt = 0
         while True:
+            record(STORAGE_REQUESTS, 1, operation=kind)
             try:
                 with _translated(url):
                     return operation(*self._resolve(url))
@@ -225,6 +237,7 @@ class Storage:
                     raise StorageUnavailable(
                         f"{error} (tried {attempt} times in {spent:.0f} s)"
                     ) from error
+                record(STORAGE_RETRIES, 1)
                 logger.info("try %d in %.1f s: %s", attempt + 1, delay, error)
                 time.sleep(delay)
 
@@ -241,7 +254,7 @@ class Storage:
         return fs, str(path)
 
 
-class _Reader:
+class _Reader(io.RawIOBase):
     """A stream whose errors name the object and are ours.
 
     A read that fails or comes short of the object's size is done again on a new connection.
@@ -253,11 +266,11 @@ class _Reader:
         self._stream: BinaryIO | None = None
         self._version: tuple[int, str] | None = None  # size and ETag
         self._position = 0
-        storage._try(url, self._open)
+        storage._try("open", url, self._open)
 
-    def read(self, size: int = -1) -> bytes:
-        left = max(0, self._size - self._position)
-        wanted = left if size < 0 else min(size, left)
+    def readinto(self, buffer: "WriteableBuffer") -> int:
+        view = memoryview(buffer).cast("B")
+        wanted = max(0, min(len(view), self._size - self._position))
 
         def read(fs: fsspec.AbstractFileSystem, path: str) -> bytes:
             stream = self._stream or self._open(fs, path)
@@ -267,13 +280,21 @@ class _Reader:
             self._stream = stream
             return data
 
-        data = self._storage._try(self._url, read)
-        self._position += len(data)
-        return data
+        if wanted:
+            view[:wanted] = self._storage._try("read", self._url, read)
+            record(STORAGE_BYTES, wanted, direction="in")
+            self._position += wanted
+        return wanted
 
     @property
     def _size(self) -> int:
         return self._version[0] if self._version else 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
@@ -282,6 +303,11 @@ class _Reader:
 
     def tell(self) -> int:
         return self._position
+
+    def close(self) -> None:
+        if self._stream:
+            self._stream.close()
+        super().close()
 
     def _open(self, fs: fsspec.AbstractFileSystem, path: str) -> BinaryIO:
         stream: Any = fs.open(path, "rb", block_size=READ_AHEAD, cache_type="readahead")
@@ -292,13 +318,6 @@ class _Reader:
         self._version = version
         self._stream = stream
         return cast(BinaryIO, stream)
-
-    def __enter__(self) -> "_Reader":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._stream:
-            self._stream.close()
 
 
 def _whole(data: bytes, size: int) -> bytes:

@@ -1,11 +1,13 @@
 import errno
 import os
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
 
+from pipeline import metrics
 from pipeline.errors import (
     BucketNotFound,
     StorageDenied,
@@ -182,6 +184,28 @@ def test_only_one_layer_retries(faulty):
         with pytest.raises(StorageUnavailable, match="tried 1 times"):
             storage.put(f"{bucket}/x", b"1")
         assert proxy.requests == before + 2
+
+
+def test_requests_retries_and_bytes_are_counted(faulty):
+    counted = Counter()
+
+    def count(metric, value, labels):
+        counted[metric.name, *labels.values()] += value
+
+    proxy, storage, bucket = faulty(0.5, ["slow down"])
+    metrics.send_to(count)
+    try:
+        with proxy:
+            storage.put(f"{bucket}/x", b"abc")
+            assert storage.read_tail(f"{bucket}/x", 2) == b"bc"
+            storage.delete(f"{bucket}/x")
+    finally:
+        metrics.send_to(None)
+    assert counted["storage_bytes", "out"] == 3
+    assert counted["storage_bytes", "in"] == 2
+    assert counted["storage_retries",] == proxy.met["slow down"] > 0
+    kinds = ("write", "read", "delete")
+    assert sum(counted["storage_requests", kind] for kind in kinds) == 3 + proxy.met["slow down"]
 
 
 def test_an_object_that_is_replaced_while_it_is_read_is_not_read_as_a_mixture(root):

@@ -29,7 +29,6 @@ class NullCodec:
         picked_BN = audio_BT[:, : longest : self._step]
         picked_BN = zero_behind(picked_BN, _ceil_div(num_samples_B, self._step))
         frames, books = self.info.num_frames(longest), self.info.num_codebooks
-        frames, books = self.info.num_frames(longest), self.info.num_codebooks
         picked_BN = F.pad(picked_BN, (0, frames * books - picked_BN.shape[1]))
         codes_BFK = (picked_BN * _PCM_SCALE).long().view(-1, frames, books)
         codes_BFK.mul_(books * _MULTIPLIER).add_(self._offset_K).bitwise_right_shift_(22)
