@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -177,12 +177,20 @@ def _print_status(found: Status) -> None:
         "rejects": rejects or "0",
         "bad metadata": f"{found.bad_json}",
         "failed shards": f"{len(found.failed)}",
+        "last run": _of_run(found.last_run),
     }
     for name, value in rows.items():
         table.add_row(name, value)
     console.print(table)
     for failure in found.failed:
         console.print(f"failed  {failure['shard']}: {failure['error']}: {failure['message']}")
+
+
+def _of_run(summary: dict[str, Any] | None) -> str:
+    if summary is None:
+        return "did not end: killed, or still at work"
+    held_up = f"; {summary['bottleneck']}" if summary.get("bottleneck") else ""
+    return f"{summary['run']}, {summary['status']} after {summary['seconds']:,.0f} s{held_up}"
 
 
 @app.command()

@@ -1,6 +1,7 @@
 """Configurations: a YAML file, overrides on the command line, and a schema that knows every key."""
 
 import io
+import re
 from dataclasses import dataclass, field, is_dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -22,6 +23,9 @@ from pipeline.segment import SegmentSettings
 from pipeline.source import Limits
 from pipeline.storage import join
 from pipeline.testset import TestSetSettings
+
+_SECRET = re.compile("key|secret|token|password|credential|connection_string", re.IGNORECASE)
+_HIDDEN = "***"
 
 
 @dataclass
@@ -218,8 +222,19 @@ def _checked(schema: type[Schema], given: Any, where: str) -> Schema:
 
 
 def to_yaml(config: object) -> str:
-    """The resolved configuration, as it can be run again."""
-    return OmegaConf.to_yaml(OmegaConf.structured(config))
+    """The resolved configuration, as it can be run again, but for secrets: these are not kept."""
+    whole = OmegaConf.structured(config)
+    for section in ("storage", "ray.env"):
+        if found := OmegaConf.select(whole, section):
+            OmegaConf.update(whole, section, _without_secrets(OmegaConf.to_container(found)))
+    return OmegaConf.to_yaml(whole)
+
+
+def _without_secrets(value: Any, name: str = "") -> Any:
+    """The same with `***` for every value whose name says that it lets somebody in."""
+    if isinstance(value, dict):
+        return {key: _without_secrets(part, str(key)) for key, part in value.items()}
+    return _HIDDEN if _SECRET.search(name) and value else value
 
 
 def _read(path: Path) -> DictConfig:

@@ -15,6 +15,7 @@ from pipeline.shard import Shard
 
 LINE_SECONDS = 10.0  # at most one plain line of progress in this time
 _WIDEST = 1000  # columns of a table
+_TELLING_SECONDS = 30.0  # a shorter run shows how long starting takes, not what holds it up
 
 
 class Display:
@@ -99,7 +100,7 @@ class Display:
         for name, value in rows.items():
             table.add_row(name, value)
         self.console.print(table)
-        if found := bottleneck_of([totals]):
+        if elapsed > _TELLING_SECONDS and (found := bottleneck_of([totals])):
             self.line(found.sentence)
 
 

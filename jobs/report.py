@@ -9,6 +9,7 @@ from html import escape
 from string import Template
 from typing import Any
 
+from jobs.runs import run_ids
 from pipeline.dataset import ShardOutput
 from pipeline.errors import InputError
 from pipeline.run_log import read_events, run_folder
@@ -43,8 +44,7 @@ class Run:
 
 def write_report(dataset: ShardOutput, run_id: str | None = None) -> str:
     """Write the page of a run, by default of the newest; gives its URL."""
-    files = dataset.storage.list_files(join(dataset.root, "runs"))
-    runs = sorted(i.url.split("/")[-2] for i in files if i.url.endswith("/config.yaml"))
+    runs = run_ids(dataset.root, dataset.storage)
     if not runs or (run_id and run_id not in runs):
         raise InputError(f"no run {run_id or ''} in {dataset.root}; there are {runs or 'none'}")
     run = read_run(dataset, run_id or runs[-1])

@@ -6,6 +6,7 @@ from typing import Any
 from jobs.config import TokenizeConfig, from_overrides, from_yaml
 from pipeline.dataset import TokenDataset
 from pipeline.errors import DatasetConflict, InputError
+from pipeline.run_log import run_folder
 from pipeline.storage import Storage, join
 from speech_codecs import Codec, load_codec
 
@@ -22,14 +23,19 @@ def open_dataset(root: str, overrides: list[str]) -> TokenDataset:
     return TokenDataset(storage.absolute(root), storage)
 
 
+def run_ids(root: str, storage: Storage) -> list[str]:
+    """The runs that left a folder below a dataset, oldest first."""
+    files = storage.list_files(join(root, "runs"))
+    return sorted(info.url.split("/")[-2] for info in files if info.url.endswith("/config.yaml"))
+
+
 def last_config(dataset: TokenDataset, overrides: list[str]) -> TokenizeConfig:
     """The configuration of the newest run, with `key=value` over it."""
-    files = dataset.storage.list_files(join(dataset.root, "runs"))
-    configs = sorted(info.url for info in files if info.url.endswith("/config.yaml"))
-    if not configs:
+    runs = run_ids(dataset.root, dataset.storage)
+    if not runs:
         raise InputError(f"no run of {dataset.root} left a runs/<run id>/config.yaml")
-    text = dataset.storage.read_bytes(configs[-1]).decode()
-    return from_yaml(TokenizeConfig, text, configs[-1], overrides)
+    url = join(run_folder(dataset.root, runs[-1]), "config.yaml")
+    return from_yaml(TokenizeConfig, dataset.storage.read_bytes(url).decode(), url, overrides)
 
 
 def load_the_codec(dataset: TokenDataset, overrides: list[str]) -> tuple[Codec, str]:

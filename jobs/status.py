@@ -1,12 +1,15 @@
 """`speechmill status`: what a token dataset holds, from the footers of its parts."""
 
+import json
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
+from jobs.runs import run_ids
 from pipeline.dataset import TokenDataset
-from pipeline.errors import InputError
-from pipeline.storage import Storage
+from pipeline.errors import InputError, StorageNotFound
+from pipeline.run_log import run_folder
+from pipeline.storage import Storage, join
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +28,7 @@ class Status:
     rejects: dict[str, int]
     bad_json: int
     failed: list[dict[str, Any]]
+    last_run: dict[str, Any] | None  # its summary; None where it did not end, or none ran
 
 
 def read_status(root: str, storage: Storage) -> Status:
@@ -51,4 +55,18 @@ def read_status(root: str, storage: Storage) -> Status:
         rejects=dict(sorted(rejects.items())),
         bad_json=sum(footer["bad_json"] for footer in footers),
         failed=dataset.failures(),
+        last_run=_last_summary(dataset),
     )
+
+
+def _last_summary(dataset: TokenDataset) -> dict[str, Any] | None:
+    runs = run_ids(dataset.root, dataset.storage)
+    if not runs:
+        return None
+    try:
+        summary = dataset.storage.read_bytes(
+            join(run_folder(dataset.root, runs[-1]), "summary.json")
+        )
+    except StorageNotFound:
+        return None
+    return dict(json.loads(summary))

@@ -78,6 +78,23 @@ def test_what_was_resolved_can_be_run_again(path, tmp_path):
     assert load_config(TokenizeConfig, tmp_path / "again.yaml", []) == config
 
 
+def test_what_is_kept_of_a_configuration_lets_nobody_in(path):
+    secrets = {
+        "storage.s3.key": "AKIA1",
+        "storage.s3.secret": "hush",
+        "storage.s3.client_kwargs.aws_session_token": "4711",
+        "storage.abfs.connection_string": "AccountKey=hush",
+        "ray.env.AWS_SECRET_ACCESS_KEY": "hush",
+    }
+    plain = {"storage.s3.endpoint_url": "http://127.0.0.1:9000", "ray.env.OMP_PROC_BIND": "close"}
+    overrides = [f"{name}={value}" for name, value in (secrets | plain).items()]
+    config = load_config(TokenizeConfig, path, overrides)
+    kept = to_yaml(config)
+    assert all(value in kept for value in plain.values())
+    assert not any(value in kept for value in secrets.values())
+    assert config.storage["s3"]["secret"] == "hush"  # the run itself still has it
+
+
 def test_yaml_null_is_the_codec_null(path):
     config = load_config(TokenizeConfig, path, ["codec.name=null"])
     assert config.codec_options()["name"] == "null"

@@ -73,6 +73,8 @@ def test_status_counts_what_the_dataset_holds(tmp_path, config, speechmill):
     assert speechmill("tokenize", config(tmp_path / "in", tmp_path / "out")).returncode == 0
     found = json.loads(speechmill("status", tmp_path / "out", "--json").stdout)
     assert (found["parts"], found["rows"], found["frames"]) == (1, 2, 150)
+    assert found["last_run"]["status"] == "done"
+    assert f"{found['last_run']['run']}, done" in speechmill("status", tmp_path / "out").stdout
     assert (found["rejects"], found["bad_json"]) == ({"UndecodableAudio": 1}, 1)
     assert found["audio_hours"] == pytest.approx(3 / 3600)
 
