@@ -6,13 +6,13 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.audio import AudioSettings, decode_audio
-from pipeline.decode import audio_suffix
+from pipeline.audio.convert import AudioSettings, decode_audio
+from pipeline.audio.source import Limits, Samples, to_float
 from pipeline.errors import InputError, SampleError
-from pipeline.reader import Sample, read_samples
-from pipeline.shard import list_shards
-from pipeline.source import Limits, Samples, to_float
+from pipeline.shards.reader import Sample, read_samples
+from pipeline.shards.shard import list_shards
 from pipeline.storage import Storage
+from pipeline.tokens.decode import audio_suffix
 
 _PEAK = 0.99
 _SILENT = 1e-4  # RMS under which a crop is not brought to a level: it would be noise alone

@@ -10,19 +10,19 @@ from typing import Any, TypeVar
 from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from pipeline.audio import AudioSettings
-from pipeline.batching import BatchSettings
-from pipeline.decode import DecodeSettings
+from pipeline.audio.convert import AudioSettings
+from pipeline.audio.filters import FilterSettings
+from pipeline.audio.segment import SegmentSettings
+from pipeline.audio.source import Limits
 from pipeline.enhance.api import EnhancerSettings
 from pipeline.enhance.gate import GateSettings
 from pipeline.errors import InputError
-from pipeline.filters import FilterSettings
-from pipeline.job import RaySettings, WorkerSettings
-from pipeline.pack import PackSettings
-from pipeline.segment import SegmentSettings
-from pipeline.source import Limits
+from pipeline.quality.testset import TestSetSettings
+from pipeline.run.job import RaySettings, WorkerSettings
+from pipeline.shards.pack import PackSettings
 from pipeline.storage import join
-from pipeline.testset import TestSetSettings
+from pipeline.tokens.batching import BatchSettings
+from pipeline.tokens.decode import DecodeSettings
 
 _SECRET = re.compile("key|secret|token|password|credential|connection_string", re.IGNORECASE)
 _HIDDEN = "***"

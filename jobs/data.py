@@ -17,13 +17,13 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from jobs.augment import Augment, Crop
-from pipeline.audio import AudioSettings, decode_audio
-from pipeline.decode import audio_suffix
+from pipeline.audio.convert import AudioSettings, decode_audio
+from pipeline.audio.source import Limits, Samples, to_float
 from pipeline.errors import InputError, SampleError, ShardError, StorageUnavailable
-from pipeline.reader import Reject, Sample, read_samples
-from pipeline.shard import Shard
-from pipeline.source import Limits, Samples, to_float
+from pipeline.shards.reader import Reject, Sample, read_samples
+from pipeline.shards.shard import Shard
 from pipeline.storage import Storage
+from pipeline.tokens.decode import audio_suffix
 
 ENHANCED = "enhanced.flac"  # the member that `speechmill enhance` adds to a sample
 _ATTEMPTS = 5  # to read on in a shard when storage is unavailable

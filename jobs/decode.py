@@ -9,10 +9,10 @@ import pyarrow.parquet as pq
 
 from jobs.display import Display
 from jobs.runs import load_the_codec, open_dataset
-from pipeline.detokenize import decode_rows, to_flac
+from pipeline.dataset.detokenize import decode_rows, to_flac
 from pipeline.errors import InputError
 from pipeline.storage import Storage, join
-from pipeline.tokens import row_name
+from pipeline.tokens.rows import row_name
 from speech_codecs import Codec
 
 

@@ -9,9 +9,9 @@ from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from pipeline.run_log import bottleneck_of
-from pipeline.runner import Event, Totals
-from pipeline.shard import Shard
+from pipeline.run.run_log import bottleneck_of
+from pipeline.run.runner import Event, Totals
+from pipeline.shards.shard import Shard
 
 LINE_SECONDS = 10.0  # at most one plain line of progress in this time
 _WIDEST = 1000  # columns of a table

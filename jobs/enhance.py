@@ -8,10 +8,10 @@ from pipeline.enhance.load import load_enhancer
 from pipeline.enhance.output import EnhanceJob, PairedShards, identity
 from pipeline.enhance.shard import PairSettings
 from pipeline.errors import RunStopped
-from pipeline.ray_pool import RayPool
-from pipeline.run_log import RunLog
-from pipeline.runner import Event, Totals, run
-from pipeline.shard import Shard, list_shards
+from pipeline.run.ray_pool import RayPool
+from pipeline.run.run_log import RunLog
+from pipeline.run.runner import Event, Totals, run
+from pipeline.shards.shard import Shard, list_shards
 from pipeline.storage import Storage
 
 

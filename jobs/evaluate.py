@@ -11,16 +11,16 @@ from jobs.config import EvaluateConfig, EvaluatedCodec, to_yaml
 from jobs.display import Display
 from jobs.evaluation import CodecFacts, Results, ScoredClip, System, summary_table
 from jobs.evaluation_page import Listening, Player, render
-from pipeline.audio import decode_audio
+from pipeline.audio.convert import decode_audio
+from pipeline.audio.source import Samples, to_float
 from pipeline.errors import InputError
 from pipeline.quality.codes import CodeCounts
 from pipeline.quality.judge import Judge, Opinion
+from pipeline.quality.reconstruct import Reconstruction, reconstruct
 from pipeline.quality.scoring import Scorer, scored, scoring_processes
 from pipeline.quality.signal import fitted
-from pipeline.reconstruct import Reconstruction, reconstruct
-from pipeline.source import Samples, to_float
+from pipeline.quality.testset import RATE, Utterance, read_test_set
 from pipeline.storage import Storage, join
-from pipeline.testset import RATE, Utterance, read_test_set
 from speech_codecs import codec_info, load_codec
 
 INPUT = "input"  # label of the clips themselves, as they go into the codecs

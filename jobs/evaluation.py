@@ -12,7 +12,7 @@ from rich.table import Table
 
 from pipeline.quality.codes import CodebookUse, CodeCounts
 from pipeline.quality.speech import word_error_rate
-from pipeline.writer import library_versions
+from pipeline.tokens.writer import library_versions
 from speech_codecs import CodecInfo
 
 SCHEMA_VERSION = 1

@@ -10,8 +10,8 @@ import numpy.typing as npt
 import soundfile
 
 from jobs.evaluation import METRICS, Results, cells, columns, headings
+from pipeline.audio.source import Samples
 from pipeline.extras import load_extra
-from pipeline.source import Samples
 
 _FFT, _HOP = 512, 128
 _HEIGHT = 160  # pixels of a spectrogram

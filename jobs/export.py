@@ -2,9 +2,9 @@
 
 from jobs.display import Display
 from jobs.runs import open_dataset
+from pipeline.dataset.export import export as export_parts
+from pipeline.dataset.patterns import Pattern
 from pipeline.errors import InputError
-from pipeline.export import export as export_parts
-from pipeline.patterns import Pattern
 
 
 def export(

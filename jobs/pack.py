@@ -2,7 +2,7 @@
 
 from jobs.config import PackConfig
 from jobs.display import Display
-from pipeline.pack import pack as pack_files
+from pipeline.shards.pack import pack as pack_files
 from pipeline.storage import Storage
 
 

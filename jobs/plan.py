@@ -8,8 +8,8 @@ from rich.table import Table
 
 from jobs.config import TokenizeConfig
 from jobs.tokenize import codec_of, identity_of
-from pipeline.dataset import TokenDataset
-from pipeline.shard import Shard, list_shards
+from pipeline.dataset.output import TokenDataset
+from pipeline.shards.shard import Shard, list_shards
 from pipeline.storage import Storage, join
 
 _SAMPLE = 64  # parts whose footers tell how much audio a byte of the tars holds

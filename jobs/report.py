@@ -10,9 +10,9 @@ from string import Template
 from typing import Any
 
 from jobs.runs import run_ids
-from pipeline.dataset import ShardOutput
+from pipeline.dataset.output import ShardOutput
 from pipeline.errors import InputError
-from pipeline.run_log import read_events, run_folder
+from pipeline.run.run_log import read_events, run_folder
 from pipeline.storage import join
 
 _BARS = 60

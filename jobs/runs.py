@@ -4,9 +4,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from jobs.config import TokenizeConfig, from_overrides, from_yaml
-from pipeline.dataset import TokenDataset
+from pipeline.dataset.output import TokenDataset
 from pipeline.errors import DatasetConflict, InputError
-from pipeline.run_log import run_folder
+from pipeline.run.run_log import run_folder
 from pipeline.storage import Storage, join
 from speech_codecs import Codec, load_codec
 

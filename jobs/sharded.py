@@ -5,9 +5,9 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from pipeline.dataset import ShardOutput
-from pipeline.runner import Event
-from pipeline.shard import Shard
+from pipeline.dataset.output import ShardOutput
+from pipeline.run.runner import Event
+from pipeline.shards.shard import Shard
 
 
 @contextmanager

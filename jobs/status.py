@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from jobs.runs import run_ids
-from pipeline.dataset import TokenDataset
+from pipeline.dataset.output import TokenDataset
 from pipeline.errors import InputError, StorageNotFound
-from pipeline.run_log import run_folder
+from pipeline.run.run_log import run_folder
 from pipeline.storage import Storage, join
 
 

@@ -9,16 +9,16 @@ from jobs.config import TokenizeConfig, to_yaml
 from jobs.display import Display
 from jobs.report import write_report
 from jobs.sharded import clear_failures, keep_failures, told_to_stop
-from pipeline.dataset import TokenDataset, identity
+from pipeline.audio.pieces import Recordings
+from pipeline.dataset.output import TokenDataset, identity
 from pipeline.errors import RunStopped
-from pipeline.job import RaySettings, TokenizeJob, WorkerSettings
-from pipeline.pieces import Recordings
-from pipeline.ray_pool import Notice, RayPool
-from pipeline.run_log import RunLog
-from pipeline.runner import Event, Pool, Totals, run
-from pipeline.shard import Shard, list_shards
+from pipeline.run.job import RaySettings, TokenizeJob, WorkerSettings
+from pipeline.run.ray_pool import Notice, RayPool
+from pipeline.run.run_log import RunLog
+from pipeline.run.runner import Event, Pool, Totals, run
+from pipeline.shards.shard import Shard, list_shards
 from pipeline.storage import Storage
-from pipeline.target import Target
+from pipeline.tokens.target import Target
 from speech_codecs import CodecInfo, codec_info
 
 

@@ -16,9 +16,9 @@ from jobs.train_display import TrainDisplay
 from jobs.train_job import TrainJob, train_worker
 from jobs.trainer import Place
 from pipeline.errors import InputError
-from pipeline.shard import list_shards
+from pipeline.shards.shard import list_shards
 from pipeline.storage import Storage, join
-from pipeline.writer import library_versions
+from pipeline.tokens.writer import library_versions
 from speech_codecs.precision import check_precision
 
 

@@ -7,10 +7,10 @@ from omegaconf import MISSING
 
 from jobs.augment import AugmentSettings
 from jobs.data import DataSettings
-from pipeline.audio import AudioSettings
+from pipeline.audio.convert import AudioSettings
+from pipeline.audio.source import Limits
 from pipeline.errors import InputError
-from pipeline.job import RaySettings
-from pipeline.source import Limits
+from pipeline.run.job import RaySettings
 
 ENHANCEMENT = ("none", "offline", "online", "clean")
 SCHEDULES = ("constant", "cosine", "exponential")

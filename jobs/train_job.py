@@ -11,7 +11,7 @@ from jobs.data import Cropper, SampleStream
 from jobs.train_config import TrainConfig
 from jobs.trainer import Place, Progress, Trainer, share_of
 from pipeline.errors import InputError
-from pipeline.shard import Shard
+from pipeline.shards.shard import Shard
 from pipeline.storage import Storage
 from speech_codecs import load_recipe
 from speech_codecs.training import Recipe

@@ -19,7 +19,7 @@ from jobs.train_config import TrainWorkers
 from jobs.train_job import TrainJob, train_worker
 from jobs.trainer import Place, Progress
 from pipeline.errors import InputError, SpeechmillError, WorkerLost
-from pipeline.ray_pool import connect
+from pipeline.run.ray_pool import connect
 from speech_codecs.errors import CodecError
 
 _POLL = 0.2  # s, for the workers' reports

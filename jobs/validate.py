@@ -8,13 +8,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from jobs.train_config import TrainConfig
-from pipeline.audio import decode_audio
-from pipeline.decode import audio_suffix
+from pipeline.audio.convert import decode_audio
+from pipeline.audio.source import to_float
 from pipeline.errors import InputError, SampleError
-from pipeline.reader import Sample, read_samples
-from pipeline.shard import list_shards
-from pipeline.source import to_float
+from pipeline.shards.reader import Sample, read_samples
+from pipeline.shards.shard import list_shards
 from pipeline.storage import Storage
+from pipeline.tokens.decode import audio_suffix
 from speech_codecs.losses import MelLoss
 from speech_codecs.training import Recipe
 

@@ -7,9 +7,9 @@ from rich.console import Console
 from rich.table import Table
 
 from jobs.runs import last_config, load_the_codec, open_dataset
-from pipeline.dataset import TokenDataset
-from pipeline.verify import Finding, Verification
-from pipeline.verify import verify as verify_files
+from pipeline.dataset.output import TokenDataset
+from pipeline.dataset.verify import Finding, Verification
+from pipeline.dataset.verify import verify as verify_files
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +47,8 @@ def verify(
 def _reencode(
     dataset: TokenDataset, options: Options, overrides: list[str], found: Verification
 ) -> Mismatch:
-    from pipeline.reencode import reencode
-    from pipeline.tokenize import device_kind
+    from pipeline.dataset.reencode import reencode
+    from pipeline.tokens.encode import device_kind
 
     config = last_config(dataset, overrides)
     codec, device = load_the_codec(dataset, overrides)

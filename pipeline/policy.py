@@ -2,7 +2,7 @@
 
 Each kind of fault is retried in one place. A storage operation that met a passing fault is tried
 again by `pipeline.storage`, and what still fails after that is not worth another shard's attempt;
-a shard that was lost with its process is tried again by `pipeline.runner`.
+a shard that was lost with its process is tried again by `pipeline.run.runner`.
 """
 
 import hashlib

@@ -6,7 +6,7 @@ import time
 
 import numpy as np
 
-from pipeline.source import Samples
+from pipeline.audio.source import Samples
 
 
 def peak(audio_T: Samples, rate: int) -> float:

@@ -2,12 +2,12 @@
 
 import time
 
-from pipeline.decode import DecodeSettings, decode_shard
-from pipeline.runner import Outcome
-from pipeline.shard import Shard
+from pipeline.run.runner import Outcome
+from pipeline.shards.shard import Shard
 from pipeline.storage import Storage
-from pipeline.tokenize import tokenize_shard
-from pipeline.writer import PartWriter, ShardReport
+from pipeline.tokens.decode import DecodeSettings, decode_shard
+from pipeline.tokens.encode import tokenize_shard
+from pipeline.tokens.writer import PartWriter, ShardReport
 from speech_codecs import Codec
 
 PROVENANCE = {"device": "cpu", "precision": "fp32", "compile": False}

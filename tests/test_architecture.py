@@ -92,7 +92,7 @@ def test_the_facts_of_every_codec_are_known_without_torch():
 
 
 def test_decoding_audio_needs_no_torch():
-    code = "import sys, pipeline.decode; print({'torch', 'ray'} & set(sys.modules))"
+    code = "import sys, pipeline.tokens.decode; print({'torch', 'ray'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 

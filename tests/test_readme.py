@@ -9,9 +9,9 @@ from typer.testing import CliRunner
 
 from jobs.cli import app
 from jobs.config import PackConfig, TokenizeConfig, from_overrides, load_config
-from pipeline.shard import list_shards
+from pipeline.shards.shard import list_shards
 from pipeline.storage import Storage
-from pipeline.tokens import token_schema
+from pipeline.tokens.rows import token_schema
 from speech_codecs import codec_info
 from tests.corpus import write_corpus
 from tests.serial_pool import tokenize_one

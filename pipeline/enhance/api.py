@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
+from pipeline.audio.source import Samples
 from pipeline.errors import InputError
-from pipeline.source import Samples
 
 KINDS = ("ul-unas", "gtcrn", "onnx", "spectral-gating")
 

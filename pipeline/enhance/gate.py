@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.audio.source import Samples
 from pipeline.errors import InputError
 from pipeline.quality.dnsmos import RATE, dnsmos
-from pipeline.source import Samples
 
 _FRAME_SECONDS = 0.02
 _SPEECH_PERCENTILE, _NOISE_PERCENTILE = 95, 10

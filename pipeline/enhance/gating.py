@@ -4,9 +4,9 @@ from importlib.metadata import version
 
 import numpy as np
 
+from pipeline.audio.source import Samples
 from pipeline.enhance.api import revision_of
 from pipeline.extras import load_extra
-from pipeline.source import Samples
 
 _ALGORITHM = 1  # raised when the same audio comes out otherwise
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pipeline.audio.source import Samples
 from pipeline.enhance.api import revision_of
-from pipeline.source import Samples
 from speech_codecs.checkpoint import load_strict, read_state_dict
 from speech_codecs.fetch import digest, fetch
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.audio.source import Samples
 from pipeline.enhance.api import EnhancerSettings, describe, revision_of
 from pipeline.enhance.stft import Spectrum, Stft
 from pipeline.extras import load_extra
-from pipeline.source import Samples
 from speech_codecs.errors import CheckpointError
 from speech_codecs.fetch import digest, fetch
 

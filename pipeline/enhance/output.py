@@ -13,16 +13,16 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from pipeline.dataset import ShardOutput
-from pipeline.decode import Isolation
+from pipeline.dataset.output import ShardOutput
 from pipeline.enhance.api import Enhancer, EnhancerSettings
 from pipeline.enhance.load import load_enhancer
 from pipeline.enhance.shard import PairedTar, PairReport, PairSettings, pair_shard, read_shard
-from pipeline.job import Stream, Work
-from pipeline.shard import Shard
+from pipeline.run.job import Stream, Work
+from pipeline.shards.shard import Shard
 from pipeline.storage import Storage, join
-from pipeline.tokens import reject_table
-from pipeline.writer import library_versions
+from pipeline.tokens.decode import Isolation
+from pipeline.tokens.rows import reject_table
+from pipeline.tokens.writer import library_versions
 from speech_codecs.errors import CheckpointError
 from speech_codecs.fetch import digest, fetch
 

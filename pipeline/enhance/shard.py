@@ -17,18 +17,18 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from pipeline.audio import AudioSettings, decode_audio
-from pipeline.containers import Blob
-from pipeline.decode import audio_suffix
+from pipeline.audio.containers import Blob
+from pipeline.audio.convert import AudioSettings, decode_audio
+from pipeline.audio.source import Limits, to_float
 from pipeline.enhance.api import Enhancer
 from pipeline.enhance.gate import GateSettings, judge
 from pipeline.errors import InputError, SampleError, StreamBroken, UnsuitableAudio
-from pipeline.reader import Reject, Sample, read_samples
-from pipeline.shard import Shard
-from pipeline.source import Limits, to_float
+from pipeline.shards.reader import Reject, Sample, read_samples
+from pipeline.shards.shard import Shard
 from pipeline.storage import Storage
-from pipeline.tokens import ShardEnd
-from pipeline.writer import ShardReport
+from pipeline.tokens.decode import audio_suffix
+from pipeline.tokens.rows import ShardEnd
+from pipeline.tokens.writer import ShardReport
 from speech_codecs.errors import CodecError
 
 AUDIO, FACTS = "enhanced.flac", "enhanced.json"  # suffixes of the new members

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.audio.source import Samples
 from pipeline.errors import InputError
-from pipeline.source import Samples
 
 Spectrum = npt.NDArray[np.complex64]
 WINDOWS = ("hann", "sqrt_hann")

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.audio.source import Samples
 from pipeline.extras import load_extra
-from pipeline.source import Samples
 from speech_codecs.fetch import fetch
 
 RATE = 16_000  # Hz

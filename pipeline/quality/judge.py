@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from pipeline.audio.source import Samples
 from pipeline.quality.speech import (
     similarity,
     speaker_model,
@@ -10,8 +11,7 @@ from pipeline.quality.speech import (
     word_error_rate,
     words,
 )
-from pipeline.source import Samples
-from pipeline.testset import Utterance
+from pipeline.quality.testset import Utterance
 
 
 @dataclass(frozen=True, slots=True)

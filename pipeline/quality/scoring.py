@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TypeVar
 
+from pipeline.audio.source import Samples
 from pipeline.errors import InputError
 from pipeline.quality.dnsmos import dnsmos
 from pipeline.quality.signal import SIGNAL_METRICS
-from pipeline.source import Samples
 
 Scores = dict[str, float | None]
 Tag = TypeVar("Tag")

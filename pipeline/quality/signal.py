@@ -11,9 +11,9 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from pipeline.audio.source import Samples
 from pipeline.extras import load_extra
 from pipeline.quality.spectra import mel_distance, stft_distance
-from pipeline.source import Samples
 
 RATE = 16_000  # Hz, that of wide-band PESQ
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.audio.source import Samples
 from pipeline.errors import InputError
 from pipeline.extras import load_extra
-from pipeline.source import Samples
 
 RATE = 16_000  # Hz
 

@@ -18,7 +18,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from pipeline.ray_pool import ALLOCATOR
+from pipeline.run.ray_pool import ALLOCATOR
 
 AUTHORS = {  # x real time of one clip of 10 s
     "focalcodec-50hz": 11.9,

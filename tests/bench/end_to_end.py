@@ -17,13 +17,13 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from pipeline.decode import DecodeSettings, decode_shard
-from pipeline.job import RaySettings, TokenizeJob, WorkerSettings
-from pipeline.ray_pool import ALLOCATOR, RayPool
-from pipeline.runner import Event, Totals, run
-from pipeline.shard import list_shards
+from pipeline.run.job import RaySettings, TokenizeJob, WorkerSettings
+from pipeline.run.ray_pool import ALLOCATOR, RayPool
+from pipeline.run.runner import Event, Totals, run
+from pipeline.shards.shard import list_shards
 from pipeline.storage import Storage
-from pipeline.tokens import Batch, token_schema
+from pipeline.tokens.decode import DecodeSettings, decode_shard
+from pipeline.tokens.rows import Batch, token_schema
 from speech_codecs import codec_info
 from tests.bench.feed import make_corpus
 
@@ -37,7 +37,7 @@ def ready_tensors(
     """Decode first, then send back the seconds that encoding alone took; runs in a process."""
     import torch
 
-    from pipeline.tokenize import encode_batch
+    from pipeline.tokens.encode import encode_batch
     from speech_codecs import load_codec
 
     os.nice(RAY_NICENESS - os.nice(0))

@@ -32,12 +32,12 @@ import ray
 import soundfile
 import soxr
 
-from pipeline.decode import DecodeSettings
-from pipeline.job import RaySettings, TokenizeJob, WorkerSettings
-from pipeline.ray_pool import ALLOCATOR, RayPool
-from pipeline.runner import run
-from pipeline.shard import list_shards
+from pipeline.run.job import RaySettings, TokenizeJob, WorkerSettings
+from pipeline.run.ray_pool import ALLOCATOR, RayPool
+from pipeline.run.runner import run
+from pipeline.shards.shard import list_shards
 from pipeline.storage import Storage
+from pipeline.tokens.decode import DecodeSettings
 from speech_codecs import codec_info, load_codec
 from tests.corpus import tar_bytes
 

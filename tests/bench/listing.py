@@ -23,8 +23,8 @@ import s3fs
 from aiobotocore.client import AioBaseClient
 from moto.server import ThreadedMotoServer
 
-from pipeline.dataset import TokenDataset
-from pipeline.shard import list_shards
+from pipeline.dataset.output import TokenDataset
+from pipeline.shards.shard import list_shards
 from pipeline.storage import Storage
 from tests.s3_server import fill_moto
 

@@ -19,11 +19,11 @@ import psutil
 
 from pipeline.errors import ShardCut, StreamBroken, WorkerLost
 from pipeline.policy import RunSettings
-from pipeline.run_log import RunLog
-from pipeline.runner import Event, Outcome, Totals, run
-from pipeline.shard import Shard
+from pipeline.run.run_log import RunLog
+from pipeline.run.runner import Event, Outcome, Totals, run
+from pipeline.shards.shard import Shard
 from pipeline.storage import Storage
-from pipeline.writer import ShardReport
+from pipeline.tokens.writer import ShardReport
 
 SLOTS = 3  # shards in flight at one actor
 SECONDS = 40.0  # that a shard takes, in the middle

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 from jobs.config import TokenizeConfig, from_overrides, to_yaml
-from pipeline.dataset import TokenDataset, identity
-from pipeline.run_log import RunLog
-from pipeline.runner import Event, Totals
-from pipeline.shard import list_shards
+from pipeline.dataset.output import TokenDataset, identity
+from pipeline.run.run_log import RunLog
+from pipeline.run.runner import Event, Totals
+from pipeline.shards.shard import list_shards
 from pipeline.storage import Storage
 from speech_codecs import load_codec
 from tests.corpus import write_corpus

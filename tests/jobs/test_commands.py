@@ -9,8 +9,8 @@ import soundfile
 from typer.testing import CliRunner, Result
 
 from jobs.cli import app
-from pipeline.dataset import TokenDataset
-from pipeline.shard import list_shards
+from pipeline.dataset.output import TokenDataset
+from pipeline.shards.shard import list_shards
 from pipeline.storage import Storage
 from speech_codecs import load_codec
 from tests.jobs.made import make_dataset

@@ -5,8 +5,8 @@ from collections import Counter
 import pytest
 from aiobotocore.client import AioBaseClient
 
-from pipeline.dataset import TokenDataset
-from pipeline.shard import list_shards
+from pipeline.dataset.output import TokenDataset
+from pipeline.shards.shard import list_shards
 from pipeline.storage import Storage
 from tests.s3_server import fill_moto
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from jobs.config import TokenizeConfig, load_config
-from pipeline.decode import DecodeSettings
+from pipeline.audio.filters import FilterSettings
+from pipeline.audio.segment import SegmentSettings
 from pipeline.errors import InputError
-from pipeline.filters import FilterSettings
-from pipeline.segment import SegmentSettings
-from pipeline.shard import list_shards
+from pipeline.shards.shard import list_shards
 from pipeline.storage import Storage
+from pipeline.tokens.decode import DecodeSettings
 from speech_codecs import load_codec
 from tests.corpus import clip, encode, tar_bytes, tone
 from tests.serial_pool import tokenize_one

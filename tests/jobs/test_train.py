@@ -19,7 +19,7 @@ from jobs.train_display import TrainDisplay
 from jobs.train_job import TrainJob, train_worker
 from jobs.trainer import Place, Progress
 from pipeline.errors import InputError, StorageFull, TrainingDiverged
-from pipeline.shard import list_shards
+from pipeline.shards.shard import list_shards
 from pipeline.storage import Storage
 from speech_codecs import codec_info, load_codec
 from tests.corpus import clip, tar_bytes

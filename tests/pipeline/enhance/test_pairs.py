@@ -7,16 +7,16 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 
-from pipeline.audio import AudioSettings, decode_audio
-from pipeline.decode import DecodeSettings, Isolation, decode_shard
+from pipeline.audio.convert import AudioSettings, decode_audio
+from pipeline.audio.source import Limits
 from pipeline.enhance.api import EnhancerSettings
 from pipeline.enhance.gate import GateSettings
 from pipeline.enhance.load import load_enhancer
 from pipeline.enhance.output import EnhanceJob, PairedShards, identity
 from pipeline.enhance.shard import PairSettings, pair_shard, read_shard
 from pipeline.errors import DatasetConflict, StreamBroken
-from pipeline.shard import list_shards
-from pipeline.source import Limits
+from pipeline.shards.shard import list_shards
+from pipeline.tokens.decode import DecodeSettings, Isolation, decode_shard
 from speech_codecs import CheckpointError
 from tests.corpus import clip, encode, tar_bytes, tone
 

@@ -1,0 +1,53 @@
+from io import BytesIO
+
+import numpy as np
+import pytest
+import soundfile
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.audio.flac import flac_header, read_flac
+from pipeline.errors import TruncatedAudio, UndecodableAudio
+from tests.corpus import encode, tone
+
+AUDIO = tone(1.0)
+FLAC = encode(AUDIO)
+
+
+def decode(data):
+    return read_flac(data, flac_header(data))
+
+
+@pytest.mark.parametrize("channels", [1, 2, 6])
+def test_samples_equal_those_of_libsndfile(channels):
+    data = encode(np.stack([AUDIO / (1 + i) for i in range(channels)], axis=1))
+    expected_TC, rate = soundfile.read(BytesIO(data), dtype="int16", always_2d=True)
+    header = flac_header(data)
+    assert (header.sample_rate, header.num_channels) == (rate, channels)
+    np.testing.assert_array_equal(decode(data), expected_TC)
+
+
+@given(st.integers(42, len(FLAC) - 1), st.integers(0, 7))
+def test_a_flipped_bit_is_found_or_changes_no_sample(at, bit):
+    damaged = bytearray(FLAC)
+    damaged[at] ^= 1 << bit
+    try:
+        samples_TC = decode(bytes(damaged))
+    except (TruncatedAudio, UndecodableAudio):
+        return
+    np.testing.assert_array_equal(samples_TC, decode(FLAC))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        encode(AUDIO, subtype="PCM_24"),
+        encode(AUDIO, format="OGG", subtype="VORBIS"),
+        FLAC[:21] + bytes([FLAC[21] & 0xF0, 0, 0, 0, 0]) + FLAC[26:],
+        FLAC[:9],
+        b"",
+    ],
+    ids=["24 bit", "ogg", "no length", "cut", "empty"],
+)
+def test_other_files_are_left_to_libraries_that_know_them(data):
+    assert flac_header(data) is None

@@ -1,0 +1,105 @@
+"""Recordings that would take their process down, by way of a quality function that does."""
+
+import resource
+import subprocess
+import sys
+
+import pytest
+
+from pipeline.audio.filters import FilterSettings
+from pipeline.audio.isolation import memory_limit
+from pipeline.audio.segment import SegmentSettings
+from pipeline.audio.source import Limits
+from pipeline.errors import StreamBroken
+from pipeline.shards.shard import list_shards
+from pipeline.tokens.decode import DecodeSettings, Isolation, decode_shard
+from pipeline.tokens.rows import ShardEnd
+from speech_codecs import codec_info
+from tests.corpus import clip, tar_bytes
+from tests.quality_scores import HARMFUL_SECONDS
+
+INFO = codec_info("null")
+
+
+def settings(**others) -> DecodeSettings:
+    limits = Limits(decode_seconds=1.5, memory_mb=500)
+    return DecodeSettings(limits=limits, **others)
+
+
+def harmful() -> DecodeSettings:
+    return settings(filters=FilterSettings(quality="tests.quality_scores:harmful"))
+
+
+@pytest.fixture
+def decoded(tmp_path, storage):
+    def run(members, settings, isolation=Isolation.FULL):
+        storage.put(f"{tmp_path}/a.tar", tar_bytes(members))
+        [shard] = list_shards([f"{tmp_path}/a.tar"], storage)
+        *batches, end = decode_shard(shard, storage, settings, [INFO], isolation=isolation)
+        assert isinstance(end, ShardEnd)
+        return batches, end.rejects
+
+    return run
+
+
+def test_each_recording_that_ends_its_process_is_found_and_the_others_stay(decoded):
+    members = []
+    for number, seconds in enumerate(HARMFUL_SECONDS):
+        members += [(f"good{number}.flac", clip(1.0, number)), (f"bad{number}.flac", clip(seconds))]
+    batches, rejects = decoded(members, harmful())
+    keys = sorted(key for batch in batches for key in batch.rows["key"].to_pylist())
+    assert keys == [f"good{number}" for number in range(len(HARMFUL_SECONDS))]
+    assert [(reject.key, reject.error) for reject in rejects] == [
+        ("bad0", "DecodeCrashed"),
+        ("bad1", "DecodeTimeout"),
+        ("bad2", "DecodeTimeout"),
+        ("bad3", "DecodeOutOfMemory"),
+        ("bad4", "DecodeCrashed"),
+        ("bad5", "DecodeCrashed"),
+    ]
+    assert "SIGSEGV" in rejects[0].message
+    assert "exit status 3" in rejects[5].message
+
+
+@pytest.mark.parametrize("segment", ["none", "fixed", "silence"])
+def test_batches_are_the_same_in_every_isolation(decoded, segment):
+    members = [(f"{n}.flac", clip(0.4 + n % 5, n)) for n in range(8)]
+    members[3:3] = [("broken.flac", b"fLaC" + bytes(300)), ("empty.wav", b"")]
+    cut = settings(segment=SegmentSettings(segment, seconds=1.0))
+    expected, rejected = decoded(members, cut, Isolation.NONE)
+    for isolation in (Isolation.WATCHED, Isolation.FULL):
+        batches, rejects = decoded(members, cut, isolation)
+        assert rejects == rejected
+        for batch, other in zip(batches, expected, strict=True):
+            assert batch.rows.equals(other.rows)
+            assert batch.audio_N.tobytes() == other.audio_N.tobytes()
+
+
+def test_a_watched_process_ends_when_a_recording_takes_too_long(tmp_path):
+    script = (
+        "import sys; from pipeline.audio.pieces import *; from pipeline.audio.isolation import *\n"
+        "from speech_codecs import codec_info\n"
+        "limits, filters = Limits(decode_seconds=0.3), FilterSettings(quality=sys.argv[1])\n"
+        "watched = WatchedRecordings(RecordingSettings(limits=limits, filters=filters), "
+        "[codec_info('null')])\n"
+        "print(list(watched.pieces(sys.stdin.buffer.read())))"
+    )
+    command = [sys.executable, "-c", script, "tests.quality_scores:harmful"]
+    assert subprocess.run(command, input=clip(0.2), timeout=60).returncode == -14  # SIGALRM
+    done = subprocess.run(command, input=clip(1.0), timeout=60, capture_output=True)
+    assert (done.returncode, b"Piece" in done.stdout) == (0, True)
+
+
+def test_memory_that_runs_out_where_it_is_only_watched_breaks_the_stream(decoded):
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    with pytest.raises(StreamBroken, match="memory"):
+        decoded([("a.flac", clip(0.4))], harmful(), Isolation.WATCHED)
+    assert resource.getrlimit(resource.RLIMIT_DATA) == before
+
+
+def test_a_memory_limit_holds_and_is_lifted_again():
+    with memory_limit(100):
+        with pytest.raises(MemoryError):
+            bytearray(300_000_000)
+        bytearray(20_000_000)
+    bytearray(300_000_000)

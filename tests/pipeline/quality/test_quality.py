@@ -1,0 +1,131 @@
+from math import log2
+
+import numpy as np
+import pytest
+
+from pipeline.audio.convert import AudioSettings, decode_audio
+from pipeline.audio.source import Limits, to_float
+from pipeline.errors import InputError
+from pipeline.quality.codes import CodeCounts
+from pipeline.quality.dnsmos import dnsmos
+from pipeline.quality.scoring import Scorer, scored, scoring_processes
+from pipeline.quality.signal import RATE, SIGNAL_METRICS, fitted
+from pipeline.quality.speech import similarity, speaker_model, word_error_rate
+from tests.conftest import REPOSITORY
+
+BEST = {"pesq": 4.64, "stoi": 1.0, "si_sdr": 100.0, "mel": 0.0, "stft": 0.0}
+HIGHER_IS_BETTER = {"pesq", "stoi", "si_sdr"}
+
+
+@pytest.fixture(scope="module")
+def speech():
+    data = (REPOSITORY / "samples" / "en" / "kettle.wav").read_bytes()
+    return to_float(decode_audio(data, RATE, AudioSettings(), Limits()).audio_T).astype(np.float32)
+
+
+@pytest.fixture(params=BEST)
+def metric(request):
+    if request.param == "pesq":
+        pytest.importorskip("pesq", reason="PESQ is built with a C compiler")
+    return request.param
+
+
+def noisy(speech, snr_db):
+    noise = np.random.default_rng(0).standard_normal(len(speech))
+    noise *= np.sqrt(np.mean(speech**2) / np.mean(noise**2)) * 10 ** (-snr_db / 20)
+    return (speech + noise).astype(np.float32)
+
+
+def test_a_clip_that_is_its_reference_gets_the_best_score(metric, speech):
+    score = SIGNAL_METRICS[metric](speech, speech)
+    if metric == "si_sdr":
+        assert score > BEST[metric]
+    else:
+        assert score == pytest.approx(BEST[metric], abs=0.01)
+
+
+def test_more_noise_is_a_worse_score(metric, speech):
+    scores = [SIGNAL_METRICS[metric](speech, noisy(speech, snr)) for snr in (30, 20, 10, 0)]
+    assert scores == sorted(scores, reverse=metric in HIGHER_IS_BETTER)
+    assert len(set(scores)) == 4
+
+
+def test_si_sdr_is_the_ratio_that_was_mixed_whatever_the_level(speech):
+    for gain in (1.0, 0.1):
+        score = SIGNAL_METRICS["si_sdr"](speech, noisy(speech, 10.0) * np.float32(gain))
+        assert score == pytest.approx(10.0, abs=0.1)
+
+
+@pytest.mark.parametrize("name", ["pesq", "stoi", "si_sdr"])
+def test_silence_is_no_reference(name):
+    if name == "pesq":
+        pytest.importorskip("pesq", reason="PESQ is built with a C compiler")
+    silence = np.zeros(RATE, np.float32)
+    assert SIGNAL_METRICS[name](silence, silence) is None
+
+
+def test_a_clip_too_short_for_stoi_has_none(speech):
+    assert SIGNAL_METRICS["stoi"](speech[:2000], speech[:2000]) is None
+
+
+def test_a_reconstruction_is_cut_or_continued_to_the_length_of_its_reference():
+    audio = np.arange(1, 5, dtype=np.float64)
+    assert fitted(audio, 2).tolist() == [1, 2]
+    assert fitted(audio, 6).tolist() == [1, 2, 3, 4, 0, 0]
+
+
+def test_processes_score_in_the_order_of_the_pairs(speech):
+    scorer = Scorer(["si_sdr", "mel"])
+    pairs = [(snr, speech, noisy(speech, snr)) for snr in range(12)]
+    alone = list(scored(pairs, scorer, None))
+    with scoring_processes(2) as processes:
+        assert list(scored(pairs, scorer, processes)) == alone
+
+
+def test_a_metric_that_there_is_not_is_named():
+    with pytest.raises(InputError, match=r"no metric 'psq'.*pesq, stoi"):
+        Scorer(["psq"])
+
+
+def test_the_use_of_codebooks_is_what_was_counted():
+    counts = CodeCounts((8, 1024))
+    counts.add(np.stack([np.arange(64) % 4, np.zeros(64, int)]))
+    even, constant = counts.use()
+    assert (even.used, even.entropy, even.perplexity) == (4, 2.0, 4.0)
+    assert (constant.used, constant.entropy, constant.perplexity) == (1, 0.0, 1.0)
+    assert (counts.frames, counts.entropy_kbps(2, frame_rate=50)) == (64, 0.1)
+
+
+def test_entropy_never_exceeds_the_nominal_rate():
+    counts = CodeCounts((16,) * 3)
+    counts.add(np.random.default_rng(0).integers(0, 16, (3, 5000)))
+    assert 0.99 * log2(16) < counts.use()[0].entropy <= log2(16)
+
+
+def test_dnsmos_rates_noise_below_clean_speech(dnsmos_model, speech):
+    clean, spoiled = dnsmos(speech, dnsmos_model), dnsmos(noisy(speech, 5), dnsmos_model)
+    assert spoiled.bak < clean.bak
+    assert spoiled.ovr < clean.ovr
+    assert 1 <= spoiled.ovr <= clean.ovr <= 5
+
+
+def test_dnsmos_repeats_a_short_clip(dnsmos_model, speech):
+    second = speech[:RATE]
+    assert dnsmos(second, dnsmos_model) == dnsmos(np.tile(second, 9), dnsmos_model)
+
+
+def test_word_errors_are_counted_over_all_words_without_case_and_punctuation():
+    texts = ["One, two. THREE four five six seven eight nine", "ten"]
+    transcripts = ["one two three four five six seven eight nine", "no"]
+    assert word_error_rate(texts, transcripts) == pytest.approx(0.1)
+
+
+def test_similarity_is_the_cosine():
+    assert similarity([3.0, 0.0], [5.0, 0.0]) == pytest.approx(1.0)
+    assert similarity([[1.0, 0.0]], [[0.0, 2.0]]) == pytest.approx(0.0)
+
+
+@pytest.mark.parametrize("name", ["tests.pcm_codec:nothing", "no.such.module:embed"])
+def test_a_function_that_there_is_not_is_named(name):
+    with pytest.raises(InputError, match=name):
+        speaker_model(name, "cpu")

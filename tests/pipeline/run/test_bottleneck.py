@@ -1,0 +1,55 @@
+import pytest
+
+from pipeline.run.bottleneck import Turn, find_bottleneck, timed
+from pipeline.tokens.rows import ShardEnd
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.mark.parametrize(
+    ("stage", "times"),
+    [
+        ("encode", {"encode": 97, "starved": 3, "decode": 50, "decode_cpu": 45}),
+        ("decode", {"encode": 50, "starved": 50, "decode": 100, "decode_cpu": 95}),
+        ("storage", {"encode": 50, "starved": 50, "decode": 100, "decode_cpu": 20}),
+    ],
+)
+def test_the_stage_that_sets_the_pace_is_named_with_what_to_change(stage, times):
+    found = find_bottleneck(**times)
+    assert found.stage == stage
+    assert "worker" in found.sentence
+
+
+def test_a_run_that_encoded_nothing_has_no_bottleneck():
+    assert find_bottleneck(0, 5, 5, 5) is None
+
+
+def test_a_device_starves_only_while_a_shard_is_there_and_none_computes():
+    clock = Clock()
+    turn = Turn(clock)
+    clock.now = 10  # nobody is there
+    turn.join()
+    clock.now = 13  # the first batch comes
+    with turn:
+        clock.now = 20
+    turn.join()
+    clock.now = 21
+    with turn:
+        clock.now = 30
+    assert turn.leave() == 4
+    clock.now = 35
+    assert turn.leave() == 5
+    clock.now = 99
+    turn.join()
+    assert turn.leave() == 0
+
+
+def test_the_end_of_a_shard_says_what_decoding_took():
+    [end] = timed(iter([ShardEnd([], 0)]))
+    assert end.decode_cpu_seconds >= 0
+    assert end.decode_seconds > 0

@@ -1,0 +1,130 @@
+from dataclasses import replace
+
+import pyarrow.parquet as pq
+import pytest
+import ray
+
+from pipeline.audio.filters import FilterSettings
+from pipeline.audio.source import Limits
+from pipeline.errors import InputError, WorkerLost
+from pipeline.policy import RunSettings
+from pipeline.run.job import RaySettings, TokenizeJob, WorkerSettings
+from pipeline.run.ray_pool import RayPool
+from pipeline.run.runner import Totals, run
+from pipeline.shards.shard import list_shards
+from pipeline.tokens.decode import DecodeSettings
+from speech_codecs import CheckpointError, codec_info
+from tests.corpus import clip, tar_bytes, write_corpus
+from tests.ray_processes import kill_when_it_appears
+
+
+@pytest.fixture
+def job(tmp_path, storage):
+    options = {"name": "pure-16k-small", "device": "cpu", "precision": "fp32"}
+    info = codec_info("pure-16k-small")
+    return TokenizeJob(str(tmp_path / "out"), info, options, storage, DecodeSettings())
+
+
+@pytest.fixture
+def shards(tmp_path, storage):
+    write_corpus(tmp_path / "in", num_shards=4, clips_per_shard=3, seconds=2.0)
+    return list_shards([str(tmp_path / "in")], storage)
+
+
+@pytest.fixture
+def pool(job, cluster):
+    def start(job=job, **settings):
+        settings = WorkerSettings(num_gpus=0, **settings)
+        return RayPool(job, settings, RaySettings(address=cluster.address))
+
+    return start
+
+
+def parts(tmp_path):
+    return len(list((tmp_path / "out" / "tokens").glob("*.parquet")))
+
+
+def test_work_starts_with_the_first_worker_that_is_ready(pool):
+    with pool(count=3, shards_in_flight=2) as workers:
+        assert workers.free() == 0
+        workers.wait()
+        assert workers.free() == 2
+
+
+def test_a_worker_that_dies_comes_back_and_its_shards_are_done(pool, cluster, shards, tmp_path):
+    totals = Totals()
+    with pool(count=1, shards_in_flight=2) as workers:
+        workers.wait()
+        workers.submit(shards[0])
+        kill_when_it_appears(cluster, "ray::Worker.run")
+        [outcome] = workers.wait()
+        assert isinstance(outcome.error, WorkerLost)
+        run(shards, workers, RunSettings(), totals.add)
+    assert (totals.shards, parts(tmp_path)) == (4, 4)
+
+
+def test_a_decode_process_that_dies_costs_an_attempt_not_the_run(pool, cluster, shards, tmp_path):
+    totals = Totals()
+    with pool(count=1, shards_in_flight=1) as workers:
+        workers.wait()
+        workers.submit(shards[0])
+        kill_when_it_appears(cluster, "ray::decode_shard")
+        [outcome] = workers.wait()
+        assert type(outcome.error).__name__ == "StreamBroken"
+        run(shards, workers, RunSettings(), totals.add)
+    assert (totals.shards, totals.failed, parts(tmp_path)) == (4, 0, 4)
+
+
+def test_a_recording_that_kills_its_process_costs_itself_and_the_dataset_is_else_the_same(
+    pool, job, storage, tmp_path
+):
+    members = [(f"{n}.flac", clip(1.0, n)) for n in range(3)]
+    bad = [("crash.flac", clip(0.1)), ("endless.flac", clip(0.2))]
+    for name, harm in (("calm", []), ("harm", bad)):
+        storage.put(f"{tmp_path}/{name}/a.tar", tar_bytes([*members, *harm]))
+        decode = DecodeSettings(
+            limits=Limits(decode_seconds=1.0),
+            filters=FilterSettings(quality="tests.quality_scores:harmful"),
+        )
+        totals = Totals()
+        harmful = replace(job, output=f"{tmp_path}/{name}", decode=decode)
+        with pool(harmful, count=1) as workers:
+            run(
+                list_shards([f"{tmp_path}/{name}/a.tar"], storage),
+                workers,
+                RunSettings(),
+                totals.add,
+            )
+    assert (totals.retries, totals.rejects) == (1, {"DecodeCrashed": 1, "DecodeTimeout": 1})
+    calm, harm = (pq.read_table(f"{tmp_path}/{name}/tokens") for name in ("calm", "harm"))
+    assert calm.drop(["shard"]).equals(harm.drop(["shard"]))
+
+
+def wait_for_a_worker(workers):
+    while not workers.free():
+        workers.wait()
+
+
+def test_a_codec_that_loads_nowhere_ends_the_run_with_its_own_error(pool, job):
+    missing = job.codec_options | {"checkpoint": "none.safetensors"}
+    workers = pool(replace(job, codec_options=missing), count=2)
+    with workers, pytest.raises(CheckpointError, match=r"none\.safetensors"):
+        wait_for_a_worker(workers)
+
+
+def test_a_worker_with_another_revision_than_the_driver_is_refused(pool, job):
+    other = replace(job, codec=replace(job.codec, revision="0123456789abcdef"))
+    with pool(other) as workers, pytest.raises(CheckpointError, match="same checkpoint"):
+        workers.wait()
+
+
+def test_a_cluster_that_does_not_answer_is_named_with_the_cure(job, monkeypatch):
+    monkeypatch.setenv("RAY_gcs_server_port_wait_time_s", "1")
+    with pytest.raises(InputError, match=r"127\.0\.0\.2:9.*ray\.address=null"):
+        RayPool(job, WorkerSettings(num_gpus=0), RaySettings(address="127.0.0.2:9"))
+
+
+def test_more_gpus_than_there_are_is_refused(job, cluster):
+    with pytest.raises(InputError, match=r"workers\.num_gpus=0"):
+        RayPool(job, WorkerSettings(num_gpus=1), RaySettings(address=cluster.address))
+    ray.shutdown()

@@ -1,0 +1,171 @@
+import heapq
+from collections.abc import Callable
+
+import pytest
+
+from pipeline.errors import (
+    NodeLost,
+    RunStopped,
+    ShardCut,
+    StorageFull,
+    StreamBroken,
+    WorkerLost,
+)
+from pipeline.policy import RunSettings
+from pipeline.run.runner import Event, Outcome, Totals, run
+from pipeline.shards.shard import Shard
+from pipeline.tokens.writer import ShardReport
+from speech_codecs import CheckpointError
+
+SHARDS = [Shard(f"{i}.tar", 1, "e") for i in range(8)]
+
+
+class ScriptedPool:
+    """Workers in simulated time: each try of a shard lasts as long, and ends, as written for it.
+
+    What is not written lasts 1 s and succeeds.
+    """
+
+    def __init__(self, script: dict[Shard, list[tuple[float, Exception | None]]], slots: int = 2):
+        self.script = {shard: list(tries) for shard, tries in script.items()}
+        self.slots = slots
+        self.now = 0.0
+        self.ends: list[tuple[float, int, Shard, Exception | None]] = []
+        self.log: list[tuple[float, Shard, bool]] = []  # time, shard, alone
+
+    def clock(self) -> float:
+        return self.now
+
+    def free(self, alone: bool = False) -> int:
+        return 0 if alone and self.ends else self.slots - len(self.ends)
+
+    def can_copy(self, shard: Shard) -> bool:
+        return bool(self.free())
+
+    def submit(self, shard: Shard, alone: bool = False) -> None:
+        assert self.free(alone)
+        seconds, error = self.script[shard].pop(0) if self.script.get(shard) else (1.0, None)
+        heapq.heappush(self.ends, (self.now + seconds, len(self.log), shard, error))
+        self.log.append((self.now, shard, alone))
+
+    def wait(self, timeout: float | None = None) -> list[Outcome]:
+        if not self.ends or (timeout is not None and self.ends[0][0] > self.now + timeout):
+            self.now += timeout or 0
+            return []
+        self.now, _, shard, error = heapq.heappop(self.ends)
+        if error:
+            return [Outcome(shard, error=error, in_company=bool(self.ends))]
+        return [Outcome(shard, ShardReport(shard.name, 2, 20, 1.5, {"NoAudio": 1}))]
+
+
+def play(pool: ScriptedPool, stopping: Callable[[], bool] = lambda: False, **settings):
+    events: list[Event] = []
+    chosen = RunSettings(**settings)
+    run(SHARDS, pool, chosen, events.append, clock=pool.clock, stopping=stopping)
+    return events
+
+
+def failing(*errors: Exception) -> dict[Shard, list[tuple[float, Exception | None]]]:
+    return {SHARDS[0]: [(1.0, error) for error in errors]}
+
+
+def kinds(events: list[Event], shard: Shard = SHARDS[0]) -> list[str]:
+    return [event.kind for event in events if event.shard == shard]
+
+
+def test_every_shard_is_committed_once():
+    events = play(ScriptedPool({}))
+    assert sorted(event.shard.url for event in events) == [s.url for s in SHARDS]
+    assert {event.kind for event in events} == {"committed"}
+
+
+def test_a_passing_fault_is_retried_and_then_committed():
+    events = play(ScriptedPool(failing(StreamBroken("killed"), WorkerLost("killed"))))
+    assert kinds(events) == ["retry", "retry", "committed"]
+    assert events[-1].attempts == 3
+
+
+def test_while_a_shard_waits_for_its_next_try_the_others_run():
+    pool = ScriptedPool(failing(StreamBroken("x"), StreamBroken("y")), slots=1)
+    events = play(pool)
+    starts = [time for time, shard, _ in pool.log if shard == SHARDS[0]]
+    waits = [event.delay for event in events if event.kind == "retry"]
+    assert starts[1] >= 1.0 + waits[0]
+    assert starts[2] >= starts[1] + 1.0 + waits[1]
+    assert [time for time, shard, _ in pool.log if shard != SHARDS[0]][:2] == [1.0, 2.0]
+
+
+def test_a_fault_that_stays_is_given_up_on_and_the_others_go_on():
+    events = play(ScriptedPool(failing(*[StreamBroken("killed")] * 9)))
+    assert kinds(events) == ["retry", "retry", "give up"]
+    assert len([e for e in events if e.kind == "committed"]) == len(SHARDS) - 1
+
+
+@pytest.mark.parametrize("error", [StorageFull("disk"), CheckpointError("weights")])
+def test_what_would_fail_every_shard_ends_the_run(error):
+    with pytest.raises(type(error)):
+        play(ScriptedPool(failing(error)))
+
+
+def test_a_shard_on_preempted_nodes_is_not_given_up_on():
+    events = play(ScriptedPool(failing(*[NodeLost("spot")] * 12)))
+    assert kinds(events) == ["retry"] * 12 + ["committed"]
+
+
+def test_a_shard_that_kills_workers_is_run_alone_and_costs_no_other_shard():
+    poison = SHARDS[3]
+
+    class Fragile(ScriptedPool):
+        def wait(self, timeout=None):
+            outcomes = super().wait(timeout)
+            if not outcomes or outcomes[0].shard != poison:
+                return outcomes
+            lost = [poison, *(shard for _, _, shard, _ in self.ends)]
+            self.ends.clear()
+            return [Outcome(s, None, WorkerLost("crash"), len(lost) > 1) for s in lost]
+
+    pool = Fragile({poison: [(0.5, None)] * 99}, slots=8)
+    events = play(pool)
+    assert [e.shard for e in events if e.kind == "give up"] == [poison]
+    assert len({e.shard for e in events if e.kind == "committed"}) == len(SHARDS) - 1
+    assert any(alone for _, shard, alone in pool.log if shard == poison)
+
+
+def test_a_shard_on_a_slow_node_runs_a_second_time_at_the_tail_and_is_committed_once():
+    pool = ScriptedPool({SHARDS[7]: [(10_000.0, None)]})
+    events = play(pool, straggler_seconds=30.0)
+    assert kinds(events, SHARDS[7]) == ["copy", "committed"]
+    assert pool.now < 60
+
+
+def test_a_copy_that_fails_costs_nothing_while_the_other_one_runs():
+    pool = ScriptedPool({SHARDS[7]: [(50.0, None), (1.0, WorkerLost("x"))]})
+    events = play(pool, straggler_seconds=10.0)
+    assert kinds(events, SHARDS[7])[0] == "copy"
+    assert kinds(events, SHARDS[7])[-1] == "committed"
+    assert not any(event.error for event in events)
+
+
+def test_told_to_stop_a_run_finishes_what_is_in_flight_and_begins_nothing():
+    pool = ScriptedPool({SHARDS[0]: [(15.0, None)]})
+    with pytest.raises(RunStopped):
+        play(pool, stopping=lambda: pool.now >= 2)
+    assert pool.now == 15.0
+    assert len(pool.log) == 3
+
+
+def test_what_is_not_finished_in_the_grace_time_is_dropped():
+    pool = ScriptedPool({shard: [(1000.0, None)] for shard in SHARDS})
+    with pytest.raises(RunStopped):
+        play(pool, stopping=lambda: pool.now >= 5, grace_seconds=20.0)
+    assert pool.now == pytest.approx(25, abs=1.0)
+
+
+def test_totals_add_up():
+    totals = Totals()
+    script = {SHARDS[0]: [(1.0, ShardCut("x"))], SHARDS[1]: [(1.0, StreamBroken("y"))]}
+    for event in play(ScriptedPool(script)):
+        totals.add(event)
+    assert (totals.shards, totals.failed, totals.retries) == (7, 1, 1)
+    assert (totals.rows, totals.frames, totals.audio_seconds) == (14, 140, 10.5)
+    assert totals.rejects == {"NoAudio": 7}
