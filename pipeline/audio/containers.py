@@ -13,6 +13,10 @@ from typing import Literal
 
 from pipeline.errors import SampleError, TruncatedAudio, UndecodableAudio
 
+_BY_LIBSNDFILE = ("wav", "flac", "mp3", "ogg", "oga", "opus", "aiff", "aif", "au", "caf", "w64")
+_BY_FFMPEG = ("m4a", "aac", "mp4", "webm", "mka", "wma", "amr")
+AUDIO_SUFFIXES = (*_BY_LIBSNDFILE, *_BY_FFMPEG)  # names say where audio is, bytes say what it is
+
 Blob = bytes | mmap.mmap  # a member of a tar; large ones are mapped, not read
 
 _EBML, _SEGMENT, _CLUSTER = 0x1A45DFA3, 0x18538067, 0x1F43B675  # element ids of Matroska

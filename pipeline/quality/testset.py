@@ -10,7 +10,9 @@ import numpy as np
 from pipeline.audio.convert import AudioSettings, decode_audio
 from pipeline.audio.source import Limits, Samples, to_float
 from pipeline.errors import InputError, SampleError, UnsuitableAudio
-from pipeline.shards.pack import MANIFESTS, READERS, Clip, PackSettings, plan_shards, read_member
+from pipeline.shards.clips import Clip
+from pipeline.shards.manifest import MANIFESTS
+from pipeline.shards.pack import READERS, PackSettings, plan_shards, read_member
 from pipeline.shards.reader import Reject, Sample, read_samples
 from pipeline.shards.shard import list_shards
 from pipeline.storage import Storage

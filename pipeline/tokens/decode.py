@@ -9,7 +9,7 @@ from typing import Any
 
 import xxhash
 
-from pipeline.audio.containers import Blob
+from pipeline.audio.containers import AUDIO_SUFFIXES, Blob
 from pipeline.audio.filters import Filters
 from pipeline.audio.isolation import IsolatedRecordings, WatchedRecordings, memory_limit
 from pipeline.audio.pieces import Fault, Piece, Recordings, RecordingSettings
@@ -21,10 +21,6 @@ from pipeline.storage import Storage
 from pipeline.tokens.batching import Batcher, BatchSettings
 from pipeline.tokens.rows import Batch, Clip, ShardEnd, collate
 from speech_codecs.api import CodecInfo
-
-_PLAIN = {"wav", "flac", "mp3", "ogg", "oga", "opus", "aiff", "aif", "au", "caf", "w64"}
-_CONTAINERS = {"m4a", "aac", "mp4", "webm", "mka", "wma", "amr"}  # through FFmpeg
-AUDIO_SUFFIXES = frozenset(_PLAIN | _CONTAINERS)
 
 
 @dataclass

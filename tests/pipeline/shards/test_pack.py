@@ -8,11 +8,10 @@ import pytest
 import webdataset
 
 from pipeline.errors import InputError
-from pipeline.shards.pack import AUDIO, CONTAINERS, PackedShard, PackSettings, pack, plan_shards
+from pipeline.shards.pack import PackedShard, PackSettings, pack, plan_shards
 from pipeline.shards.reader import Sample, read_samples
 from pipeline.shards.shard import list_shards
 from pipeline.storage import Storage
-from pipeline.tokens.decode import AUDIO_SUFFIXES
 from tests.s3_server import S3Server
 
 SAMPLES = Path(__file__).parents[3] / "samples"
@@ -210,10 +209,6 @@ def test_the_reader_of_this_package_takes_every_packed_clip(tmp_path: Path) -> N
     assert [shard.url for shard in shards] == [shard.url for shard in packed]
     assert all(isinstance(sample, Sample) for sample in samples)
     assert len(samples) == sum(shard.clips for shard in packed) == 30
-
-
-def test_only_formats_that_tokenize_knows_are_packed() -> None:
-    assert set(AUDIO) | set(CONTAINERS) == AUDIO_SUFFIXES
 
 
 def test_jsonl_csv_and_tsv_give_the_same_tars(tmp_path: Path) -> None:
