@@ -48,9 +48,14 @@ def dnsmos_model(models: Path) -> str:
     return str(models / "dnsmos" / "sig_bak_ovr.onnx")
 
 
+# A local `ray.init` would turn token authentication on for all that this process does later, and
+# the standing cluster has none.
+os.environ["RAY_AUTH_MODE"] = "disabled"
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+
+
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     arguments = {
         "num_cpus": 2,
         "object_store_memory": 2**30,

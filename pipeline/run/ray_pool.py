@@ -44,6 +44,7 @@ ALLOCATOR = {
     "MALLOC_TOP_PAD_": "268435456",
 }
 _MAX_LOAD_FAILURES = 3
+_MAX_EARLY_DEATHS = 10  # one after the other, of a worker before it can say where it is
 _LOOK_SECONDS = 1.0  # between looks at the workers
 _GROW_SECONDS = 5.0  # between looks at the size of the cluster
 _PROBE_SECONDS = 1.0  # in which a node that lives takes a connection
@@ -66,6 +67,7 @@ class _Seat:
     held: int = 0  # shards at hand; all that fit, where one must be alone
     leaving: bool = False  # its node is being drained, or it was told so itself
     failures: int = 0  # to load, one after the other
+    early_deaths: int = 0
     start_at: float | None = None  # when to try that again
     beat: ray.ObjectRef | None = None  # asked for
     beats: int = -1
@@ -199,7 +201,7 @@ class RayPool:
             found = ray.get(reference)
         except RayActorError as error:
             if seat.node is None or _is_gone(seat.node):
-                seat.start_at = time.monotonic() + _LOOK_SECONDS
+                self._wait_for_process(seat, error)
             else:
                 self._start_again(seat, WorkerLost(f"a worker died while it loaded: {error}"))
         except RayTaskError as error:
@@ -213,9 +215,16 @@ class RayPool:
 
     def _welcome(self, seat: _Seat) -> None:
         seat.ready, seat.leaving, seat.fault = True, seat.node in self._draining, ""
-        seat.held = seat.failures = 0
+        seat.held = seat.failures = seat.early_deaths = 0
         seat.beats, seat.beat, seat.beat_at = -1, None, time.monotonic()
         self._notice("worker ready", node=seat.node, workers=len(self._ready()))
+
+    def _wait_for_process(self, seat: _Seat, error: RayActorError) -> None:
+        """Ray starts it elsewhere, if it can: it cannot where driver and cluster do not agree."""
+        seat.early_deaths += 1
+        if seat.early_deaths > _MAX_EARLY_DEATHS and not any(other.ready for other in self._seats):
+            raise WorkerLost(f"Ray keeps no worker alive, see its logs for the reason: {error}")
+        seat.start_at = time.monotonic() + _LOOK_SECONDS
 
     def _start_again(self, seat: _Seat, error: Exception) -> None:
         """Try a worker that cannot load some times, then go on without, unless it was the last."""

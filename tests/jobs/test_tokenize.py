@@ -67,6 +67,16 @@ def test_a_bad_shard_is_given_up_on_the_others_are_done_and_a_repaired_one_is_ta
     assert speechmill("status", tmp_path / "out").returncode == 0
 
 
+def test_a_cluster_that_lets_no_worker_live_ends_the_run(tmp_path, config, speechmill):
+    write_corpus(tmp_path / "in", num_shards=1, clips_per_shard=1)
+    path = config(tmp_path / "in", tmp_path / "out")
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64}  # of which the cluster knows not
+    done = speechmill("tokenize", path, environment=token)
+    assert done.returncode not in (0, 130)
+    assert "worker" in done.stderr
+    assert not parts(tmp_path / "out")
+
+
 def test_status_counts_what_the_dataset_holds(tmp_path, config, speechmill):
     members = [("a.flac", clip()), ("a.json", b"{bad"), ("b.flac", b""), ("c.flac", clip(2.0))]
     Storage().put(f"{tmp_path}/in/x.tar", tar_bytes(members))
