@@ -37,6 +37,7 @@ class PhaseSettings:
     final_lr: float = 0.0  # of cosine, as a part of lr
     decay: float = 0.999875  # of exponential
     decay_every: int = 5000  # steps between two decays
+    betas: list[float] | None = None  # of AdamW in this phase; default: those of optimizer
     adversarial_from: int | None = None  # step of the phase at which discriminators come in
 
     def __post_init__(self) -> None:

@@ -62,6 +62,12 @@ def build_recipe(config: TrainConfig) -> Recipe:
             f"phases are {', '.join(config.phases)}; {codec.name} is trained in {known}, in this "
             "order, of which some may be left out"
         )
+    for name, phase in config.phases.items():
+        if phase.adversarial_from is not None and name in recipe.silent:
+            raise InputError(
+                f"phases.{name}.adversarial_from is set, but {codec.name} makes no audio in this "
+                "phase that discriminators could judge; leave it out"
+            )
     return recipe
 
 

@@ -8,7 +8,7 @@ import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -146,11 +146,13 @@ class Trainer:
             self.recipe.begin(phase.name)
             self.recipe.load_state_dict(state["recipe"])
         self.model = self._parallel(self.recipe)
-        self.optimizer = adamw(self.recipe.trained().values(), self.config.optimizer)
+        adam = self.config.optimizer
+        adam = replace(adam, betas=phase.settings.betas or adam.betas)
+        self.optimizer = adamw(self.recipe.trained().values(), adam)
         self.average = Average(self.recipe, self.config.optimizer.ema_decay)
         if self.judges:
             self.judge = self._parallel(self.judges)
-            self.judge_optimizer = adamw(self.judges.parameters(), self.config.optimizer)
+            self.judge_optimizer = adamw(self.judges.parameters(), adam)
         if state is not None:
             self.optimizer.load_state_dict(state["optimizer"])
             self.average.load(state["average"])
@@ -196,7 +198,8 @@ class Trainer:
             real = self.judges(output.target_BT)
         self.judges.requires_grad_(True)
         generator_loss, _ = GAN_LOSSES[self.recipe.gan]
-        return {"adversarial": generator_loss(fake), "feature": feature_matching(real, fake)}
+        matching = feature_matching(real, fake, mean=self.recipe.mean_features)
+        return {"adversarial": generator_loss(fake), "feature": matching}
 
     def _update_judges(self, output: StepOutput, lr: float) -> dict[str, Tensor]:
         assert output.audio_BT is not None

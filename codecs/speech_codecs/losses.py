@@ -1,7 +1,7 @@
 """What codecs are trained to make small, each as a function of waveforms or of discriminators."""
 
 from collections.abc import Sequence
-from math import sqrt
+from math import log, sqrt
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ class MelLoss(nn.Module):
 
     Scale i has a Hann window of `ffts[i]` samples every quarter of it and counts with L1 plus
     sqrt(2^i - 1) times the squared error; the sum is divided by the sum of all weights. With
-    `squared=False` it is the mean L1 over the scales, as in DAC (arXiv 2306.06546, section 3.4).
+    `squared=False` it is the mean L1 over the scales. Only the lowest `share` of the bands counts.
     """
 
     def __init__(
@@ -29,12 +29,16 @@ class MelLoss(nn.Module):
         mels: Sequence[int] = (80, 80, 80, 80, 80),
         *,
         squared: bool = True,
+        share: float = 1.0,
+        scale: float = 1.0,
     ) -> None:
         super().__init__()
         self.ffts = tuple(ffts)
+        self.scale = scale
         self.alphas = [sqrt(2**i - 1) if squared else 0.0 for i in range(len(ffts))]
         for i, (fft, count) in enumerate(zip(ffts, mels, strict=True)):
-            self.register_buffer(f"bank_{i}", mel_bank(fft, count, sample_rate), persistent=False)
+            bank_SM = mel_bank(fft, count, sample_rate)[:, : max(1, round(share * count))]
+            self.register_buffer(f"bank_{i}", bank_SM, persistent=False)
 
     def forward(self, audio_BT: Tensor, target_BT: Tensor) -> Tensor:
         total = audio_BT.new_zeros(())
@@ -44,7 +48,23 @@ class MelLoss(nn.Module):
             total = total + difference.abs().mean()
             if alpha:
                 total = total + alpha * difference.square().mean()
-        return total / sum(alpha + 1 for alpha in self.alphas)
+        return self.scale * total / sum(alpha + 1 for alpha in self.alphas)
+
+
+def dac_mel_loss(
+    sample_rate: int,
+    ffts: Sequence[int],
+    mels: Sequence[int],
+    *,
+    power: float = 1.0,
+    share: float = 1.0,
+) -> MelLoss:
+    """Return the mel loss that DAC's weights are of (arXiv 2306.06546, section 3.4).
+
+    It is the L1 of log10 of the magnitudes to the `power`, summed over the scales.
+    """
+    scale = len(ffts) * power / log(10)
+    return MelLoss(sample_rate, ffts, mels, squared=False, share=share, scale=scale)
 
 
 class STFTLoss(nn.Module):
@@ -81,10 +101,11 @@ def l1_and_mse(x: Tensor, target: Tensor) -> Tensor:
     return F.l1_loss(x, target) + F.mse_loss(x, target)
 
 
-def feature_matching(real: Features, fake: Features) -> Tensor:
-    """Return the L1 between layers, summed over layers and discriminators, logits included."""
+def feature_matching(real: Features, fake: Features, *, mean: bool = False) -> Tensor:
+    """Return the L1 between layers, logits included: summed over all of them, or their mean."""
     pairs = [pair for r, f in zip(real, fake, strict=True) for pair in zip(r, f, strict=True)]
-    return torch.stack([F.l1_loss(ours, theirs.detach()) for theirs, ours in pairs]).sum()
+    losses = torch.stack([F.l1_loss(ours, theirs.detach()) for theirs, ours in pairs])
+    return losses.mean() if mean else losses.sum()
 
 
 def least_squares_generator(fake: Features) -> Tensor:

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from speech_codecs.errors import InvalidConfig
 
@@ -43,8 +44,10 @@ class Recipe(nn.Module):
     """
 
     phases: ClassVar[tuple[str, ...]]
+    silent: ClassVar[tuple[str, ...]] = ()  # phases that make no audio for discriminators to judge
     weights: dict[str, float]  # of the terms, and "adversarial" and "feature"
     gan: ClassVar[str] = "least_squares"  # or hinge
+    mean_features: ClassVar[bool] = False  # feature matching is the mean over layers, not the sum
     sample_rate: int  # Hz, of the audio it is given
     hop_length: int  # crops are multiples of it
 
@@ -77,6 +80,12 @@ class Recipe(nn.Module):
         """Return the parameters that the optimizer moves in this phase."""
         return {name: p for name, p in self.named_parameters() if p.requires_grad}
 
+    def train_only(self, *modules: str) -> None:
+        """Let the optimizer move the parameters below these modules and no others."""
+        prefixes = tuple(f"{module}." for module in modules)
+        for name, parameter in self.named_parameters():
+            parameter.requires_grad_(name.startswith(prefixes) or name in modules)
+
     def weighted(self, terms: Mapping[str, Tensor]) -> Tensor:
         """Return the sum of the terms; one of weight 0 takes no part, not even with NaN."""
         parts = [self.weight(name) * term for name, term in terms.items() if self.weight(name)]
@@ -86,6 +95,51 @@ class Recipe(nn.Module):
 
     def weight(self, name: str) -> float:
         return self.weights.get(name, 0.0)
+
+
+class Frozen(nn.Module):
+    """A network that is listened to and never trained.
+
+    It follows the recipe from device to device, but is in no state dict and in no optimizer: it
+    comes from a file of its own.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self._network = (network.eval().requires_grad_(False),)  # in a tuple: no child of ours
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Frozen":
+        self.network._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
+
+    @property
+    def network(self) -> nn.Module:
+        return self._network[0]
+
+    @torch.no_grad()
+    def forward(self, *arguments: Any) -> Any:
+        return self.network(*arguments)
+
+
+def straight_through(x: Tensor, quantized: Tensor) -> Tensor:
+    """Return `quantized`, with the gradient of `x` (arXiv 1308.3432)."""
+    return x + (quantized - x).detach()
+
+
+def random_depths(batch: int, depth: int, least: int, share: float, like: Tensor) -> Tensor:
+    """Return depth_B, how many stages each utterance keeps: quantizer dropout (arXiv 2107.03312).
+
+    A `share` of the utterances keeps `least` to all, each number as likely; the others keep all.
+    """
+    drawn_B = torch.randint(least, depth + 1, (batch,), device=like.device)
+    dropped_B = torch.rand(batch, device=like.device) < share
+    return torch.where(dropped_B, drawn_B, depth)
+
+
+def fitted(audio_BT: Tensor, num_samples: int) -> Tensor:
+    """Return audio_BT of so many samples, cut or filled with zeros."""
+    return F.pad(audio_BT, (0, num_samples - audio_BT.shape[-1]))
 
 
 def merge_weights(own: Mapping[str, float], given: Mapping[str, Any]) -> dict[str, float]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from speech_codecs.api import Codec, CodecInfo
+from speech_codecs.config import override
 from speech_codecs.family import UNTRAINED_SEED, CodecFamily, identity
 from speech_codecs.fetch import fetch
 from speech_codecs.focalcodec.cards import CARDS
@@ -18,6 +19,8 @@ from speech_codecs.focalcodec.published import configured
 
 if TYPE_CHECKING:
     import torch
+
+    from speech_codecs.training import Enhance, Recipe
 
 _ALGORITHM = 1  # raised when the same weights give other codes
 
@@ -62,6 +65,30 @@ def load(
     return FocalCodec(network, sizes, facts, device=device, precision=precision, compiled=compile)
 
 
+def recipe(
+    name: str,
+    *,
+    checkpoint: str | None,
+    config: dict[str, Any] | None,
+    settings: dict[str, Any],
+    enhance: Enhance | None,
+) -> Recipe:
+    """Return how the codec is trained."""
+    from speech_codecs.focalcodec.training import FocalCodecRecipe, FocalCodecRecipeConfig
+
+    trained = FocalCodecRecipe(
+        configured(name, config), override(FocalCodecRecipeConfig(), settings)
+    )
+    if checkpoint is not None:
+        trained.start_from(fetch(checkpoint))
+    return trained
+
+
 FAMILY = CodecFamily(
-    variants=tuple(VARIANTS), info=info, load=load, options=frozenset({"compile"}), cards=CARDS
+    variants=tuple(VARIANTS),
+    info=info,
+    load=load,
+    options=frozenset({"compile"}),
+    cards=CARDS,
+    recipe=recipe,
 )

@@ -14,7 +14,7 @@ from speech_codecs.checkpoint import allocate, load_strict, read_state_dict
 from speech_codecs.hasrd.config import HasrdConfig
 from speech_codecs.hasrd.model import HasrdNetwork
 from speech_codecs.hasrd.ssl import SSLModel
-from speech_codecs.nn.conv import load_folded
+from speech_codecs.nn.conv import load_folded, scaled
 
 _POSITIONS = "encoder.pos_conv_embed.conv."
 _FACTORS = {
@@ -68,10 +68,5 @@ def renamed_ssl(state: Mapping[str, Tensor], config: HasrdConfig) -> dict[str, T
         else:
             ours[key.replace(_FIRST_LAYER, "encoder.rel_attn_embed.")] = value
     if len(factors) == 2:
-        ours[f"{_POSITIONS}weight"] = _scaled(factors["direction"], factors["length"])
+        ours[f"{_POSITIONS}weight"] = scaled(factors["direction"], factors["length"])
     return ours
-
-
-def _scaled(direction_OIK: Tensor, length_11K: Tensor) -> Tensor:
-    norm_11K: Tensor = direction_OIK.norm(dim=(0, 1), keepdim=True)
-    return direction_OIK * (length_11K / norm_11K)

@@ -4,6 +4,9 @@ from math import sqrt
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+
+_EPS = 1e-6  # keeps the logarithm of a bit that never changes finite
 
 
 class BinarySphericalQuantizer(nn.Module):
@@ -29,3 +32,20 @@ class BinarySphericalQuantizer(nn.Module):
         """Return corners_BFD, of length 1."""
         bits_BFD = (codes_BF[..., None] >> self.shift_D) & 1
         return (2 * bits_BFD - 1) * self.side
+
+    def quantize(self, unit_BFD: Tensor) -> Tensor:
+        """Return corners_BFD of latents of length 1."""
+        return torch.where(unit_BFD > 0, self.side, -self.side)
+
+    def entropies(self, unit_BFD: Tensor, inverse_temperature: float) -> tuple[Tensor, Tensor]:
+        """Return the mean entropy of a latent's code and that of the mean code, in nats.
+
+        Both are of soft codes, whose bits are independent: latent u takes corner c with a
+        probability in proportion to exp(inverse_temperature u c) (section 3.3 of the paper).
+        """
+        logit_BFD = 2 * self.side * inverse_temperature * unit_BFD.float()
+        chance_BFD = logit_BFD.sigmoid()
+        each_BFD = F.softplus(logit_BFD) - chance_BFD * logit_BFD
+        mean_D = chance_BFD.flatten(0, -2).mean(0).clamp(_EPS, 1 - _EPS)
+        of_mean_D = torch.special.entr(mean_D) + torch.special.entr(1 - mean_D)
+        return each_BFD.sum(-1).mean(), of_mean_D.sum()

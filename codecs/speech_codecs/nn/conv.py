@@ -87,6 +87,16 @@ def load_folded(network: nn.Module, state: Mapping[str, Tensor], source: str) ->
         load_strict(network, state, source)
 
 
+def scaled(direction: Tensor, length: Tensor) -> Tensor:
+    """Return the weight of two factors (weight norm, arXiv 1602.07868, eq. 2).
+
+    The norm is over the dimensions in which `length` has one element.
+    """
+    dims = [dim for dim, size in enumerate(length.shape) if size == 1]
+    norm: Tensor = direction.norm(dim=dims, keepdim=True)
+    return direction * (length / norm)
+
+
 def load_unfolded(network: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
     """Load a checkpoint of training or of inference, strictly, and leave the weights trainable."""
     if any(".parametrizations." in key for key in state):

@@ -46,6 +46,12 @@ class GroupedFSQ(nn.Module):
         x_BKLF = x_BDF.float().reshape(batch, self.num_groups, -1, frames)
         return self.scale_L1 * torch.tanh(x_BKLF + self.shift_L1) - self.offset_L1
 
+    def quantize(self, x_BDF: Tensor) -> Tensor:
+        """Return what `decode` makes of the codes of `x_BDF`, with the gradient of `bound`."""
+        y_BKLF = self.bound(x_BDF)
+        rounded_BKLF = y_BKLF + (y_BKLF.round() - y_BKLF).detach()
+        return (rounded_BKLF / (self.levels_L1 // 2)).flatten(1, 2)
+
     def encode(self, x_BDF: Tensor) -> Tensor:
         """Return codes_BKF, int64."""
         digits_BKLF = self.bound(x_BDF).round().long() + self.levels_L1 // 2

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from speech_codecs.checkpoint import allocate, load_strict, read_state_dict
 from speech_codecs.errors import CheckpointError
 from speech_codecs.nn.alias_free import AliasFreeSnakeBeta
+from speech_codecs.nn.conv import scaled
 from speech_codecs.nn.convnext import ConvNeXtBlock
 from speech_codecs.simwhisper.config import SimWhisperConfig
 from speech_codecs.simwhisper.model import SimWhisperNetwork
@@ -69,8 +70,7 @@ def build_untrained(config: SimWhisperConfig, seed: int) -> SimWhisperNetwork:
 def from_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the authors' weights under our names.
 
-    Weight norm (arXiv 1602.07868, eq. 2) is multiplied out; tables that follow from the
-    configuration are left out.
+    Weight norm is multiplied out; tables that follow from the configuration are left out.
     """
     ours = {}
     for key, value in state.items():
@@ -78,14 +78,9 @@ def from_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             continue
         direction = state.get(f"{key.removesuffix('_g')}_v") if key.endswith(".weight_g") else None
         if direction is not None:
-            key, value = key.removesuffix("_g"), _scaled(direction, value)
+            key, value = key.removesuffix("_g"), scaled(direction, value)
         ours[_renamed(key)] = value
     return ours
-
-
-def _scaled(direction_OIK: Tensor, length_O11: Tensor) -> Tensor:
-    norm_O11: Tensor = direction_OIK.norm(dim=(1, 2), keepdim=True)
-    return direction_OIK * (length_O11 / norm_O11)
 
 
 def _renamed(key: str) -> str:

@@ -1,0 +1,29 @@
+"""Every configuration under configs/train is one that its codec's recipe takes."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from jobs.config import load_config
+from jobs.train_config import TrainConfig
+from jobs.train_job import build_recipe
+from speech_codecs import codec_info
+from tests.conftest import REPOSITORY
+
+CONFIGS = sorted((REPOSITORY / "configs" / "train").glob("*.yaml"))
+# What a shipped configuration reads from elsewhere; the networks are not filled in here.
+NO_FILES = ("codec.checkpoint=untrained", "codec.options={}", "codec.config=null")
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_a_shipped_configuration_fits_its_recipe(path: Path) -> None:
+    config = load_config(TrainConfig, path, list(NO_FILES))
+    with torch.device("meta"):
+        recipe = build_recipe(config)
+    assert recipe.weights.keys() >= dict(config.recipe.get("weights", {})).keys()
+    info = codec_info(config.codec.name, checkpoint="untrained")
+    assert info.output_sample_rate == recipe.sample_rate
+    for phase in config.phases:
+        recipe.begin(phase)
+        assert recipe.trained()
