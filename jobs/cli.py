@@ -9,6 +9,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -92,6 +93,17 @@ def train(config: Config, overrides: Overrides = None) -> None:
         from jobs.train_display import TrainDisplay
 
         run_train(load_config(TrainConfig, config, overrides or []), TrainDisplay(console))
+
+
+@app.command("fit-kmeans")
+def fit_kmeans(config: Config, overrides: Overrides = None) -> None:
+    """Fit the k-means codebook of a codec to features of shards; run it again to resume."""
+    with _exit_codes():
+        from jobs.fit_config import FitConfig
+        from jobs.fit_kmeans import fit_kmeans as run_fit
+
+        settings = load_config(FitConfig, config, overrides or [])
+        run_fit(settings, partial(console.print, highlight=False, soft_wrap=True))
 
 
 @app.command()

@@ -31,7 +31,7 @@ def train(config: TrainConfig, display: TrainDisplay) -> None:
     job = TrainJob(config, list_shards(config.shards, storage), settings_of(config))
     root = storage.absolute(config.output)
     _check(job, root, storage)
-    _describe_run(config, root, storage)
+    describe_run(config, root, storage)
     display.begin(job.config, root, len(job.shards))
     with display.running():
         if config.workers.count == 0:
@@ -57,14 +57,14 @@ def _check(job: TrainJob, root: str, storage: Storage) -> None:
         refuse_difference(state["identity"], job.identity, checkpoints.folder)
 
 
-def settings_of(config: TrainConfig) -> dict[str, Any]:
+def settings_of(config: object) -> dict[str, Any]:
     """Return what a checkpoint of this run must have been made with."""
     resolved = OmegaConf.to_container(OmegaConf.structured(config))
     assert isinstance(resolved, dict)
     return identity({str(key): value for key, value in resolved.items()})
 
 
-def _describe_run(config: TrainConfig, root: str, storage: Storage) -> None:
+def describe_run(config: object, root: str, storage: Storage) -> None:
     """Write what the run directory must tell: configuration, versions, commit."""
     storage.put(join(root, "config.yaml"), to_yaml(config).encode())
     versions = {

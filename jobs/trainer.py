@@ -323,8 +323,7 @@ class Trainer:
     @contextmanager
     def _seeded(self, step: int) -> Iterator[None]:
         """Draw in the block as this step of this worker always draws."""
-        entropy = (self.config.seed, step + 2**32, self.place.rank)
-        torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> 1))
+        torch.manual_seed(step_seed(self.config.seed, step, self.place.rank))
         yield
 
     def _parallel(self, module: nn.Module) -> nn.Module:
@@ -344,6 +343,12 @@ class Trainer:
 def share_of(place: Place) -> Share:
     """The part of the data that is a worker's."""
     return Share(place.rank, place.world_size)
+
+
+def step_seed(seed: int, step: int, rank: int = 0) -> int:
+    """What torch's generator begins a step at; steps below 0 are what comes before a phase."""
+    entropy = (seed, step + 2**32, rank)
+    return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> 1)
 
 
 def _discriminators(config: TrainConfig) -> Discriminators:

@@ -97,6 +97,26 @@ class Recipe(nn.Module):
         return self.weights.get(name, 0.0)
 
 
+class CentroidRecipe(Recipe):
+    """A recipe whose semantic codebook is k-means centroids, fitted before it is trained."""
+
+    @property
+    @abstractmethod
+    def centroids_NH(self) -> Tensor:
+        """The semantic codebook; all zeros before it is fitted."""
+
+    @abstractmethod
+    def points(self, audio_BT: Tensor) -> Tensor:
+        """Return points_MH, what the centroids are fitted to: all frames of all rows.
+
+        The zeros behind a row's last sample that is none are padding, which no frame hears.
+        """
+
+    @abstractmethod
+    def fitted_config(self) -> dict[str, Any]:
+        """Return the codec's configuration, tied to the model that the points come from."""
+
+
 class Frozen(nn.Module):
     """A network that is listened to and never trained.
 

@@ -13,17 +13,17 @@ from tests.conftest import REPOSITORY
 
 CONFIGS = sorted((REPOSITORY / "configs" / "train").glob("*.yaml"))
 # What a shipped configuration reads from elsewhere; the networks are not filled in here.
-NO_FILES = ("codec.checkpoint=untrained", "codec.options={}", "codec.config=null")
+NO_FILES = ("codec.checkpoint=untrained", "codec.config=null")
+FILES = ("semantic_checkpoint", "semantic_stats")
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_a_shipped_configuration_fits_its_recipe(path: Path) -> None:
     config = load_config(TrainConfig, path, list(NO_FILES))
+    options = config.codec.options
+    config.codec.options = {name: options[name] for name in options if name not in FILES}
     with torch.device("meta"):
         recipe = build_recipe(config)
     assert recipe.weights.keys() >= dict(config.recipe.get("weights", {})).keys()
     info = codec_info(config.codec.name, checkpoint="untrained")
     assert info.output_sample_rate == recipe.sample_rate
-    for phase in config.phases:
-        recipe.begin(phase)
-        assert recipe.trained()

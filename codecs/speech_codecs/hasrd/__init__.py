@@ -15,12 +15,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from speech_codecs.api import Codec, CodecInfo
+from speech_codecs.config import override
+from speech_codecs.errors import InvalidConfig
 from speech_codecs.family import UNPUBLISHED, UNTRAINED_SEED, Card, CodecFamily, identity
 from speech_codecs.fetch import fetch, pinned
 from speech_codecs.hasrd.config import SAMPLE_RATE, VARIANTS, configured
 
 if TYPE_CHECKING:
     import torch
+
+    from speech_codecs.training import Enhance, Recipe
 
 _ALGORITHM = 1  # raised when the same weights give other codes
 
@@ -84,6 +88,34 @@ def load(
     return HasrdCodec(network, ssl, facts, device=device, precision=precision, compiled=compile)
 
 
+def recipe(
+    name: str,
+    *,
+    checkpoint: str | None,
+    config: dict[str, Any] | None,
+    settings: dict[str, Any],
+    enhance: Enhance | None,
+    semantic_checkpoint: str | Path | None = None,
+) -> Recipe:
+    """Return how the codec is trained; of random weights throughout without any checkpoint."""
+    from speech_codecs.hasrd.training import HasrdRecipe, HasrdRecipeConfig
+
+    if checkpoint is not None and semantic_checkpoint is None:
+        raise InvalidConfig(
+            f"{name} is trained behind its self-supervised model; give semantic_checkpoint, the "
+            "file that its centroids were fitted to"
+        )
+    sizes = configured(name, config)
+    trained = HasrdRecipe(sizes, override(HasrdRecipeConfig(), settings))
+    if semantic_checkpoint is not None:
+        if sizes.semantic_sha256 is not None:
+            semantic_checkpoint = pinned(semantic_checkpoint, sizes.semantic_sha256)
+        trained.listen_to(fetch(semantic_checkpoint))
+    if checkpoint is not None:
+        trained.start_from(fetch(checkpoint))
+    return trained
+
+
 PARAMETERS = {"hasrd-2k-wavlm-base": 123_079_199, "hasrd-2k-hubert-base": 123_070_571}
 CARDS = {
     name: Card(
@@ -97,4 +129,5 @@ FAMILY = CodecFamily(
     load=load,
     options=frozenset({"compile", "semantic_checkpoint"}),
     cards=CARDS,
+    recipe=recipe,
 )

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
+from speech_codecs.nn.kmeans import kmeans, nearest
 from speech_codecs.nn.quantize import ResidualQuantizer
 
 _EPS = 1e-5
@@ -81,6 +82,20 @@ class CodebookEMA(nn.Module):
             words_ED = inputs_MD[frame_E]
             from_first_worker(words_ED)
             self.searched_sums_SND[stage, dead_E] = words_ED * self.revive_below
+
+
+@torch.no_grad()
+def begin_at_kmeans(quantizer: ResidualQuantizer, x_MD: Tensor, iterations: int) -> Tensor:
+    """Begin each stage at the k-means of what those before it leave; give their counts_KN."""
+    counts = []
+    for codebook_ND in quantizer.codebooks_KND:
+        codebook_ND.copy_(kmeans(x_MD, len(codebook_ND), iterations))
+        codes_M = nearest(x_MD, codebook_ND)
+        counts.append(torch.bincount(codes_M, minlength=len(codebook_ND)))
+        x_MD = x_MD - codebook_ND[codes_M]
+    counts_KN = torch.stack(counts).float()
+    from_first_worker(quantizer.codebooks_KND, counts_KN)
+    return counts_KN
 
 
 def from_first_worker(*tensors: Tensor) -> None:

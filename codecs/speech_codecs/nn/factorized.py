@@ -1,6 +1,6 @@
 """Factorized vector quantization (DAC, arXiv 2306.06546, section 3.2; arXiv 2110.04627, 3.2)."""
 
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -8,6 +8,14 @@ from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
 from speech_codecs.nn.frame_conv import FrameConv1d
+
+
+class Quantized(NamedTuple):
+    """What training makes of a quantizer's input."""
+
+    x_BFD: Tensor  # what `decode` gives, with the gradient of what was quantized
+    commitment_B: Tensor  # mean squared distance, whose gradient moves the input
+    codebook_B: Tensor  # the same, whose gradient moves the codewords
 
 
 class FactorizedQuantizer(nn.Module):
@@ -33,6 +41,16 @@ class FactorizedQuantizer(nn.Module):
     def encode(self, x_BFD: Tensor) -> Tensor:
         """Return codes_BF."""
         return self.cosines(x_BFD).argmax(-1)
+
+    def quantize(self, x_BFD: Tensor) -> Quantized:
+        """Return the codeword's projection straight through, and both losses of each row."""
+        with torch.autocast(x_BFD.device.type, enabled=False):
+            latent_BFC = self.in_proj(x_BFD.float())
+            word_BFC = self.codebook(self.encode(x_BFD.detach()))
+            chosen_BFC = latent_BFC + (word_BFC - latent_BFC).detach()
+            commitment_B = (latent_BFC - word_BFC.detach()).square().mean((1, 2))
+            codebook_B = (word_BFC - latent_BFC.detach()).square().mean((1, 2))
+            return Quantized(self.out_proj(chosen_BFC), commitment_B, codebook_B)
 
     def cosines(self, x_BFD: Tensor) -> Tensor:
         """Return the cosine of the angle to every codeword, of shape (B, F, codebook size)."""
@@ -66,6 +84,18 @@ class ResidualFactorizedQuantizer(nn.Module):
             codes_KBF.append(stage.encode(residual_BFD))
             residual_BFD = residual_BFD - stage.decode(codes_KBF[-1])
         return torch.stack(codes_KBF, dim=1)
+
+    def quantize(self, x_BFD: Tensor, depth_B: Tensor) -> Quantized:
+        """Return the sum of each row's first `depth_B` stages, and of the losses of these."""
+        residual_BFD = x_BFD.float()
+        parts = []
+        for index, stage in enumerate(self._first(len(self.stages))):
+            kept_B = (index < depth_B).float()
+            part = stage.quantize(residual_BFD)
+            residual_BFD = residual_BFD - part.x_BFD
+            kept_BFD = part.x_BFD * kept_B[:, None, None]
+            parts.append((kept_BFD, part.commitment_B * kept_B, part.codebook_B * kept_B))
+        return Quantized(*(torch.stack(kind).sum(0) for kind in zip(*parts, strict=True)))
 
     def decode(self, codes_BKF: Tensor) -> Tensor:
         """Return x_BFD of the sum over any prefix of the stages, at least one."""

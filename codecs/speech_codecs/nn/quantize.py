@@ -1,7 +1,17 @@
 """Residual vector quantization (SoundStream, arXiv 2107.03312, section III-C)."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
+
+
+class Stages(NamedTuple):
+    """Frames through all stages, for training; rows M are the frames of all utterances."""
+
+    words_KMD: Tensor  # the codeword of each stage
+    inputs_KMD: Tensor  # what each stage searched for, with the gradient of what was quantized
+    codes_KM: Tensor
 
 
 class ResidualQuantizer(nn.Module):
@@ -49,6 +59,15 @@ class ResidualQuantizer(nn.Module):
             codes_KM.append(self.distances(residual_MD, stage).argmin(-1))
             residual_MD = residual_MD - self.codebooks_KND[stage][codes_KM[-1]]
         return torch.stack(codes_KM).view(-1, batch, frames).transpose(0, 1).contiguous()
+
+    def stages(self, x_MD: Tensor) -> Stages:
+        """Return every stage's input and codeword; no gradient passes from stage to stage."""
+        words, inputs, codes = [], [x_MD], []
+        for stage, codebook_ND in enumerate(self.codebooks_KND):
+            codes.append(self.distances(inputs[-1].detach(), stage).argmin(-1))
+            words.append(codebook_ND[codes[-1]])
+            inputs.append(inputs[-1] - words[-1])
+        return Stages(torch.stack(words), torch.stack(inputs[:-1]), torch.stack(codes))
 
     def distances(self, residual_MD: Tensor, stage: int) -> Tensor:
         """Return distance_MN: |r - b|^2 less |r|^2, which is the same for every codeword b.
