@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -106,6 +107,9 @@ def load_recipe(
     family, arguments = _resolve(name, checkpoint, config, options)
     if family.recipe is None:
         raise InvalidConfig(f"{name} cannot be trained")
+    for option in arguments:
+        if option not in signature(family.recipe).parameters:
+            raise InvalidConfig(f"{name} is not trained with the option {option!r}; leave it out")
     return family.recipe(name, settings=dict(settings or {}), enhance=enhance, **arguments)
 
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from speech_codecs.api import Codec, CodecInfo
+from speech_codecs.config import override
 from speech_codecs.dualcodec.cards import CARDS
 from speech_codecs.dualcodec.config import (
     FBANK_HOP,
@@ -37,6 +38,8 @@ from speech_codecs.fetch import fetch
 
 if TYPE_CHECKING:
     import torch
+
+    from speech_codecs.training import Enhance, Recipe
 
 _ALGORITHM = 1  # raised when the same weights give other codes
 
@@ -124,6 +127,34 @@ def load(
     return DualCodec(network, semantic, facts, device=device, precision=precision, compiled=compile)
 
 
+def recipe(
+    name: str,
+    *,
+    checkpoint: str | None,
+    config: dict[str, Any] | None,
+    settings: dict[str, Any],
+    enhance: Enhance | None,
+    semantic_checkpoint: str | Path | None = None,
+    semantic_stats: str | Path | None = None,
+) -> Recipe:
+    """Return how the codec is trained; of random weights throughout without any file."""
+    from speech_codecs.dualcodec.training import DualCodecRecipe, DualCodecRecipeConfig
+
+    if (semantic_checkpoint is None) != (semantic_stats is None):
+        raise InvalidConfig("semantic_checkpoint and semantic_stats belong together; give both")
+    if checkpoint is not None and semantic_checkpoint is None:
+        raise InvalidConfig(
+            f"{name} is trained behind w2v-BERT; give semantic_checkpoint and semantic_stats"
+        )
+    sizes = _sizes(name, checkpoint, config)
+    trained = DualCodecRecipe(sizes, override(DualCodecRecipeConfig(), settings))
+    if semantic_checkpoint is not None and semantic_stats is not None:
+        trained.listen_to(fetch(semantic_checkpoint), fetch(semantic_stats))
+    if checkpoint is not None:
+        trained.start_from(fetch(checkpoint))
+    return trained
+
+
 def _sizes(name: str, checkpoint: str | None, config: dict[str, Any] | None) -> DualCodecConfig:
     """Return the configuration, with as many codebooks as the checkpoint holds."""
     sizes = configured(VARIANTS.get(name, DualCodecConfig()), config)
@@ -164,4 +195,5 @@ FAMILY = CodecFamily(
         {"compile", "semantic_checkpoint", "semantic_stats", "num_codebooks", "keep_partial"}
     ),
     cards=CARDS,
+    recipe=recipe,
 )

@@ -34,7 +34,8 @@ class SemanticFeatures(nn.Module):
         self.factor = config.semantic_downsample_factor
         self.keep_partial = keep_partial
         # the authors' filter, rounded as theirs, but used without rounding
-        resample = Resample(config.sample_rate, SEMANTIC_RATE, dtype=torch.float32)
+        with torch.device("cpu"):  # it computes with its kernel
+            resample = Resample(config.sample_rate, SEMANTIC_RATE, dtype=torch.float32)
         self.resample = resample.double()
         self.fbank = StackedFbank(config.w2vbert.num_mel_bins)
         self.w2vbert = w2vbert

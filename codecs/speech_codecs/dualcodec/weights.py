@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
 from speech_codecs.checkpoint import allocate, load_strict, read_state_dict
 from speech_codecs.dualcodec.config import DualCodecConfig
@@ -33,8 +33,7 @@ def read_network(config: DualCodecConfig, path: Path) -> DualCodecNetwork:
 def read_w2vbert(config: DualCodecConfig, path: Path) -> W2VBert:
     """Return the layers that are used of a checkpoint that transformers wrote."""
     network = allocate_w2vbert(config)
-    state = read_state_dict(path)
-    load_strict(network, renamed_w2vbert(state, config.w2vbert.hidden_state_index), str(path))
+    load_w2vbert(network, config, path)
     return network
 
 
@@ -77,6 +76,24 @@ def renamed(state: Mapping[str, Tensor], config: DualCodecConfig) -> dict[str, T
     return {_our_name(key, modules): value for key, value in state.items()}
 
 
+def published(state: Mapping[str, Tensor], config: DualCodecConfig) -> dict[str, Tensor]:
+    """Return a trainable network's state under the authors' names: the inverse of `renamed`."""
+    modules = {ours: theirs for theirs, ours in _modules(config).items()}
+    return {_their_name(key, modules): value for key, value in state.items()}
+
+
+def load_trainable(network: DualCodecNetwork, config: DualCodecConfig, path: Path) -> None:
+    """Fill in a network that keeps both factors of its weights."""
+    state = {name: value.float() for name, value in read_state_dict(path).items()}
+    load_strict(network, renamed(state, config), str(path))
+
+
+def load_w2vbert(network: nn.Module, config: DualCodecConfig, path: Path) -> None:
+    """Fill in the layers that are used of a checkpoint that transformers wrote."""
+    state = read_state_dict(path)
+    load_strict(network, renamed_w2vbert(state, config.w2vbert.hidden_state_index), str(path))
+
+
 def renamed_w2vbert(state: Mapping[str, Tensor], num_layers: int) -> dict[str, Tensor]:
     """Return what the first layers need of transformers' `Wav2Vec2BertModel`, under our names."""
     ours = {}
@@ -92,14 +109,32 @@ def renamed_w2vbert(state: Mapping[str, Tensor], num_layers: int) -> dict[str, T
 
 
 def _our_name(key: str, modules: Mapping[str, str]) -> str:
+    found = _within(key, modules)
+    if found is None:
+        return key
+    module, leaf = found
+    stem, _, last = leaf.rpartition(".")
+    return f"{module}{stem}.{_WEIGHT_NORM.get(last, last)}"
+
+
+def _their_name(key: str, modules: Mapping[str, str]) -> str:
+    found = _within(key, modules)
+    assert found is not None, f"{key} was never published"
+    module, leaf = found
+    for theirs, ours in _WEIGHT_NORM.items():
+        leaf = leaf.replace(f".{ours}", f".{theirs}")
+    return f"{module}{leaf}"
+
+
+def _within(key: str, modules: Mapping[str, str]) -> tuple[str, str] | None:
+    """Return the other name of the innermost module that is known, and what of the key is left."""
     prefix, leaf = key, ""
     while prefix not in modules:
         prefix, _, last = prefix.rpartition(".")
         leaf = f".{last}{leaf}"
         if not prefix:
-            return key
-    stem, _, last = leaf.rpartition(".")
-    return f"{modules[prefix]}{stem}.{_WEIGHT_NORM.get(last, last)}"
+            return None
+    return modules[prefix], leaf
 
 
 def _modules(config: DualCodecConfig) -> dict[str, str]:

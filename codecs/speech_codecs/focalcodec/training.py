@@ -79,7 +79,8 @@ class FocalCodecRecipe(Recipe):
         self.samples_per_feature = sizes.decoder.hop_length
         self.weights = merge_weights(_WEIGHTS, config.weights)
         self.network = FocalCodecNetwork(sizes)
-        self.resample = Resample(self.sample_rate, SAMPLE_RATE)
+        with torch.device("cpu"):  # it computes with its kernel
+            self.resample = Resample(self.sample_rate, SAMPLE_RATE)
         self.mel = MelLoss(self.sample_rate, config.mel_ffts, config.mel_bands, squared=False)
         self.phase = "vocoder"
         if config.wavlm is not None:
