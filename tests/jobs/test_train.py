@@ -10,48 +10,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from rich.console import Console
 
 from jobs.state import Checkpoints
-from jobs.train import settings_of, train
-from jobs.train_config import TrainConfig
-from jobs.train_display import TrainDisplay
-from jobs.train_job import TrainJob, train_worker
-from jobs.trainer import Place, Progress
 from pipeline.errors import InputError, StorageFull, TrainingDiverged
-from pipeline.shards.shard import list_shards
 from pipeline.storage import Storage
 from speech_codecs import codec_info, load_codec
 from tests.corpus import clip, tar_bytes
-from tests.jobs.training import TINY, train_config, train_yaml, tree
-
-QUIET = TrainDisplay(Console(quiet=True))
-KEPT = ("curves", "validation", "samples")
-
-
-def run(config: TrainConfig) -> Path:
-    train(config, QUIET)
-    return Path(config.output)
-
-
-def weights(root: Path) -> bytes:
-    return (root / "last.safetensors").read_bytes()
-
-
-class Stopped(Exception):
-    """Stands for a crash."""
-
-
-def run_until(config: TrainConfig, step: int) -> None:
-    """Train, and crash when this step is reported."""
-
-    def crash(progress: Progress) -> None:
-        if progress.step == step and progress.kind == "step":
-            raise Stopped
-
-    job = TrainJob(config, list_shards(config.shards, Storage()), settings_of(config))
-    with pytest.raises(Stopped):
-        train_worker(job, Place(), crash)
+from tests.jobs.training import KEPT, TINY, run, run_until, train_config, train_yaml, tree, weights
 
 
 @pytest.fixture(scope="module")

@@ -4,8 +4,17 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+from rich.console import Console
+
 from jobs.config import load_config
+from jobs.train import settings_of, train
 from jobs.train_config import TrainConfig
+from jobs.train_display import TrainDisplay
+from jobs.train_job import TrainJob, train_worker
+from jobs.trainer import Place, Progress
+from pipeline.shard import list_shards
+from pipeline.storage import Storage
 from tests.corpus import write_corpus
 
 TINY = {"channels": [4, 8, 8, 8, 16], "dim": 8, "codebook_size": 16, "num_stages": 3}
@@ -49,3 +58,32 @@ def tree(root: Any, *names: str) -> dict[str, bytes]:
     """The content of the files below some folders of a run directory."""
     files = [path for name in names for path in sorted((Path(root) / name).rglob("*"))]
     return {str(path.relative_to(root)): path.read_bytes() for path in files if path.is_file()}
+
+
+QUIET = TrainDisplay(Console(quiet=True))
+KEPT = ("curves", "validation", "samples")
+
+
+def run(config: TrainConfig) -> Path:
+    train(config, QUIET)
+    return Path(config.output)
+
+
+def weights(root: Path) -> bytes:
+    return (root / "last.safetensors").read_bytes()
+
+
+class Stopped(Exception):
+    """Stands for a crash."""
+
+
+def run_until(config: TrainConfig, step: int) -> None:
+    """Train, and crash when this step is reported."""
+
+    def crash(progress: Progress) -> None:
+        if progress.step == step and progress.kind == "step":
+            raise Stopped
+
+    job = TrainJob(config, list_shards(config.shards, Storage()), settings_of(config))
+    with pytest.raises(Stopped):
+        train_worker(job, Place(), crash)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from speech_codecs.api import Codec, CodecInfo
+from speech_codecs.config import override
 from speech_codecs.family import UNTRAINED_SEED, Card, CodecFamily, identity
 from speech_codecs.fetch import fetch
 from speech_codecs.simwhisper.config import (
@@ -22,6 +23,8 @@ from speech_codecs.simwhisper.config import (
 
 if TYPE_CHECKING:
     import torch
+
+    from speech_codecs.training import Enhance, Recipe
 
 _ALGORITHM = 1  # raised when the same weights give other codes
 
@@ -79,6 +82,24 @@ def load(
     return SimWhisperCodec(network, facts, device=device, precision=precision, compiled=compile)
 
 
+def recipe(
+    name: str,
+    *,
+    checkpoint: str | None,
+    config: dict[str, Any] | None,
+    settings: dict[str, Any],
+    enhance: Enhance | None,
+) -> Recipe:
+    """Return how the codec is trained."""
+    from speech_codecs.simwhisper.training import SimWhisperRecipe, SimWhisperRecipeConfig
+
+    chosen = override(SimWhisperRecipeConfig(), settings)
+    trained = SimWhisperRecipe(_sizes(name, config), chosen)
+    if checkpoint is not None:
+        trained.start_from(fetch(checkpoint))
+    return trained
+
+
 def _sizes(name: str, config: dict[str, Any] | None) -> SimWhisperConfig:
     return VARIANTS[name] if config is None else read_published(config)
 
@@ -99,4 +120,5 @@ FAMILY = CodecFamily(
     load=load,
     options=frozenset({"compile", "keep_partial"}),
     cards=CARDS,
+    recipe=recipe,
 )

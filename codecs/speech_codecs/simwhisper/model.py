@@ -50,7 +50,11 @@ class SimWhisperNetwork(nn.Module):
 
     def decode(self, codes_BKF: Tensor, lengths_B: Tensor | None = None) -> Tensor:
         """Return audio_BT of hop_length samples per column of at most 30 s."""
-        h_BTD = self.upsample(self.quantizer.decode(codes_BKF), lengths_B)
+        return self.synthesize(self.quantizer.decode(codes_BKF), lengths_B)
+
+    def synthesize(self, x_BDF: Tensor, lengths_B: Tensor | None = None) -> Tensor:
+        """Return audio_BT of quantized latents."""
+        h_BTD = self.upsample(x_BDF, lengths_B)
         h_lengths_B = None if lengths_B is None else lengths_B * self.upsample.stack
         mel_BTM = self.acoustic_decoder(h_BTD, h_lengths_B)
         audio_BT: Tensor = self.vocos(

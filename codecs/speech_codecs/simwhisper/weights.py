@@ -14,7 +14,7 @@ from speech_codecs.nn.alias_free import AliasFreeSnakeBeta
 from speech_codecs.nn.conv import scaled
 from speech_codecs.nn.convnext import ConvNeXtBlock
 from speech_codecs.simwhisper.config import SimWhisperConfig
-from speech_codecs.simwhisper.model import SimWhisperNetwork
+from speech_codecs.simwhisper.model import AcousticEncoder, SimWhisperNetwork
 
 _CHECKPOINT_KEY = "model"  # where the authors' trainer puts the weights
 _DERIVED = re.compile(
@@ -34,17 +34,35 @@ _RENAMED = (
     (r"^vocos\.backbone\.final_layer_norm\.", "vocos.backbone.output_norm."),
     (r"^vocos\.head\.out\.", "vocos.head.proj."),
 )
+_WHISPER_ENCODER = ("model.encoder.", "encoder.")
 _UNIT_GAIN = 0.3  # tried on speech: the latents' standard deviation is near 1
 _LATENT_GAIN = 6.0
 
 
 def build(config: SimWhisperConfig, path: Path) -> SimWhisperNetwork:
-    """Return the network for inference with the weights of the authors' file."""
+    """Return the network for inference with the weights of the authors' file, or of a training."""
+    network = allocate(lambda: SimWhisperNetwork(config))
+    load(network, config, path)
+    return network
+
+
+def load(network: SimWhisperNetwork, config: SimWhisperConfig, path: Path) -> None:
+    """Fill in a network from the authors' file, or from a training's."""
     state = read_state_dict(path, _CHECKPOINT_KEY)
     _check_levels(config, state, path)
-    network = allocate(lambda: SimWhisperNetwork(config))
     load_strict(network, from_published(state), str(path))
-    return network
+
+
+def load_whisper(encoder: AcousticEncoder, path: Path) -> None:
+    """Fill in the encoder from a Whisper that transformers wrote, whole or its encoder alone."""
+    state = read_state_dict(path)
+    prefix = next((p for p in _WHISPER_ENCODER if any(key.startswith(p) for key in state)), "")
+    ours = {
+        key.removeprefix(prefix): value.float()
+        for key, value in state.items()
+        if key.startswith(prefix) and "embed_positions" not in key
+    }
+    load_strict(encoder, ours, str(path))
 
 
 def build_untrained(config: SimWhisperConfig, seed: int) -> SimWhisperNetwork:
