@@ -7,9 +7,9 @@ from omegaconf import MISSING
 
 from jobs.data import DataSettings
 from jobs.train_config import CheckpointSettings, TrainedCodec
-from pipeline.audio import AudioSettings
+from pipeline.audio.convert import AudioSettings
+from pipeline.audio.source import Limits
 from pipeline.errors import InputError
-from pipeline.source import Limits
 
 
 @dataclass

@@ -26,7 +26,7 @@ from jobs.state import Checkpoints, refuse_difference
 from jobs.train import describe_run, settings_of
 from jobs.trainer import step_seed
 from pipeline.errors import InputError
-from pipeline.shard import list_shards
+from pipeline.shards.shard import list_shards
 from pipeline.storage import Storage, join
 from speech_codecs import load_recipe
 from speech_codecs.nn.kmeans import MiniBatchKMeans

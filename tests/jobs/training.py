@@ -13,7 +13,7 @@ from jobs.train_config import TrainConfig
 from jobs.train_display import TrainDisplay
 from jobs.train_job import TrainJob, train_worker
 from jobs.trainer import Place, Progress
-from pipeline.shard import list_shards
+from pipeline.shards.shard import list_shards
 from pipeline.storage import Storage
 from tests.corpus import write_corpus
 
