@@ -13,12 +13,14 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import numpy as np
 
 from jobs.augment import Augment, Crop
-from pipeline.audio.convert import AudioSettings, decode_audio
-from pipeline.audio.source import Limits, Samples, to_float
+from jobs.stretch import Recording
+from pipeline.audio.convert import AudioSettings
+from pipeline.audio.source import Limits, Samples
 from pipeline.errors import InputError, SampleError, ShardError, StorageUnavailable
 from pipeline.shards.reader import Reject, Sample, read_samples
 from pipeline.shards.shard import Shard
@@ -28,6 +30,8 @@ from pipeline.tokens.decode import audio_suffix
 ENHANCED = "enhanced.flac"  # the member that `speechmill enhance` adds to a sample
 _ATTEMPTS = 5  # to read on in a shard when storage is unavailable
 _PAUSE = 2.0  # s, before the second attempt; doubled for each one after
+
+ItemT = TypeVar("ItemT")
 
 logger = logging.getLogger(__name__)
 
@@ -125,20 +129,21 @@ class SampleStream:
         order = self._order(start.epoch)
         incoming = self._incoming(order, start.shard, start.sample)
         buffer = self._refill(order, start)
+        waiting = list(start.waiting)  # who is in the buffer; to list them anew is slow
         at, drawn = (start.shard, start.sample), start.drawn
         while True:
             while len(buffer) < self.buffer_size and (taken := next(incoming, None)):
-                buffer.append(taken)
-                at = (taken[0], taken[1].index + 1)
+                shard, sample = taken
+                buffer.append(sample)
+                waiting.append((shard, sample.index))
+                at = (shard, sample.index + 1)
             if not buffer:
                 return
             seed = (self.seed, start.epoch, self.share.rank, drawn)
             chosen = int(np.random.default_rng(seed).integers(len(buffer)))
-            buffer[chosen], buffer[-1] = buffer[-1], buffer[chosen]
-            _, sample = buffer.pop()
+            sample, _ = _take(buffer, chosen), _take(waiting, chosen)
             drawn += 1
-            waiting = tuple((shard, other.index) for shard, other in buffer)
-            yield Draw(sample, seed, Position(start.epoch, *at, drawn, waiting))
+            yield Draw(sample, seed, Position(start.epoch, *at, drawn, tuple(waiting)))
 
     def _order(self, epoch: int) -> list[int]:
         order = np.random.default_rng((self.seed, epoch)).permutation(len(self.shards))
@@ -152,7 +157,7 @@ class SampleStream:
                 if self.share.holds(order, each.index):
                     yield place, each
 
-    def _refill(self, order: list[int], start: Position) -> list[tuple[int, Sample]]:
+    def _refill(self, order: list[int], start: Position) -> list[Sample]:
         """Read again what the buffer held, in the order in which it lay there."""
         mine = self.share.of(order)
         found: dict[tuple[int, int], Sample] = {}
@@ -164,7 +169,7 @@ class SampleStream:
                     wanted.remove(sample.index)
                 if not wanted:
                     break
-        return [(place, found[place, index]) for place, index in start.waiting]
+        return [found[pair] for pair in start.waiting]
 
     def _samples(self, shard: Shard, first: int) -> Iterator[Sample]:
         """Yield a shard's samples; what is damaged is left out with a warning."""
@@ -205,37 +210,38 @@ class Cropper:
         """Return None for a sample whose audio is damaged."""
         random = np.random.default_rng((*seed, 1))
         try:
-            audio_T = self._decode(sample, audio_suffix(sample, self.audio.member))
+            recording = self._open(sample, audio_suffix(sample, self.audio.member))
+            pair = self._pair(sample, recording.num_samples) if self.enhanced else None
+            start = int(random.integers(max(1, recording.num_samples - self.num_samples + 1)))
+            audio_T = recording.cut(start, self.num_samples)
+            pair_T = None if pair is None else pair.cut(start, self.num_samples)
         except SampleError as error:
             logger.warning("left out %s: %s", sample.key, error)
             return None
-        enhanced_T = self._pair(sample, len(audio_T)) if self.enhanced else None
-        start = int(random.integers(max(1, len(audio_T) - self.num_samples + 1)))
-        pair_T = None if enhanced_T is None else self._cut(enhanced_T, start)
-        crop = Crop(self._cut(audio_T, start), pair_T, sample.key)
-        return self.augment(crop, random)
+        return self.augment(Crop(audio_T, pair_T, sample.key), random)
 
-    def _decode(self, sample: Sample, suffix: str) -> Samples:
-        data = sample.members[suffix]
-        return to_float(decode_audio(data, self.sample_rate, self.audio, self.limits).audio_T)
+    def _open(self, sample: Sample, suffix: str) -> Recording:
+        return Recording(sample.members[suffix], self.sample_rate, self.audio, self.limits)
 
-    def _pair(self, sample: Sample, num_samples: int) -> Samples:
+    def _pair(self, sample: Sample, num_samples: int) -> Recording:
         if ENHANCED not in sample.members:
             raise InputError(
                 f"enhancement is offline, but sample {sample.key!r} has no .{ENHANCED}; run "
                 "`speechmill enhance` on these shards, or set enhancement to online, clean or none"
             )
-        enhanced_T = self._decode(sample, ENHANCED)
-        if abs(len(enhanced_T) - num_samples) > 1:  # resampling may round the last sample away
+        pair = self._open(sample, ENHANCED)
+        if abs(pair.num_samples - num_samples) > 1:  # resampling may round the last sample away
             raise InputError(
                 f"sample {sample.key!r} has {num_samples} samples at {self.sample_rate} Hz, its "
-                f".{ENHANCED} {len(enhanced_T)}; they must be one recording in time"
+                f".{ENHANCED} {pair.num_samples}; they must be one recording in time"
             )
-        return enhanced_T
+        return pair
 
-    def _cut(self, audio_T: Samples, start: int) -> Samples:
-        crop_T = audio_T[start : start + self.num_samples]
-        return np.pad(crop_T, (0, self.num_samples - len(crop_T)))
+
+def _take(items: list[ItemT], index: int) -> ItemT:
+    """Take an item out; the last one takes its place."""
+    items[index], items[-1] = items[-1], items[index]
+    return items.pop()
 
 
 def batches(

@@ -1,0 +1,174 @@
+"""What the loader costs a training step: steps on real batches against steps on cached ones.
+
+    python tests/bench/train.py [--rounds 8] [--steps 10] [--hours 0.3] [--threads 1]
+
+Blocks of steps alternate in one process: one takes its batches from the shards (read, decoded,
+cropped and augmented by the loader's threads while the step computes), the next repeats one batch
+that lies in memory. Both go through the trainer's own step. The ratio is per round, of the medians
+of both blocks' steps. Where the loader has no core of its own it takes time from the step without
+starving it: so how long a step waits for its batch is told too, and what a batch costs the loader.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from jobs.config import load_config
+from jobs.data import Batch, Position, Prefetch, SampleStream, batches
+from jobs.schedule import Phase
+from jobs.train_config import TrainConfig
+from jobs.train_job import build_cropper, build_recipe
+from jobs.trainer import Place, Trainer, share_of
+from pipeline.shards.shard import list_shards
+from pipeline.storage import Storage
+from tests.bench.feed import make_corpus
+from tests.codecs.focalcodec.small import tiny
+
+CONFIGS = Path(__file__).parents[2] / "configs" / "train"
+
+
+def cases(folder: Path) -> dict[str, TrainConfig]:
+    """The codec that ships, as its configuration trains it, and a FocalCodec of small widths."""
+    common = [f"shards=[{folder}/corpus/]", f"output={folder}/run", "validation.shards=[]"]
+    noise = f"augment.noise={{shards: [{folder}/corpus/], probability: 0.3, pool_mb: 16}}"
+    (folder / "small.json").write_text(json.dumps(tiny()))
+    small = [
+        "codec.name=focalcodec",
+        f"codec.config={folder}/small.json",
+        "codec.checkpoint=untrained",
+        "phases.vocoder.adversarial_from=null",
+        "data={crop_seconds: 1.0, batch_size: 8, shuffle_buffer: 200, threads: 1}",
+    ]
+    return {
+        "pure-16k-small, vae": load_config(
+            TrainConfig, CONFIGS / "pure-16k-small.yaml", [*common, noise]
+        ),
+        "focalcodec small, vocoder": load_config(
+            TrainConfig, CONFIGS / "focalcodec.yaml", [*common, *small, noise]
+        ),
+    }
+
+
+def prepared(config: TrainConfig, device: torch.device) -> tuple[Trainer, Phase]:
+    """A trainer at the beginning of its first phase."""
+    storage, place = Storage(), Place(device=device)
+    torch.manual_seed(config.seed)
+    recipe = build_recipe(config)
+    stream = SampleStream(
+        list_shards(config.shards, storage),
+        storage,
+        config.seed,
+        config.data.shuffle_buffer,
+        share_of(place),
+        config.limits,
+    )
+    cropper = build_cropper(config, recipe, storage)
+    trainer = Trainer(config, recipe, stream, cropper, place, {}, lambda progress: None)
+    trainer.curves = None
+    trainer._begin(trainer.phases[0], None)
+    return trainer, trainer.phases[0]
+
+
+def loader_alone(trainer: Trainer, count: int) -> float:
+    """CPU seconds for a batch, of all threads."""
+    made = batches(trainer.stream, trainer.cropper, trainer.config.data, Position())
+    next(made)
+    started = time.process_time()
+    for _ in range(count):
+        next(made)
+    return (time.process_time() - started) / count
+
+
+class Waits:
+    """The trainer's next batch, and how long it took to come."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self._next = trainer._next_batch
+        self.seconds: list[float] = []
+
+    def __call__(self) -> Batch:
+        started = time.perf_counter()
+        batch = self._next()
+        self.seconds.append(time.perf_counter() - started)
+        return batch
+
+
+def block(trainer: Trainer, phase: Phase, steps: int) -> list[float]:
+    """Seconds of each step."""
+    seconds = []
+    for _ in range(steps):
+        started = time.perf_counter()
+        trainer._step(phase)
+        if trainer.place.device.type == "cuda":
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - started)
+    return seconds
+
+
+def compare(name: str, config: TrainConfig, arguments: argparse.Namespace) -> dict[str, Any]:
+    trainer, phase = prepared(config, torch.device(arguments.device))
+    alone = loader_alone(trainer, 2 * arguments.steps)
+    make = partial(batches, trainer.stream, trainer.cropper, config.data, Position())
+    real_batch = Waits(trainer)
+    ratios, loaded, repeated = [], [], []
+    stepped: list[float] = []
+    with Prefetch(make, config.data.prefetch) as trainer.data:
+        cached = real_batch()
+        block(trainer, phase, 3)
+        real_batch.seconds.clear()
+        for number in range(arguments.rounds):
+            trainer._next_batch = real_batch
+            seconds = block(trainer, phase, arguments.steps)
+            stepped += seconds
+            with_loader = statistics.median(seconds)
+            trainer._next_batch = lambda: cached
+            without = statistics.median(block(trainer, phase, arguments.steps))
+            ratios.append(with_loader / without)
+            loaded.append(with_loader)
+            repeated.append(without)
+            print(
+                f"{name}  round {number + 1}  loader {1e3 * with_loader:7.1f} ms  cached "
+                f"{1e3 * without:7.1f} ms  ratio {ratios[-1]:.3f}",
+                flush=True,
+            )
+    return {
+        "case": name,
+        "loader_ms": round(1e3 * statistics.median(loaded), 1),
+        "cached_ms": round(1e3 * statistics.median(repeated), 1),
+        "ratio": round(statistics.median(ratios), 3),
+        "range": [round(min(ratios), 3), round(max(ratios), 3)],
+        "waited_share": round(sum(real_batch.seconds) / sum(stepped), 4),
+        "loader_cpu_ms": round(1e3 * alone, 1),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--hours", type=float, default=0.3)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--only", default="", help="cases whose name holds this")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    with tempfile.TemporaryDirectory() as root:
+        (Path(root) / "corpus").mkdir()
+        make_corpus(Path(root) / "corpus", arguments.hours, 4)
+        for name, config in cases(Path(root)).items():
+            if arguments.only in name:
+                print(json.dumps(compare(name, config, arguments)), flush=True)
+    print(f"torch {torch.__version__}, Python {platform.python_version()}, {os.cpu_count()} CPUs")
+
+
+if __name__ == "__main__":
+    main()
