@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from tests.codecs.dualcodec.goldens import WEIGHTS as DUALCODEC
 from tests.codecs.focalcodec.small import tiny
 from tests.codecs.hasrd.small import TINY as HASRD
 from tests.codecs.simwhisper.golden import CONFIG as SIMWHISPER
+from tests.conftest import REPOSITORY
 from tests.corpus import write_corpus
 from tests.jobs.training import KEPT, run, run_until, tree, weights
 
@@ -127,6 +129,31 @@ def test_a_run_that_crashed_ends_as_if_it_had_not(name: str, step: int, tmp_path
     resumed = run(config)
     assert tree(resumed, *KEPT) == tree(whole, *KEPT)
     assert weights(resumed) == weights(whole)
+
+
+@pytest.mark.parametrize("name", CODECS)
+def test_bf16_trains_too(name: str, tmp_path: Path) -> None:
+    config = train_config(tmp_path, name, "precision=bf16", "validation.shards=[]")
+    first = next(iter(config.phases))
+    config.phases = {phase: replace(s, steps=1) for phase, s in config.phases.items()}
+    root = run(config)
+    rows = (root / "curves" / "step-00000001.jsonl").read_text().splitlines()
+    assert json.loads(rows[0])["phase"] == first
+
+
+@pytest.mark.parametrize("name", CODECS)
+def test_the_page_names_every_loss_with_its_weight(name: str, tmp_path: Path) -> None:
+    own = train_config(tmp_path, name).codec
+    made = load_recipe(
+        name,
+        checkpoint="untrained",
+        config=own.config,
+        settings={"weights": {"semantic": 0}} if name == "dualcodec" else {},
+    )
+    page = (REPOSITORY / "docs" / "recipes.md").read_text()
+    for loss, weight in made.weights.items():
+        if loss != "semantic":  # of widths that the small network does not have
+            assert f"{loss} {weight:g}" in page
 
 
 def test_discriminators_in_a_phase_without_audio_are_refused(tmp_path: Path) -> None:
