@@ -15,7 +15,7 @@ from pipeline.shards.shard import Shard
 
 LINE_SECONDS = 10.0  # at most one plain line of progress in this time
 _WIDEST = 1000  # columns of a table
-_TELLING_SECONDS = 30.0  # a shorter run shows how long starting takes, not what holds it up
+_TELLING_SECONDS = 120.0  # a shorter run shows how long starting takes, not what holds it up
 
 
 class Display:
