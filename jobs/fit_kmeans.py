@@ -5,7 +5,7 @@
     OUTPUT/config.yaml versions.json checkpoints/
 
 Crops and their order come from the same stream as in training, so a run that is started again goes
-on where its last checkpoint was and ends with the same centroids, to the last bit.
+on where its last checkpoint was; on a CPU it ends with the same centroids, to the last bit.
 """
 
 import json

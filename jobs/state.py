@@ -19,7 +19,7 @@ from pipeline.storage import Storage, join
 _NAME = re.compile(r"step-(\d+)\.pt")
 VERSION = 1
 
-# Settings that change where and when a run computes, not what.
+# Settings that change where, when and how long a run computes, not what.
 FREE = (
     "output",
     "ray",

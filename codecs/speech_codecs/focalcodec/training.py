@@ -88,6 +88,11 @@ class FocalCodecRecipe(Recipe):
 
     def start_from(self, path: Path) -> None:
         """Begin at the weights of a checkpoint, of either published layout."""
+        if self.config.wavlm is not None:
+            raise InvalidConfig(
+                "the checkpoint holds an encoder of its own; leave wavlm out, or set the "
+                "checkpoint to untrained"
+            )
         state = {name: value.float() for name, value in current(read_state_dict(path)).items()}
         load_strict(self.network, state, str(path))
 

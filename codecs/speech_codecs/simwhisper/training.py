@@ -50,7 +50,7 @@ class SimWhisperRecipe(Recipe):
 
     def __init__(self, sizes: SimWhisperConfig, config: SimWhisperRecipeConfig) -> None:
         super().__init__()
-        self.sizes = sizes
+        self.sizes, self.config = sizes, config
         self.sample_rate, self.hop_length = SAMPLE_RATE, sizes.hop_length
         self.weights = merge_weights(_WEIGHTS, config.weights)
         self.network = SimWhisperNetwork(sizes)
@@ -60,6 +60,11 @@ class SimWhisperRecipe(Recipe):
 
     def start_from(self, path: Path) -> None:
         """Begin at the weights of the authors' file, or of a training's."""
+        if self.config.whisper is not None:
+            raise InvalidConfig(
+                "the checkpoint holds an encoder of its own; leave whisper out, or set the "
+                "checkpoint to untrained"
+            )
         load(self.network, self.sizes, path)
 
     def begin(self, phase: str) -> None:

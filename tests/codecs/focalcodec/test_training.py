@@ -141,6 +141,8 @@ def test_the_frozen_encoder_can_be_transformers_wavlm(tmp_path: Path) -> None:
         torch.testing.assert_close(ours(audio_BT)[0], expected, atol=1e-4, rtol=1e-4)
     made = recipe(wavlm=str(tmp_path / "wavlm.safetensors"))
     assert torch.equal(made.network.encoder.norm.weight, ours.norm.weight)
+    with pytest.raises(InvalidConfig, match="leave wavlm out"):
+        made.start_from(CHECKPOINTS["causal"])
     with pytest.raises(CheckpointError, match="does not fit"):
         load_wavlm(WavLM(WavLMConfig(**sizes)), tmp_path / "wavlm.safetensors")
 

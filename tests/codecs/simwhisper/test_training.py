@@ -119,6 +119,8 @@ def test_the_frozen_encoder_can_be_transformers_whisper(tmp_path: Path) -> None:
     made = recipe(whisper=str(tmp_path / "whisper.safetensors"))
     for name, value in made.network.acoustic_encoder.state_dict().items():
         assert torch.equal(value, state[f"model.encoder.{name}"])
+    with pytest.raises(InvalidConfig, match="leave whisper out"):
+        made.start_from(CHECKPOINT)
 
 
 def test_crops_that_whisper_does_not_hear_at_once_are_refused() -> None:
