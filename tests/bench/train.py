@@ -6,7 +6,9 @@ Blocks of steps alternate in one process: one takes its batches from the shards 
 cropped and augmented by the loader's threads while the step computes), the next repeats one batch
 that lies in memory. Both go through the trainer's own step. The ratio is per round, of the medians
 of both blocks' steps. Where the loader has no core of its own it takes time from the step without
-starving it: so how long a step waits for its batch is told too, and what a batch costs the loader.
+starving it: so how long a step waits for its batch is told too, and the CPU time of both. Their
+quotient is what the ratio would be above 1 on a single core, and does not depend on who else
+computes.
 """
 
 import argparse
@@ -88,6 +90,15 @@ def loader_alone(trainer: Trainer, count: int) -> float:
     return (time.process_time() - started) / count
 
 
+def cpu_of_a_step(trainer: Trainer, phase: Phase, cached: Batch, count: int) -> float:
+    """CPU seconds of a step, while the loader has made all that it may."""
+    trainer._next_batch = lambda: cached
+    block(trainer, phase, 2)
+    started = time.process_time()
+    block(trainer, phase, count)
+    return (time.process_time() - started) / count
+
+
 class Waits:
     """The trainer's next batch, and how long it took to come."""
 
@@ -124,6 +135,7 @@ def compare(name: str, config: TrainConfig, arguments: argparse.Namespace) -> di
     with Prefetch(make, config.data.prefetch) as trainer.data:
         cached = real_batch()
         block(trainer, phase, 3)
+        step_cpu = cpu_of_a_step(trainer, phase, cached, arguments.steps)
         real_batch.seconds.clear()
         for number in range(arguments.rounds):
             trainer._next_batch = real_batch
@@ -148,6 +160,8 @@ def compare(name: str, config: TrainConfig, arguments: argparse.Namespace) -> di
         "range": [round(min(ratios), 3), round(max(ratios), 3)],
         "waited_share": round(sum(real_batch.seconds) / sum(stepped), 4),
         "loader_cpu_ms": round(1e3 * alone, 1),
+        "step_cpu_ms": round(1e3 * step_cpu, 1),
+        "loader_share_of_cpu": round(alone / step_cpu, 3),
     }
 
 
