@@ -51,10 +51,12 @@ class PureConfig:
             raise InvalidConfig(
                 f"num_codebooks is {self.num_codebooks}, must be 1 to num_stages={self.num_stages}"
             )
-        if self.backbone == "frames" and (self.window < self.hop_length or self.kernel % 2 == 0):
+        if self.backbone == "frames" and (
+            self.window < 2 * self.hop_length or self.kernel % 2 == 0
+        ):
             raise InvalidConfig(
-                f"window is {self.window} and kernel {self.kernel}; frames needs at least a hop of "
-                f"{self.hop_length} samples and an odd kernel"
+                f"window is {self.window} and kernel {self.kernel}; frames needs at least two hops "
+                f"of {self.hop_length} samples and an odd kernel"
             )
         if not 0 <= self.num_searched <= self.num_stages:
             raise InvalidConfig(

@@ -6,6 +6,7 @@ first author's public configuration. Every `lengths_B` may be None: then all row
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor, nn
 
 from speech_codecs.nn.conv import PaddedConv1d, TrimmedConvTranspose1d
@@ -13,6 +14,8 @@ from speech_codecs.nn.quantize import ResidualQuantizer
 from speech_codecs.nn.snake import snake
 from speech_codecs.pure.config import PureConfig
 from speech_codecs.pure.frames import FrameDecoder, FrameEncoder
+
+_LOGVAR = -2.0  # at which "frames" begins
 
 
 class PureNetwork(nn.Module):
@@ -27,6 +30,8 @@ class PureNetwork(nn.Module):
             config.num_stages, config.codebook_size, config.dim, config.num_searched
         )
         self.decoder = decoder(config)
+        if config.backbone == "frames":
+            _hand_through(self.vae_head)
 
     def posterior(self, audio_BT: Tensor, lengths_B: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return mu_BDF and logvar_BDF of the latent (eq. 10)."""
@@ -150,6 +155,17 @@ def _residual_blocks(config: PureConfig, width: int) -> nn.ModuleList:
 
 def _lstm(config: PureConfig, width: int) -> nn.Module:
     return SkipLSTM(width, config.lstm_layers) if config.lstm_layers else nn.Identity()
+
+
+def _hand_through(vae_head: nn.Conv1d) -> None:
+    """Begin with the encoder's output as the mean, and little noise on it."""
+    assert vae_head.bias is not None
+    dim = vae_head.in_channels
+    with torch.no_grad():
+        vae_head.weight.mul_(0.1)
+        vae_head.weight[:dim, :, 0] = torch.eye(dim)
+        vae_head.bias.zero_()
+        vae_head.bias[dim:] = _LOGVAR
 
 
 _BACKBONES: dict[str, tuple[Callable[[PureConfig], nn.Module], Callable[[PureConfig], nn.Module]]]

@@ -58,7 +58,8 @@ def _randomise(module: nn.Module, generator: torch.Generator) -> None:
         module.bias.zero_()  # type: ignore[union-attr]
     elif isinstance(module, nn.Linear):
         module.weight.normal_(std=_GAIN / sqrt(module.in_features), generator=generator)
-        module.bias.zero_()
+        if module.bias is not None:
+            module.bias.zero_()
     elif isinstance(module, nn.LayerNorm):
         module.weight.fill_(1)
         module.bias.zero_()

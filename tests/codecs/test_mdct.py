@@ -1,0 +1,32 @@
+"""The modified discrete cosine transform."""
+
+import pytest
+import torch
+
+from speech_codecs.nn.mdct import MDCT
+from tests.codecs.speech import padded, speech
+
+
+@pytest.mark.parametrize("hop", [320, 7])
+def test_audio_comes_back_but_for_half_a_hop_at_its_ends(hop: int) -> None:
+    mdct, audio_BT = MDCT(hop), torch.randn(2, 9 * hop)
+    back_BT = mdct.inverse(mdct(audio_BT))
+    assert back_BT.shape == audio_BT.shape
+    inner = slice(-(-hop // 2), -hop // 2)
+    torch.testing.assert_close(back_BT[:, inner], audio_BT[:, inner], atol=1e-5, rtol=0)
+
+
+def test_it_is_orthonormal() -> None:
+    mdct = MDCT(320)
+    audio_BT = torch.nn.functional.pad(torch.randn(1, 3_200), (160, 160))
+    torch.testing.assert_close(mdct(audio_BT).norm(), audio_BT.norm())
+
+
+def test_what_is_behind_a_row_s_end_is_not_heard() -> None:
+    mdct = MDCT(320)
+    audio_BT, _ = padded([speech(3_200), speech(1_600)])
+    spectrum_BFS = mdct(audio_BT)
+    spectrum_BFS[1, 5:] = 1e3
+    short_BT = mdct.inverse(spectrum_BFS[1:, :5])
+    masked_BT = mdct.inverse(spectrum_BFS, torch.tensor([10, 5]))
+    torch.testing.assert_close(masked_BT[1:, :1_600], short_BT, atol=1e-6, rtol=0)
