@@ -1,8 +1,9 @@
 """From a checkpoint's url to a file of this node and its digest; imports no torch.
 
-A plain path is read where it is. Everything behind a url is copied to the node's cache once,
-however many processes ask at the same time. Both may end in #sha256=<64 hex digits>, the digest
-that the file must have.
+A plain path is read where it is, and so is package://name/path, a file that an installed package
+brought along. Everything behind another url is copied to the node's cache once, however many
+processes ask at the same time. All may end in #sha256=<64 hex digits>, the digest that the file
+must have.
 """
 
 import fcntl
@@ -12,26 +13,29 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
+from importlib.resources import files
 from pathlib import Path
 
 from speech_codecs.errors import CheckpointError
 
 _PINNED = re.compile(r"(?P<url>.+)#sha256=(?P<sha256>[0-9a-f]{64})", re.IGNORECASE)
+_PACKAGED = "package://"
 _FAULTS = (OSError, ValueError, ImportError, RuntimeError)
 
 
 def fetch(url: str | Path, sha256: str | None = None) -> Path:
     """Return a local file with the content of `url`: a path, s3://, hf:// or other fsspec url.
 
-    hf:// reads hf://owner/repo[@revision]/path. Raises `CheckpointError` where the file cannot be
-    had or is not the one of `sha256`; a wrong copy is removed from the cache.
+    hf:// reads hf://owner/repo[@revision]/path, package:// reads package://name/path. Raises
+    `CheckpointError` where the file cannot be had or is not the one of `sha256`; a wrong copy is
+    removed from the cache.
     """
     url, written = _unpinned(str(url))
     sha256 = sha256 or written
-    if "://" not in url:
-        path = Path(url).expanduser()
+    if "://" not in url or url.startswith(_PACKAGED):
+        path = _packaged(url) if url.startswith(_PACKAGED) else Path(url).expanduser()
         if not path.is_file():
-            raise CheckpointError(f"no checkpoint {url!r}; a plain path must name a file")
+            raise CheckpointError(f"no checkpoint {url!r}; a path must name a file")
         _verify(path, url, sha256)
         return path
     try:
@@ -80,6 +84,15 @@ def _unpinned(url: str) -> tuple[str, str | None]:
 def _cache_dir() -> Path:
     configured = os.environ.get("SPEECHMILL_CACHE")
     return Path(configured).expanduser() if configured else Path.home() / ".cache" / "speechmill"
+
+
+def _packaged(url: str) -> Path:
+    """Return the path of a file of an installed package, which may not be there."""
+    package, _, path = url.removeprefix(_PACKAGED).partition("/")
+    try:
+        return Path(str(files(package))) / path
+    except (ImportError, ValueError) as error:
+        raise CheckpointError(f"no package for checkpoint {url!r}: {error}") from error
 
 
 def _fetch_hf(url: str) -> Path:

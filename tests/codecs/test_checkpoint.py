@@ -17,6 +17,7 @@ from torch import nn
 from speech_codecs import CheckpointError
 from speech_codecs.checkpoint import allocate, load_strict, read_state_dict
 from speech_codecs.fetch import fetch
+from speech_codecs.pure import codec
 
 STATE = {"weight": torch.arange(6.0).reshape(2, 3), "bias": torch.ones(2)}
 
@@ -108,6 +109,14 @@ def test_a_users_own_file_of_a_wrong_digest_is_not_removed(weights: Path) -> Non
     with pytest.raises(CheckpointError, match="0" * 64):
         fetch(weights, "0" * 64)
     assert weights.exists()
+
+
+def test_a_file_of_an_installed_package_is_read_where_it_is() -> None:
+    assert fetch("package://speech_codecs/pure/codec.py") == Path(codec.__file__)
+    with pytest.raises(CheckpointError, match="must name a file"):
+        fetch("package://speech_codecs/none.safetensors")
+    with pytest.raises(CheckpointError, match="no package"):
+        fetch("package://no_such_package/x.safetensors")
 
 
 def test_a_hub_url_names_repository_revision_and_file(
