@@ -23,6 +23,7 @@ from pipeline.shards.pack import PackSettings
 from pipeline.storage import join
 from pipeline.tokens.batching import BatchSettings
 from pipeline.tokens.decode import DecodeSettings
+from speech_codecs.registry import UNTRAINED
 
 _SECRET = re.compile("key|secret|token|password|credential|connection_string", re.IGNORECASE)
 _HIDDEN = "***"
@@ -45,14 +46,21 @@ class CodecConfig:
         """What `speech_codecs.load_codec` takes; `device` is for where none is configured."""
         return {
             "name": self.name or "null",
-            "checkpoint": self.checkpoint,
+            "checkpoint": _absolute(self.checkpoint),
             "sha256": self.sha256,
-            "config": self.config,
+            "config": _absolute(self.config),
             "precision": self.precision,
             "device": self.device or device,
             **({"compile": True} if self.compile else {}),
             **self.options,
         }
+
+
+def _absolute(file: str | None) -> str | None:
+    """The path as a worker finds it, whose working directory is another; a url as it is."""
+    if file is None or file == UNTRAINED or "://" in file:
+        return file
+    return str(Path(file).expanduser().absolute())
 
 
 @dataclass
