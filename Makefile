@@ -5,12 +5,14 @@ STAMP := $(VENV)/.installed
 
 .PHONY: demo test check format bench clean
 
-## Pack the sample speech, tokenize it through Ray and show what came out.
+## Pack the sample speech, tokenize it through Ray, show what came out and decode some of it.
 demo: $(STAMP)
 	$(BIN)/speechmill pack samples/manifest.jsonl demo/shards shard_mb=0.4
 	$(BIN)/speechmill tokenize configs/tokenize/demo.yaml
 	$(BIN)/speechmill status demo/tokens
 	$(BIN)/python samples/show_tokens.py demo/tokens
+	$(BIN)/speechmill decode demo/tokens demo/decoded --limit 8
+	@echo 'to hear: demo/decoded/*/en/*.flac beside samples/en/'
 
 ## The whole suite, with a real S3 server (installed where it may be).
 test: $(STAMP)

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from safetensors.torch import save_file
+import torch
+from safetensors.torch import load_file, save_file
 
 from speech_codecs import (
     CheckpointError,
@@ -15,11 +16,15 @@ from speech_codecs import (
     list_codecs,
     load_codec,
 )
+from speech_codecs.fetch import fetch
 from speech_codecs.pure.codec import PureCodec
 from tests.codecs.cases import PURE
 from tests.codecs.sizes import count_parameters
+from tests.codecs.speech import speech
+from tests.codecs.tokens import encode_alone
 
 RELEASED = [name for name in list_codecs() if codec_card(name).files]
+REMOTE = [name for name in RELEASED if codec_card(name).files["checkpoint"].startswith("hf://")]
 
 
 @pytest.fixture
@@ -55,7 +60,7 @@ def test_every_codec_names_its_paper_and_licence_or_says_that_they_are_unknown(n
     assert (card.licence == "none published") == (not card.files)
 
 
-@pytest.mark.parametrize("name", RELEASED)
+@pytest.mark.parametrize("name", REMOTE)
 def test_without_a_checkpoint_a_released_codec_takes_its_published_weights(
     name: str, hub: list[tuple[Any, ...]]
 ) -> None:
@@ -64,6 +69,39 @@ def test_without_a_checkpoint_a_released_codec_takes_its_published_weights(
     url = codec_card(name).files["checkpoint"].partition("#")[0]
     [(repo, file, revision)] = hub
     assert url == f"hf://{repo}{'' if revision is None else f'@{revision}'}/{file}"
+
+
+@pytest.mark.parametrize("name", sorted(set(RELEASED) - set(REMOTE)))
+def test_what_ships_with_the_package_loads_without_a_network(
+    name: str, hub: list[tuple[Any, ...]]
+) -> None:
+    codec = load_codec(name)
+    assert codec.info == codec_info(name)
+    assert codec.info.title == name
+    _, _, sha256 = codec_card(name).files["checkpoint"].partition("#sha256=")
+    assert codec.info.checkpoint_sha256 == sha256
+    assert codec.info.revision != codec_info(name, checkpoint="untrained").revision
+    assert hub == []
+
+
+def test_the_small_codec_ships_and_is_small() -> None:
+    assert "pure-16k-small" in set(RELEASED) - set(REMOTE)
+    assert fetch(codec_card("pure-16k-small").files["checkpoint"]).stat().st_size <= 8_000_000
+
+
+def test_half_precision_on_disk_is_float32_in_the_network_to_the_last_bit(tmp_path: Path) -> None:
+    shipped = load_file(fetch(codec_card("pure-16k-small").files["checkpoint"]))
+    assert {value.dtype for value in shipped.values()} == {torch.float16}
+    whole = {name: value.float() for name, value in shipped.items()}
+    save_file(whole, tmp_path / "whole.safetensors")
+    codecs = [load_codec("pure-16k-small", checkpoint=tmp_path / "whole.safetensors")]
+    codecs.append(load_codec("pure-16k-small"))
+    for codec in codecs:
+        assert isinstance(codec, PureCodec)
+        state = codec.network.state_dict()
+        assert all(torch.equal(state[name], value) for name, value in whole.items())
+    ours, theirs = (encode_alone(codec, speech(8_000)) for codec in codecs)
+    assert torch.equal(ours, theirs)
 
 
 def test_the_identity_of_a_pinned_release_is_known_without_fetching_it(

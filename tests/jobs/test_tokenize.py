@@ -23,7 +23,7 @@ def test_shards_become_a_dataset_and_the_second_run_has_nothing_to_do(tmp_path, 
     path = config(tmp_path / "in", tmp_path / "out", codec="pure-16k-small")
     first = speechmill("tokenize", path)
     assert first.returncode == 0, first.stderr
-    assert "pure-16k-small (untrained)" in first.stdout
+    assert "codec    pure-16k-small, revision" in first.stdout
     assert "4/4 shards" in first.stdout
     assert len(pq.read_table(tmp_path / "out" / "tokens")) == 20
     before = [(p, p.stat().st_mtime_ns) for p in parts(tmp_path / "out")]

@@ -81,13 +81,17 @@ def recipe(
     return trained
 
 
-PARAMETERS = {"pure-16k-small": 3_723_712}  # the others are prefixes of one network
+_PAPER = "arXiv 2511.22687"
+_SMALL = (  # of half precision, which float32 holds to the last bit; see docs/training.md
+    "package://speech_codecs/pure/pure-16k-small.safetensors"
+    "#sha256=8e16310e3f683e33698043d795dd7f35191f8a97361253acb786768940809e8f"
+)
 CARDS = {
-    name: Card(
-        parameters=PARAMETERS.get(name, 24_937_377), paper="arXiv 2511.22687", licence=UNPUBLISHED
-    )
-    for name in VARIANTS
-}
+    name: Card(parameters=24_937_377, paper=_PAPER, licence=UNPUBLISHED) for name in VARIANTS
+}  # all but the small one are prefixes of one network
+CARDS["pure-16k-small"] = Card(
+    parameters=3_723_712, paper=_PAPER, licence="Apache-2.0", files={"checkpoint": _SMALL}
+)
 FAMILY = CodecFamily(
     variants=tuple(VARIANTS),
     info=info,
