@@ -8,7 +8,14 @@ import pytest
 from typer.testing import CliRunner
 
 from jobs.cli import app
-from jobs.config import PackConfig, TokenizeConfig, from_overrides, load_config
+from jobs.config import (
+    EvaluateConfig,
+    PackConfig,
+    TokenizeConfig,
+    from_overrides,
+    load_config,
+)
+from jobs.train_config import TrainConfig
 from pipeline.shards.shard import list_shards
 from pipeline.storage import Storage
 from pipeline.tokens.rows import token_schema
@@ -44,6 +51,9 @@ def test_every_command_is_one_that_there_is(command):
     assert CliRunner().invoke(app, [name, "--help"]).exit_code == 0
     if name == "tokenize":
         assert load_config(TokenizeConfig, ROOT / arguments[0], arguments[1:]).shards
+    if name in ("train", "evaluate"):
+        schema = {"train": TrainConfig, "evaluate": EvaluateConfig}[name]
+        load_config(schema, ROOT / arguments[0], arguments[1:])
     if name == "pack":
         assert from_overrides(PackConfig, ["source=a", "output=b", *arguments[2:]]).shard_mb
 
