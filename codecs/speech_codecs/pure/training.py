@@ -13,12 +13,18 @@ from torch import Tensor, nn
 from speech_codecs.checkpoint import read_state_dict
 from speech_codecs.errors import InvalidConfig
 from speech_codecs.losses import MelLoss, STFTLoss, kl_to_standard_normal, l1_and_mse
-from speech_codecs.nn.codebook_ema import CodebookEMA, from_first_worker
+from speech_codecs.nn.codebook_ema import CodebookEMA, begin_at_kmeans, from_first_worker
 from speech_codecs.nn.conv import load_unfolded
-from speech_codecs.nn.kmeans import kmeans, nearest
 from speech_codecs.pure.config import PureConfig
 from speech_codecs.pure.model import PureNetwork
-from speech_codecs.training import Enhance, Recipe, StepOutput, TrainingBatch, merge_weights
+from speech_codecs.training import (
+    Enhance,
+    Recipe,
+    StepOutput,
+    TrainingBatch,
+    merge_weights,
+    straight_through,
+)
 
 _WEIGHTS = {
     "waveform": 1.0,  # lambda_rec, section IV-B
@@ -198,7 +204,7 @@ class PureRecipe(Recipe):
         if self.config.codebook_update == "ema":
             self.ema.observe(stages.codes_KM, stages.inputs_KMD, stages.targets_KMD)
         sum_BDF = self._sum(stages.words_KMD, latent_BDF)
-        audio_BT = self._decode(_straight_through(latent_BDF, sum_BDF), batch.audio_BT.shape[-1])
+        audio_BT = self._decode(straight_through(latent_BDF, sum_BDF), batch.audio_BT.shape[-1])
         terms = self._reconstruction(audio_BT, batch.audio_BT)
         terms["enhancement"] = l1_and_mse(stages.words_KMD[0], stages.targets_KMD[0].detach())
         terms["vq"] = self._vq(latent_BDF, stages)
@@ -261,7 +267,7 @@ class PureRecipe(Recipe):
     ) -> Tensor:
         taught = self.config.enhanced_stages
         word_BDF = _utterances(stages.words_KMD[:taught].sum(0), latent_BDF)
-        latent_BDF = _straight_through(latent_BDF, word_BDF)[taught_B]
+        latent_BDF = straight_through(latent_BDF, word_BDF)[taught_B]
         audio_BT = self._decode(latent_BDF, enhanced_BT.shape[-1]).float()
         target_BT = enhanced_BT[taught_B]
         mel: Tensor = self.mel(audio_BT, target_BT)
@@ -289,16 +295,11 @@ class PureRecipe(Recipe):
     def _begin_codebooks(self, latents: list[Tensor]) -> None:
         """Begin each stage at the k-means of what the stages before leave of the raw latent."""
         quantizer, latent_MD = self.network.quantizer, torch.cat(latents)
-        counts = []
-        for codebook_ND in quantizer.codebooks_KND:
-            codebook_ND.copy_(kmeans(latent_MD, len(codebook_ND), self.config.kmeans_iterations))
-            codes_M = nearest(latent_MD, codebook_ND)
-            counts.append(torch.bincount(codes_M, minlength=len(codebook_ND)))
-            latent_MD = latent_MD - codebook_ND[codes_M]
+        counts_KN = begin_at_kmeans(quantizer, latent_MD, self.config.kmeans_iterations)
         if quantizer.num_searched:
             quantizer.searched_SND.copy_(quantizer.codebooks_KND[: quantizer.num_searched])
         share = len(latents[-1]) / len(latent_MD)  # counts are those of one batch
-        self._take_codebooks(share * torch.stack(counts))
+        self._take_codebooks(share * counts_KN)
 
     @torch.no_grad()
     def _take_codebooks(self, count_KN: Tensor) -> None:
@@ -321,10 +322,6 @@ def _utterances(x_MD: Tensor, like_BDF: Tensor) -> Tensor:
     batch, dim, frames = like_BDF.shape
     x_BDF: Tensor = x_MD.view(batch, frames, dim).transpose(1, 2)
     return x_BDF
-
-
-def _straight_through(x: Tensor, quantized: Tensor) -> Tensor:
-    return x + (quantized - x).detach()
 
 
 def _sums_before(words_KMD: Tensor) -> Tensor:
