@@ -16,7 +16,7 @@ from typing import Any
 import ray
 from ray._private.state import state as ray_state
 from ray.actor import ActorHandle
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.exceptions import ActorUnavailableError, RayActorError, RayError, RayTaskError
 
 from pipeline.errors import DeviceBroken, InputError, NodeLost, StreamBroken, WorkerLost
 from pipeline.policy import Backoff
@@ -44,7 +44,7 @@ ALLOCATOR = {
     "MALLOC_TOP_PAD_": "268435456",
 }
 _MAX_LOAD_FAILURES = 3
-_MAX_EARLY_DEATHS = 10  # one after the other, of a worker before it can say where it is
+_MAX_EARLY_DEATHS = 5  # one after the other, of a worker before it can say where it is
 _LOOK_SECONDS = 1.0  # between looks at the workers
 _GROW_SECONDS = 5.0  # between looks at the size of the cluster
 _PROBE_SECONDS = 1.0  # in which a node that lives takes a connection
@@ -221,7 +221,7 @@ class RayPool:
 
     def _wait_for_process(self, seat: _Seat, error: RayActorError) -> None:
         """Ray starts it elsewhere, if it can: it cannot where driver and cluster do not agree."""
-        seat.early_deaths += 1
+        seat.early_deaths += not isinstance(error, ActorUnavailableError)  # that may come back
         if seat.early_deaths > _MAX_EARLY_DEATHS and not any(other.ready for other in self._seats):
             raise WorkerLost(f"Ray keeps no worker alive, see its logs for the reason: {error}")
         seat.start_at = time.monotonic() + _LOOK_SECONDS
