@@ -16,6 +16,7 @@ from pipeline.errors import (
     StorageNotFound,
     StorageUnavailable,
 )
+from pipeline.policy import Backoff
 from pipeline.storage import LEFTOVER_AGE, READ_AHEAD, Storage, join
 from tests.fault_proxy import FAULTS, FaultProxy
 
@@ -186,7 +187,8 @@ def test_only_one_layer_retries(faulty):
         assert proxy.requests == before + 2
 
 
-def test_requests_retries_and_bytes_are_counted(faulty):
+def test_requests_retries_and_bytes_are_counted(faulty, monkeypatch):
+    monkeypatch.setattr("pipeline.storage._RETRY", Backoff(first=0.01, longest=0.01))
     counted = Counter()
 
     def count(metric, value, labels):

@@ -3,19 +3,22 @@
 import re
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
 from urllib.request import urlopen
 
 import pytest
 import ray
 
-from pipeline import metrics
 from pipeline.policy import RunSettings
 from pipeline.run.job import RaySettings, TokenizeJob, WorkerSettings
 from pipeline.run.ray_pool import RayPool
 from pipeline.run.run_log import RunLog
 from pipeline.run.runner import Totals, run
 from pipeline.shards.shard import list_shards
+from pipeline.storage import Storage
 from pipeline.tokens.decode import DecodeSettings
 from speech_codecs import codec_info
 from tests.corpus import clip, corpus, tar_bytes
@@ -36,30 +39,17 @@ def scraped(node: dict) -> dict[tuple[str, ...], float]:
     return found
 
 
-def shards_ended(found: dict[tuple[str, ...], float]) -> float:
-    return found["shards_total", "committed"] + found["shards_total", "give up"]
+def parts_bytes(folder: str | Path) -> int:
+    return sum(path.stat().st_size for path in Path(folder, "out").rglob("*.parquet"))
 
 
-def scraped_when(
-    complete: Callable[[dict[tuple[str, ...], float]], bool], node: dict
-) -> dict[tuple[str, ...], float]:
-    """Processes report every half second, each at its own time."""
-    deadline = time.monotonic() + 60
-    while not complete(found := scraped(node)) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    return found
+def run_and_scrape(address: str, folder: str, num_bytes: int) -> tuple[Totals, dict[Any, float]]:
+    """Tokenize what is there; gives the totals, and what a node has told more by then.
 
-
-@pytest.fixture
-def run_of_three_shards(tmp_path, storage, cluster):
-    """Two good shards with a reject, one cut; gives the totals and, while it stands, the node."""
-    for name, data in corpus(2, 3).items():
-        storage.put(f"{tmp_path}/in/{name}", data)
-    whole = tar_bytes([("a.flac", clip(0.5)), ("bad.flac", b"junk")])
-    storage.put(f"{tmp_path}/in/bad.tar", whole)
-    storage.put(f"{tmp_path}/in/cut.tar", whole[:700])
+    In a process of its own: counters of one go on counting from test to test.
+    """
+    storage, output = Storage(), f"{folder}/out"
     options = {"name": "null", "device": "cpu", "precision": "fp32"}
-    output = str(tmp_path / "out")
     job = TokenizeJob(output, codec_info("null"), options, storage, DecodeSettings())
     log, totals = RunLog(output, storage, ""), Totals()
 
@@ -67,28 +57,39 @@ def run_of_three_shards(tmp_path, storage, cluster):
         totals.add(event)
         log.record_event(event)
 
-    settings, address = WorkerSettings(num_gpus=0), RaySettings(address=cluster.address)
-    with RayPool(job, settings, address) as pool:
-        run(
-            list_shards([str(tmp_path / "in")], storage),
-            pool,
-            RunSettings(max_attempts=1),
-            on_event,
-        )
-        yield totals, ray.nodes()[0]
-    metrics.send_to(None)
-
-
-def test_an_operator_sees_what_a_run_did(run_of_three_shards, tmp_path):
-    totals, node = run_of_three_shards
-    assert (totals.shards, totals.failed) == (3, 1)
-    tars = sum(path.stat().st_size for path in (tmp_path / "in").iterdir())
-
     def complete(found):
-        read_all = found["storage_bytes_total", "in"] >= tars
-        return read_all and shards_ended(found) == 4 and found.keys() >= PROCESSES
+        ended = found["shards_total", "committed"] + found["shards_total", "give up"]
+        told_all = found["storage_bytes_total", "in"] >= num_bytes
+        told_all &= found["storage_bytes_total", "out"] >= parts_bytes(folder)
+        return ended == 4 and told_all and all(found[name] for name in PROCESSES)
 
-    found = scraped_when(complete, node)
+    with RayPool(job, WorkerSettings(num_gpus=0), RaySettings(address=address)) as pool:
+        [node] = [node for node in ray.nodes() if node["Alive"]]
+        before = scraped(node)
+        shards = list_shards([f"{folder}/in"], storage)
+        run(shards, pool, RunSettings(max_attempts=1), on_event)
+        deadline = time.monotonic() + 60  # each process reports every half second
+        while time.monotonic() < deadline:
+            told = scraped(node)
+            found = defaultdict(float, {name: told[name] - before[name] for name in told})
+            if complete(found):
+                break
+            time.sleep(0.2)
+    return totals, found
+
+
+def test_an_operator_sees_what_a_run_did(tmp_path, storage, cluster):
+    for name, data in corpus(2, 3).items():
+        storage.put(f"{tmp_path}/in/{name}", data)
+    whole = tar_bytes([("a.flac", clip(0.5)), ("bad.flac", b"junk")])
+    storage.put(f"{tmp_path}/in/bad.tar", whole)
+    storage.put(f"{tmp_path}/in/cut.tar", whole[:700])
+    tars = sum(path.stat().st_size for path in (tmp_path / "in").iterdir())
+    with ProcessPoolExecutor(1, get_context("spawn")) as process:
+        totals, found = process.submit(
+            run_and_scrape, cluster.address, str(tmp_path), tars
+        ).result()
+    assert (totals.shards, totals.failed) == (3, 1)
     assert found["shards_total", "committed"] == 3
     assert found["shards_total", "give up"] == 1
     assert found["rejects_total", "UndecodableAudio"] == 1
@@ -99,7 +100,6 @@ def test_an_operator_sees_what_a_run_did(run_of_three_shards, tmp_path):
     assert found["batch_padded_seconds_total",] > found["batch_audio_seconds_total",]
     assert found["encode_busy_seconds_total",] > 0
     assert tars <= found["storage_bytes_total", "in"] < 2 * tars
-    parts = sum(path.stat().st_size for path in (tmp_path / "out").rglob("*.parquet"))
-    assert found["storage_bytes_total", "out"] >= parts
+    assert found["storage_bytes_total", "out"] >= parts_bytes(tmp_path)
     assert all(found["storage_requests_total", kind] for kind in ("list", "open", "read", "write"))
     assert sum(found["bottleneck", stage] for stage in ("encode", "decode", "storage")) == 1
