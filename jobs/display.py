@@ -9,13 +9,12 @@ from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from pipeline.run.run_log import bottleneck_of
+from pipeline.run.run_log import TELLING_SECONDS, bottleneck_of
 from pipeline.run.runner import Event, Totals
 from pipeline.shards.shard import Shard
 
 LINE_SECONDS = 10.0  # at most one plain line of progress in this time
 _WIDEST = 1000  # columns of a table
-_TELLING_SECONDS = 120.0  # a shorter run shows how long starting takes, not what holds it up
 
 
 class Display:
@@ -100,7 +99,7 @@ class Display:
         for name, value in rows.items():
             table.add_row(name, value)
         self.console.print(table)
-        if elapsed > _TELLING_SECONDS and (found := bottleneck_of([totals])):
+        if elapsed > TELLING_SECONDS and (found := bottleneck_of([totals])):
             self.line(found.sentence)
 
 

@@ -40,7 +40,7 @@ def train(config: TrainConfig, display: TrainDisplay) -> None:
             from jobs.train_workers import train_on_ray
 
             train_on_ray(job, display.progress)
-    display.end(root)
+    display.end(root, validated=bool(config.validation.shards))
 
 
 def _check(job: TrainJob, root: str, storage: Storage) -> None:

@@ -30,7 +30,7 @@ class TrainDisplay:
     def begin(self, config: TrainConfig, root: str, num_shards: int) -> None:
         """Say what is about to run."""
         phases = ", ".join(f"{name} {p.steps:,} steps" for name, p in config.phases.items())
-        weights = config.codec.checkpoint or "published weights, if there are any"
+        weights = config.codec.checkpoint or "its own weights, if it has any"
         self.line(f"codec    {config.codec.name}, {weights}")
         self.line(f"shards   {num_shards}")
         self.line(f"phases   {phases}")
@@ -76,8 +76,10 @@ class TrainDisplay:
                 f"{self._eta(progress)}"
             )
 
-    def end(self, root: str) -> None:
-        self.line(f"done     weights are {root}/best.safetensors (by validation), last.safetensors")
+    def end(self, root: str, validated: bool) -> None:
+        """Say where the weights are."""
+        best = f"{root}/best.safetensors (by validation), " if validated else ""
+        self.line(f"done     weights are {best}{root}/last.safetensors")
 
     def _eta(self, progress: TrainProgress) -> str:
         assert self._first is not None

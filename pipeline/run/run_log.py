@@ -21,6 +21,7 @@ from pipeline.storage import Storage, join
 from pipeline.tokens.writer import ShardReport, library_versions
 
 FLUSH_SECONDS = 30.0  # objects cannot be appended to: the whole file is put again
+TELLING_SECONDS = 120.0  # a shorter run shows how long starting takes, not what holds it up
 LATEST = 100  # shards by which the bottleneck of the moment is found
 FILE_BYTES = 2**23  # then another file is begun: a month's events would fill the driver's memory
 
@@ -82,12 +83,13 @@ class RunLog:
         """Close the run; `status` is done, failed, aborted or interrupted."""
         self.record("run ended", status=status)
         self._flush()
+        found = bottleneck_of([totals]) if self.elapsed > TELLING_SECONDS else None
         summary = {
             "run": self.run_id,
             "status": status,
             "seconds": round(self.elapsed, 3),
             "libraries": library_versions(),
-            "bottleneck": found.sentence if (found := bottleneck_of([totals])) else None,
+            "bottleneck": found.sentence if found else None,
             **asdict(totals),
         }
         self._writer.submit(self._write, "summary.json", json.dumps(summary, indent=2) + "\n")
