@@ -9,7 +9,7 @@ from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from pipeline.run.run_log import TELLING_SECONDS, bottleneck_of
+from pipeline.run.run_log import what_held_up
 from pipeline.run.runner import Event, Totals
 from pipeline.shards.shard import Shard
 
@@ -99,8 +99,8 @@ class Display:
         for name, value in rows.items():
             table.add_row(name, value)
         self.console.print(table)
-        if elapsed > TELLING_SECONDS and (found := bottleneck_of([totals])):
-            self.line(found.sentence)
+        if sentence := what_held_up(totals, elapsed):
+            self.line(sentence)
 
 
 def _facts(totals: Totals, elapsed: float, eta: float) -> str:

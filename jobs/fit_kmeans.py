@@ -24,6 +24,7 @@ from jobs.display import LINE_SECONDS
 from jobs.fit_config import FitConfig
 from jobs.state import Checkpoints, refuse_difference
 from jobs.train import describe_run, settings_of
+from jobs.train_job import crop_samples
 from jobs.trainer import step_seed
 from pipeline.errors import InputError
 from pipeline.shards.shard import list_shards
@@ -131,11 +132,7 @@ class Fit:
         self.storage.put(join(self.root, "checkpoint.safetensors"), data)
 
     def _cropper(self) -> Cropper:
-        hop, rate = self.recipe.hop_length, self.recipe.sample_rate
-        num_samples = int(self.config.data.crop_seconds * rate) // hop * hop
-        if not num_samples:
-            seconds = self.config.data.crop_seconds
-            raise InputError(f"data.crop_seconds is {seconds}, under one frame")
+        rate, num_samples = self.recipe.sample_rate, crop_samples(self.config.data, self.recipe)
         plain = Augment(AugmentSettings())
         return Cropper(rate, num_samples, False, plain, self.config.audio, self.config.limits)
 

@@ -1,6 +1,5 @@
 """`runs/<run id>/report.html`: one run on one page that needs nothing else to be read."""
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import Any
 from jobs.runs import run_ids
 from pipeline.dataset.output import ShardOutput
 from pipeline.errors import InputError
-from pipeline.run.run_log import read_events, run_folder
+from pipeline.run.run_log import read_events, read_summary, run_folder
 from pipeline.storage import join
 
 _BARS = 60
@@ -56,12 +55,8 @@ def write_report(dataset: ShardOutput, run_id: str | None = None) -> str:
 def read_run(dataset: ShardOutput, run_id: str) -> Run:
     """Everything that a run wrote down."""
     folder, storage = run_folder(dataset.root, run_id), dataset.storage
-    names = {info.url.rpartition("/")[2] for info in storage.list_files(folder)}
-    summary = None
-    if "summary.json" in names:
-        summary = json.loads(storage.read_bytes(join(folder, "summary.json")))
     config = storage.read_bytes(join(folder, "config.yaml")).decode()
-    return Run(run_id, config, list(read_events(folder, storage)), summary)
+    return Run(run_id, config, list(read_events(folder, storage)), read_summary(folder, storage))
 
 
 def render(run: Run) -> str:

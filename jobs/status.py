@@ -1,15 +1,14 @@
 """`speechmill status`: what a token dataset holds, from the footers of its parts."""
 
-import json
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
 from jobs.runs import run_ids
 from pipeline.dataset.output import TokenDataset
-from pipeline.errors import InputError, StorageNotFound
-from pipeline.run.run_log import run_folder
-from pipeline.storage import Storage, join
+from pipeline.errors import InputError
+from pipeline.run.run_log import read_summary, run_folder
+from pipeline.storage import Storage
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +62,4 @@ def _last_summary(dataset: TokenDataset) -> dict[str, Any] | None:
     runs = run_ids(dataset.root, dataset.storage)
     if not runs:
         return None
-    try:
-        summary = dataset.storage.read_bytes(
-            join(run_folder(dataset.root, runs[-1]), "summary.json")
-        )
-    except StorageNotFound:
-        return None
-    return dict(json.loads(summary))
+    return read_summary(run_folder(dataset.root, runs[-1]), dataset.storage)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from jobs.augment import Augment, load_pool
-from jobs.data import Cropper, SampleStream
+from jobs.data import Cropper, DataSettings, SampleStream
 from jobs.train_config import TrainConfig
 from jobs.trainer import Place, Progress, Trainer, share_of
 from pipeline.errors import InputError
@@ -73,10 +73,7 @@ def build_recipe(config: TrainConfig) -> Recipe:
 
 def build_cropper(config: TrainConfig, recipe: Recipe, storage: Storage) -> Cropper:
     """Return what makes crops, with the noises and rooms that it mixes in."""
-    hop, rate = recipe.hop_length, recipe.sample_rate
-    num_samples = int(config.data.crop_seconds * rate) // hop * hop
-    if not num_samples:
-        raise InputError(f"data.crop_seconds is {config.data.crop_seconds}, under one frame")
+    rate, num_samples = recipe.sample_rate, crop_samples(config.data, recipe)
     augment = Augment(
         config.augment,
         load_pool(config.augment.noise, rate, storage, config.audio),
@@ -85,3 +82,12 @@ def build_cropper(config: TrainConfig, recipe: Recipe, storage: Storage) -> Crop
     )
     offline = config.enhancement == "offline"
     return Cropper(rate, num_samples, offline, augment, config.audio, config.limits)
+
+
+def crop_samples(settings: DataSettings, recipe: Recipe) -> int:
+    """Samples of a crop: whole frames, at least one."""
+    hop = recipe.hop_length
+    num_samples = int(settings.crop_seconds * recipe.sample_rate) // hop * hop
+    if not num_samples:
+        raise InputError(f"data.crop_seconds is {settings.crop_seconds}, under one frame")
+    return num_samples

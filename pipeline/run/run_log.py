@@ -13,7 +13,7 @@ from itertools import count
 from typing import Any
 
 from pipeline import metrics
-from pipeline.errors import StorageError
+from pipeline.errors import StorageError, StorageNotFound
 from pipeline.policy import Action
 from pipeline.run.bottleneck import STAGES, Bottleneck, find_bottleneck
 from pipeline.run.runner import Event, Totals
@@ -21,7 +21,8 @@ from pipeline.storage import Storage, join
 from pipeline.tokens.writer import ShardReport, library_versions
 
 FLUSH_SECONDS = 30.0  # objects cannot be appended to: the whole file is put again
-TELLING_SECONDS = 120.0  # a shorter run shows how long starting takes, not what holds it up
+_TELLING_SECONDS = 120.0  # a shorter run shows how long starting takes, not what holds it up
+SUMMARY = "summary.json"
 LATEST = 100  # shards by which the bottleneck of the moment is found
 FILE_BYTES = 2**23  # then another file is begun: a month's events would fill the driver's memory
 
@@ -83,16 +84,15 @@ class RunLog:
         """Close the run; `status` is done, failed, aborted or interrupted."""
         self.record("run ended", status=status)
         self._flush()
-        found = bottleneck_of([totals]) if self.elapsed > TELLING_SECONDS else None
         summary = {
             "run": self.run_id,
             "status": status,
             "seconds": round(self.elapsed, 3),
             "libraries": library_versions(),
-            "bottleneck": found.sentence if found else None,
+            "bottleneck": what_held_up(totals, self.elapsed),
             **asdict(totals),
         }
-        self._writer.submit(self._write, "summary.json", json.dumps(summary, indent=2) + "\n")
+        self._writer.submit(self._write, SUMMARY, json.dumps(summary, indent=2) + "\n")
         self._writer.shutdown()
 
     def _flush(self) -> None:
@@ -123,6 +123,12 @@ def bottleneck_of(parts: Collection[ShardReport] | Collection[Totals]) -> Bottle
         decode=sum(part.decode_seconds for part in parts),
         decode_cpu=sum(part.decode_cpu_seconds for part in parts),
     )
+
+
+def what_held_up(totals: Totals, elapsed: float) -> str | None:
+    """The sentence of a whole run; None of one too short to tell."""
+    found = bottleneck_of([totals]) if elapsed > _TELLING_SECONDS else None
+    return found.sentence if found else None
 
 
 def _show_bottleneck(reports: Collection[ShardReport]) -> None:
@@ -158,6 +164,14 @@ def read_events(folder: str, storage: Storage) -> Iterator[dict[str, Any]]:
         if url not in there:
             return
         yield from map(json.loads, storage.read_bytes(url).decode().splitlines())
+
+
+def read_summary(folder: str, storage: Storage) -> dict[str, Any] | None:
+    """What a run wrote at its end; None where it did not end."""
+    try:
+        return dict(json.loads(storage.read_bytes(join(folder, SUMMARY))))
+    except StorageNotFound:
+        return None
 
 
 def events_name(number: int) -> str:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from speech_codecs.checkpoint import read_state_dict
 from speech_codecs.errors import InvalidConfig
 from speech_codecs.losses import MelLoss, STFTLoss, kl_to_standard_normal, l1_and_mse
-from speech_codecs.nn.codebook_ema import CodebookEMA, begin_at_kmeans, from_first_worker
+from speech_codecs.nn.codebook_ema import CodebookEMA, begin_at_kmeans
 from speech_codecs.nn.conv import load_unfolded
 from speech_codecs.pure.config import PureConfig
 from speech_codecs.pure.model import PureNetwork
@@ -305,8 +305,6 @@ class PureRecipe(Recipe):
     def _take_codebooks(self, count_KN: Tensor) -> None:
         """Train on from the quantizer's codebooks."""
         quantizer = self.network.quantizer
-        tables = [quantizer.searched_SND] if quantizer.num_searched else []
-        from_first_worker(quantizer.codebooks_KND, count_KN, *tables)
         self.ema.reset(quantizer, count_KN)
         self.codebooks_KND.copy_(quantizer.codebooks_KND)
         self.has_codebooks.fill_(True)
