@@ -114,7 +114,8 @@ class Storage:
         def find(fs: fsspec.AbstractFileSystem, path: str) -> list[FileInfo]:
             narrowed = {"prefix": prefix} if prefix and "s3" in fs.protocol else {}
             found = fs.find(path, detail=True, **narrowed)
-            return [_info(fs, name, details) for name, details in found.items()]
+            # s3fs names the folder itself where its first object comes while it is listed.
+            return [_info(fs, name, d) for name, d in found.items() if d["type"] == "file"]
 
         return sorted(self._try("list", url, find), key=lambda i: i.url)
 

@@ -10,11 +10,20 @@ from typing import Any
 import pytest
 from ray.cluster_utils import Cluster
 
+from pipeline.storage import Storage
+
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 def command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "jobs.cli", *arguments]
+
+
+def contents(storage: Storage, output: str) -> dict[str, bytes]:
+    """Every part, table of rejects and note of a failure, by its name below the output."""
+    folders = [f"{output}/{name}" for name in ("tokens", "rejects", "failed")]
+    files = [file for folder in folders for file in storage.list_files(folder)]
+    return {file.url.removeprefix(output): storage.read_bytes(file.url) for file in files}
 
 
 @pytest.fixture

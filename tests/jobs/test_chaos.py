@@ -22,7 +22,7 @@ from pipeline.storage import Storage
 from speech_codecs import load_codec
 from tests.corpus import corpus
 from tests.fault_proxy import FaultProxy
-from tests.jobs.conftest import command
+from tests.jobs.conftest import command, contents
 from tests.ray_processes import find
 from tests.serial_pool import SerialPool
 
@@ -113,12 +113,6 @@ def calm_run(rgw, shards: str, output: str, monkeypatch) -> None:
     )
 
 
-def contents(filesystem, output: str) -> dict[str, bytes]:
-    root = output.removeprefix("s3://")
-    kept = [p for f in ("tokens", "rejects", "failed") for p in filesystem.find(f"{root}/{f}")]
-    return {path.removeprefix(root): filesystem.cat_file(path) for path in kept}
-
-
 @pytest.mark.timeout(60 + 20 * SHARDS)
 def test_a_run_among_failures_gives_the_dataset_of_a_calm_one(
     cluster, rgw, bucket, corpus_url, chaos, tmp_path, monkeypatch
@@ -147,10 +141,10 @@ def test_a_run_among_failures_gives_the_dataset_of_a_calm_one(
     assert process.returncode == 0, (tmp_path / "log").read_text()
     rgw.restart()
     calm_run(rgw, corpus_url, f"{bucket}/calm", monkeypatch)
-    filesystem = rgw.filesystem()
-    assert contents(filesystem, f"{bucket}/chaos") == contents(filesystem, f"{bucket}/calm")
+    storage = Storage({"s3": rgw.storage_options})
+    assert contents(storage, f"{bucket}/chaos") == contents(storage, f"{bucket}/calm")
     source = f"{bucket}/chaos/tokens".removeprefix("s3://")
-    dataset = pyarrow.dataset.dataset(source, filesystem=filesystem, format="parquet")
+    dataset = pyarrow.dataset.dataset(source, filesystem=rgw.filesystem(), format="parquet")
     rows = dataset.to_table(columns=["shard", "index"]).to_pylist()
     assert len(dataset.files) == SHARDS
     assert len({(row["shard"], row["index"]) for row in rows}) == len(rows) == SHARDS * CLIPS

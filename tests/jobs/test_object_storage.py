@@ -11,12 +11,11 @@ import duckdb
 import polars
 import pyarrow.dataset
 import pytest
-import s3fs
 
 from pipeline.storage import Storage
 from speech_codecs import codec_info
 from tests.corpus import corpus
-from tests.jobs.conftest import command
+from tests.jobs.conftest import command, contents
 
 KILLS = 10
 
@@ -24,13 +23,6 @@ KILLS = 10
 @pytest.fixture
 def speechmill_s3(speechmill, rgw):
     return lambda *arguments: speechmill(*arguments, environment=rgw.environment)
-
-
-def committed(filesystem: s3fs.S3FileSystem, output: str) -> dict[str, bytes]:
-    """Every part and every table of rejects, by its name below the output."""
-    root = output.removeprefix("s3://")
-    paths = [p for f in ("tokens", "rejects") for p in filesystem.find(f"{root}/{f}")]
-    return {path.removeprefix(root): filesystem.cat_file(path) for path in paths}
 
 
 def test_every_good_utterance_of_real_speech_is_one_row(
@@ -85,15 +77,14 @@ def test_a_driver_killed_ten_times_leaves_the_bytes_of_an_uninterrupted_run(
         f"{bucket}/in/", f"{bucket}/killed", codec="pure-16k-small", environment=rgw.environment
     )
     environment = os.environ | rgw.environment
-    filesystem = rgw.filesystem()
     chance = random.Random(7)
     for attempt in range(KILLS):
-        before = len(committed(filesystem, f"{bucket}/killed"))
+        before = len(contents(storage, f"{bucket}/killed"))
         process = subprocess.Popen(
             command("tokenize", str(path)), env=environment, stdout=subprocess.DEVNULL
         )
         if attempt % 2:
-            wait_for_progress(process, filesystem, f"{bucket}/killed", before)
+            wait_for_progress(process, storage, f"{bucket}/killed", before)
             time.sleep(chance.uniform(0.0, 0.2))
         else:
             time.sleep(chance.uniform(0.0, 6.0))
@@ -101,13 +92,14 @@ def test_a_driver_killed_ten_times_leaves_the_bytes_of_an_uninterrupted_run(
         process.wait()
     assert speechmill_s3("tokenize", path).returncode == 0
     assert speechmill_s3("tokenize", path, f"output={bucket}/calm").returncode == 0
-    assert committed(filesystem, f"{bucket}/killed") == committed(filesystem, f"{bucket}/calm")
-    assert len(committed(filesystem, f"{bucket}/calm")) == 24
+    calm = contents(storage, f"{bucket}/calm")
+    assert contents(storage, f"{bucket}/killed") == calm
+    assert len(calm) == 24
 
 
-def wait_for_progress(process, filesystem, output, before) -> None:
+def wait_for_progress(process, storage, output, before) -> None:
     deadline = time.monotonic() + 60
     while process.poll() is None and time.monotonic() < deadline:
-        if len(committed(filesystem, output)) > before:
+        if len(contents(storage, output)) > before:
             return
         time.sleep(0.05)

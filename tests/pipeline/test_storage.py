@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
+from s3fs import S3FileSystem
 
 from pipeline import metrics
 from pipeline.errors import (
@@ -52,6 +53,24 @@ def test_a_listing_and_a_lookup_agree_on_size_and_etag(root):
     storage.put(join(url, "x"), b"123")
     [listed] = storage.list_files(url)
     assert storage.info(listed.url) == listed
+
+
+def test_a_folder_whose_first_object_comes_while_it_is_listed_is_no_object(
+    moto, moto_bucket, monkeypatch
+):
+    storage = Storage({"s3": moto.storage_options})
+    list_keys = S3FileSystem._lsdir
+
+    async def list_just_before_a_write(fs, path, *args, **kwargs):
+        keys = await list_keys(fs, path, *args, **kwargs)
+        await fs._pipe_file(f"{path}/first", b"1")
+        return keys
+
+    with monkeypatch.context() as patch:
+        patch.setattr(S3FileSystem, "_lsdir", list_just_before_a_write)
+        assert storage.list_files(f"{moto_bucket}/new") == []
+    [first] = storage.list_files(f"{moto_bucket}/new")
+    assert first.url == f"{moto_bucket}/new/first"
 
 
 def test_a_new_version_of_an_object_has_another_etag_and_shows_at_once(root):
