@@ -10,8 +10,8 @@ import logging
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from http import HTTPStatus
@@ -21,16 +21,10 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
 import fsspec
 from fsspec.core import url_to_fs
 
-from pipeline.errors import (
-    BucketNotFound,
-    StorageDenied,
-    StorageError,
-    StorageFull,
-    StorageNotFound,
-    StorageUnavailable,
-)
+from pipeline.errors import StorageError, StorageNotFound, StorageUnavailable
 from pipeline.metrics import STORAGE_BYTES, STORAGE_REQUESTS, STORAGE_RETRIES, record
 from pipeline.policy import Backoff
+from pipeline.storage_errors import http_status, translated
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -40,49 +34,6 @@ _READ_SIZE = 2**20  # bytes taken of them at a time: a tar is read in many small
 LEFTOVER_AGE = 24 * 3600.0  # s; no write to a local disk takes longer
 _RETRY = Backoff(first=0.2, longest=20.0)
 _UNRETRIED = {"total_max_attempts": 1, "mode": "standard"}  # botocore's own name for no retry
-
-_BY_ERRNO: dict[int, type[StorageError]] = {
-    errno.ENOENT: StorageNotFound,
-    errno.EACCES: StorageDenied,
-    errno.EPERM: StorageDenied,
-    errno.EROFS: StorageDenied,
-    errno.ENOSPC: StorageFull,
-    errno.EDQUOT: StorageFull,
-    errno.EBUSY: StorageUnavailable,
-    errno.ESTALE: StorageUnavailable,
-    errno.ETIMEDOUT: StorageUnavailable,
-    errno.EREMOTEIO: StorageUnavailable,
-}
-# By name: the libraries of a backend that is not in use are never imported.
-_BY_NAME: dict[str, type[StorageError]] = {
-    "FileNotFoundError": StorageNotFound,
-    "PermissionError": StorageDenied,
-    "NoCredentialsError": StorageDenied,
-    "PartialCredentialsError": StorageDenied,
-    "TimeoutError": StorageUnavailable,
-    "ConnectionError": StorageUnavailable,
-    "HTTPClientError": StorageUnavailable,
-    "EndpointConnectionError": StorageUnavailable,
-    "ClientPayloadError": StorageUnavailable,
-    "ClientConnectionError": StorageUnavailable,
-    "ResponseParserError": StorageUnavailable,
-    "IncompleteRead": StorageUnavailable,
-    "IncompleteReadError": StorageUnavailable,
-    "ResponseStreamingError": StorageUnavailable,
-    "FlexibleChecksumError": StorageUnavailable,
-}
-_BY_CODE: dict[str, type[StorageError]] = {
-    "NoSuchBucket": BucketNotFound,
-    "InvalidBucketName": BucketNotFound,
-    "PermanentRedirect": BucketNotFound,
-    "QuotaExceeded": StorageFull,
-    "SlowDown": StorageUnavailable,
-    "RequestTimeout": StorageUnavailable,
-    "BadDigest": StorageUnavailable,
-    "IncompleteBody": StorageUnavailable,
-    "XAmzContentSHA256Mismatch": StorageUnavailable,
-    "ConditionalRequestConflict": StorageUnavailable,
-}
 
 logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -113,20 +64,17 @@ class Storage:
 
         def find(fs: fsspec.AbstractFileSystem, path: str) -> list[FileInfo]:
             narrowed = {"prefix": prefix} if prefix and "s3" in fs.protocol else {}
-            found = fs.find(path, detail=True, **narrowed)
-            # s3fs names the folder itself where its first object comes while it is listed.
-            return [_info(fs, name, d) for name, d in found.items() if d["type"] == "file"]
+            return _objects(fs, fs.find(path, detail=True, **narrowed))
 
-        return sorted(self._try("list", url, find), key=lambda i: i.url)
+        return self._try("list", url, find)
 
     def glob(self, pattern: str) -> list[FileInfo]:
         """Every object that matches a pattern of `*`, `**`, `?` and `[…]`, sorted by URL."""
 
         def glob(fs: fsspec.AbstractFileSystem, path: str) -> list[FileInfo]:
-            found = fs.glob(path, detail=True)
-            return [_info(fs, name, d) for name, d in found.items() if d["type"] == "file"]
+            return _objects(fs, fs.glob(path, detail=True))
 
-        return sorted(self._try("list", pattern, glob), key=lambda i: i.url)
+        return self._try("list", pattern, glob)
 
     def info(self, url: str) -> FileInfo:
         return self._try("info", url, lambda fs, path: _info(fs, path, fs.info(path)))
@@ -191,7 +139,7 @@ class Storage:
             except OSError as error:
                 if (
                     isinstance(error, FileExistsError)
-                    or _http_status(error) == HTTPStatus.PRECONDITION_FAILED
+                    or http_status(error) == HTTPStatus.PRECONDITION_FAILED
                 ):
                     return False
                 raise
@@ -228,7 +176,7 @@ class Storage:
         while True:
             record(STORAGE_REQUESTS, 1, operation=kind)
             try:
-                with _translated(url):
+                with translated(url):
                     return operation(*self._resolve(url))
             except StorageUnavailable as error:
                 attempt += 1
@@ -332,6 +280,16 @@ def join(url: str, *parts: str) -> str:
     return "/".join((url.rstrip("/"), *parts))
 
 
+def _objects(fs: fsspec.AbstractFileSystem, found: Mapping[str, dict[str, Any]]) -> list[FileInfo]:
+    """What a search found, sorted by URL; a link is what it points to, a folder is left out.
+
+    s3fs finds the folder itself where its first object comes while it is listed.
+    """
+    followed = {name: fs.info(name) if d.get("islink") else d for name, d in found.items()}
+    files = [_info(fs, name, d) for name, d in followed.items() if d["type"] == "file"]
+    return sorted(files, key=lambda file: file.url)
+
+
 def _info(fs: fsspec.AbstractFileSystem, path: str, details: dict[str, Any]) -> FileInfo:
     stamps = ("ETag", "etag", "mtime", "LastModified", "created")
     stamp = next((details[name] for name in stamps if details.get(name)), "")
@@ -387,45 +345,3 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-@contextmanager
-def _translated(url: str) -> Iterator[None]:
-    try:
-        yield
-    except StorageError:
-        raise
-    except Exception as error:
-        kind = _kind(error)
-        if kind is None:
-            raise
-        raise kind(f"{url}: {type(error).__name__}: {error}") from error
-
-
-def _kind(error: Exception) -> type[StorageError] | None:
-    """Which of our errors a backend's error is; None for one that is no storage error."""
-    code, status = _http_code(error), _http_status(error)
-    if code in _BY_CODE:
-        return _BY_CODE[code]
-    if status == HTTPStatus.TOO_MANY_REQUESTS or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        return StorageUnavailable
-    for parent in type(error).__mro__:
-        if parent.__name__ in _BY_NAME:
-            return _BY_NAME[parent.__name__]
-    if isinstance(error, OSError):
-        return _BY_ERRNO.get(error.errno or 0, StorageError)
-    return StorageError if type(error).__module__.startswith(("botocore", "aiohttp")) else None
-
-
-def _http_status(error: BaseException) -> int:
-    """The status that an object store answered with; 0 where it did not."""
-    return int(_response(error).get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-
-
-def _http_code(error: BaseException) -> str:
-    return str(_response(error).get("Error", {}).get("Code", ""))
-
-
-def _response(error: BaseException) -> dict[str, Any]:
-    found = (getattr(cause, "response", None) for cause in (error, error.__cause__))
-    return next((response for response in found if isinstance(response, dict)), {})

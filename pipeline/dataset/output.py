@@ -1,6 +1,7 @@
 """An output on storage, shard by shard: whose it is, what is done, what is left to do."""
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -46,7 +47,7 @@ def identity(
 
 
 @dataclass
-class ShardOutput:
+class ShardOutput(ABC):
     """A folder with one file for each shard, the part, which is the commit.
 
     Every method costs a fixed number of requests.
@@ -123,9 +124,9 @@ class ShardOutput:
                     "again, or set another output"
                 )
 
+    @abstractmethod
     def sources(self, names: Sequence[str]) -> list[dict[str, Any]]:
         """Url, size and etag of the shards that parts were made of, in the order of their names."""
-        raise NotImplementedError
 
     def part_url(self, name: str) -> str:
         return join(self.root, self.folder, f"{name}{self.suffix}")

@@ -73,6 +73,21 @@ def test_a_folder_whose_first_object_comes_while_it_is_listed_is_no_object(
     assert first.url == f"{moto_bucket}/new/first"
 
 
+def test_a_link_is_the_file_that_it_points_to(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "a.tar").write_bytes(b"123")
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / "b.tar").symlink_to("../real/a.tar")
+    (tmp_path / "linked" / "folder.tar").symlink_to("../real")
+    [listed] = Storage().list_files(f"{tmp_path}/linked")
+    assert Storage().glob(f"{tmp_path}/linked/*.tar") == [listed]
+    assert Storage().info(listed.url) == listed
+    assert (listed.url, listed.size) == (f"{tmp_path}/linked/b.tar", 3)
+    (tmp_path / "real" / "a.tar").unlink()
+    with pytest.raises(StorageNotFound, match=r"b\.tar"):
+        Storage().list_files(f"{tmp_path}/linked")
+
+
 def test_a_new_version_of_an_object_has_another_etag_and_shows_at_once(root):
     url, storage = root
     storage.put(join(url, "x"), b"123")

@@ -20,7 +20,7 @@ from speech_codecs.hasrd.model import HasrdNetwork
 from speech_codecs.hasrd.ssl import SSLModel
 from speech_codecs.hasrd.weights import renamed_ssl
 from speech_codecs.losses import dac_mel_loss
-from speech_codecs.nn.codebook_ema import CodebookEMA, begin_at_kmeans
+from speech_codecs.nn.codebook_ema import CodebookEMA, KMeansStart
 from speech_codecs.nn.conv import load_unfolded
 from speech_codecs.nn.lengths import is_behind
 from speech_codecs.nn.quantize import ResidualQuantizer
@@ -81,7 +81,7 @@ class HasrdRecipe(CentroidRecipe):
         if isinstance(self.network.quantizer, ResidualQuantizer):
             self.ema = CodebookEMA(self.network.quantizer, config.ema_decay, config.revive_below)
         self.register_buffer("has_codebooks", torch.tensor(self.ema is None))
-        self._residuals: list[Tensor] = []
+        self._start = KMeansStart(config.kmeans_frames, config.kmeans_iterations)
 
     has_codebooks: Tensor
 
@@ -132,21 +132,14 @@ class HasrdRecipe(CentroidRecipe):
         return asdict(self.sizes)
 
     def frames_to_see(self) -> int:
-        if self.has_codebooks:
-            return 0
-        seen = sum(len(residual_MD) for residual_MD in self._residuals)
-        return max(0, max(1, self.config.kmeans_frames) - seen)
+        return 0 if self.has_codebooks else self._start.missing
 
     @torch.no_grad()
     def see(self, batch: TrainingBatch) -> None:
         _, residual_BFD = self._streams(batch.audio_BT)
-        self._residuals.append(residual_BFD.flatten(0, 1))
-        if self.frames_to_see():
-            return
-        residual_MD = torch.cat(self._residuals)
-        counts_KN = begin_at_kmeans(self._codebooks(), residual_MD, self.config.kmeans_iterations)
-        self._go_on(counts_KN * len(self._residuals[-1]) / len(residual_MD))  # as of one batch
-        self._residuals.clear()
+        counts_KN = self._start.see(self._codebooks(), residual_BFD.flatten(0, 1))
+        if counts_KN is not None:
+            self._go_on(counts_KN)
 
     def forward(self, batch: TrainingBatch) -> StepOutput:
         semantic_BFD, residual_BFD = self._streams(batch.audio_BT)

@@ -84,6 +84,30 @@ class CodebookEMA(nn.Module):
             self.searched_sums_SND[stage, dead_E] = words_ED * self.revive_below
 
 
+class KMeansStart:
+    """Gathers frames of the first batches, to begin a quantizer's codebooks at their k-means."""
+
+    def __init__(self, num_frames: int, iterations: int) -> None:
+        self.num_frames = max(1, num_frames)
+        self.iterations = iterations
+        self._frames: list[Tensor] = []
+
+    @property
+    def missing(self) -> int:
+        """Frames still to be seen."""
+        return max(0, self.num_frames - sum(len(frames_MD) for frames_MD in self._frames))
+
+    def see(self, quantizer: ResidualQuantizer, frames_MD: Tensor) -> Tensor | None:
+        """Take in a batch; with the last one begin the codebooks and give its counts_KN."""
+        self._frames.append(frames_MD)
+        if self.missing:
+            return None
+        seen_MD = torch.cat(self._frames)
+        self._frames.clear()
+        share = len(frames_MD) / len(seen_MD)
+        return share * begin_at_kmeans(quantizer, seen_MD, self.iterations)
+
+
 @torch.no_grad()
 def begin_at_kmeans(quantizer: ResidualQuantizer, x_MD: Tensor, iterations: int) -> Tensor:
     """Begin each stage at the k-means of what those before it leave; give their counts_KN."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from speech_codecs.checkpoint import read_state_dict
 from speech_codecs.errors import InvalidConfig
 from speech_codecs.losses import MelLoss, STFTLoss, kl_to_standard_normal, l1_and_mse
-from speech_codecs.nn.codebook_ema import CodebookEMA, begin_at_kmeans
+from speech_codecs.nn.codebook_ema import CodebookEMA, KMeansStart
 from speech_codecs.nn.conv import load_unfolded
 from speech_codecs.pure.config import PureConfig
 from speech_codecs.pure.model import PureNetwork
@@ -23,6 +23,7 @@ from speech_codecs.training import (
     StepOutput,
     TrainingBatch,
     merge_weights,
+    random_depths,
     straight_through,
 )
 
@@ -102,7 +103,7 @@ class PureRecipe(Recipe):
         self.codebooks_KND = nn.Parameter(torch.zeros_like(self.network.quantizer.codebooks_KND))
         self.phase = "vae"
         self._teacher = (enhance,)  # in a tuple, so that a module is none of ours
-        self._latents: list[Tensor] = []
+        self._start = KMeansStart(config.kmeans_frames, config.kmeans_iterations)
 
     quantize_steps: Tensor
     has_codebooks: Tensor
@@ -128,17 +129,17 @@ class PureRecipe(Recipe):
         self.codebooks_KND.requires_grad_(gradient)
 
     def frames_to_see(self) -> int:
-        if self.phase == "vae" or self.has_codebooks:
-            return 0
-        seen = sum(len(latent_MD) for latent_MD in self._latents)
-        return max(0, max(1, self.config.kmeans_frames) - seen)
+        return 0 if self.phase == "vae" or self.has_codebooks else self._start.missing
 
     @torch.no_grad()
     def see(self, batch: TrainingBatch) -> None:
-        self._latents.append(_frames(self.latent(batch.audio_BT)))
-        if not self.frames_to_see():
-            self._begin_codebooks(self._latents)
-            self._latents.clear()
+        """Begin each stage at the k-means of what the stages before leave of the raw latent."""
+        quantizer = self.network.quantizer
+        counts_KN = self._start.see(quantizer, _frames(self.latent(batch.audio_BT)))
+        if counts_KN is not None:
+            if quantizer.num_searched:
+                quantizer.searched_SND.copy_(quantizer.codebooks_KND[: quantizer.num_searched])
+            self._take_codebooks(counts_KN)
 
     def forward(self, batch: TrainingBatch) -> StepOutput:
         return self._vae(batch) if self.phase == "vae" else self._quantize(batch)
@@ -275,10 +276,9 @@ class PureRecipe(Recipe):
 
     def _sum(self, words_KMD: Tensor, latent_BDF: Tensor) -> Tensor:
         """Return the sum of each utterance's first stages, a number drawn for each."""
-        depth, batch = len(words_KMD), len(latent_BDF)
-        if not (self.config.quantizer_dropout and self.training):
-            return _utterances(words_KMD.sum(0), latent_BDF)
-        stages_B = torch.randint(1, depth + 1, (batch,), device=latent_BDF.device)
+        depth = len(words_KMD)
+        share = 1.0 if self.config.quantizer_dropout and self.training else 0.0
+        stages_B = random_depths(len(latent_BDF), depth, 1, share, latent_BDF)
         stages_M = stages_B.repeat_interleave(latent_BDF.shape[-1])
         kept_KM = torch.arange(depth, device=latent_BDF.device)[:, None] < stages_M
         return _utterances((words_KMD * kept_KM[..., None]).sum(0), latent_BDF)
@@ -291,15 +291,6 @@ class PureRecipe(Recipe):
         if self.config.codebook_update == "gradient":
             return self.codebooks_KND
         return self.network.quantizer.codebooks_KND
-
-    def _begin_codebooks(self, latents: list[Tensor]) -> None:
-        """Begin each stage at the k-means of what the stages before leave of the raw latent."""
-        quantizer, latent_MD = self.network.quantizer, torch.cat(latents)
-        counts_KN = begin_at_kmeans(quantizer, latent_MD, self.config.kmeans_iterations)
-        if quantizer.num_searched:
-            quantizer.searched_SND.copy_(quantizer.codebooks_KND[: quantizer.num_searched])
-        share = len(latents[-1]) / len(latent_MD)  # counts are those of one batch
-        self._take_codebooks(share * counts_KN)
 
     @torch.no_grad()
     def _take_codebooks(self, count_KN: Tensor) -> None:
