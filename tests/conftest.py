@@ -62,7 +62,8 @@ def cluster() -> Iterator[Cluster]:
         "include_dashboard": False,
         # Loopback, but not 127.0.0.1: that one `ray.init` replaces by the address of the network.
         "node_ip_address": "127.0.0.2",
-        "_system_config": {"metrics_report_interval_ms": 500},  # 10 s would be long for a test
+        # By default 10 s and 3 s (five of them until a node is given up), long for a test.
+        "_system_config": {"metrics_report_interval_ms": 500, "health_check_period_ms": 500},
     }
     cluster = Cluster(initialize_head=True, head_node_args=arguments)
     yield cluster

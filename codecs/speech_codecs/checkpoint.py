@@ -10,6 +10,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from speech_codecs.errors import CheckpointError
 
@@ -28,26 +29,41 @@ _READ_FAULTS = (
     AssertionError,
     struct.error,
 )
+_DRAWING = {
+    nn.init.kaiming_normal_,
+    nn.init.kaiming_uniform_,
+    nn.init.normal_,
+    nn.init.trunc_normal_,
+    nn.init.uniform_,
+    nn.init.xavier_normal_,
+    nn.init.xavier_uniform_,
+    Tensor.normal_,
+    Tensor.uniform_,
+}
 _SHOWN = 10  # keys of each kind in an error
 
 
 def allocate(build: Callable[[], NetworkT]) -> NetworkT:
     """Return a network for inference whose weights are yet to be filled in.
 
-    Nothing is initialised in vain: `build` runs on the meta device. What it puts on the CPU by
-    name, such as a window, stays as it is.
+    Nothing is drawn in vain. (Nor does it stand on the meta device meanwhile: some of what PyTorch
+    does there makes it load its compiler, which takes longer than most networks.)
     """
-    with torch.device("meta"):
+    with _NothingDrawn():
         network = build()
-    for module in network.modules():
-        for name, weight in module.named_parameters(recurse=False):
-            empty = torch.empty_like(weight, device="cpu")
-            setattr(module, name, nn.Parameter(empty, requires_grad=False))
-        for name, buffer in module.named_buffers(recurse=False):
-            if buffer.is_meta:
-                assert name not in module._non_persistent_buffers_set, f"{name} is never filled in"
-                setattr(module, name, torch.empty_like(buffer, device="cpu"))
-    return network.eval()
+    return network.requires_grad_(False).eval()
+
+
+class _NothingDrawn(TorchFunctionMode):
+    """Leaves tensors as they are where they should be filled with random numbers."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        named = dict(kwargs or {})
+        if func in _DRAWING:
+            return args[0] if args else named["tensor"]
+        return func(*args, **named)
 
 
 def read_state_dict(path: Path, key: str | None = None) -> dict[str, Tensor]:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 import ray
 from ray._private.state import state as ray_state
@@ -47,6 +48,7 @@ _MAX_LOAD_FAILURES = 3
 _MAX_EARLY_DEATHS = 5  # one after the other, of a worker before it can say where it is
 _LOOK_SECONDS = 1.0  # between looks at the workers
 _GROW_SECONDS = 5.0  # between looks at the size of the cluster
+_CONNECT_SECONDS = 10.0  # for a head node that is being started
 _PROBE_SECONDS = 1.0  # in which a node that lives takes a connection
 _RETURN_SECONDS = 5.0  # between looks whether a worker that left is back elsewhere
 _RELOAD = Backoff(first=1.0, longest=30.0)
@@ -359,13 +361,12 @@ def connect(cluster: RaySettings) -> None:
     variables = ALLOCATOR | cluster.env
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
     if cluster.address:
+        _wait_for_answer(cluster.address)
         try:
             env = {"env_vars": variables}
             ray.init(address=cluster.address, runtime_env=env, **quiet)
         except ConnectionError as error:
-            raise InputError(
-                f"{error}; start Ray there, or set ray.address=null for one of this run's own"
-            ) from error
+            raise _no_cluster(error) from error
         return
     # Processes of a local cluster inherit them; a runtime_env costs each of them over a second.
     with _environment({"RAY_USAGE_STATS_ENABLED": "0"} | variables):
@@ -376,6 +377,24 @@ def connect(cluster: RaySettings) -> None:
             _node_ip_address="127.0.0.1",
             **quiet,
         )
+
+
+def _wait_for_answer(address: str) -> None:
+    """Raise `InputError` where nobody listens at host:port; Ray itself says so after 40 s."""
+    place = urlsplit(address if "://" in address else f"//{address}")
+    deadline = time.monotonic() + _CONNECT_SECONDS
+    while place.port:
+        try:
+            socket.create_connection((place.hostname, place.port), _CONNECT_SECONDS).close()
+            return
+        except OSError as error:
+            if time.monotonic() > deadline:
+                raise _no_cluster(f"no Ray cluster answers at {address}: {error}") from error
+            time.sleep(0.5)
+
+
+def _no_cluster(why: object) -> InputError:
+    return InputError(f"{why}; start Ray there, or set ray.address=null for one of this run's own")
 
 
 @contextmanager
