@@ -59,6 +59,7 @@ def in_memory(sources: list[str], options: dict[str, Any], threads: int) -> floa
     here, there = context.Pipe(duplex=False)
     process = context.Process(target=ready_tensors, args=(sources, options, threads, there))
     process.start()
+    there.close()  # so that a process that fails ends the wait
     seconds: float = here.recv()
     process.join()
     return seconds
