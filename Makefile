@@ -2,6 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+COMPUTING := .pytest_cache/computing
 
 .PHONY: demo test check format bench clean
 
@@ -14,9 +15,14 @@ demo: $(STAMP)
 	$(BIN)/speechmill decode demo/tokens demo/decoded --limit 8
 	@echo 'to hear: demo/decoded/*/en/*.flac beside samples/en/'
 
-## The whole suite, with a real S3 server (installed where it may be).
+## The whole suite, with a real S3 server (installed where it may be). Tests of servers mostly wait, so
+## the others compute beside them; what those print comes at the end.
 test: $(STAMP)
-	$(BIN)/pytest
+	@mkdir -p $(COMPUTING)
+	@$(BIN)/pytest -m "not servers" -o cache_dir=$(COMPUTING) > $(COMPUTING)/log 2>&1 & computing=$$!; \
+	$(BIN)/pytest -m servers; servers=$$?; \
+	wait $$computing; computing=$$?; \
+	cat $(COMPUTING)/log; exit $$((servers | computing))
 
 ## Format, lint, types.
 check: $(STAMP)

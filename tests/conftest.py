@@ -17,6 +17,12 @@ MODELS = REPOSITORY.parent / "shared" / "models"
 REAL_SPEECH = REPOSITORY.parent / "shared" / "data" / "clean"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if {"cluster", "rgw", "moto"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker("servers")
+
+
 @pytest.fixture
 def storage() -> Storage:
     return Storage()

@@ -27,9 +27,9 @@ def enhance_config(tmp_path, cluster):
 
 
 def committed(output):
-    paths = [
-        path for folder in ("shards", "reports", "rejects") for path in output.glob(f"{folder}/*")
-    ]
+    """What a reader sees: a killed write leaves a file whose name begins with a dot."""
+    folders = ("shards", "reports", "rejects")
+    paths = [path for folder in folders for path in output.glob(f"{folder}/[!.]*")]
     return {path.relative_to(output): path.read_bytes() for path in paths}
 
 
