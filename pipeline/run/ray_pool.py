@@ -382,8 +382,10 @@ def connect(cluster: RaySettings) -> None:
 def _wait_for_answer(address: str) -> None:
     """Raise `InputError` where nobody listens at host:port; Ray itself says so after 40 s."""
     place = urlsplit(address if "://" in address else f"//{address}")
+    if not place.port:
+        return
     deadline = time.monotonic() + _CONNECT_SECONDS
-    while place.port:
+    while True:
         try:
             socket.create_connection((place.hostname, place.port), _CONNECT_SECONDS).close()
             return

@@ -87,10 +87,10 @@ def _normalise(x_BFM: Tensor, frames_B: Tensor | None) -> Tensor:
 
 def _mel_filters(num_mel_bins: int) -> Tensor:
     """Return mel_NM: triangles on Kaldi's mel scale, over the bins of the power spectrum."""
-    bins_N = torch.arange(_FFT // 2 + 1, dtype=torch.float64, device="cpu") * SEMANTIC_RATE / _FFT
+    bins_N = torch.arange(_FFT // 2 + 1, dtype=torch.float64) * SEMANTIC_RATE / _FFT
     mel_N1 = 1127 * torch.log1p(bins_N / 700)[:, None]
     lowest, highest = (1127 * log(1 + hertz / 700) for hertz in (_LOWEST, SEMANTIC_RATE / 2))
-    edges_M = torch.linspace(lowest, highest, num_mel_bins + 2, dtype=torch.float64, device="cpu")
+    edges_M = torch.linspace(lowest, highest, num_mel_bins + 2, dtype=torch.float64)
     left_M, centre_M, right_M = edges_M[:-2], edges_M[1:-1], edges_M[2:]
     rising_NM = (mel_N1 - left_M) / (centre_M - left_M)
     falling_NM = (right_M - mel_N1) / (right_M - centre_M)

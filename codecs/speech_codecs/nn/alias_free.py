@@ -70,8 +70,8 @@ def kaiser_sinc(taps: int, cutoff: float, half_width: float) -> Tensor:
     follows Kaiser's rule for the attenuation that so many taps can reach.
     """
     attenuation = 2.285 * (taps // 2 - 1) * pi * 4 * half_width + 7.95  # dB
-    window_K = torch.kaiser_window(taps, False, _kaiser_beta(attenuation), device="cpu")
-    time_K = torch.arange(taps, device="cpu") - taps / 2 + 0.5
+    window_K = torch.kaiser_window(taps, False, _kaiser_beta(attenuation))
+    time_K = torch.arange(taps) - taps / 2 + 0.5
     taps_K = 2 * cutoff * window_K * torch.sinc(2 * cutoff * time_K)
     return taps_K / taps_K.sum()
 

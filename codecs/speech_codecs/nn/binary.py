@@ -20,7 +20,7 @@ class BinarySphericalQuantizer(nn.Module):
 
     def __init__(self, bits: int) -> None:
         super().__init__()
-        shift_D = torch.arange(bits - 1, -1, -1, device="cpu")
+        shift_D = torch.arange(bits - 1, -1, -1)
         self.register_buffer("shift_D", shift_D, persistent=False)
         self.side = 1 / sqrt(bits)
 

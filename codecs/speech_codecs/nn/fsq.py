@@ -37,7 +37,7 @@ class GroupedFSQ(nn.Module):
 
     def _tabulate(self, **tables: Sequence[float]) -> None:
         for name, values in tables.items():
-            table_L1 = torch.tensor(values, device="cpu")[:, None]
+            table_L1 = torch.tensor(values)[:, None]
             self.register_buffer(f"{name}_L1", table_L1, persistent=False)
 
     def bound(self, x_BDF: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ class ISTFTHead(nn.Module):
         self.n_fft = n_fft
         self.hop_length = hop_length
         self.max_magnitude = max_magnitude
-        self.register_buffer("window_N", torch.hann_window(n_fft, device="cpu"), persistent=False)
+        self.register_buffer("window_N", torch.hann_window(n_fft), persistent=False)
 
     def forward(self, x_BFD: Tensor, lengths_B: Tensor | None = None) -> Tensor:
         """Return audio_BT; each row is that of its first `lengths_B` frames alone.

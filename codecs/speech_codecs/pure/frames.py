@@ -37,7 +37,7 @@ class FrameEncoder(nn.Module):
         self.register_buffer(
             "bank_SM", mel_bank(config.window, config.bands, config.sample_rate), persistent=False
         )
-        window_N = torch.hann_window(config.window, device="cpu")
+        window_N = torch.hann_window(config.window)
         self.register_buffer("window_N", window_N, persistent=False)
         self.backbone = _backbone(config, config.hop_length + config.bands)
         self.last = nn.Linear(config.width, config.dim)

@@ -27,7 +27,7 @@ class LogMel(nn.Module):
         super().__init__()
         self.n_fft = n_fft
         self.register_buffer("filters_MS", slaney_filters(num_mels, n_fft), persistent=False)
-        window_N = torch.hann_window(n_fft, device="cpu")
+        window_N = torch.hann_window(n_fft)
         self.register_buffer("window_N", window_N, persistent=False)
 
     def forward(self, audio_BT: Tensor) -> Tensor:
@@ -56,12 +56,12 @@ def num_columns(samples: LengthT) -> LengthT:
 def slaney_filters(num_mels: int, n_fft: int) -> Tensor:
     """Return filters_MS: triangles on Slaney's mel scale up to 8 kHz, each of the same area."""
     top_mel = _BREAK_MEL + log(SAMPLE_RATE / 2 / _BREAK_HZ) / _OCTAVE
-    mel_E = torch.linspace(0, top_mel, num_mels + 2, dtype=torch.float64, device="cpu")
+    mel_E = torch.linspace(0, top_mel, num_mels + 2, dtype=torch.float64)
     linear_E = mel_E * (_BREAK_HZ / _BREAK_MEL)
     curved_E = _BREAK_HZ * torch.exp(_OCTAVE * (mel_E - _BREAK_MEL))
     edge_E = torch.where(mel_E < _BREAK_MEL, linear_E, curved_E)[:, None]
     bins = n_fft // 2 + 1
-    bin_S = torch.linspace(0, SAMPLE_RATE / 2, bins, dtype=torch.float64, device="cpu")
+    bin_S = torch.linspace(0, SAMPLE_RATE / 2, bins, dtype=torch.float64)
     rising_MS = (bin_S - edge_E[:-2]) / (edge_E[1:-1] - edge_E[:-2])
     falling_MS = (edge_E[2:] - bin_S) / (edge_E[2:] - edge_E[1:-1])
     triangle_MS = torch.minimum(rising_MS, falling_MS).clamp(min=0)
