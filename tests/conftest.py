@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from ray.cluster_utils import Cluster
 
-from pipeline.storage import Storage
-from speech_codecs import Codec, load_codec
+from speechmill.codecs import Codec, load_codec
+from speechmill.pipeline.storage import Storage
 
 pytest_plugins = ["tests.s3_server"]
 
@@ -54,10 +54,12 @@ def dnsmos_model(models: Path) -> str:
     return str(models / "dnsmos" / "sig_bak_ovr.onnx")
 
 
-# A local `ray.init` would turn token authentication on for all that this process does later, and
-# the standing cluster has none.
+# A local `ray.init` would turn on token authentication for the rest of this process, and the
+# standing cluster has none.
 os.environ["RAY_AUTH_MODE"] = "disabled"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+# Workers import functions of the tests; the working directory is not on their path.
+os.environ["PYTHONPATH"] = str(REPOSITORY)
 
 
 @pytest.fixture(scope="session")

@@ -5,8 +5,8 @@ With both it gives back 16-bit audio to the last bit, with the first alone 8-bit
 
 import torch
 
-from speech_codecs import CodecInfo
-from speech_codecs.family import CodecFamily
+from speechmill.codecs import CodecInfo
+from speechmill.codecs.family import CodecFamily
 
 
 def info(name, *, checkpoint, config):

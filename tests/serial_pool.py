@@ -2,13 +2,13 @@
 
 import time
 
-from pipeline.run.runner import Outcome
-from pipeline.shards.shard import Shard
-from pipeline.storage import Storage
-from pipeline.tokens.decode import DecodeSettings, decode_shard
-from pipeline.tokens.encode import tokenize_shard
-from pipeline.tokens.writer import PartWriter, ShardReport
-from speech_codecs import Codec
+from speechmill.codecs import Codec
+from speechmill.pipeline.run.runner import Outcome
+from speechmill.pipeline.shards.listing import Shard
+from speechmill.pipeline.storage import Storage
+from speechmill.pipeline.tokenize.decode import DecodeSettings, decode_shard
+from speechmill.pipeline.tokenize.encode import tokenize_shard
+from speechmill.pipeline.tokenize.writer import PartWriter, ShardReport
 
 PROVENANCE = {"device": "cpu", "precision": "fp32", "compile": False}
 

@@ -7,19 +7,19 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from jobs.cli import app
-from jobs.config import (
+from speechmill.codecs import codec_info
+from speechmill.jobs.cli import app
+from speechmill.jobs.config import (
     EvaluateConfig,
     PackConfig,
     TokenizeConfig,
     from_overrides,
     load_config,
 )
-from jobs.train_config import TrainConfig
-from pipeline.shards.shard import list_shards
-from pipeline.storage import Storage
-from pipeline.tokens.rows import token_schema
-from speech_codecs import codec_info
+from speechmill.jobs.training.config import TrainConfig
+from speechmill.pipeline.shards.listing import list_shards
+from speechmill.pipeline.storage import Storage
+from speechmill.pipeline.tokenize.schema import token_schema
 from tests.corpus import write_corpus
 from tests.serial_pool import tokenize_one
 

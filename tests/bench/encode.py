@@ -18,7 +18,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from pipeline.run.ray_pool import ALLOCATOR
+from speechmill.pipeline.run.ray_cluster import ALLOCATOR
 
 AUTHORS = {  # x real time of one clip of 10 s
     "focalcodec-50hz": 11.9,
@@ -44,7 +44,7 @@ def measure(name: str, options: argparse.Namespace) -> str:
     """One row of the table."""
     import torch
 
-    from speech_codecs import load_codec
+    from speechmill.codecs import load_codec
     from tests.codecs.speech import padded, speech
 
     torch.set_num_threads(THREADS)
@@ -110,7 +110,7 @@ def matmul_peak(device: str, precision: str) -> float:
     """GFLOP/s of the best of ten products of matrices that are large and square."""
     import torch
 
-    from speech_codecs.precision import AUTOCAST, computing_in
+    from speechmill.codecs.precision import AUTOCAST, computing_in
 
     size = 8192 if device.startswith("cuda") else 2048
     x, y = torch.randn(2, size, size, device=device, dtype=AUTOCAST.get(precision)).unbind()

@@ -17,14 +17,15 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from pipeline.run.job import RaySettings, TokenizeJob, WorkerSettings
-from pipeline.run.ray_pool import ALLOCATOR, RayPool
-from pipeline.run.runner import Event, Totals, run
-from pipeline.shards.shard import list_shards
-from pipeline.storage import Storage
-from pipeline.tokens.decode import DecodeSettings, decode_shard
-from pipeline.tokens.rows import Batch, token_schema
-from speech_codecs import codec_info
+from speechmill.codecs import codec_info
+from speechmill.pipeline.run.job import RaySettings, TokenizeJob, WorkerSettings
+from speechmill.pipeline.run.ray_cluster import ALLOCATOR
+from speechmill.pipeline.run.ray_pool import RayPool
+from speechmill.pipeline.run.runner import Event, Totals, run
+from speechmill.pipeline.shards.listing import list_shards
+from speechmill.pipeline.storage import Storage
+from speechmill.pipeline.tokenize.decode import DecodeSettings, decode_shard
+from speechmill.pipeline.tokenize.schema import Batch, token_schema
 from tests.bench.feed import make_corpus
 
 CPUS = os.cpu_count() or 1
@@ -37,8 +38,8 @@ def ready_tensors(
     """Decode first, then send back the seconds that encoding alone took; runs in a process."""
     import torch
 
-    from pipeline.tokens.encode import encode_batch
-    from speech_codecs import load_codec
+    from speechmill.codecs import load_codec
+    from speechmill.pipeline.tokenize.encode import encode_batch
 
     os.nice(RAY_NICENESS - os.nice(0))
     torch.set_num_threads(threads)

@@ -32,13 +32,14 @@ import ray
 import soundfile
 import soxr
 
-from pipeline.run.job import RaySettings, TokenizeJob, WorkerSettings
-from pipeline.run.ray_pool import ALLOCATOR, RayPool
-from pipeline.run.runner import run
-from pipeline.shards.shard import list_shards
-from pipeline.storage import Storage
-from pipeline.tokens.decode import DecodeSettings
-from speech_codecs import codec_info, load_codec
+from speechmill.codecs import codec_info, load_codec
+from speechmill.pipeline.run.job import RaySettings, TokenizeJob, WorkerSettings
+from speechmill.pipeline.run.ray_cluster import ALLOCATOR
+from speechmill.pipeline.run.ray_pool import RayPool
+from speechmill.pipeline.run.runner import run
+from speechmill.pipeline.shards.listing import list_shards
+from speechmill.pipeline.storage import Storage
+from speechmill.pipeline.tokenize.decode import DecodeSettings
 from tests.corpus import tar_bytes
 
 SAMPLES = Path(__file__).parents[2] / "samples"

@@ -23,9 +23,9 @@ import s3fs
 from aiobotocore.client import AioBaseClient
 from moto.server import ThreadedMotoServer
 
-from pipeline.dataset.output import TokenDataset
-from pipeline.shards.shard import list_shards
-from pipeline.storage import Storage
+from speechmill.pipeline.dataset.layout import TokenDataset
+from speechmill.pipeline.shards.listing import list_shards
+from speechmill.pipeline.storage import Storage
 from tests.s3_server import fill_moto
 
 KEYS = {"AWS_ACCESS_KEY_ID": "testkey", "AWS_SECRET_ACCESS_KEY": "testsecret"}

@@ -16,7 +16,7 @@ import soxr
 import torch
 from torch import Tensor
 
-from speech_codecs import Codec, UnsupportedPrecision, load_codec
+from speechmill.codecs import Codec, UnsupportedPrecision, load_codec
 from tests.codecs.speech import padded
 
 ROOT = Path(__file__).parents[2]

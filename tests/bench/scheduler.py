@@ -17,13 +17,13 @@ from collections import Counter
 
 import psutil
 
-from pipeline.errors import ShardCut, StreamBroken, WorkerLost
-from pipeline.policy import RunSettings
-from pipeline.run.run_log import RunLog
-from pipeline.run.runner import Event, Outcome, Totals, run
-from pipeline.shards.shard import Shard
-from pipeline.storage import Storage
-from pipeline.tokens.writer import ShardReport
+from speechmill.pipeline.errors import ShardCut, StreamBroken, WorkerLost
+from speechmill.pipeline.run.policy import RunSettings
+from speechmill.pipeline.run.run_log import RunLog
+from speechmill.pipeline.run.runner import Event, Outcome, Totals, run
+from speechmill.pipeline.shards.listing import Shard
+from speechmill.pipeline.storage import Storage
+from speechmill.pipeline.tokenize.writer import ShardReport
 
 SLOTS = 3  # shards in flight at one actor
 SECONDS = 40.0  # that a shard takes, in the middle

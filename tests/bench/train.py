@@ -24,14 +24,14 @@ from typing import Any
 
 import torch
 
-from jobs.config import load_config
-from jobs.data import Batch, Position, Prefetch, SampleStream, batches
-from jobs.schedule import Phase
-from jobs.train_config import TrainConfig
-from jobs.train_job import build_cropper, build_recipe
-from jobs.trainer import Place, Trainer, share_of
-from pipeline.shards.shard import list_shards
-from pipeline.storage import Storage
+from speechmill.jobs.config import load_config
+from speechmill.jobs.training.config import TrainConfig
+from speechmill.jobs.training.data import Batch, Position, Prefetch, SampleStream, batches
+from speechmill.jobs.training.schedule import Phase
+from speechmill.jobs.training.trainer import Place, Trainer, share_of
+from speechmill.jobs.training.worker import build_cropper, build_recipe
+from speechmill.pipeline.shards.listing import list_shards
+from speechmill.pipeline.storage import Storage
 from tests.bench.feed import make_corpus
 from tests.codecs.focalcodec.small import tiny
 

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from speech_codecs import Codec, CodecInfo, codec_info, load_codec
-from speech_codecs.dualcodec.codec import DualCodec
-from speech_codecs.focalcodec.codec import FocalCodec
-from speech_codecs.hasrd.codec import HasrdCodec
-from speech_codecs.pure.codec import PureCodec
-from speech_codecs.simwhisper.codec import SimWhisperCodec
+from speechmill.codecs import Codec, CodecInfo, codec_info, load_codec
+from speechmill.codecs.dualcodec.codec import DualCodec
+from speechmill.codecs.focalcodec.codec import FocalCodec
+from speechmill.codecs.hasrd.codec import HasrdCodec
+from speechmill.codecs.pure.codec import PureCodec
+from speechmill.codecs.simwhisper.codec import SimWhisperCodec
 from tests.codecs import page
 from tests.codecs.dualcodec import goldens as dualcodec
 from tests.codecs.focalcodec import goldens as focalcodec

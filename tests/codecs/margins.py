@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from speech_codecs import Codec
-from speech_codecs.dualcodec.codec import DualCodec
-from speech_codecs.focalcodec.codec import FocalCodec
-from speech_codecs.hasrd.codec import HasrdCodec
-from speech_codecs.nn.factorized import FactorizedQuantizer
-from speech_codecs.nn.quantize import ResidualQuantizer
-from speech_codecs.pure.codec import PureCodec
-from speech_codecs.simwhisper.codec import SimWhisperCodec
+from speechmill.codecs import Codec
+from speechmill.codecs.dualcodec.codec import DualCodec
+from speechmill.codecs.focalcodec.codec import FocalCodec
+from speechmill.codecs.hasrd.codec import HasrdCodec
+from speechmill.codecs.nn.factorized import FactorizedQuantizer
+from speechmill.codecs.nn.quantize import ResidualQuantizer
+from speechmill.codecs.pure.codec import PureCodec
+from speechmill.codecs.simwhisper.codec import SimWhisperCodec
 
 
 @singledispatch

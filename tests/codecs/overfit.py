@@ -5,8 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from speech_codecs.losses import MelLoss
-from speech_codecs.training import Recipe, TrainingBatch
+from speechmill.codecs.losses import MelLoss
+from speechmill.codecs.recipe import Recipe, TrainingBatch
 from tests.codecs.speech import speech
 
 

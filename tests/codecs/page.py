@@ -10,13 +10,13 @@ from functools import cache
 from pathlib import Path
 from unittest.mock import patch
 
-import speech_codecs
-from speech_codecs import registry
+import speechmill.codecs
+from speechmill.codecs import registry
 
 PAGE = (Path(__file__).parents[2] / "docs" / "add-a-codec.md").read_text()
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", PAGE, re.DOTALL)
 FILES = dict(re.findall(r"^`([\w/.]+)`:\n\n```\w+\n(.*?)```", PAGE, re.DOTALL | re.MULTILINE))
-FOLDER = "codecs/speech_codecs/plain/"
+FOLDER = "codecs/speechmill/codecs/plain/"
 MODULES = {
     path.removeprefix(FOLDER): text for path, text in FILES.items() if path.startswith(FOLDER)
 }
@@ -32,23 +32,23 @@ def write_modules(folder: Path, package: str) -> None:
     """Write the page's folder as `package`."""
     folder.mkdir(parents=True)
     for name, text in MODULES.items():
-        (folder / name).write_text(text.replace("speech_codecs.plain", package))
+        (folder / name).write_text(text.replace("speechmill.codecs.plain", package))
 
 
 @cache
 def _written() -> tempfile.TemporaryDirectory[str]:
     """Return the folder that holds the page's, until the process ends."""
     root = tempfile.TemporaryDirectory(prefix="add-a-codec-")
-    write_modules(Path(root.name) / "plain", "speech_codecs.plain")
+    write_modules(Path(root.name) / "plain", "speechmill.codecs.plain")
     return root
 
 
 @contextmanager
 def added() -> Iterator[None]:
     """Let the page's folder and line count inside the block."""
-    search = [*speech_codecs.__path__, _written().name]
+    search = [*speechmill.codecs.__path__, _written().name]
     with (
-        patch.object(speech_codecs, "__path__", search),
+        patch.object(speechmill.codecs, "__path__", search),
         patch.dict(registry.FAMILIES, line_of_the_registry()),
     ):
         importlib.invalidate_caches()
@@ -56,5 +56,5 @@ def added() -> Iterator[None]:
 
 
 def is_plain(codec: object) -> bool:
-    module = sys.modules.get("speech_codecs.plain.codec")
+    module = sys.modules.get("speechmill.codecs.plain.codec")
     return module is not None and isinstance(codec, module.PlainCodec)

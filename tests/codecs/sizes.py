@@ -5,22 +5,22 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from speech_codecs.dualcodec.config import VARIANTS as DUALCODEC
-from speech_codecs.dualcodec.model import DualCodecNetwork
-from speech_codecs.dualcodec.w2vbert import W2VBert
-from speech_codecs.focalcodec.config import VARIANTS as FOCALCODEC
-from speech_codecs.focalcodec.model import FocalCodecNetwork
-from speech_codecs.hasrd.config import VARIANTS as HASRD
-from speech_codecs.hasrd.model import HasrdNetwork
-from speech_codecs.hasrd.ssl import SSLModel
-from speech_codecs.nn.conv import fold_weight_norm
-from speech_codecs.pure.config import VARIANTS as PURE
-from speech_codecs.pure.model import PureNetwork
-from speech_codecs.simwhisper.config import VARIANTS as SIMWHISPER
-from speech_codecs.simwhisper.model import SimWhisperNetwork
-from speech_codecs.transformers_codecs.config import VARIANTS as TRANSFORMERS
-from speech_codecs.transformers_codecs.config import configured
-from speech_codecs.transformers_codecs.weights import allocate
+from speechmill.codecs.dualcodec.config import VARIANTS as DUALCODEC
+from speechmill.codecs.dualcodec.model import DualCodecNetwork
+from speechmill.codecs.dualcodec.w2vbert import W2VBert
+from speechmill.codecs.focalcodec.config import VARIANTS as FOCALCODEC
+from speechmill.codecs.focalcodec.model import FocalCodecNetwork
+from speechmill.codecs.hasrd.config import VARIANTS as HASRD
+from speechmill.codecs.hasrd.model import HasrdNetwork
+from speechmill.codecs.hasrd.ssl import SSLModel
+from speechmill.codecs.nn.conv import fold_weight_norm
+from speechmill.codecs.pure.config import VARIANTS as PURE
+from speechmill.codecs.pure.model import PureNetwork
+from speechmill.codecs.simwhisper.config import VARIANTS as SIMWHISPER
+from speechmill.codecs.simwhisper.model import SimWhisperNetwork
+from speechmill.codecs.transformers_codecs.config import VARIANTS as TRANSFORMERS
+from speechmill.codecs.transformers_codecs.config import configured
+from speechmill.codecs.transformers_codecs.weights import allocate
 
 _OF_TRAINING = ("cluster_usage", "cluster_size", "embed_avg", "inited", "initialized")
 NETWORKS: dict[str, Callable[[], list[nn.Module]]] = {

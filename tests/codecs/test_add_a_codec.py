@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from speech_codecs import codec_card, list_codecs
+from speechmill.codecs import codec_card, list_codecs
 from tests.codecs.page import BLOCKS, FILES, added, write_modules
 from tests.codecs.sizes import count_networks
 
@@ -24,7 +24,7 @@ def test_the_page_s_examples_run() -> None:
 
 
 def test_the_page_s_files_are_formatted_as_the_repository_is(tmp_path: Path) -> None:
-    write_modules(tmp_path / "plain", "speech_codecs.plain")
+    write_modules(tmp_path / "plain", "speechmill.codecs.plain")
     root = Path(__file__).parents[2]
     for check in (["format", "--check"], ["check", "--ignore", "I001"]):
         command = [sys.executable, "-m", "ruff", *check, "--config", root / "pyproject.toml"]
@@ -34,8 +34,8 @@ def test_the_page_s_files_are_formatted_as_the_repository_is(tmp_path: Path) -> 
 
 def test_the_page_s_card_counts_its_parameters() -> None:
     with added():
-        from speech_codecs.plain.config import VARIANTS
-        from speech_codecs.plain.model import PlainNetwork
+        from speechmill.codecs.plain.config import VARIANTS
+        from speechmill.codecs.plain.model import PlainNetwork
 
         expected = count_networks(lambda: [PlainNetwork(VARIANTS["plain-80hz"])])
         assert codec_card("plain-80hz").parameters == expected
@@ -75,10 +75,10 @@ def test_an_installed_package_is_found_by_its_entry_point(site: Path) -> None:
             command, env=environment, capture_output=True, text=True, check=True
         ).stdout
 
-    listed = json.loads(run("-m", "jobs.cli", "codecs", "--json"))
+    listed = json.loads(run("-m", "speechmill.jobs.cli", "codecs", "--json"))
     assert "plain-80hz" in [codec["name"] for codec in listed]
     program = (
-        "import torch; from speech_codecs import load_codec;"
+        "import torch; from speechmill.codecs import load_codec;"
         "codec = load_codec('plain-80hz'); size = torch.tensor([999]);"
         "print(codec.encode(torch.randn(1, 999), size).shape[1:], type(codec).__module__)"
     )

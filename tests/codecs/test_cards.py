@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from speech_codecs import (
+from speechmill.codecs import (
     CheckpointError,
     InvalidConfig,
     codec_card,
@@ -16,8 +16,8 @@ from speech_codecs import (
     list_codecs,
     load_codec,
 )
-from speech_codecs.fetch import fetch
-from speech_codecs.pure.codec import PureCodec
+from speechmill.codecs.fetch import fetch
+from speechmill.codecs.pure.codec import PureCodec
 from tests.codecs.cases import PURE
 from tests.codecs.sizes import count_parameters
 from tests.codecs.speech import speech

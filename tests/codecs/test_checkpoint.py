@@ -16,10 +16,10 @@ from fsspec.implementations.local import LocalFileSystem
 from safetensors.torch import save_file
 from torch import nn
 
-from speech_codecs import CheckpointError
-from speech_codecs.checkpoint import allocate, load_strict, read_state_dict
-from speech_codecs.fetch import fetch
-from speech_codecs.pure import codec
+from speechmill.codecs import CheckpointError
+from speechmill.codecs.checkpoint import allocate, load_strict, read_state_dict
+from speechmill.codecs.fetch import fetch
+from speechmill.codecs.pure import codec
 
 STATE = {"weight": torch.arange(6.0).reshape(2, 3), "bias": torch.ones(2)}
 
@@ -114,9 +114,9 @@ def test_a_users_own_file_of_a_wrong_digest_is_not_removed(weights: Path) -> Non
 
 
 def test_a_file_of_an_installed_package_is_read_where_it_is() -> None:
-    assert fetch("package://speech_codecs/pure/codec.py") == Path(codec.__file__)
+    assert fetch("package://speechmill.codecs/pure/codec.py") == Path(codec.__file__)
     with pytest.raises(CheckpointError, match="must name a file"):
-        fetch("package://speech_codecs/none.safetensors")
+        fetch("package://speechmill.codecs/none.safetensors")
     with pytest.raises(CheckpointError, match="no package"):
         fetch("package://no_such_package/x.safetensors")
 
@@ -213,8 +213,8 @@ def test_a_codec_loads_without_the_compiler_of_pytorch() -> None:
         "import sys\n"
         "from torch import nn\n"
         "from torch.nn.utils.parametrizations import weight_norm\n"
-        "from speech_codecs import load_codec\n"
-        "from speech_codecs.checkpoint import allocate\n"
+        "from speechmill.codecs import load_codec\n"
+        "from speechmill.codecs.checkpoint import allocate\n"
         "allocate(lambda: nn.Sequential(weight_norm(nn.Conv1d(1, 1, 3)), nn.Embedding(2, 2)))\n"
         "load_codec('pure-16k-small')\n"
         "assert 'torch._dynamo' not in sys.modules"

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from speech_codecs import InvalidConfig, codec_info, load_codec
-from speech_codecs.rows import bucket
+from speechmill.codecs import InvalidConfig, codec_info, load_codec
+from speechmill.codecs.batch_runner import bucket
 from tests.codecs.dualcodec.goldens import WEIGHTS
 from tests.codecs.focalcodec.small import CONFIGS
 from tests.codecs.hasrd.small import CONFIGS as HASRD

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from speech_codecs import CodecInfo, InvalidAudio, InvalidCodes, UnsupportedPrecision
+from speechmill.codecs import CodecInfo, InvalidAudio, InvalidCodes, UnsupportedPrecision
 from tests.codecs.cases import CASES, loaded
 from tests.codecs.margins import margins
 from tests.codecs.speech import padded, speech

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from speech_codecs.nn.conv import PaddedConv1d, TrimmedConvTranspose1d, fold_weight_norm
+from speechmill.codecs.nn.conv import PaddedConv1d, TrimmedConvTranspose1d, fold_weight_norm
 
 
 def identity(kernel: int, tap: int, **geometry: int) -> PaddedConv1d:

@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from speech_codecs.nn.convnext import ConvNeXtBackbone
-from speech_codecs.nn.frame_conv import FrameConv1d, Memory, pack
-from speech_codecs.nn.istft import ISTFTHead
+from speechmill.codecs.nn.convnext import ConvNeXtBackbone
+from speechmill.codecs.nn.frame_conv import FrameConv1d, Memory, pack
+from speechmill.codecs.nn.istft import ISTFTHead
 
 
 def assert_rows_alone(network: nn.Module, x_BTC: Tensor, lengths: list[int]) -> None:

@@ -2,7 +2,7 @@
 
 import torch
 
-from speech_codecs.nn.fsq import GroupedFSQ
+from speechmill.codecs.nn.fsq import GroupedFSQ
 
 
 def test_every_code_survives_decoding_and_encoding() -> None:

@@ -7,12 +7,12 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from speech_codecs import CheckpointError, codec_info, load_codec
-from speech_codecs.nn.conv import fold_weight_norm
-from speech_codecs.precision import computing_in
-from speech_codecs.pure.codec import PureCodec
-from speech_codecs.pure.config import VARIANTS, PureConfig
-from speech_codecs.pure.model import PureNetwork
+from speechmill.codecs import CheckpointError, codec_info, load_codec
+from speechmill.codecs.nn.conv import fold_weight_norm
+from speechmill.codecs.precision import computing_in
+from speechmill.codecs.pure.codec import PureCodec
+from speechmill.codecs.pure.config import VARIANTS, PureConfig
+from speechmill.codecs.pure.model import PureNetwork
 from tests.codecs.speech import padded, speech
 from tests.codecs.tokens import assert_same_tokens, encode_alone
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from speech_codecs.nn.quantize import ResidualQuantizer
+from speechmill.codecs.nn.quantize import ResidualQuantizer
 
 
 @pytest.fixture

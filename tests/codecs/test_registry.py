@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from speech_codecs import (
+from speechmill.codecs import (
     CheckpointError,
     InvalidConfig,
     UnknownCodec,
@@ -20,8 +20,8 @@ from speech_codecs import (
     list_codecs,
     load_codec,
 )
-from speech_codecs.family import CodecFamily, revision_of
-from speech_codecs.null import FAMILY as NULL_FAMILY
+from speechmill.codecs.family import CodecFamily, revision_of
+from speechmill.codecs.null import FAMILY as NULL_FAMILY
 
 THEIRS = CodecFamily(variants=("theirs",), info=NULL_FAMILY.info, load=NULL_FAMILY.load)
 BROKEN = 3
@@ -29,8 +29,8 @@ BROKEN = 3
 
 def test_importing_and_asking_for_facts_loads_no_network_ray_or_pyarrow() -> None:
     program = (
-        "import sys, speech_codecs as s; s.codec_info('pure-4k'); s.list_codecs();"
-        "heavy = {'ray', 'pyarrow', 's3fs', 'huggingface_hub', 'speech_codecs.pure.model'};"
+        "import sys, speechmill.codecs as s; s.codec_info('pure-4k'); s.list_codecs();"
+        "heavy = {'ray', 'pyarrow', 's3fs', 'huggingface_hub', 'speechmill.codecs.pure.model'};"
         "sys.exit(str(heavy & sys.modules.keys()) if heavy & sys.modules.keys() else 0)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
@@ -108,7 +108,7 @@ def test_codecs_of_others_are_found_and_broken_ones_do_not_hurt(
         return [EntryPoint(name, value, group) for name, value in values.items()]
 
     monkeypatch.setitem(sys.modules, "theirs", sys.modules[__name__])
-    monkeypatch.setattr("speech_codecs.registry.entry_points", found)
+    monkeypatch.setattr("speechmill.codecs.registry.entry_points", found)
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         assert "theirs" in list_codecs()

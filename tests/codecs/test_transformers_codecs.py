@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
-from speech_codecs import (
+from speechmill.codecs import (
     CheckpointError,
     InvalidConfig,
     MissingDependency,

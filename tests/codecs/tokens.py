@@ -5,8 +5,8 @@ from collections import Counter
 import torch
 from torch import Tensor
 
-from speech_codecs import Codec
-from speech_codecs.simwhisper.codec import SimWhisperCodec
+from speechmill.codecs import Codec
+from speechmill.codecs.simwhisper.codec import SimWhisperCodec
 from tests.codecs.margins import margins
 
 TIE = 1e-5

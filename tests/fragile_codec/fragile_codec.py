@@ -10,8 +10,8 @@ from pathlib import Path
 
 import torch
 
-from speech_codecs.family import CodecFamily
-from speech_codecs.null import FAMILY as NULL
+from speechmill.codecs.family import CodecFamily
+from speechmill.codecs.null import FAMILY as NULL
 
 OPTIONS = frozenset({"once", "fault", "room", "seconds"})
 

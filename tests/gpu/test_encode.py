@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from speech_codecs import Codec
+from speechmill.codecs import Codec
 from tests.codecs.cases import CASES
 from tests.codecs.focalcodec import goldens as focalcodec
 from tests.codecs.speech import padded, speech

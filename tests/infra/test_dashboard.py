@@ -6,7 +6,7 @@ from pathlib import Path
 
 import yaml
 
-from pipeline import metrics
+from speechmill.pipeline import metrics
 
 INFRA = Path(__file__).parents[2] / "infra"
 DASHBOARD = json.loads((INFRA / "grafana" / "speechmill.json").read_text())

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 from ray.cluster_utils import Cluster
 
-from pipeline.storage import Storage
+from speechmill.pipeline.storage import Storage
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "jobs.cli", *arguments]
+    return [sys.executable, "-m", "speechmill.jobs.cli", *arguments]
 
 
 def contents(storage: Storage, output: str) -> dict[str, bytes]:

@@ -15,11 +15,11 @@ import pyarrow.dataset
 import pytest
 from rich.console import Console
 
-from jobs.config import TokenizeConfig
-from jobs.display import Display
-from jobs.tokenize import tokenize
-from pipeline.storage import Storage
-from speech_codecs import load_codec
+from speechmill.codecs import load_codec
+from speechmill.jobs.commands.tokenize import tokenize
+from speechmill.jobs.config import TokenizeConfig
+from speechmill.jobs.display import Display
+from speechmill.pipeline.storage import Storage
 from tests.corpus import corpus
 from tests.fault_proxy import FaultProxy
 from tests.jobs.conftest import command, contents

@@ -2,7 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs.config import (
+from speechmill.codecs import codec_info
+from speechmill.jobs.config import (
     EvaluateConfig,
     PackConfig,
     TokenizeConfig,
@@ -10,8 +11,7 @@ from jobs.config import (
     load_config,
     to_yaml,
 )
-from pipeline.errors import InputError
-from speech_codecs import codec_info
+from speechmill.pipeline.errors import InputError
 
 ROOT = Path(__file__).parents[2]
 MINIMAL = "shards: [a.tar]\noutput: out\ncodec: {name: pure-4k}\n"

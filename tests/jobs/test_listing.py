@@ -5,9 +5,9 @@ from collections import Counter
 import pytest
 from aiobotocore.client import AioBaseClient
 
-from pipeline.dataset.output import TokenDataset
-from pipeline.shards.shard import list_shards
-from pipeline.storage import Storage
+from speechmill.pipeline.dataset.layout import TokenDataset
+from speechmill.pipeline.shards.listing import list_shards
+from speechmill.pipeline.storage import Storage
 from tests.s3_server import fill_moto
 
 SHARDS = 2500

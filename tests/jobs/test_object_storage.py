@@ -12,8 +12,8 @@ import polars
 import pyarrow.dataset
 import pytest
 
-from pipeline.storage import Storage
-from speech_codecs import codec_info
+from speechmill.codecs import codec_info
+from speechmill.pipeline.storage import Storage
 from tests.corpus import corpus
 from tests.jobs.conftest import command, contents
 

@@ -5,11 +5,11 @@ import contextlib
 import pytest
 from rich.console import Console
 
-from jobs.config import TokenizeConfig
-from jobs.display import Display
-from jobs.tokenize import tokenize
-from pipeline.storage import Storage
-from speech_codecs import load_codec
+from speechmill.codecs import load_codec
+from speechmill.jobs.commands.tokenize import tokenize
+from speechmill.jobs.config import TokenizeConfig
+from speechmill.jobs.display import Display
+from speechmill.pipeline.storage import Storage
 from tests.corpus import clip, corpus, tar_bytes
 from tests.serial_pool import SerialPool
 from tests.stopping_store import Stopped, StoppingStore

@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 from s3fs import S3FileSystem
 
-from pipeline import metrics
-from pipeline.errors import (
+from speechmill.pipeline import metrics
+from speechmill.pipeline.errors import (
     BucketNotFound,
     StorageDenied,
     StorageError,
@@ -17,8 +17,8 @@ from pipeline.errors import (
     StorageNotFound,
     StorageUnavailable,
 )
-from pipeline.policy import Backoff
-from pipeline.storage import LEFTOVER_AGE, READ_AHEAD, Storage, join
+from speechmill.pipeline.retry import Backoff
+from speechmill.pipeline.storage import LEFTOVER_AGE, READ_AHEAD, Storage, join
 from tests.fault_proxy import FAULTS, FaultProxy
 
 
@@ -222,7 +222,7 @@ def test_only_one_layer_retries(faulty):
 
 
 def test_requests_retries_and_bytes_are_counted(faulty, monkeypatch):
-    monkeypatch.setattr("pipeline.storage._RETRY", Backoff(first=0.01, longest=0.01))
+    monkeypatch.setattr("speechmill.pipeline.storage._RETRY", Backoff(first=0.01, longest=0.01))
     counted = Counter()
 
     def count(metric, value, labels):

@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from speech_codecs import load_codec
-from speech_codecs.dualcodec.codec import DualCodec
+from speechmill.codecs import load_codec
+from speechmill.codecs.dualcodec.codec import DualCodec
 
 DATA = Path(__file__).parents[2] / "data" / "dualcodec"
 SMALL = DATA / "e2e_patched"  # the whole path, from the waveform

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from speech_codecs import CodecInfo, codec_info
+from speechmill.codecs import CodecInfo, codec_info
 from tests.codecs.dualcodec.goldens import codec
 from tests.codecs.speech import speech
 from tests.codecs.tokens import encode_alone

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from speech_codecs import CodecError, load_codec
-from speech_codecs.dualcodec.codec import DualCodec
-from speech_codecs.dualcodec.semantic import attended
+from speechmill.codecs import CodecError, load_codec
+from speechmill.codecs.dualcodec.codec import DualCodec
+from speechmill.codecs.dualcodec.semantic import attended
 from tests.codecs.dualcodec.goldens import (
     CLIPS,
     CONSTRUCTED,

@@ -5,8 +5,8 @@ import json
 import pytest
 import torch
 
-from speech_codecs.dualcodec.config import DualCodecConfig, configured
-from speech_codecs.dualcodec.weights import read_network
+from speechmill.codecs.dualcodec.config import DualCodecConfig, configured
+from speechmill.codecs.dualcodec.weights import read_network
 from tests.codecs.dualcodec.goldens import WEIGHTS
 
 FRAMES = [1, 2, 9, 31]

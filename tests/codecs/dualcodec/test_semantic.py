@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from speech_codecs.dualcodec.semantic import attended
+from speechmill.codecs.dualcodec.semantic import attended
 from tests.codecs.dualcodec.goldens import SMALL, WEIGHTS, assert_near, codec
 from tests.codecs.speech import padded, speech
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from speech_codecs import CheckpointError, InvalidConfig, codec_info, load_codec
-from speech_codecs.dualcodec.config import VARIANTS, W2VBertConfig
-from speech_codecs.dualcodec.model import DualCodecNetwork
-from speech_codecs.dualcodec.w2vbert import W2VBert
-from speech_codecs.dualcodec.weights import renamed, renamed_w2vbert
+from speechmill.codecs import CheckpointError, InvalidConfig, codec_info, load_codec
+from speechmill.codecs.dualcodec.config import VARIANTS, W2VBertConfig
+from speechmill.codecs.dualcodec.model import DualCodecNetwork
+from speechmill.codecs.dualcodec.w2vbert import W2VBert
+from speechmill.codecs.dualcodec.weights import renamed, renamed_w2vbert
 from tests.codecs.dualcodec.goldens import DATA, SMALL, WEIGHTS, codec, golden, load_small
 from tests.codecs.speech import speech
 from tests.codecs.tokens import encode_alone

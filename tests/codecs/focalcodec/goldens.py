@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from speech_codecs import load_codec
-from speech_codecs.focalcodec.codec import FocalCodec
+from speechmill.codecs import load_codec
+from speechmill.codecs.focalcodec.codec import FocalCodec
 
 DATA = Path(__file__).parents[2] / "data" / "focalcodec"
 CLIPS = ("s4", "s1p3", "n160", "n1281")

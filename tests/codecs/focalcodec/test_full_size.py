@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from speech_codecs import codec_info, load_codec
-from speech_codecs.focalcodec.codec import FocalCodec
-from speech_codecs.focalcodec.config import VARIANTS
+from speechmill.codecs import codec_info, load_codec
+from speechmill.codecs.focalcodec.codec import FocalCodec
+from speechmill.codecs.focalcodec.config import VARIANTS
 from tests.codecs.speech import padded, speech
 from tests.codecs.tokens import assert_same_tokens
 

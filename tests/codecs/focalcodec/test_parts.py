@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from speech_codecs import load_codec
-from speech_codecs.focalcodec.codec import FocalCodec
+from speechmill.codecs import load_codec
+from speechmill.codecs.focalcodec.codec import FocalCodec
 from tests.codecs.focalcodec.small import CONFIGS
 from tests.codecs.speech import speech
 

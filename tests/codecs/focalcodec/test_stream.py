@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from speech_codecs import InvalidAudio, InvalidCodes, InvalidConfig, load_codec
-from speech_codecs.focalcodec.codec import FocalCodec
+from speechmill.codecs import InvalidAudio, InvalidCodes, InvalidConfig, load_codec
+from speechmill.codecs.focalcodec.codec import FocalCodec
 from tests.codecs.focalcodec.goldens import CLIPS, assert_near, codec, golden
 from tests.codecs.focalcodec.small import tiny
 from tests.codecs.speech import speech

@@ -6,12 +6,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from speech_codecs import CheckpointError, InvalidConfig, codec_info, load_codec
-from speech_codecs.focalcodec.codec import FocalCodec
-from speech_codecs.focalcodec.config import VARIANTS
-from speech_codecs.focalcodec.model import FocalCodecNetwork
-from speech_codecs.focalcodec.published import configured
-from speech_codecs.focalcodec.weights import build, current
+from speechmill.codecs import CheckpointError, InvalidConfig, codec_info, load_codec
+from speechmill.codecs.focalcodec.codec import FocalCodec
+from speechmill.codecs.focalcodec.config import VARIANTS
+from speechmill.codecs.focalcodec.model import FocalCodecNetwork
+from speechmill.codecs.focalcodec.published import configured
+from speechmill.codecs.focalcodec.weights import build, current
 from tests.codecs.focalcodec.goldens import CHECKPOINTS, DATA, codec, golden, keys
 
 OFFLINE = ["focalcodec-50hz", "focalcodec-25hz", "focalcodec-12_5hz"]

@@ -3,8 +3,8 @@
 from functools import cache
 from typing import Any
 
-from speech_codecs import load_codec
-from speech_codecs.hasrd.codec import HasrdCodec
+from speechmill.codecs import load_codec
+from speechmill.codecs.hasrd.codec import HasrdCodec
 
 LARGE: dict[str, Any] = {
     "conv_dim": [32] * 7,

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from speech_codecs.hasrd.codec import HasrdCodec
-from speech_codecs.hasrd.config import configured
-from speech_codecs.hasrd.model import Taps
-from speech_codecs.hasrd.untrained import random_network
+from speechmill.codecs.hasrd.codec import HasrdCodec
+from speechmill.codecs.hasrd.config import configured
+from speechmill.codecs.hasrd.model import Taps
+from speechmill.codecs.hasrd.untrained import random_network
 from tests.codecs.hasrd.small import CONFIGS, codec
 from tests.codecs.speech import speech
 from tests.codecs.tokens import encode_alone

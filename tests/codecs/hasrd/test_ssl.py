@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from speech_codecs.checkpoint import load_strict
-from speech_codecs.hasrd.config import SSLConfig, configured
-from speech_codecs.hasrd.ssl import SSLModel, normalized
-from speech_codecs.hasrd.weights import allocate_ssl, renamed_ssl
+from speechmill.codecs.checkpoint import load_strict
+from speechmill.codecs.hasrd.config import SSLConfig, configured
+from speechmill.codecs.hasrd.ssl import SSLModel, normalized
+from speechmill.codecs.hasrd.weights import allocate_ssl, renamed_ssl
 from tests.codecs.hasrd.small import BASE, HUBERT, LARGE, TINY, codec
 from tests.codecs.speech import padded, speech
 

@@ -7,15 +7,15 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from speech_codecs import CheckpointError, InvalidConfig, codec_info, load_codec
-from speech_codecs.checkpoint import load_strict
-from speech_codecs.fetch import digest
-from speech_codecs.hasrd.config import VARIANTS, configured
-from speech_codecs.hasrd.model import HasrdNetwork
-from speech_codecs.hasrd.ssl import SSLModel
-from speech_codecs.hasrd.untrained import random_network, random_ssl
-from speech_codecs.hasrd.weights import renamed_ssl
-from speech_codecs.nn.conv import fold_weight_norm
+from speechmill.codecs import CheckpointError, InvalidConfig, codec_info, load_codec
+from speechmill.codecs.checkpoint import load_strict
+from speechmill.codecs.fetch import digest
+from speechmill.codecs.hasrd.config import VARIANTS, configured
+from speechmill.codecs.hasrd.model import HasrdNetwork
+from speechmill.codecs.hasrd.ssl import SSLModel
+from speechmill.codecs.hasrd.untrained import random_network, random_ssl
+from speechmill.codecs.hasrd.weights import renamed_ssl
+from speechmill.codecs.nn.conv import fold_weight_norm
 from tests.codecs.hasrd.small import TINY, codec
 from tests.codecs.speech import speech
 from tests.codecs.tokens import encode_alone

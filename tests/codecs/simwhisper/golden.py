@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from speech_codecs import load_codec
-from speech_codecs.simwhisper.codec import SimWhisperCodec
+from speechmill.codecs import load_codec
+from speechmill.codecs.simwhisper.codec import SimWhisperCodec
 
 FOLDER = Path(__file__).parents[2] / "data" / "simwhisper"
 CONFIG = FOLDER / "config.json"

@@ -9,11 +9,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from speech_codecs import CheckpointError, InvalidConfig, codec_info, load_codec
-from speech_codecs.checkpoint import load_strict
-from speech_codecs.simwhisper.config import VARIANTS, SimWhisperConfig, read_published
-from speech_codecs.simwhisper.model import SimWhisperNetwork
-from speech_codecs.simwhisper.weights import from_published
+from speechmill.codecs import CheckpointError, InvalidConfig, codec_info, load_codec
+from speechmill.codecs.checkpoint import load_strict
+from speechmill.codecs.simwhisper.config import VARIANTS, SimWhisperConfig, read_published
+from speechmill.codecs.simwhisper.model import SimWhisperNetwork
+from speechmill.codecs.simwhisper.weights import from_published
 from tests.codecs.simwhisper.golden import CHECKPOINT, CONFIG, golden, published_keys
 
 

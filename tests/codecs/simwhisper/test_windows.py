@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from speech_codecs import codec_info
+from speechmill.codecs import codec_info
 from tests.codecs.simwhisper.golden import golden_codec
 from tests.codecs.speech import padded, speech
 from tests.codecs.tokens import encode_alone

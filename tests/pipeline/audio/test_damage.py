@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.audio.convert import AudioSettings, decode_audio
-from pipeline.audio.source import Limits
-from pipeline.errors import SampleError, ShardError
-from pipeline.shards.reader import read_samples
-from pipeline.shards.shard import list_shards
-from pipeline.storage import Storage
+from speechmill.pipeline.audio.decoders import Limits
+from speechmill.pipeline.audio.resample import AudioSettings, decode_audio
+from speechmill.pipeline.errors import SampleError, ShardError
+from speechmill.pipeline.shards.listing import list_shards
+from speechmill.pipeline.shards.tar_reader import read_samples
+from speechmill.pipeline.storage import Storage
 from tests.corpus import tar_bytes
 from tests.damage import DAMAGES, FORMATS, SECONDS, TAR_DAMAGES, good
 

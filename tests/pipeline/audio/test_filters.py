@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.audio.expression import Expression
-from pipeline.audio.filters import Filters, FilterSettings
-from pipeline.audio.segment import SegmentSettings
-from pipeline.errors import InputError, OtherMetadata
-from pipeline.shards.shard import list_shards
-from pipeline.tokens.decode import DecodeSettings
+from speechmill.pipeline.audio.expression import Expression
+from speechmill.pipeline.audio.filters import Filters, FilterSettings
+from speechmill.pipeline.audio.segment import SegmentSettings
+from speechmill.pipeline.errors import InputError, OtherMetadata
+from speechmill.pipeline.shards.listing import list_shards
+from speechmill.pipeline.tokenize.decode import DecodeSettings
 from tests.corpus import encode, tar_bytes, tone
 from tests.serial_pool import tokenize_one
 

@@ -6,8 +6,8 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.audio.flac import flac_header, read_flac
-from pipeline.errors import TruncatedAudio, UndecodableAudio
+from speechmill.pipeline.audio.flac import flac_header, read_flac
+from speechmill.pipeline.errors import TruncatedAudio, UndecodableAudio
 from tests.corpus import encode, tone
 
 AUDIO = tone(1.0)

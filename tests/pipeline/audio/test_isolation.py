@@ -6,14 +6,14 @@ import sys
 
 import pytest
 
-from pipeline.audio.filters import FilterSettings
-from pipeline.audio.segment import SegmentSettings
-from pipeline.audio.source import Limits
-from pipeline.errors import StreamBroken
-from pipeline.shards.shard import list_shards
-from pipeline.tokens.decode import DecodeSettings, Isolation, decode_shard
-from pipeline.tokens.rows import ShardEnd
-from speech_codecs import codec_info
+from speechmill.codecs import codec_info
+from speechmill.pipeline.audio.decoders import Limits
+from speechmill.pipeline.audio.filters import FilterSettings
+from speechmill.pipeline.audio.segment import SegmentSettings
+from speechmill.pipeline.errors import StreamBroken
+from speechmill.pipeline.shards.listing import list_shards
+from speechmill.pipeline.tokenize.decode import DecodeSettings, Isolation, decode_shard
+from speechmill.pipeline.tokenize.schema import ShardEnd
 from tests.corpus import clip, tar_bytes
 from tests.quality_scores import HARMFUL_SECONDS
 
@@ -76,8 +76,9 @@ def test_batches_are_the_same_in_every_isolation(decoded, segment):
 
 def test_a_watched_process_ends_when_a_recording_takes_too_long(tmp_path):
     script = (
-        "import sys; from pipeline.audio.pieces import *; from pipeline.audio.isolation import *\n"
-        "from speech_codecs import codec_info\n"
+        "import sys; from speechmill.pipeline.audio.clips import *\n"
+        "from speechmill.pipeline.audio.isolation import *\n"
+        "from speechmill.codecs import codec_info\n"
         "limits, filters = Limits(decode_seconds=0.3), FilterSettings(quality=sys.argv[1])\n"
         "watched = WatchedRecordings(RecordingSettings(limits=limits, filters=filters), "
         "[codec_info('null')])\n"
@@ -98,7 +99,7 @@ def test_memory_that_runs_out_where_it_is_only_watched_breaks_the_stream(decoded
 
 def test_a_memory_limit_holds_and_is_lifted_again():
     script = (
-        "import pytest; from pipeline.audio.isolation import memory_limit\n"
+        "import pytest; from speechmill.pipeline.audio.isolation import memory_limit\n"
         "with memory_limit(100):\n"
         "    with pytest.raises(MemoryError): bytearray(300_000_000)\n"
         "    bytearray(20_000_000)\n"

@@ -13,12 +13,12 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.audio.segment import SegmentSettings, cutter
-from pipeline.audio.tape import Tape
-from pipeline.errors import InputError
-from pipeline.shards.shard import list_shards
-from pipeline.tokens.decode import DecodeSettings
-from speech_codecs import Codec, codec_info, load_codec
+from speechmill.codecs import Codec, codec_info, load_codec
+from speechmill.pipeline.audio.buffer import Tape
+from speechmill.pipeline.audio.segment import SegmentSettings, cutter
+from speechmill.pipeline.errors import InputError
+from speechmill.pipeline.shards.listing import list_shards
+from speechmill.pipeline.tokenize.decode import DecodeSettings
 from tests.corpus import encode, tar_bytes, tone
 from tests.serial_pool import tokenize_one
 
@@ -178,8 +178,8 @@ def test_a_recording_of_silence_alone_is_rejected(tokenized):
 
 @pytest.mark.parametrize("by", ["fixed", "silence"])
 def test_damage_late_in_a_recording_takes_back_what_came_before(tokenized, by, monkeypatch):
-    monkeypatch.setattr("pipeline.audio.source.BLOCK", RATE)
-    monkeypatch.setattr("pipeline.audio.source._AT_ONCE", RATE)
+    monkeypatch.setattr("speechmill.pipeline.audio.decoders.BLOCK", RATE)
+    monkeypatch.setattr("speechmill.pipeline.audio.decoders._AT_ONCE", RATE)
     damaged = bytearray(encode(tone(12.0)))
     damaged[-2_000] ^= 0xFF
     members = [("a.flac", bytes(damaged)), ("b.flac", encode(tone(3.0)))]
@@ -190,12 +190,12 @@ def test_damage_late_in_a_recording_takes_back_what_came_before(tokenized, by, m
 
 MEASURED = """
 import resource, sys
-from pipeline.tokens.decode import DecodeSettings, decode_shard
-from pipeline.audio.segment import SegmentSettings
-from pipeline.shards.shard import list_shards
-from pipeline.audio.source import Limits
-from pipeline.storage import Storage
-from speech_codecs import codec_info
+from speechmill.pipeline.tokenize.decode import DecodeSettings, decode_shard
+from speechmill.pipeline.audio.segment import SegmentSettings
+from speechmill.pipeline.shards.listing import list_shards
+from speechmill.pipeline.audio.decoders import Limits
+from speechmill.pipeline.storage import Storage
+from speechmill.codecs import codec_info
 
 shards = list_shards(sys.argv[1:], Storage())
 settings = DecodeSettings(segment=SegmentSettings(by="fixed"), limits=Limits(seconds=4000))

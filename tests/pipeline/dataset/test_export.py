@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.dataset.export import export
-from pipeline.dataset.output import TokenDataset, identity
-from pipeline.dataset.patterns import NAMES, Pattern
-from pipeline.errors import InputError
-from pipeline.shards.shard import list_shards
-from pipeline.tokens.decode import DecodeSettings
+from speechmill.pipeline.dataset.export import export
+from speechmill.pipeline.dataset.layout import TokenDataset, identity
+from speechmill.pipeline.dataset.patterns import NAMES, Pattern
+from speechmill.pipeline.errors import InputError
+from speechmill.pipeline.shards.listing import list_shards
+from speechmill.pipeline.tokenize.decode import DecodeSettings
 from tests.corpus import write_corpus
 from tests.serial_pool import tokenize_one
 

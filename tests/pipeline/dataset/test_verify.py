@@ -9,12 +9,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline.dataset.output import TokenDataset, identity
-from pipeline.dataset.verify import verify
-from pipeline.errors import InputError
-from pipeline.shards.shard import Shard, list_shards
-from pipeline.storage import Storage
-from pipeline.tokens.decode import DecodeSettings
+from speechmill.pipeline.dataset.layout import TokenDataset, identity
+from speechmill.pipeline.dataset.verify import verify
+from speechmill.pipeline.errors import InputError
+from speechmill.pipeline.shards.listing import Shard, list_shards
+from speechmill.pipeline.storage import Storage
+from speechmill.pipeline.tokenize.decode import DecodeSettings
 from tests.corpus import clip, tar_bytes
 from tests.serial_pool import tokenize_one
 

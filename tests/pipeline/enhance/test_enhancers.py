@@ -2,13 +2,13 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.enhance.api import EnhancerSettings
-from pipeline.enhance.gate import GateSettings, estimated_snr, judge
-from pipeline.enhance.gtcrn import GtcrnNetwork
-from pipeline.enhance.load import load_enhancer
-from pipeline.errors import InputError
-from pipeline.quality.signal import si_sdr
-from speech_codecs import CheckpointError
+from speechmill.codecs import CheckpointError
+from speechmill.pipeline.enhance.api import EnhancerSettings
+from speechmill.pipeline.enhance.gate import GateSettings, estimated_snr, judge
+from speechmill.pipeline.enhance.gtcrn import GtcrnNetwork
+from speechmill.pipeline.enhance.load import load_enhancer
+from speechmill.pipeline.errors import InputError
+from speechmill.pipeline.quality.signal import si_sdr
 from tests.corpus import tone
 
 RATE = 16_000

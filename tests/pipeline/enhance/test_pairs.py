@@ -7,17 +7,17 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 
-from pipeline.audio.convert import AudioSettings, decode_audio
-from pipeline.audio.source import Limits
-from pipeline.enhance.api import EnhancerSettings
-from pipeline.enhance.gate import GateSettings
-from pipeline.enhance.load import load_enhancer
-from pipeline.enhance.output import EnhanceJob, PairedShards, identity
-from pipeline.enhance.shard import PairSettings, pair_shard, read_shard
-from pipeline.errors import DatasetConflict, StreamBroken
-from pipeline.shards.shard import list_shards
-from pipeline.tokens.decode import DecodeSettings, Isolation, decode_shard
-from speech_codecs import CheckpointError
+from speechmill.codecs import CheckpointError
+from speechmill.pipeline.audio.decoders import Limits
+from speechmill.pipeline.audio.resample import AudioSettings, decode_audio
+from speechmill.pipeline.enhance.api import EnhancerSettings
+from speechmill.pipeline.enhance.gate import GateSettings
+from speechmill.pipeline.enhance.load import load_enhancer
+from speechmill.pipeline.enhance.paired_shards import EnhanceJob, PairedShards, identity
+from speechmill.pipeline.enhance.pairs import PairSettings, pair_shard, read_shard
+from speechmill.pipeline.errors import DatasetConflict, StreamBroken
+from speechmill.pipeline.shards.listing import list_shards
+from speechmill.pipeline.tokenize.decode import DecodeSettings, Isolation, decode_shard
 from tests.corpus import clip, encode, tar_bytes, tone
 
 

@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.enhance.stft import Stft
-from pipeline.errors import InputError
+from speechmill.pipeline.enhance.stft import Stft
+from speechmill.pipeline.errors import InputError
 
 SHAPES = [(512, 256), (512, 128), (400, 50), (8, 4)]
 

@@ -3,14 +3,14 @@ from math import log2
 import numpy as np
 import pytest
 
-from pipeline.audio.convert import AudioSettings, decode_audio
-from pipeline.audio.source import Limits, to_float
-from pipeline.errors import InputError
-from pipeline.quality.codes import CodeCounts
-from pipeline.quality.dnsmos import dnsmos
-from pipeline.quality.scoring import Scorer, scored, scoring_processes
-from pipeline.quality.signal import RATE, SIGNAL_METRICS, fitted
-from pipeline.quality.speech import similarity, speaker_model, word_error_rate
+from speechmill.pipeline.audio.decoders import Limits, to_float
+from speechmill.pipeline.audio.resample import AudioSettings, decode_audio
+from speechmill.pipeline.errors import InputError
+from speechmill.pipeline.quality.codebook_usage import CodeCounts
+from speechmill.pipeline.quality.dnsmos import dnsmos
+from speechmill.pipeline.quality.scoring import Scorer, scored, scoring_processes
+from speechmill.pipeline.quality.signal import RATE, SIGNAL_METRICS, fitted
+from speechmill.pipeline.quality.speech import similarity, speaker_model, word_error_rate
 from tests.conftest import REPOSITORY
 
 BEST = {"pesq": 4.64, "stoi": 1.0, "si_sdr": 100.0, "mel": 0.0, "stft": 0.0}

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.run.job import RaySettings, TokenizeJob, WorkerSettings
-from pipeline.run.ray_pool import RayPool
-from pipeline.run.runner import Totals, run
-from pipeline.shards.shard import list_shards
-from pipeline.tokens.decode import DecodeSettings
-from speech_codecs import codec_info, load_codec
+from speechmill.codecs import codec_info, load_codec
+from speechmill.pipeline.run.job import RaySettings, TokenizeJob, WorkerSettings
+from speechmill.pipeline.run.ray_pool import RayPool
+from speechmill.pipeline.run.runner import Totals, run
+from speechmill.pipeline.shards.listing import list_shards
+from speechmill.pipeline.tokenize.decode import DecodeSettings
 from tests.corpus import write_corpus
 from tests.ray_processes import find
 from tests.serial_pool import tokenize_one

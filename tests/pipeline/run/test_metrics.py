@@ -12,15 +12,15 @@ from urllib.request import urlopen
 import pytest
 import ray
 
-from pipeline.policy import RunSettings
-from pipeline.run.job import RaySettings, TokenizeJob, WorkerSettings
-from pipeline.run.ray_pool import RayPool
-from pipeline.run.run_log import RunLog
-from pipeline.run.runner import Totals, run
-from pipeline.shards.shard import list_shards
-from pipeline.storage import Storage
-from pipeline.tokens.decode import DecodeSettings
-from speech_codecs import codec_info
+from speechmill.codecs import codec_info
+from speechmill.pipeline.run.job import RaySettings, TokenizeJob, WorkerSettings
+from speechmill.pipeline.run.policy import RunSettings
+from speechmill.pipeline.run.ray_pool import RayPool
+from speechmill.pipeline.run.run_log import RunLog
+from speechmill.pipeline.run.runner import Totals, run
+from speechmill.pipeline.shards.listing import list_shards
+from speechmill.pipeline.storage import Storage
+from speechmill.pipeline.tokenize.decode import DecodeSettings
 from tests.corpus import clip, corpus, tar_bytes
 
 _SERIES = re.compile(r"^(ray_speechmill_\w+)\{(.*)\} (\S+)$", re.MULTILINE)

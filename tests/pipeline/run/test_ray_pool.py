@@ -4,16 +4,16 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 
-from pipeline.audio.filters import FilterSettings
-from pipeline.audio.source import Limits
-from pipeline.errors import InputError, WorkerLost
-from pipeline.policy import RunSettings
-from pipeline.run.job import RaySettings, TokenizeJob, WorkerSettings
-from pipeline.run.ray_pool import RayPool
-from pipeline.run.runner import Totals, run
-from pipeline.shards.shard import list_shards
-from pipeline.tokens.decode import DecodeSettings
-from speech_codecs import CheckpointError, codec_info
+from speechmill.codecs import CheckpointError, codec_info
+from speechmill.pipeline.audio.decoders import Limits
+from speechmill.pipeline.audio.filters import FilterSettings
+from speechmill.pipeline.errors import InputError, WorkerLost
+from speechmill.pipeline.run.job import RaySettings, TokenizeJob, WorkerSettings
+from speechmill.pipeline.run.policy import RunSettings
+from speechmill.pipeline.run.ray_pool import RayPool
+from speechmill.pipeline.run.runner import Totals, run
+from speechmill.pipeline.shards.listing import list_shards
+from speechmill.pipeline.tokenize.decode import DecodeSettings
 from tests.corpus import clip, tar_bytes, write_corpus
 from tests.ray_processes import kill_when_it_appears
 
@@ -119,7 +119,7 @@ def test_a_worker_with_another_revision_than_the_driver_is_refused(pool, job):
 
 
 def test_a_cluster_that_does_not_answer_is_named_with_the_cure(job, monkeypatch):
-    monkeypatch.setattr("pipeline.run.ray_pool._CONNECT_SECONDS", 1.0)
+    monkeypatch.setattr("speechmill.pipeline.run.ray_cluster._CONNECT_SECONDS", 1.0)
     with pytest.raises(InputError, match=r"127\.0\.0\.2:9.*ray\.address=null"):
         RayPool(job, WorkerSettings(num_gpus=0), RaySettings(address="127.0.0.2:9"))
 

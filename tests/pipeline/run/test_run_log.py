@@ -3,12 +3,12 @@ import threading
 
 import pytest
 
-from pipeline.errors import WorkerLost
-from pipeline.run import run_log
-from pipeline.run.run_log import RunLog
-from pipeline.run.runner import Event, Totals
-from pipeline.shards.shard import Shard
-from pipeline.storage import Storage
+from speechmill.pipeline.errors import WorkerLost
+from speechmill.pipeline.run import run_log
+from speechmill.pipeline.run.run_log import RunLog
+from speechmill.pipeline.run.runner import Event, Totals
+from speechmill.pipeline.shards.listing import Shard
+from speechmill.pipeline.storage import Storage
 
 
 @pytest.fixture

@@ -3,7 +3,8 @@ from collections.abc import Callable
 
 import pytest
 
-from pipeline.errors import (
+from speechmill.codecs import CheckpointError
+from speechmill.pipeline.errors import (
     NodeLost,
     RunStopped,
     ShardCut,
@@ -11,11 +12,10 @@ from pipeline.errors import (
     StreamBroken,
     WorkerLost,
 )
-from pipeline.policy import RunSettings
-from pipeline.run.runner import Event, Outcome, Totals, run
-from pipeline.shards.shard import Shard
-from pipeline.tokens.writer import ShardReport
-from speech_codecs import CheckpointError
+from speechmill.pipeline.run.policy import RunSettings
+from speechmill.pipeline.run.runner import Event, Outcome, Totals, run
+from speechmill.pipeline.shards.listing import Shard
+from speechmill.pipeline.tokenize.writer import ShardReport
 
 SHARDS = [Shard(f"{i}.tar", 1, "e") for i in range(8)]
 

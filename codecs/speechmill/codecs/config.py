@@ -1,0 +1,44 @@
+"""A codec's configuration: a mapping or a JSON file becomes a frozen dataclass."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from speechmill.codecs.errors import InvalidConfig
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+ConfigT = TypeVar("ConfigT", bound="DataclassInstance")
+
+
+def read_config(config: Mapping[str, Any] | str | Path | None) -> dict[str, Any] | None:
+    """Return the configuration as a dict; a string or path names a JSON file."""
+    if config is None or isinstance(config, Mapping):
+        return None if config is None else dict(config)
+    try:
+        values = json.loads(Path(config).read_text())
+    except (OSError, ValueError) as error:
+        raise InvalidConfig(f"cannot read the configuration {str(config)!r}: {error}") from error
+    if not isinstance(values, dict):
+        raise InvalidConfig(f"{str(config)!r} holds {type(values).__name__}, not a JSON object")
+    return values
+
+
+def override(base: ConfigT, values: Mapping[str, Any] | None) -> ConfigT:
+    """Return `base` with `values` in place of its own; lists become tuples."""
+    known = [field.name for field in fields(base)]
+    for key in values or {}:
+        if key not in known:
+            raise InvalidConfig(f"unknown key {key!r}{nearest(key, known)}; known: {known}")
+    frozen = {k: tuple(v) if isinstance(v, list) else v for k, v in (values or {}).items()}
+    return replace(base, **frozen)
+
+
+def nearest(name: str, known: list[str]) -> str:
+    """Return ", did you mean 'x'?", or nothing where no known name is near."""
+    matches = get_close_matches(name, known, n=1, cutoff=0.5)
+    return f", did you mean {matches[0]!r}?" if matches else ""

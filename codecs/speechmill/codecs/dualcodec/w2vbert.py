@@ -1,0 +1,151 @@
+"""w2v-BERT 2.0 (Seamless, arXiv 2312.05187, section 3.2.1), cut after the layer that is used.
+
+Conformer layers (arXiv 2005.08100) with a causal convolution and relative positions added to the
+attention's keys (arXiv 1803.02155), under the names of transformers' `Wav2Vec2BertModel`.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from speechmill.codecs.dualcodec.config import W2VBertConfig
+from speechmill.codecs.nn.frame_conv import FrameConv1d
+from speechmill.codecs.nn.lengths import is_behind
+
+
+class W2VBert(nn.Module):
+    """features_BSI to hidden_BSD."""
+
+    def __init__(self, config: W2VBertConfig) -> None:
+        super().__init__()
+        self.left = config.left_max_position_embeddings
+        self.right = config.right_max_position_embeddings
+        self.feature_projection = FeatureProjection(config)
+        self.layers = nn.ModuleList(
+            ConformerLayer(config) for _ in range(config.hidden_state_index)
+        )
+
+    def forward(self, features_BSI: Tensor, attended_B: Tensor | None = None) -> Tensor:
+        """Return hidden_BSD; frames from `attended_B` on are seen by no other frame.
+
+        They enter as zeros and are computed all the same: a clip's last frame may be one of them.
+        """
+        x_BSD: Tensor = self.feature_projection(features_BSI)
+        hidden_BS = None if attended_B is None else is_behind(attended_B, x_BSD.shape[1])
+        if hidden_BS is not None:
+            x_BSD = x_BSD.masked_fill(hidden_BS[..., None], 0)
+        place_QK = self._relative_places(x_BSD)
+        for layer in self.layers:
+            x_BSD = layer(x_BSD, place_QK, hidden_BS)
+        return x_BSD
+
+    def _relative_places(self, x_BSD: Tensor) -> Tensor:
+        """Return for each pair of frames which distance embedding it has."""
+        frame_S = torch.arange(x_BSD.shape[1], device=x_BSD.device)
+        return (frame_S - frame_S[:, None]).clamp(-self.left, self.right) + self.left
+
+
+class FeatureProjection(nn.Module):
+    """A layer norm and a linear layer."""
+
+    def __init__(self, config: W2VBertConfig) -> None:
+        super().__init__()
+        width = config.feature_projection_input_dim
+        self.layer_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.projection = nn.Linear(width, config.hidden_size)
+
+    def forward(self, x_BSI: Tensor) -> Tensor:
+        y_BSD: Tensor = self.projection(self.layer_norm(x_BSI))
+        return y_BSD
+
+
+class ConformerLayer(nn.Module):
+    """Half a feed-forward, attention, convolution, half a feed-forward, a norm."""
+
+    def __init__(self, config: W2VBertConfig) -> None:
+        super().__init__()
+        dim, eps = config.hidden_size, config.layer_norm_eps
+        self.ffn1_layer_norm = nn.LayerNorm(dim, eps=eps)
+        self.ffn1 = FeedForward(config)
+        self.self_attn_layer_norm = nn.LayerNorm(dim, eps=eps)
+        self.self_attn = RelativeAttention(config)
+        self.conv_module = ConvolutionModule(config)
+        self.ffn2_layer_norm = nn.LayerNorm(dim, eps=eps)
+        self.ffn2 = FeedForward(config)
+        self.final_layer_norm = nn.LayerNorm(dim, eps=eps)
+
+    def forward(self, x_BSD: Tensor, place_QK: Tensor, hidden_BS: Tensor | None) -> Tensor:
+        x_BSD = x_BSD.add(self.ffn1(self.ffn1_layer_norm(x_BSD)), alpha=0.5)
+        x_BSD = x_BSD + self.self_attn(self.self_attn_layer_norm(x_BSD), place_QK, hidden_BS)
+        x_BSD = x_BSD + self.conv_module(x_BSD, hidden_BS)
+        x_BSD = x_BSD.add(self.ffn2(self.ffn2_layer_norm(x_BSD)), alpha=0.5)
+        y_BSD: Tensor = self.final_layer_norm(x_BSD)
+        return y_BSD
+
+
+class FeedForward(nn.Module):
+    """Two linear layers with SiLU between."""
+
+    def __init__(self, config: W2VBertConfig) -> None:
+        super().__init__()
+        self.intermediate_dense = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.output_dense = nn.Linear(config.intermediate_size, config.hidden_size)
+
+    def forward(self, x_BSD: Tensor) -> Tensor:
+        y_BSD: Tensor = self.output_dense(F.silu(self.intermediate_dense(x_BSD)))
+        return y_BSD
+
+
+class RelativeAttention(nn.Module):
+    """Self-attention whose scores see the key plus an embedding of its clipped distance."""
+
+    def __init__(self, config: W2VBertConfig) -> None:
+        super().__init__()
+        dim, self.heads = config.hidden_size, config.num_attention_heads
+        self.linear_q = nn.Linear(dim, dim)
+        self.linear_k = nn.Linear(dim, dim)
+        self.linear_v = nn.Linear(dim, dim)
+        self.linear_out = nn.Linear(dim, dim)
+        places = config.left_max_position_embeddings + config.right_max_position_embeddings + 1
+        self.distance_embedding = nn.Embedding(places, dim // self.heads)
+
+    def forward(self, x_BSD: Tensor, place_QK: Tensor, hidden_BS: Tensor | None) -> Tensor:
+        q_BHSE, k_BHSE, v_BHSE = (
+            linear(x_BSD).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for linear in (self.linear_q, self.linear_k, self.linear_v)
+        )
+        bias_BHQK = self._distance_scores(q_BHSE, place_QK)
+        if hidden_BS is not None:
+            bias_BHQK = bias_BHQK.masked_fill_(hidden_BS[:, None, None], -torch.inf)
+        y_BHSE = F.scaled_dot_product_attention(q_BHSE, k_BHSE, v_BHSE, attn_mask=bias_BHQK)
+        y_BSD: Tensor = self.linear_out(y_BHSE.transpose(1, 2).flatten(2))
+        return y_BSD
+
+    def _distance_scores(self, q_BHSE: Tensor, place_QK: Tensor) -> Tensor:
+        """Return bias_BHQK: one product per distance, then picked for each pair of frames."""
+        scale = q_BHSE.shape[-1] ** -0.5
+        score_BHSP: Tensor = (q_BHSE * scale) @ self.distance_embedding.weight.T
+        return score_BHSP.gather(-1, place_QK.expand(*score_BHSP.shape[:2], -1, -1))
+
+
+class ConvolutionModule(nn.Module):
+    """Gated linear unit, causal depthwise convolution, norm, SiLU, linear layer."""
+
+    def __init__(self, config: W2VBertConfig) -> None:
+        super().__init__()
+        dim, eps = config.hidden_size, config.layer_norm_eps
+        self.layer_norm = nn.LayerNorm(dim, eps=eps)
+        self.pointwise_conv1 = nn.Linear(dim, 2 * dim, bias=False)
+        self.depthwise_conv = FrameConv1d(
+            dim, dim, config.conv_depthwise_kernel_size, padding="zeros", groups=dim, bias=False
+        )
+        self.depthwise_layer_norm = nn.LayerNorm(dim, eps=eps)
+        self.pointwise_conv2 = nn.Linear(dim, dim, bias=False)
+
+    def forward(self, x_BSD: Tensor, hidden_BS: Tensor | None) -> Tensor:
+        y_BSD = F.glu(self.pointwise_conv1(self.layer_norm(x_BSD)))
+        if hidden_BS is not None:
+            y_BSD = y_BSD.masked_fill(hidden_BS[..., None], 0)
+        y_BSD = F.silu(self.depthwise_layer_norm(self.depthwise_conv(y_BSD)))
+        output_BSD: Tensor = self.pointwise_conv2(y_BSD)
+        return output_BSD

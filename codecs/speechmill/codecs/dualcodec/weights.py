@@ -1,0 +1,181 @@
+"""From published files to networks for inference: every name that a checkpoint has used is here."""
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from speechmill.codecs.checkpoint import allocate, load_strict, read_state_dict
+from speechmill.codecs.dualcodec.config import DualCodecConfig
+from speechmill.codecs.dualcodec.model import DualCodecNetwork
+from speechmill.codecs.dualcodec.w2vbert import W2VBert
+from speechmill.codecs.errors import CheckpointError
+from speechmill.codecs.nn.conv import fold_weight_norm
+
+_ACOUSTIC_CODEBOOK = re.compile(r"dac\.quantizer\.quantizers\.\d+\.codebook\.weight")
+_UNIT_PARTS = ("snake1", "conv1.conv", "snake2", "conv2.conv")
+_WEIGHT_NORM = {
+    "weight_g": "parametrizations.weight.original0",
+    "weight_v": "parametrizations.weight.original1",
+}
+
+
+def read_network(config: DualCodecConfig, path: Path) -> DualCodecNetwork:
+    """Return the network of a published checkpoint."""
+    network = allocate_network(config)
+    load_strict(network, renamed(read_state_dict(path), config), str(path))
+    fold_weight_norm(network)
+    return network
+
+
+def read_w2vbert(config: DualCodecConfig, path: Path) -> W2VBert:
+    """Return the layers that are used of a checkpoint that transformers wrote."""
+    network = allocate_w2vbert(config)
+    load_w2vbert(network, config, path)
+    return network
+
+
+def read_stats(config: DualCodecConfig, path: Path) -> tuple[Tensor, Tensor]:
+    """Return mean_D and var_D of the self-supervised features."""
+    state, expected = read_state_dict(path), (config.semantic_in_dim,)
+    shapes = {key: tuple(value.shape) for key, value in state.items()}
+    if shapes != {"mean": expected, "var": expected}:
+        raise CheckpointError(f"{str(path)!r} holds {shapes}, not 'mean' and 'var' of {expected}")
+    return state["mean"], state["var"]
+
+
+def count_acoustic_codebooks(path: Path) -> int:
+    """Return how many acoustic codebooks a published checkpoint has, without reading weights."""
+    keys: Iterable[str]
+    if path.suffix == ".safetensors":
+        try:
+            with safe_open(path, "pt") as file:
+                keys = list(file.keys())
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"cannot read {str(path)!r} as weights: {error}") from error
+    else:
+        keys = read_state_dict(path)
+    return sum(_ACOUSTIC_CODEBOOK.fullmatch(key) is not None for key in keys)
+
+
+def allocate_network(config: DualCodecConfig) -> DualCodecNetwork:
+    """Return a network for inference whose weights are yet to be filled in."""
+    return allocate(lambda: DualCodecNetwork(config))
+
+
+def allocate_w2vbert(config: DualCodecConfig) -> W2VBert:
+    """Return a network for inference whose weights are yet to be filled in."""
+    return allocate(lambda: W2VBert(config.w2vbert))
+
+
+def renamed(state: Mapping[str, Tensor], config: DualCodecConfig) -> dict[str, Tensor]:
+    """Return a published state under our names; names that were never published stay."""
+    modules = _modules(config)
+    return {_our_name(key, modules): value for key, value in state.items()}
+
+
+def published(state: Mapping[str, Tensor], config: DualCodecConfig) -> dict[str, Tensor]:
+    """Return a trainable network's state under the authors' names: the inverse of `renamed`."""
+    modules = {ours: theirs for theirs, ours in _modules(config).items()}
+    return {_their_name(key, modules): value for key, value in state.items()}
+
+
+def load_trainable(network: DualCodecNetwork, config: DualCodecConfig, path: Path) -> None:
+    """Fill in a network that keeps both factors of its weights."""
+    state = {name: value.float() for name, value in read_state_dict(path).items()}
+    load_strict(network, renamed(state, config), str(path))
+
+
+def load_w2vbert(network: nn.Module, config: DualCodecConfig, path: Path) -> None:
+    """Fill in the layers that are used of a checkpoint that transformers wrote."""
+    state = read_state_dict(path)
+    load_strict(network, renamed_w2vbert(state, config.w2vbert.hidden_state_index), str(path))
+
+
+def renamed_w2vbert(state: Mapping[str, Tensor], num_layers: int) -> dict[str, Tensor]:
+    """Return what the first layers need of transformers' `Wav2Vec2BertModel`, under our names."""
+    ours = {}
+    for key, value in state.items():
+        layer = re.match(r"encoder\.layers\.(\d+)\.", key)
+        if key == "masked_spec_embed" or key.startswith("adapter."):
+            continue
+        if layer and int(layer[1]) >= num_layers:
+            continue
+        is_pointwise = ".pointwise_conv" in key and value.dim() == 3
+        ours[key.removeprefix("encoder.")] = value.squeeze(-1) if is_pointwise else value
+    return ours
+
+
+def _our_name(key: str, modules: Mapping[str, str]) -> str:
+    found = _within(key, modules)
+    if found is None:
+        return key
+    module, leaf = found
+    stem, _, last = leaf.rpartition(".")
+    return f"{module}{stem}.{_WEIGHT_NORM.get(last, last)}"
+
+
+def _their_name(key: str, modules: Mapping[str, str]) -> str:
+    found = _within(key, modules)
+    assert found is not None, f"{key} was never published"
+    module, leaf = found
+    for theirs, ours in _WEIGHT_NORM.items():
+        leaf = leaf.replace(f".{ours}", f".{theirs}")
+    return f"{module}{leaf}"
+
+
+def _within(key: str, modules: Mapping[str, str]) -> tuple[str, str] | None:
+    """Return the other name of the innermost module that is known, and what of the key is left."""
+    prefix, leaf = key, ""
+    while prefix not in modules:
+        prefix, _, last = prefix.rpartition(".")
+        leaf = f".{last}{leaf}"
+        if not prefix:
+            return None
+    return modules[prefix], leaf
+
+
+def _modules(config: DualCodecConfig) -> dict[str, str]:
+    """Return the published name of each module and ours."""
+    blocks, books = config.convnext_layers, config.n_codebooks
+    ours = {
+        "convnext_encoder.0": "semantic_encoder.first",
+        f"convnext_decoder.{blocks}": "semantic_decoder.last",
+        "semantic_vq.quantizers.0": "semantic_quantizer",
+    }
+    for i in range(blocks):
+        ours[f"convnext_encoder.{i + 1}"] = f"semantic_encoder.blocks.{i}"
+        ours[f"convnext_decoder.{i}"] = f"semantic_decoder.blocks.{i}"
+    for i in range(books):
+        ours[f"dac.quantizer.quantizers.{i}"] = f"acoustic_quantizer.stages.{i}"
+    ends = _chain("dac.encoder.block", "acoustic_encoder", len(config.encoder_rates))
+    ends |= _chain("dac.decoder.model", "acoustic_decoder", len(config.decoder_rates))
+    for i in range(len(config.encoder_rates)):
+        theirs, stage = f"dac.encoder.block.{i + 1}.block", f"acoustic_encoder.stages.{i}"
+        ours |= _units(theirs, stage, 0)
+        ours |= {f"{theirs}.3": f"{stage}.snake", f"{theirs}.4": f"{stage}.down.conv"}
+    for i in range(len(config.decoder_rates)):
+        theirs, stage = f"dac.decoder.model.{i + 1}.block", f"acoustic_decoder.stages.{i}"
+        ours |= {f"{theirs}.0": f"{stage}.snake", f"{theirs}.1": f"{stage}.up"}
+        ours |= _units(theirs, stage, 2)
+    return ours | ends
+
+
+def _chain(theirs: str, ours: str, stages: int) -> dict[str, str]:
+    """Return the names of what stands before and behind a chain of stages."""
+    return {
+        f"{theirs}.0": f"{ours}.first.conv",
+        f"{theirs}.{stages + 1}": f"{ours}.snake",
+        f"{theirs}.{stages + 2}": f"{ours}.last.conv",
+    }
+
+
+def _units(theirs: str, ours: str, first: int) -> dict[str, str]:
+    """Return the names within a stage's three residual units, which follow each other."""
+    return {
+        f"{theirs}.{first + unit}.block.{place}": f"{ours}.units.{unit}.{part}"
+        for unit in range(3)
+        for place, part in enumerate(_UNIT_PARTS)
+    }

@@ -1,0 +1,75 @@
+"""The FocalCodec network behind the `Codec` protocol."""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from speechmill.codecs.api import CodecInfo
+from speechmill.codecs.batch_runner import Rows
+from speechmill.codecs.errors import InvalidConfig
+from speechmill.codecs.focalcodec.config import FocalCodecConfig
+from speechmill.codecs.focalcodec.model import FocalCodecNetwork
+from speechmill.codecs.focalcodec.stream import FocalCodecStream
+from speechmill.codecs.nn.frame_conv import pack
+from speechmill.codecs.precision import store_in
+from speechmill.codecs.validation import check_audio, check_codes
+
+
+class FocalCodec:
+    """Encodes and decodes a batch in one go, masked, or row by row (see `batch_runner`).
+
+    In float32 on a CPU the network's matrices are packed: it has no weights to save any more.
+    """
+
+    def __init__(
+        self,
+        network: FocalCodecNetwork,
+        sizes: FocalCodecConfig,
+        info: CodecInfo,
+        *,
+        device: torch.device,
+        precision: str,
+        row_by_row: bool | None = None,
+        compiled: bool = False,
+    ) -> None:
+        self.info = info
+        self.network = network.to(device).eval().requires_grad_(False)
+        self.sizes = sizes
+        self._device = device
+        self._precision = precision
+        self._rows = Rows.on(device, precision, row_by_row, compiled=compiled)
+        self._plain = replace(self._rows, compiled=False)
+        if self._rows.packs:
+            pack(self.network)
+        store_in(precision, self.network)
+        self._encode = self._rows.faster(self.network.encode)
+        self._samples_per_frame = sizes.upscale * sizes.decoder.hop_length
+
+    @torch.inference_mode()
+    def encode(self, audio_BT: Tensor, num_samples_B: Tensor) -> Tensor:
+        """Return codes_BKF."""
+        num_samples = check_audio(audio_BT, num_samples_B)
+        return self._rows.compute(self._encode, audio_BT, num_samples, self.info.num_frames)
+
+    @torch.inference_mode()
+    def decode(self, codes_BKF: Tensor, num_frames_B: Tensor) -> Tensor:
+        """Return audio_BT of the same number of samples for every frame."""
+        num_frames = check_codes(self.info, codes_BKF, num_frames_B)
+        return self._plain.compute(
+            self._decode, codes_BKF, num_frames, lambda frames: frames * self._samples_per_frame
+        )
+
+    def stream(self) -> FocalCodecStream:
+        """Return a new stream, which encodes and decodes one clip chunk by chunk.
+
+        Raises `InvalidConfig` where the variant is not causal.
+        """
+        if not self.sizes.causal:
+            raise InvalidConfig(f"{self.info.name} is not causal; only causal variants stream")
+        return FocalCodecStream(
+            self.network, self.sizes, self.info, device=self._device, precision=self._precision
+        )
+
+    def _decode(self, codes_BKF: Tensor, num_frames_B: Tensor | None) -> Tensor:
+        return self.network.decode(codes_BKF.long(), num_frames_B).float()

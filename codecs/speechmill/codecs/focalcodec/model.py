@@ -1,0 +1,92 @@
+"""The network of FocalCodec (arXiv 2502.04465) and of FocalCodec-Stream (arXiv 2509.16195).
+
+Every `num_samples_B` or `num_frames_B` may be None: then all rows are full. With `memory` (causal
+variants), audio or codes continue what it has seen; a chunk must be whole unless it is the last.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from speechmill.codecs.focalcodec.compressor import Compressor, Decompressor
+from speechmill.codecs.focalcodec.config import FocalCodecConfig, VocosConfig, WaveNeXtConfig
+from speechmill.codecs.focalcodec.wavlm import WavLM
+from speechmill.codecs.nn.binary import BinarySphericalQuantizer
+from speechmill.codecs.nn.convnext import ConvNeXtBackbone
+from speechmill.codecs.nn.frame_conv import Memory
+from speechmill.codecs.nn.istft import ISTFTHead
+
+
+class FocalCodecNetwork(nn.Module):
+    """All that a checkpoint holds, under the names of the authors' version 0.0.2."""
+
+    def __init__(self, config: FocalCodecConfig) -> None:
+        super().__init__()
+        self.encoder = WavLM(config.encoder)
+        self.compressor = Compressor(config.compressor)
+        self.quantizer = BinarySphericalQuantizer(config.compressor.output_dim)
+        self.decompressor = Decompressor(config.decompressor)
+        self.decoder = Vocoder(config.decoder)
+
+    def latents(
+        self,
+        audio_BT: Tensor,
+        num_samples_B: Tensor | None = None,
+        memory: Memory | None = None,
+    ) -> Tensor:
+        """Return latents_BND, whose signs are the codes; their length does not matter."""
+        features_BFC, num_frames_B = self.encoder(audio_BT, num_samples_B, memory)
+        latents_BND: Tensor = self.compressor(features_BFC, num_frames_B, memory)
+        return latents_BND
+
+    def encode(
+        self,
+        audio_BT: Tensor,
+        num_samples_B: Tensor | None = None,
+        memory: Memory | None = None,
+    ) -> Tensor:
+        """Return codes_BKF of one codebook."""
+        return self.quantizer.encode(self.latents(audio_BT, num_samples_B, memory))[:, None]
+
+    def decode(
+        self, codes_BKF: Tensor, num_frames_B: Tensor | None = None, memory: Memory | None = None
+    ) -> Tensor:
+        """Return audio_BT."""
+        corners_BND = self.quantizer.decode(codes_BKF[:, 0])
+        features_BFC, lengths_B = self.decompressor(corners_BND, num_frames_B, memory)
+        audio_BT: Tensor = self.decoder(features_BFC, lengths_B, memory)
+        return audio_BT
+
+
+class Vocoder(nn.Module):
+    """features_BFC to audio_BT."""
+
+    def __init__(self, config: VocosConfig | WaveNeXtConfig) -> None:
+        super().__init__()
+        self.backbone = ConvNeXtBackbone(
+            config.input_dim,
+            config.dim,
+            config.ffn_dim,
+            config.num_layers,
+            config.kernel_size,
+            padding="zeros" if config.causal else "same",
+        )
+        self.head: ISTFTHead | LinearHead
+        if isinstance(config, VocosConfig):
+            self.head = ISTFTHead(config.dim, config.n_fft, config.hop_length)
+        else:
+            self.head = LinearHead(config.dim, config.hop_length)
+
+    def forward(self, x_BFC: Tensor, lengths_B: Tensor | None, memory: Memory | None) -> Tensor:
+        audio_BT: Tensor = self.head(self.backbone(x_BFC, lengths_B, memory), lengths_B)
+        return audio_BT
+
+
+class LinearHead(nn.Module):
+    """Each frame's samples are one linear layer of it, clipped to [-1, 1]."""
+
+    def __init__(self, dim: int, hop_length: int) -> None:
+        super().__init__()
+        self.proj = nn.Linear(dim, hop_length)
+
+    def forward(self, x_BFD: Tensor, lengths_B: Tensor | None) -> Tensor:
+        return torch.clamp(self.proj(x_BFD).flatten(1), -1, 1)

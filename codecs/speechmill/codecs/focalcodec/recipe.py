@@ -1,0 +1,161 @@
+"""How FocalCodec is trained: a vocoder of WavLM's features, and a bottleneck that keeps these.
+
+Section 3 of arXiv 2502.04465 and the author's recipe for it: two stages that do not depend on each
+other, WavLM frozen in both. The vocoder comes first here, so that the second phase can be judged by
+what it sounds like. The distillation that made the causal encoders (arXiv 2509.16195) is left out:
+causal variants are trained behind theirs as it is.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torchaudio.transforms import Resample
+
+from speechmill.codecs.checkpoint import load_strict, read_state_dict
+from speechmill.codecs.errors import InvalidConfig
+from speechmill.codecs.fetch import fetch
+from speechmill.codecs.focalcodec.config import SAMPLE_RATE, FocalCodecConfig
+from speechmill.codecs.focalcodec.model import FocalCodecNetwork
+from speechmill.codecs.focalcodec.weights import current, load_wavlm
+from speechmill.codecs.losses import MelLoss
+from speechmill.codecs.recipe import (
+    Recipe,
+    StepOutput,
+    TrainingBatch,
+    fitted,
+    merge_weights,
+    straight_through,
+)
+
+_WEIGHTS = {  # all of the author's recipe
+    "mel": 45.0,
+    "adversarial": 1.0,
+    "feature": 54.0,
+    "rebuilt": 1.0,
+    "entropy": 0.1,
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FocalCodecRecipeConfig:
+    """What can be changed about the training."""
+
+    wavlm: str | None = (
+        None  # file or url of WavLM Large as transformers writes it, for the encoder
+    )
+    vocoder_frames: int = 22  # features of each crop that are made audio, at random; 0: all
+    inverse_temperature: float = 100.0  # of the soft codes whose entropy is measured
+    codebook_entropy: float = 1.0  # weight of the mean code's entropy against that of each
+    mel_ffts: tuple[int, ...] = (1024,)
+    mel_bands: tuple[int, ...] = (80,)
+    weights: dict[str, float] = field(default_factory=dict)  # over the defaults, by loss
+
+    def __post_init__(self) -> None:
+        if self.vocoder_frames < 0:
+            raise InvalidConfig(f"vocoder_frames is {self.vocoder_frames}; give 0 or more")
+        if len(self.mel_ffts) != len(self.mel_bands):
+            raise InvalidConfig("give as many mel_bands as mel_ffts")
+
+
+class FocalCodecRecipe(Recipe):
+    """Phase "vocoder": features to audio. Phase "features": compressor, decompressor.
+
+    Audio is at the rate that the codec decodes to; WavLM hears it resampled.
+    """
+
+    phases = ("vocoder", "features")
+    silent = ("features",)
+    gan = "hinge"
+    mean_features = True
+
+    def __init__(self, sizes: FocalCodecConfig, config: FocalCodecRecipeConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.sample_rate = sizes.output_sample_rate
+        self.hop_length = sizes.upscale * sizes.decoder.hop_length
+        self.samples_per_feature = sizes.decoder.hop_length
+        self.weights = merge_weights(_WEIGHTS, config.weights)
+        self.network = FocalCodecNetwork(sizes)
+        with torch.device("cpu"):  # it computes with its kernel
+            self.resample = Resample(self.sample_rate, SAMPLE_RATE)
+        self.mel = MelLoss(self.sample_rate, config.mel_ffts, config.mel_bands, squared=False)
+        self.phase = "vocoder"
+        if config.wavlm is not None:
+            load_wavlm(self.network.encoder, fetch(config.wavlm))
+
+    def start_from(self, path: Path) -> None:
+        """Begin at the weights of a checkpoint, of either published layout."""
+        if self.config.wavlm is not None:
+            raise InvalidConfig(
+                "the checkpoint holds an encoder of its own; leave wavlm out, or set the "
+                "checkpoint to untrained"
+            )
+        state = {name: value.float() for name, value in current(read_state_dict(path)).items()}
+        load_strict(self.network, state, str(path))
+
+    def begin(self, phase: str) -> None:
+        self.phase = phase
+        if phase == "vocoder":
+            self.train_only("network.decoder")
+        else:
+            self.train_only("network.compressor", "network.decompressor")
+
+    def forward(self, batch: TrainingBatch) -> StepOutput:
+        features_BFC = self.features(batch.audio_BT)
+        if self.phase == "vocoder":
+            return self._vocoder(features_BFC, batch.audio_BT)
+        return self._bottleneck(features_BFC)
+
+    @torch.no_grad()
+    def features(self, audio_BT: Tensor) -> Tensor:
+        """Return features_BFC of WavLM, in float32."""
+        features_BFC: Tensor = self.network.encoder(self.resample(audio_BT))[0]
+        return features_BFC.float()
+
+    @torch.no_grad()
+    def reconstruct(self, audio_BT: Tensor) -> Tensor:
+        features_BFC = self.features(audio_BT)
+        if self.phase != "vocoder":
+            corners_BND = self.network.quantizer.quantize(self._unit(features_BFC))
+            features_BFC, _ = self.network.decompressor(corners_BND)
+        return fitted(self.network.decoder(features_BFC, None, None), audio_BT.shape[-1])
+
+    def weights_for_inference(self) -> dict[str, Tensor]:
+        return self.network.state_dict()
+
+    def _vocoder(self, features_BFC: Tensor, audio_BT: Tensor) -> StepOutput:
+        part_BSC, target_BT = self._parts(features_BFC, audio_BT)
+        ours_BT = self.network.decoder(part_BSC, None, None).float()
+        return StepOutput({"mel": self.mel(ours_BT, target_BT)}, ours_BT, target_BT)
+
+    def _bottleneck(self, features_BFC: Tensor) -> StepOutput:
+        quantizer = self.network.quantizer
+        unit_BND = self._unit(features_BFC)
+        corners_BND = quantizer.quantize(unit_BND.detach())
+        rebuilt_BFC, _ = self.network.decompressor(straight_through(unit_BND, corners_BND))
+        rebuilt_BFC = rebuilt_BFC[:, : features_BFC.shape[1]].float()
+        each, of_mean = quantizer.entropies(unit_BND, self.config.inverse_temperature)
+        terms = {
+            "rebuilt": F.mse_loss(rebuilt_BFC, features_BFC),
+            "entropy": each - self.config.codebook_entropy * of_mean,
+        }
+        error = F.mse_loss(rebuilt_BFC.detach(), features_BFC) / features_BFC.var()
+        return StepOutput(terms, metrics={"unexplained": error, "code_entropy": of_mean.detach()})
+
+    def _unit(self, features_BFC: Tensor) -> Tensor:
+        """Return latents_BND of length 1, whose signs are the codes."""
+        return F.normalize(self.network.compressor(features_BFC).float(), dim=-1)
+
+    def _parts(self, features_BFC: Tensor, audio_BT: Tensor) -> tuple[Tensor, Tensor]:
+        """Return a stretch of each utterance's features, drawn for each, and its audio."""
+        batch, frames, _ = features_BFC.shape
+        size = min(self.config.vocoder_frames or frames, frames)
+        first_B1 = torch.randint(frames - size + 1, (batch, 1), device=audio_BT.device)
+        frame_BS = first_B1 + torch.arange(size, device=audio_BT.device)
+        row_B1 = torch.arange(batch, device=audio_BT.device)[:, None]
+        num_samples = frames * self.samples_per_feature
+        samples_BFN = fitted(audio_BT, num_samples).view(batch, frames, -1)
+        return features_BFC[row_B1, frame_BS], samples_BFN[row_B1, frame_BS].flatten(1)

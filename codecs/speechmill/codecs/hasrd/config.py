@@ -1,0 +1,164 @@
+"""HASRD (arXiv 2506.00843): what the paper may have built, every assumption a key.
+
+The paper's full text was not at hand. Its abstract fixes a semantic codebook over self-supervised
+features, acoustic residuals behind it, and half of SpeechTokenizer's 4 kbit/s; the rest is assumed.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from math import prod
+from typing import Any, Literal
+
+from speechmill.codecs.config import override
+from speechmill.codecs.errors import InvalidConfig
+from speechmill.codecs.nn.strides import receptive_field
+
+SAMPLE_RATE = 16_000
+
+
+def _check_choice(key: str, value: str, *choices: str) -> None:
+    if value not in choices:
+        raise InvalidConfig(f"{key} is {value!r}, must be one of {', '.join(choices)}")
+
+
+def _check_range(key: str, value: int, last: int) -> None:
+    if not 1 <= value <= last:
+        raise InvalidConfig(f"{key} is {value}, must be 1 to {last}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SSLConfig:
+    """A self-supervised model, named as in transformers' `config.json`; the defaults: WavLM Large.
+
+    `do_normalize` is of its `preprocessor_config.json`.
+    """
+
+    model_type: Literal["wavlm", "hubert"] = "wavlm"
+    conv_dim: tuple[int, ...] = (512,) * 7
+    conv_kernel: tuple[int, ...] = (10, 3, 3, 3, 3, 2, 2)
+    conv_stride: tuple[int, ...] = (5, 2, 2, 2, 2, 2, 2)
+    conv_bias: bool = False
+    feat_extract_norm: Literal["layer", "group"] = "layer"
+    hidden_size: int = 1024
+    intermediate_size: int = 4096
+    num_attention_heads: int = 16
+    num_hidden_layers: int = 24
+    num_conv_pos_embeddings: int = 128
+    num_conv_pos_embedding_groups: int = 16
+    num_buckets: int = 320
+    max_bucket_distance: int = 800
+    layer_norm_eps: float = 1e-5
+    do_stable_layer_norm: bool = True
+    do_normalize: bool = True
+
+    def __post_init__(self) -> None:
+        _check_choice("model_type", self.model_type, "wavlm", "hubert")
+        _check_choice("feat_extract_norm", self.feat_extract_norm, "layer", "group")
+        if not len(self.conv_dim) == len(self.conv_kernel) == len(self.conv_stride):
+            raise InvalidConfig("conv_dim, conv_kernel and conv_stride must be equally long")
+        for divisor in (self.num_attention_heads, self.num_conv_pos_embedding_groups):
+            if self.hidden_size % divisor:
+                raise InvalidConfig(f"hidden_size {self.hidden_size} is no multiple of {divisor}")
+
+    @property
+    def hop_length(self) -> int:
+        """Samples per feature frame."""
+        return prod(self.conv_stride)
+
+    @property
+    def overlap(self) -> int:
+        """Samples that a frame sees beyond its hop."""
+        return receptive_field(self.conv_kernel, self.conv_stride) - self.hop_length
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HasrdConfig:
+    """All defaults are assumed.
+
+    `semantic_layer` is the tap of the semantic codebook, of `semantic_codebook_size` frozen k-means
+    centroids; layers above it are left out, and a frame is the mean of `pool_factor` features.
+    The acoustic codebooks code what the semantic one leaves over of: a learned mixture of all
+    layers up to the tap ("weighted"), the tap itself ("same"), or a waveform encoder ("conv").
+    They are searched in `dim` dimensions ("euclidean") or by angle in `codebook_dim`
+    ("factorized"); a checkpoint holds `num_acoustic` of them, and encode gives the first
+    `num_codebooks` of all. `keep_partial` fills a clip's last frame with zeros instead of
+    dropping it. `semantic_sha256` is that of the only semantic checkpoint that fits the centroids.
+    """
+
+    ssl: SSLConfig = SSLConfig()
+    semantic_layer: int = 21
+    semantic_codebook_size: int = 1024
+    semantic_sha256: str | None = None
+    pool_factor: int = 1
+    keep_partial: bool = True
+    acoustic_source: Literal["weighted", "same", "conv"] = "weighted"
+    acoustic_quantizer: Literal["euclidean", "factorized"] = "euclidean"
+    num_acoustic: int = 3
+    codebook_size: int = 1024
+    codebook_dim: int = 8
+    num_codebooks: int = 4
+    dim: int = 512
+    encoder_dim: int = 64
+    encoder_rates: tuple[int, ...] = (2, 4, 5, 8)
+    decoder_dim: int = 1536
+    decoder_rates: tuple[int, ...] = (8, 5, 4, 2)
+
+    def __post_init__(self) -> None:
+        _check_choice("acoustic_source", self.acoustic_source, "weighted", "same", "conv")
+        _check_choice("acoustic_quantizer", self.acoustic_quantizer, "euclidean", "factorized")
+        _check_range("semantic_layer", self.semantic_layer, self.ssl.num_hidden_layers)
+        _check_range("num_codebooks", self.num_codebooks, 1 + self.num_acoustic)
+        sizes = (self.semantic_codebook_size, self.codebook_size, self.codebook_dim, self.dim)
+        if min(*sizes, self.pool_factor, self.num_acoustic) < 1:
+            raise InvalidConfig(f"every size must be at least 1: {self}")
+        rates = {"decoder_rates": self.decoder_rates}
+        if self.acoustic_source == "conv":
+            rates["encoder_rates"] = self.encoder_rates
+        for key, value in rates.items():
+            if prod(value) != self.hop_length:
+                raise InvalidConfig(
+                    f"{key} {value} multiply to {prod(value)}, a frame has {self.hop_length} "
+                    "samples (conv_stride and pool_factor)"
+                )
+
+    @property
+    def hop_length(self) -> int:
+        """Samples per frame."""
+        return self.ssl.hop_length * self.pool_factor
+
+    @property
+    def codebook_sizes(self) -> tuple[int, ...]:
+        """Of the codebooks that encode gives."""
+        sizes = (self.semantic_codebook_size, *[self.codebook_size] * self.num_acoustic)
+        return sizes[: self.num_codebooks]
+
+
+_WAVLM_BASE = SSLConfig(
+    feat_extract_norm="group",
+    hidden_size=768,
+    intermediate_size=3072,
+    num_attention_heads=12,
+    num_hidden_layers=12,
+    do_stable_layer_norm=False,
+    do_normalize=False,
+)
+_HUBERT_BASE = replace(_WAVLM_BASE, model_type="hubert", do_normalize=True)
+_LARGE = HasrdConfig()
+
+VARIANTS = {
+    "hasrd-0.5k": replace(_LARGE, num_codebooks=1),
+    "hasrd-1k": replace(_LARGE, num_codebooks=2),
+    "hasrd-2k": _LARGE,
+    "hasrd-2k-wavlm-base": replace(_LARGE, ssl=_WAVLM_BASE, semantic_layer=9),
+    "hasrd-2k-hubert-base": replace(_LARGE, ssl=_HUBERT_BASE, semantic_layer=9),
+}
+
+
+def configured(name: str, values: Mapping[str, Any] | None) -> HasrdConfig:
+    """Return the variant, or the defaults, with `values` in place of theirs; "ssl" is nested."""
+    base, own = VARIANTS.get(name, _LARGE), dict(values or {})
+    if "ssl" in own:
+        if not isinstance(own["ssl"], Mapping):
+            raise InvalidConfig(f"ssl is {own['ssl']!r}, not a mapping of the model's sizes")
+        own["ssl"] = override(base.ssl, own["ssl"])
+    return override(base, own)

@@ -1,0 +1,143 @@
+"""The network of HASRD without the self-supervised model, which decoding does not need.
+
+Section numbers in brackets are of our reading of arXiv 2506.00843, whose full text was not at
+hand: codebook 0 is frozen k-means, the others code what it leaves over. Every `lengths_B` may be
+None: then all rows are full.
+"""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from speechmill.codecs.hasrd.config import HasrdConfig
+from speechmill.codecs.nn.dac import DacDecoder, DacEncoder
+from speechmill.codecs.nn.factorized import FactorizedQuantizer, ResidualFactorizedQuantizer
+from speechmill.codecs.nn.quantize import ResidualQuantizer
+
+
+class Taps(NamedTuple):
+    """What the codebooks hear of the self-supervised model."""
+
+    semantic_BFH: Tensor  # the layer that the centroids were fitted to
+    mixed_BFH: Tensor | None  # the mixture of all layers, where that is the acoustic source
+
+
+class HasrdNetwork(nn.Module):
+    """All that a checkpoint holds."""
+
+    def __init__(self, config: HasrdConfig) -> None:
+        super().__init__()
+        width, dim = config.ssl.hidden_size, config.dim
+        self.source = config.acoustic_source
+        self.pool_factor = config.pool_factor
+        self.hop_length = config.hop_length
+        self.centroids = ResidualQuantizer(1, config.semantic_codebook_size, width)
+        self.semantic_proj = nn.Linear(width, dim)
+        if self.source == "conv":
+            self.encoder = DacEncoder(config.encoder_dim, config.encoder_rates, dim)
+        else:
+            self.acoustic_proj = nn.Linear(width, dim)
+        if self.source == "weighted":
+            self.layer_logits = nn.Parameter(torch.zeros(config.semantic_layer + 1))
+        self.quantizer = _acoustic_quantizer(config)
+        self.decoder = DacDecoder(dim, config.decoder_dim, config.decoder_rates, whole_frames=True)
+
+    def cache_tables(self) -> None:
+        """Compute what searching needs of the codebooks: for inference, where they stand still."""
+        for module in self.modules():
+            if isinstance(module, ResidualQuantizer):
+                module.cache_norms()
+            elif isinstance(module, FactorizedQuantizer):
+                module.cache_directions()
+
+    def taps(self, states: Iterable[Tensor], *, acoustic: bool = True) -> Taps:
+        """Return what the codebooks hear of hidden states, the layer before the first included."""
+        mixes = acoustic and self.source == "weighted"
+        weights = self.layer_logits.float().softmax(0).unbind() if mixes else None
+        mixed_BFH: Tensor | None = None
+        for index, state_BFH in enumerate(states):
+            if weights is not None:
+                part_BFH = weights[index] * state_BFH.float()
+                mixed_BFH = part_BFH if mixed_BFH is None else mixed_BFH + part_BFH
+        semantic_BFH = self._pool(state_BFH.float())
+        return Taps(semantic_BFH, None if mixed_BFH is None else self._pool(mixed_BFH))
+
+    def semantic_codes(self, semantic_BFH: Tensor) -> Tensor:
+        """Return codes_BF, the nearest centroids; of centroids equally near the first."""
+        return self.centroids.encode(semantic_BFH.transpose(1, 2), 1)[:, 0]
+
+    def semantic_latent(self, codes_BF: Tensor) -> Tensor:
+        """Return z_BFD of the centroids."""
+        z_BFD: Tensor = self.semantic_proj(self.centroids.codebooks_KND[0][codes_BF])
+        return z_BFD
+
+    def residual(
+        self, taps: Taps, audio_BT: Tensor, codes_BF: Tensor, frames_B: Tensor | None = None
+    ) -> Tensor:
+        """Return residual_BFD, what the semantic codes leave to the acoustic codebooks.
+
+        The acoustic branch cannot move the semantic embedding: no gradient goes there. Only the
+        source "conv" reads `audio_BT`, which is zero behind each row's frames.
+        """
+        if self.source == "same":
+            word_BFH = self.centroids.codebooks_KND[0][codes_BF]
+            residual_BFD: Tensor = self.acoustic_proj(taps.semantic_BFH - word_BFH)
+            return residual_BFD
+        if self.source == "conv":
+            samples_B = None if frames_B is None else frames_B * self.hop_length
+            latent_BFD: Tensor = self.encoder(audio_BT[:, None], samples_B).transpose(1, 2)
+        else:
+            latent_BFD = self.acoustic_proj(taps.mixed_BFH)
+        return latent_BFD - self.semantic_latent(codes_BF).detach()
+
+    def encode(
+        self,
+        states: Iterable[Tensor],
+        audio_BT: Tensor,
+        num_codebooks: int,
+        frames_B: Tensor | None = None,
+    ) -> Tensor:
+        """Return codes_BKF; for the arguments see `taps` and `residual`."""
+        taps = self.taps(states, acoustic=num_codebooks > 1)
+        semantic_BF = self.semantic_codes(taps.semantic_BFH)
+        if num_codebooks == 1:
+            return semantic_BF[:, None]
+        residual_BFD = self.residual(taps, audio_BT, semantic_BF, frames_B)
+        if isinstance(self.quantizer, ResidualQuantizer):
+            residual_BFD = residual_BFD.transpose(1, 2)
+        acoustic_BKF = self.quantizer.encode(residual_BFD, num_codebooks - 1)
+        return torch.cat([semantic_BF[:, None], acoustic_BKF], dim=1)
+
+    def latent(self, codes_BKF: Tensor) -> Tensor:
+        """Return z_BDF of any prefix of the codebooks."""
+        z_BDF = self.semantic_latent(codes_BKF[:, 0]).transpose(1, 2)
+        if codes_BKF.shape[1] == 1:
+            return z_BDF
+        acoustic = self.quantizer.decode(codes_BKF[:, 1:])
+        if not isinstance(self.quantizer, ResidualQuantizer):
+            acoustic = acoustic.transpose(1, 2)
+        return z_BDF + acoustic
+
+    def decode(self, codes_BKF: Tensor, frames_B: Tensor | None = None) -> Tensor:
+        """Return audio_BT of hop_length samples per frame."""
+        audio_B1T: Tensor = self.decoder(self.latent(codes_BKF), frames_B)
+        return audio_B1T[:, 0]
+
+    def _pool(self, state_BFH: Tensor) -> Tensor:
+        """Return the means over `pool_factor` features each; what is left over is dropped."""
+        if self.pool_factor == 1:
+            return state_BFH
+        batch, frames, width = state_BFH.shape
+        groups = frames // self.pool_factor
+        whole_BFH = state_BFH[:, : groups * self.pool_factor]
+        return whole_BFH.reshape(batch, groups, self.pool_factor, width).mean(2)
+
+
+def _acoustic_quantizer(config: HasrdConfig) -> ResidualQuantizer | ResidualFactorizedQuantizer:
+    if config.acoustic_quantizer == "euclidean":
+        return ResidualQuantizer(config.num_acoustic, config.codebook_size, config.dim)
+    return ResidualFactorizedQuantizer(
+        config.dim, config.num_acoustic, config.codebook_size, config.codebook_dim
+    )

@@ -1,0 +1,210 @@
+"""How HASRD is trained: everything but the self-supervised model and the centroids over it.
+
+The full text of arXiv 2506.00843 was not at hand. What is trained and what is frozen follows from
+its abstract; losses and their weights are those of DAC's public 16 kHz configuration, the rest is
+ours.
+"""
+
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from speechmill.codecs.checkpoint import load_strict, read_state_dict
+from speechmill.codecs.errors import InvalidConfig
+from speechmill.codecs.fetch import digest
+from speechmill.codecs.hasrd.config import SAMPLE_RATE, HasrdConfig
+from speechmill.codecs.hasrd.model import HasrdNetwork
+from speechmill.codecs.hasrd.ssl import SSLModel
+from speechmill.codecs.hasrd.weights import renamed_ssl
+from speechmill.codecs.losses import dac_mel_loss
+from speechmill.codecs.nn.codebook_ema import CodebookEMA, KMeansStart
+from speechmill.codecs.nn.conv import load_unfolded
+from speechmill.codecs.nn.lengths import is_behind
+from speechmill.codecs.nn.quantize import ResidualQuantizer
+from speechmill.codecs.recipe import (
+    CentroidRecipe,
+    Frozen,
+    StepOutput,
+    TrainingBatch,
+    fitted,
+    merge_weights,
+    random_depths,
+    straight_through,
+)
+
+_WEIGHTS = {  # DAC's
+    "mel": 15.0,
+    "commitment": 0.25,
+    "codebook": 1.0,
+    "adversarial": 1.0,
+    "feature": 2.0,
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HasrdRecipeConfig:
+    """What can be changed about the training; the codebooks' rates matter if "euclidean"."""
+
+    dropout: float = 0.5  # of the utterances, decoded from 0 to all acoustic codebooks
+    ema_decay: float = 0.99
+    revive_below: float = 2.0  # moving count under which a codeword is replaced
+    kmeans_iterations: int = 50
+    kmeans_frames: int = 0  # to see before k-means; 0: those of the first batch
+    mel_ffts: tuple[int, ...] = (32, 64, 128, 256, 512, 1024, 2048)
+    mel_bands: tuple[int, ...] = (5, 10, 20, 40, 80, 160, 320)
+    weights: dict[str, float] = field(default_factory=dict)  # over the defaults, by loss
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.dropout <= 1:
+            raise InvalidConfig(f"dropout is {self.dropout}; give a share, 0 to 1")
+        if len(self.mel_ffts) != len(self.mel_bands):
+            raise InvalidConfig("give as many mel_bands as mel_ffts")
+
+
+class HasrdRecipe(CentroidRecipe):
+    """One phase: projections, acoustic codebooks and decoder learn to make the audio."""
+
+    phases = ("codec",)
+
+    def __init__(self, sizes: HasrdConfig, config: HasrdRecipeConfig) -> None:
+        super().__init__()
+        self.sizes, self.config = sizes, config
+        self.sample_rate, self.hop_length = SAMPLE_RATE, sizes.hop_length
+        self.weights = merge_weights(_WEIGHTS, config.weights)
+        self.ssl = Frozen(SSLModel(sizes.ssl, sizes.semantic_layer))
+        self.network = HasrdNetwork(sizes)
+        self.mel = dac_mel_loss(SAMPLE_RATE, config.mel_ffts, config.mel_bands)
+        self.ema: CodebookEMA | None = None
+        if isinstance(self.network.quantizer, ResidualQuantizer):
+            self.ema = CodebookEMA(self.network.quantizer, config.ema_decay, config.revive_below)
+        self.register_buffer("has_codebooks", torch.tensor(self.ema is None))
+        self._start = KMeansStart(config.kmeans_frames, config.kmeans_iterations)
+
+    has_codebooks: Tensor
+
+    def listen_to(self, path: Path) -> None:
+        """Fill in the self-supervised model from a file that transformers wrote."""
+        state = renamed_ssl(read_state_dict(path), self.sizes)
+        load_strict(self.ssl.network, state, str(path))
+        self.sizes = replace(self.sizes, semantic_sha256=digest(path))
+
+    def start_from(self, path: Path) -> None:
+        """Begin at the weights of a checkpoint: of this codec, or of its centroids alone."""
+        state = {name: value.float() for name, value in read_state_dict(path).items()}
+        load_unfolded(self.network, state, str(path))
+        if self.ema is not None and bool(self._codebooks().codebooks_KND.any()):
+            self._go_on(torch.ones_like(self.ema.counts_KN))  # unknown, so all alike
+
+    def begin(self, phase: str) -> None:
+        if not bool(self.centroids_NH.any()):
+            raise InvalidConfig(
+                "the semantic codebook is empty: fit it with `speechmill fit-kmeans` and give the "
+                "checkpoint that it writes"
+            )
+        self.train_only("network")
+
+    @property
+    def centroids_NH(self) -> Tensor:
+        return self.network.centroids.codebooks_KND[0]
+
+    @torch.no_grad()
+    def points(self, audio_BT: Tensor) -> Tensor:
+        last_BT = torch.arange(1, audio_BT.shape[1] + 1, device=audio_BT.device) * (audio_BT != 0)
+        samples_B = last_BT.amax(1)
+        audio_BT, samples_B = audio_BT[samples_B > 0], samples_B[samples_B > 0]
+        if not len(audio_BT):
+            return audio_BT.new_empty(0, self.sizes.ssl.hidden_size)
+        frames_B = -(-samples_B // self.hop_length)
+        ssl = cast(SSLModel, self.ssl.network)
+        states = ssl(ssl.heard(audio_BT, samples_B), frames_B * self.hop_length)
+        semantic_BFH = self.network.taps(states, acoustic=False).semantic_BFH
+        return semantic_BFH[~is_behind(frames_B, semantic_BFH.shape[1])]
+
+    def fitted_config(self) -> dict[str, Any]:
+        if self.sizes.semantic_sha256 is None:
+            raise InvalidConfig(
+                "centroids over random layers mean nothing; give semantic_checkpoint, the file of "
+                "the self-supervised model"
+            )
+        return asdict(self.sizes)
+
+    def frames_to_see(self) -> int:
+        return 0 if self.has_codebooks else self._start.missing
+
+    @torch.no_grad()
+    def see(self, batch: TrainingBatch) -> None:
+        _, residual_BFD = self._streams(batch.audio_BT)
+        counts_KN = self._start.see(self._codebooks(), residual_BFD.flatten(0, 1))
+        if counts_KN is not None:
+            self._go_on(counts_KN)
+
+    def forward(self, batch: TrainingBatch) -> StepOutput:
+        semantic_BFD, residual_BFD = self._streams(batch.audio_BT)
+        share = self.config.dropout if self.training else 0.0
+        depth_B = random_depths(len(residual_BFD), self.sizes.num_acoustic, 0, share, residual_BFD)
+        if self.ema is not None:
+            acoustic_BFD, terms = self._euclidean(residual_BFD, depth_B)
+        else:
+            acoustic_BFD, terms = self._factorized(residual_BFD, depth_B)
+        audio_B1T = self.network.decoder((semantic_BFD + acoustic_BFD).transpose(1, 2), None)
+        audio_BT = audio_B1T[:, 0].float()
+        terms["mel"] = self.mel(audio_BT, batch.audio_BT)
+        return StepOutput(terms, audio_BT, batch.audio_BT)
+
+    def after_step(self) -> None:
+        if self.ema is not None:
+            self.ema.update(self._codebooks())
+
+    @torch.no_grad()
+    def reconstruct(self, audio_BT: Tensor) -> Tensor:
+        all_books = 1 + self.sizes.num_acoustic
+        codes_BKF = self.network.encode(self.states(audio_BT), audio_BT, all_books)
+        return fitted(self.network.decode(codes_BKF), audio_BT.shape[-1])
+
+    def weights_for_inference(self) -> dict[str, Tensor]:
+        return self.network.state_dict()
+
+    @torch.no_grad()
+    def states(self, audio_BT: Tensor) -> list[Tensor]:
+        """Return the self-supervised model's hidden states, the one before its layers first."""
+        ssl = cast(SSLModel, self.ssl.network)
+        return list(ssl(ssl.heard(audio_BT)))
+
+    def _streams(self, audio_BT: Tensor) -> tuple[Tensor, Tensor]:
+        """Return semantic_BFD and residual_BFD, what it leaves to the acoustic codebooks."""
+        taps = self.network.taps(self.states(audio_BT))
+        codes_BF = self.network.semantic_codes(taps.semantic_BFH)
+        residual_BFD = self.network.residual(taps, audio_BT, codes_BF)
+        return self.network.semantic_latent(codes_BF), residual_BFD.float()
+
+    def _euclidean(self, residual_BFD: Tensor, depth_B: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        stages = self._codebooks().stages(residual_BFD.flatten(0, 1))
+        if self.training:
+            assert self.ema is not None
+            self.ema.observe(stages.codes_KM, stages.inputs_KMD, stages.inputs_KMD)
+        distance_KM = (stages.inputs_KMD - stages.words_KMD).square().mean(-1)
+        kept_KB = torch.arange(len(distance_KM), device=depth_B.device)[:, None] < depth_B
+        words_KBFD = stages.words_KMD.view(-1, *residual_BFD.shape)
+        sum_BFD = (words_KBFD * kept_KB[..., None, None]).sum(0)
+        acoustic_BFD = straight_through(residual_BFD, sum_BFD) * kept_KB[0, :, None, None]
+        return acoustic_BFD, {"commitment": distance_KM.mean(1).sum()}
+
+    def _factorized(
+        self, residual_BFD: Tensor, depth_B: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        assert not isinstance(self.network.quantizer, ResidualQuantizer)
+        coded = self.network.quantizer.quantize(residual_BFD, depth_B)
+        losses = {"commitment": coded.commitment_B.mean(), "codebook": coded.codebook_B.mean()}
+        return coded.x_BFD, losses
+
+    def _codebooks(self) -> ResidualQuantizer:
+        return cast(ResidualQuantizer, self.network.quantizer)
+
+    def _go_on(self, counts_KN: Tensor) -> None:
+        """Train on from the acoustic codebooks as they are."""
+        assert self.ema is not None
+        self.ema.reset(self._codebooks(), counts_KN)
+        self.has_codebooks.fill_(True)

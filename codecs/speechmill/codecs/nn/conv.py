@@ -1,0 +1,149 @@
+"""SEANet convolutions (EnCodec, arXiv 2210.13438, section 3.1) over rows of different length.
+
+A layer given `lengths_B` computes for each row what it would compute for the row alone: the few
+columns at a row's end that padding could reach are patched. Without lengths every row is full.
+What a layer returns behind a row's end is not defined, but always finite.
+"""
+
+from collections.abc import Mapping
+from copy import deepcopy
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.parametrizations import weight_norm
+from torch.nn.utils.parametrize import is_parametrized, remove_parametrizations
+
+from speechmill.codecs.checkpoint import load_strict
+from speechmill.codecs.nn.lengths import zero_behind
+
+
+class PaddedConv1d(nn.Module):
+    """A weight-normed convolution, reflect-padded so that T samples give ceil(T / stride)."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: int,
+        *,
+        stride: int = 1,
+        dilation: int = 1,
+    ) -> None:
+        super().__init__()
+        conv = nn.Conv1d(in_channels, out_channels, kernel, stride=stride, dilation=dilation)
+        self.conv = weight_norm(conv)
+        self.stride = stride
+        total = (kernel - 1) * dilation + 1 - stride
+        self.right = total // 2
+        self.left = total - self.right
+
+    def forward(self, x_BCT: Tensor, lengths_B: Tensor | None = None) -> Tensor:
+        """Return y_BCT of ceil(T / stride) columns."""
+        if lengths_B is None:
+            padded_BCT = _pad_full(x_BCT, self.left, self.right, self.stride)
+        else:
+            padded_BCT = _pad_rows(x_BCT, self.left, self.right, self.stride, lengths_B)
+        y_BCT: Tensor = self.conv(padded_BCT)
+        return y_BCT
+
+
+class TrimmedConvTranspose1d(nn.Module):
+    """A weight-normed transposed convolution of kernel 2 x stride: T columns give T x stride."""
+
+    def __init__(self, in_channels: int, out_channels: int, *, stride: int) -> None:
+        super().__init__()
+        conv = nn.ConvTranspose1d(in_channels, out_channels, 2 * stride, stride=stride)
+        self.conv = weight_norm(conv)
+        self.stride = stride
+        self.right = stride // 2
+        self.left = stride - self.right
+
+    def forward(self, x_BCT: Tensor, lengths_B: Tensor | None = None) -> Tensor:
+        """Return y_BCT of T x stride columns."""
+        if lengths_B is not None:
+            x_BCT = zero_behind(x_BCT, lengths_B)
+        y_BCT: Tensor = self.conv(x_BCT)
+        return y_BCT[..., self.left : y_BCT.shape[-1] - self.right]
+
+
+def fold_weight_norm(network: nn.Module) -> None:
+    """Replace every weight-normed weight by its value: faster, and no longer trainable as such."""
+    for module in network.modules():
+        if is_parametrized(module, "weight"):
+            remove_parametrizations(module, "weight")
+
+
+def load_folded(network: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """Load a checkpoint of training or of inference, strictly, and leave the weights folded.
+
+    Training keeps the two factors of every weight-normed weight; here they are multiplied.
+    """
+    if any(".parametrizations." in key for key in state):
+        load_strict(network, state, source)
+        fold_weight_norm(network)
+    else:
+        fold_weight_norm(network)
+        load_strict(network, state, source)
+
+
+def scaled(direction: Tensor, length: Tensor) -> Tensor:
+    """Return the weight of two factors (weight norm, arXiv 1602.07868, eq. 2).
+
+    The norm is over the dimensions in which `length` has one element.
+    """
+    dims = [dim for dim, size in enumerate(length.shape) if size == 1]
+    norm: Tensor = direction.norm(dim=dims, keepdim=True)
+    return direction * (length / norm)
+
+
+def load_unfolded(network: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """Load a checkpoint of training or of inference, strictly, and leave the weights trainable."""
+    if any(".parametrizations." in key for key in state):
+        load_strict(network, state, source)
+        return
+    folded = deepcopy(network)
+    fold_weight_norm(folded)
+    load_strict(folded, state, source)
+    for name, module in network.named_modules():
+        if is_parametrized(module, "weight"):
+            module.weight = folded.get_submodule(name).weight
+    network.load_state_dict(folded.state_dict(), strict=False)
+
+
+def _pad_full(x_BCT: Tensor, left: int, right: int, stride: int) -> Tensor:
+    """Pad rows that are all full: reflected, after zeros where a clip is shorter than its pad."""
+    length = x_BCT.shape[-1]
+    right += -length % stride
+    if left == right == 0:
+        return x_BCT
+    missing = max(0, max(left, right) + 1 - length)
+    padded_BCT = F.pad(F.pad(x_BCT, (0, missing)), (left, right), mode="reflect")
+    return padded_BCT[..., : left + length + right]
+
+
+def _pad_rows(x_BCT: Tensor, left: int, right: int, stride: int, lengths_B: Tensor) -> Tensor:
+    """Pad each row as `_pad_full` pads it alone: `left` columns before, the rest behind its end."""
+    if left == right == 0 and stride == 1:
+        return x_BCT
+    channels, size = x_BCT.shape[1:]
+    column_BP, source_BP, outside_BP = _reflection(left, right, stride, lengths_B)
+    index_BCP = source_BP.clamp(0, size - 1)[:, None].expand(-1, channels, -1)
+    patch_BCP = x_BCT.gather(2, index_BCP).masked_fill(outside_BP[:, None], 0)
+    padded_BCT = F.pad(x_BCT, (left, right + stride - 1))
+    return padded_BCT.scatter_(2, column_BP[:, None].expand(-1, channels, -1), patch_BCP)
+
+
+def _reflection(
+    left: int, right: int, stride: int, lengths_B: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return which padded columns to patch, the columns to read, and which of those are zero."""
+    length_B1 = lengths_B[:, None]
+    before_P = torch.arange(-left, 0, device=lengths_B.device)
+    behind_P = torch.arange(right + stride - 1, device=lengths_B.device)
+    column_BP = torch.cat([before_P.expand(len(lengths_B), -1), length_B1 + behind_P], dim=1)
+    longest_B1 = (right + -length_B1 % stride).clamp(min=left)
+    mirror_B1 = torch.maximum(length_B1 - 1, longest_B1)  # where zeros lengthen a short clip to
+    source_BP = column_BP.abs()
+    source_BP = torch.where(source_BP > mirror_B1, 2 * mirror_B1 - source_BP, source_BP)
+    return column_BP + left, source_BP, source_BP >= length_B1

@@ -1,0 +1,156 @@
+"""Focal modulation (arXiv 2203.11926, section 3) in one dimension, as FocalCodec uses it."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from speechmill.codecs.nn.frame_conv import FrameConv1d, Memory, Padding, zero_frames_behind
+
+
+class DynamicTanh(nn.Module):
+    """tanh(alpha x) in the place of a norm (arXiv 2503.10622), with no scale or shift after it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.alpha = nn.Parameter(torch.full((1,), 0.5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tanh(self.alpha * x)
+
+
+class FeedForward(nn.Module):
+    """Linear, GELU, linear."""
+
+    def __init__(self, dim: int, ffn_dim: int) -> None:
+        super().__init__()
+        self.in_proj = nn.Linear(dim, ffn_dim)
+        self.out_proj = nn.Linear(ffn_dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.out_proj(F.gelu(self.in_proj(x)))
+        return y
+
+
+class FocalLevel(nn.ModuleList):
+    """A depthwise convolution under a GELU; a list of one, as checkpoints number it."""
+
+    def forward(self, x_BFD: Tensor, lengths_B: Tensor | None, memory: Memory | None) -> Tensor:
+        return F.gelu(self[0](x_BFD, lengths_B, memory))
+
+
+class FocalModulation(nn.Module):
+    """Context of growing reach, gated per frame, modulates a query.
+
+    The widest context is the mean over the row; where `causal`, a depthwise convolution over the
+    last `window_size` frames.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        window: int,
+        levels: int,
+        factor: int,
+        causal: bool = False,
+        window_size: int = 512,
+        normalize: bool = False,
+        norm: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        self.levels = levels
+        self.causal = causal
+        self.scale = 1 / (levels + 1) if normalize else 1.0
+        self.split = (dim, dim, levels + 1)
+        self.in_proj = nn.Linear(dim, sum(self.split))
+        kernels = [window + factor * level for level in range(levels)]
+        padding: Padding = "replicate" if causal else "same"
+        self.layers = nn.ModuleList(
+            FocalLevel([FrameConv1d(dim, dim, kernel, padding=padding, groups=dim)])
+            for kernel in (*kernels, *([window_size] if causal else []))
+        )
+        self.context_proj = FrameConv1d(dim, dim, 1, padding="valid")
+        self.norm = norm
+        self.out_proj = nn.Linear(dim, dim)
+
+    def forward(
+        self, x_BFD: Tensor, lengths_B: Tensor | None = None, memory: Memory | None = None
+    ) -> Tensor:
+        query_BFD, context_BFD, gates_BFL = self.in_proj(x_BFD).split(self.split, dim=-1)
+        gates = gates_BFL.split(1, dim=-1)
+        total_BFD = torch.zeros((), dtype=x_BFD.dtype, device=x_BFD.device)
+        for layer, gate_BF1 in zip(self.layers, gates, strict=False):
+            context_BFD = layer(context_BFD, lengths_B, memory)
+            total_BFD = total_BFD + context_BFD * gate_BF1
+        if not self.causal:
+            mean_B1D = F.gelu(_mean_frame(context_BFD, lengths_B))
+            total_BFD = total_BFD + mean_B1D * gates[-1]
+        y_BFD: Tensor = query_BFD * self.context_proj(total_BFD * self.scale)
+        if self.norm is not None:
+            y_BFD = self.norm(y_BFD)
+        output_BFD: Tensor = self.out_proj(y_BFD)
+        return output_BFD
+
+
+class FocalBlock(nn.Module):
+    """Focal modulation, then a perceptron, each normed and added to its input."""
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        window: int,
+        levels: int,
+        factor: int,
+        causal: bool = False,
+        window_size: int = 512,
+        normalize: bool = False,
+        post_norm: bool = False,
+        layer_scale: bool = False,
+    ) -> None:
+        super().__init__()
+        self.post_norm = post_norm
+        self.modulation_norm = _norm(dim, causal)
+        self.modulation = FocalModulation(
+            dim,
+            window=window,
+            levels=levels,
+            factor=factor,
+            causal=causal,
+            window_size=window_size,
+            normalize=normalize,
+            norm=_norm(dim, causal) if post_norm else None,
+        )
+        self.feed_forward_norm = _norm(dim, causal)
+        self.feed_forward = FeedForward(dim, 4 * dim)
+        self.modulation_gamma = nn.Parameter(torch.ones(dim)) if layer_scale else None
+        self.feed_forward_gamma = nn.Parameter(torch.ones(dim)) if layer_scale else None
+
+    def forward(
+        self, x_BFD: Tensor, lengths_B: Tensor | None = None, memory: Memory | None = None
+    ) -> Tensor:
+        if self.post_norm:
+            y_BFD = self.modulation_norm(self.modulation(x_BFD, lengths_B, memory))
+            x_BFD = x_BFD + _scaled(y_BFD, self.modulation_gamma)
+            y_BFD = self.feed_forward_norm(self.feed_forward(x_BFD))
+        else:
+            y_BFD = self.modulation(self.modulation_norm(x_BFD), lengths_B, memory)
+            x_BFD = x_BFD + _scaled(y_BFD, self.modulation_gamma)
+            y_BFD = self.feed_forward(self.feed_forward_norm(x_BFD))
+        return x_BFD + _scaled(y_BFD, self.feed_forward_gamma)
+
+
+def _norm(dim: int, causal: bool) -> nn.Module:
+    return DynamicTanh() if causal else nn.LayerNorm(dim)
+
+
+def _scaled(x: Tensor, gamma: Tensor | None) -> Tensor:
+    return x if gamma is None else gamma * x
+
+
+def _mean_frame(x_BFD: Tensor, lengths_B: Tensor | None) -> Tensor:
+    """Return mean_B1D over each row's own frames."""
+    if lengths_B is None:
+        return x_BFD.mean(1, keepdim=True)
+    sum_B1D = zero_frames_behind(x_BFD, lengths_B).sum(1, keepdim=True)
+    return sum_B1D / lengths_B[:, None, None]

@@ -1,0 +1,175 @@
+"""From a codec's name to its facts or to the loaded codec.
+
+To add a codec, add a package that exports `FAMILY` and one line to `FAMILIES`. Packages of others
+register under the entry point group "speechmill.codecs": family name = "their.package:FAMILY".
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from inspect import signature
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from speechmill.codecs.api import Codec, CodecInfo
+from speechmill.codecs.config import nearest, read_config
+from speechmill.codecs.errors import InvalidConfig, UnknownCodec
+from speechmill.codecs.family import Card, CodecFamily
+from speechmill.codecs.fetch import pinned
+
+if TYPE_CHECKING:
+    import torch
+
+    from speechmill.codecs.recipe import Enhance, Recipe
+
+UNTRAINED = "untrained"  # as the checkpoint: random weights
+ENTRY_POINT_GROUP = "speechmill.codecs"
+FAMILIES = {
+    "focalcodec": "speechmill.codecs.focalcodec",
+    "hasrd": "speechmill.codecs.hasrd",
+    "null": "speechmill.codecs.null",
+    "dualcodec": "speechmill.codecs.dualcodec",
+    "pure": "speechmill.codecs.pure",
+    "simwhisper": "speechmill.codecs.simwhisper",
+    "transformers": "speechmill.codecs.transformers_codecs",
+}
+
+Config = Mapping[str, Any] | str | Path | None
+
+
+def load_codec(
+    name: str,
+    *,
+    checkpoint: str | Path | None = None,
+    sha256: str | None = None,
+    config: Config = None,
+    device: str | torch.device = "cpu",
+    precision: str = "fp32",
+    **options: Any,
+) -> Codec:
+    """Return the codec on `device`, ready to encode.
+
+    `checkpoint` is a path, s3:// or hf:// url, whose file must have the digest `sha256` where one
+    is given, or "untrained": random weights from a fixed seed. Without one a variant takes its
+    published weights, and is untrained where there are none or where a `config` changes it.
+    `config` (dict or JSON file) replaces the variant's own values; with one, a family's name will
+    do. `precision` is one of fp32, tf32, bf16, fp16. Raises a `CodecError`.
+    """
+    import torch
+
+    from speechmill.codecs.precision import check_precision
+
+    device = torch.device(device)
+    check_precision(precision, device)
+    family, arguments = _resolve(name, _pinned(checkpoint, sha256), config, options)
+    return family.load(name, device=device, precision=precision, **arguments)
+
+
+def codec_info(
+    name: str,
+    *,
+    checkpoint: str | Path | None = None,
+    sha256: str | None = None,
+    config: Config = None,
+    **options: Any,
+) -> CodecInfo:
+    """Return the `info` that `load_codec` would give, without building a network.
+
+    A remote checkpoint is fetched unless its sha256 is given or known: it is part of the identity.
+    """
+    family, arguments = _resolve(name, _pinned(checkpoint, sha256), config, options)
+    return family.info(name, **arguments)
+
+
+def codec_card(name: str) -> Card:
+    """Return what is known of a variant beside its `info`: size, paper, licence, files."""
+    return _find(name, configured=False).cards.get(name, Card())
+
+
+def load_recipe(
+    name: str,
+    *,
+    checkpoint: str | Path | None = None,
+    config: Config = None,
+    settings: Mapping[str, Any] | None = None,
+    enhance: Enhance | None = None,
+    **options: Any,
+) -> Recipe:
+    """Return how the codec is trained, with its network.
+
+    `checkpoint` is as in `load_codec`; "untrained" gives random weights, from torch's global
+    generator. `settings` are the recipe's own; `enhance` is a frozen speech enhancer for recipes
+    that learn from one. Raises a `CodecError`.
+    """
+    family, arguments = _resolve(name, checkpoint, config, options)
+    if family.recipe is None:
+        raise InvalidConfig(f"{name} cannot be trained")
+    for option in arguments:
+        if option not in signature(family.recipe).parameters:
+            raise InvalidConfig(f"{name} is not trained with the option {option!r}; leave it out")
+    return family.recipe(name, settings=dict(settings or {}), enhance=enhance, **arguments)
+
+
+def list_codecs() -> list[str]:
+    """Return the names that `load_codec` knows without a `config`, sorted."""
+    return sorted(variant for _, family in _families() for variant in family.variants)
+
+
+def _resolve(
+    name: str, checkpoint: str | Path | None, config: Config, options: dict[str, Any]
+) -> tuple[CodecFamily, dict[str, Any]]:
+    family = _find(name, configured=config is not None)
+    for option in options:
+        if option not in family.options:
+            known = sorted(family.options)
+            raise InvalidConfig(f"{name} has no option {option!r}; its options: {known or 'none'}")
+    if checkpoint is None and config is None and name in family.cards:
+        options = {**family.cards[name].files, **options}
+        checkpoint = options.pop("checkpoint", None)
+    source = None if checkpoint in (None, UNTRAINED) else str(checkpoint)
+    return family, {"checkpoint": source, "config": read_config(config), **options}
+
+
+def _pinned(checkpoint: str | Path | None, sha256: str | None) -> str | Path | None:
+    if sha256 is None:
+        return checkpoint
+    if checkpoint in (None, UNTRAINED):
+        raise InvalidConfig(f"sha256 is {sha256!r}, but no checkpoint is named; name its file too")
+    return pinned(str(checkpoint), sha256)
+
+
+def _find(name: str, *, configured: bool) -> CodecFamily:
+    for family_name, family in _families():
+        if name in family.variants or (configured and name == family_name):
+            return family
+        if name == family_name:
+            variants = ", ".join(family.variants)
+            raise UnknownCodec(f"{name!r} is a family: name one of {variants}, or give config=")
+    known = list_codecs()
+    raise UnknownCodec(f"no codec {name!r}{nearest(name, known)}; known: {', '.join(known)}")
+
+
+def _families() -> Iterator[tuple[str, CodecFamily]]:
+    """Yield our families, then those of others; nothing is imported before its turn comes."""
+    for family_name, module in FAMILIES.items():
+        yield family_name, import_module(module).FAMILY
+    for entry_point in entry_points(group=ENTRY_POINT_GROUP):
+        family = _load_entry_point(entry_point)
+        if family is not None:
+            yield entry_point.name, family
+
+
+def _load_entry_point(entry_point: EntryPoint) -> CodecFamily | None:
+    """Return None, with a warning, where a foreign package is broken: it must not break ours."""
+    try:
+        family = entry_point.load()
+    except (ImportError, AttributeError) as error:
+        warnings.warn(f"codec {entry_point.value!r} cannot be imported: {error}", stacklevel=2)
+        return None
+    if isinstance(family, CodecFamily):
+        return family
+    warnings.warn(f"codec {entry_point.value!r} is not a CodecFamily", stacklevel=2)
+    return None

@@ -1,0 +1,100 @@
+"""How SimWhisper-Codec is trained: everything behind its frozen Whisper encoder.
+
+Section 3 of arXiv 2510.20504 freezes the encoder and trains the rest as a GAN's generator, in more
+than one stage, with reconstruction, adversarial and feature losses. Neither the paper's weights nor
+the authors' training code could be had: the weights, and what the second phase holds, are ours.
+Weight norm is left out: it is no part of what the codec computes.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from speechmill.codecs.errors import InvalidConfig
+from speechmill.codecs.fetch import fetch
+from speechmill.codecs.losses import MelLoss
+from speechmill.codecs.recipe import Recipe, StepOutput, TrainingBatch, fitted, merge_weights
+from speechmill.codecs.simwhisper.config import SAMPLE_RATE, WINDOW_SAMPLES, SimWhisperConfig
+from speechmill.codecs.simwhisper.model import SimWhisperNetwork
+from speechmill.codecs.simwhisper.weights import load, load_whisper
+
+_WEIGHTS = {  # ours; the mel weight is what HiFi-GAN and Vocos give one scale
+    "mel": 45.0,
+    "waveform": 0.0,
+    "adversarial": 1.0,
+    "feature": 2.0,
+}
+_DECODER = ("network.upsample", "network.acoustic_decoder", "network.vocos")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SimWhisperRecipeConfig:
+    """What can be changed about the training."""
+
+    whisper: str | None = None  # file or url of Whisper small, as transformers writes it
+    mel_ffts: tuple[int, ...] = (256, 512, 1024, 2048)
+    mel_bands: tuple[int, ...] = (20, 40, 80, 80)
+    weights: dict[str, float] = field(default_factory=dict)  # over the defaults, by loss
+
+    def __post_init__(self) -> None:
+        if len(self.mel_ffts) != len(self.mel_bands):
+            raise InvalidConfig("give as many mel_bands as mel_ffts")
+
+
+class SimWhisperRecipe(Recipe):
+    """Phase "codec": all but the encoder. Phase "decoder": what makes audio of codes that stay."""
+
+    phases = ("codec", "decoder")
+
+    def __init__(self, sizes: SimWhisperConfig, config: SimWhisperRecipeConfig) -> None:
+        super().__init__()
+        self.sizes, self.config = sizes, config
+        self.sample_rate, self.hop_length = SAMPLE_RATE, sizes.hop_length
+        self.weights = merge_weights(_WEIGHTS, config.weights)
+        self.network = SimWhisperNetwork(sizes)
+        self.mel = MelLoss(SAMPLE_RATE, config.mel_ffts, config.mel_bands, squared=False)
+        if config.whisper is not None:
+            load_whisper(self.network.acoustic_encoder, fetch(config.whisper))
+
+    def start_from(self, path: Path) -> None:
+        """Begin at the weights of the authors' file, or of a training's."""
+        if self.config.whisper is not None:
+            raise InvalidConfig(
+                "the checkpoint holds an encoder of its own; leave whisper out, or set the "
+                "checkpoint to untrained"
+            )
+        load(self.network, self.sizes, path)
+
+    def begin(self, phase: str) -> None:
+        bottleneck = ("network.downsample",) if phase == "codec" else ()
+        self.train_only(*bottleneck, *_DECODER)
+
+    def forward(self, batch: TrainingBatch) -> StepOutput:
+        latent_BDF = self.latents(batch.audio_BT)
+        ours_BT = self.network.synthesize(self.network.quantizer.quantize(latent_BDF)).float()
+        terms = {"mel": self.mel(ours_BT, batch.audio_BT)}
+        if self.weight("waveform"):
+            terms["waveform"] = (ours_BT - batch.audio_BT).abs().mean()
+        codes_BKF = self.network.quantizer.encode(latent_BDF.detach())
+        used = [float(len(torch.unique(codes_BF))) for codes_BF in codes_BKF.unbind(1)]
+        metrics = {"codes_used": torch.tensor(used).mean()}
+        return StepOutput(terms, ours_BT, batch.audio_BT, metrics)
+
+    @torch.no_grad()
+    def reconstruct(self, audio_BT: Tensor) -> Tensor:
+        """Return what the codec makes of at most 30 s."""
+        codes_BKF = self.network.quantizer.encode(self.latents(audio_BT))
+        return fitted(self.network.decode(codes_BKF), audio_BT.shape[-1])
+
+    def weights_for_inference(self) -> dict[str, Tensor]:
+        return self.network.state_dict()
+
+    def latents(self, audio_BT: Tensor) -> Tensor:
+        """Return latent_BDF of whole frames; raises `InvalidConfig` for crops over a window."""
+        num_samples = audio_BT.shape[-1]
+        if num_samples > WINDOW_SAMPLES:
+            seconds = WINDOW_SAMPLES // SAMPLE_RATE
+            raise InvalidConfig(f"Whisper hears {seconds} s at once; make the crops no longer")
+        return self.network.latents(audio_BT, num_samples // self.hop_length, None)

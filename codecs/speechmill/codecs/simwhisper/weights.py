@@ -1,0 +1,140 @@
+"""A network with weights: from the authors' checkpoint, or random from a seed."""
+
+import re
+from collections.abc import Mapping
+from math import sqrt
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from speechmill.codecs.checkpoint import allocate, load_strict, read_state_dict
+from speechmill.codecs.errors import CheckpointError
+from speechmill.codecs.nn.alias_free import AliasFreeSnakeBeta
+from speechmill.codecs.nn.conv import scaled
+from speechmill.codecs.nn.convnext import ConvNeXtBlock
+from speechmill.codecs.simwhisper.config import SimWhisperConfig
+from speechmill.codecs.simwhisper.model import AcousticEncoder, SimWhisperNetwork
+
+_CHECKPOINT_KEY = "model"  # where the authors' trainer puts the weights
+_DERIVED = re.compile(
+    r"acoustic_(en|de)coder\.positional_embedding"
+    r"|(down|up)sample\.res_blocks\.\d+\.block\.[02]\.(upsample|downsample\.lowpass)\.filter"
+    r"|quantizer\.fsqs\.\d+\.(dim_base_index|num_levels)"
+    r"|vocos\.head\.istft\.window"
+)
+_RENAMED = (
+    (r"\.res_blocks\.(\d+)\.block\.0\.act\.", r".units.\1.act1.log_"),
+    (r"\.res_blocks\.(\d+)\.block\.1\.", r".units.\1.conv1."),
+    (r"\.res_blocks\.(\d+)\.block\.2\.act\.", r".units.\1.act2.log_"),
+    (r"\.res_blocks\.(\d+)\.block\.3\.", r".units.\1.conv2."),
+    (r"^vocos\.backbone\.embed\.", "vocos.backbone.embedding."),
+    (r"^vocos\.backbone\.norm\.", "vocos.backbone.input_norm."),
+    (r"^vocos\.backbone\.convnext\.", "vocos.backbone.layers."),
+    (r"^vocos\.backbone\.final_layer_norm\.", "vocos.backbone.output_norm."),
+    (r"^vocos\.head\.out\.", "vocos.head.proj."),
+)
+_WHISPER_ENCODER = ("model.encoder.", "encoder.")
+_UNIT_GAIN = 0.3  # tried on speech: the latents' standard deviation is near 1
+_LATENT_GAIN = 6.0
+
+
+def build(config: SimWhisperConfig, path: Path) -> SimWhisperNetwork:
+    """Return the network for inference with the weights of the authors' file, or of a training."""
+    network = allocate(lambda: SimWhisperNetwork(config))
+    load(network, config, path)
+    return network
+
+
+def load(network: SimWhisperNetwork, config: SimWhisperConfig, path: Path) -> None:
+    """Fill in a network from the authors' file, or from a training's."""
+    state = read_state_dict(path, _CHECKPOINT_KEY)
+    _check_levels(config, state, path)
+    load_strict(network, from_published(state), str(path))
+
+
+def load_whisper(encoder: AcousticEncoder, path: Path) -> None:
+    """Fill in the encoder from a Whisper that transformers wrote, whole or its encoder alone."""
+    state = read_state_dict(path)
+    prefix = next((p for p in _WHISPER_ENCODER if any(key.startswith(p) for key in state)), "")
+    ours = {
+        key.removeprefix(prefix): value.float()
+        for key, value in state.items()
+        if key.startswith(prefix) and "embed_positions" not in key
+    }
+    load_strict(encoder, ours, str(path))
+
+
+def build_untrained(config: SimWhisperConfig, seed: int) -> SimWhisperNetwork:
+    """Return a network of random weights that depends on nothing but `config` and `seed`.
+
+    Its codes follow the audio as a trained codec's do, because what is constant in time is kept
+    out of the latents.
+    """
+    network = allocate(lambda: SimWhisperNetwork(config))
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for module in network.modules():
+            _randomise(module, generator)
+        stacked_ODS = network.downsample.in_proj.weight.view(config.hidden_dim, -1, config.stack)
+        stacked_ODS -= stacked_ODS.mean(-1, keepdim=True)
+        for name, parameter in network.downsample.named_parameters():
+            if name.endswith("conv2.weight"):
+                parameter.mul_(_UNIT_GAIN)
+        network.downsample.to_latent.weight.mul_(_LATENT_GAIN)
+    return network
+
+
+def from_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the authors' weights under our names.
+
+    Weight norm is multiplied out; tables that follow from the configuration are left out.
+    """
+    ours = {}
+    for key, value in state.items():
+        if _DERIVED.fullmatch(key) or key.endswith(".weight_v"):
+            continue
+        direction = state.get(f"{key.removesuffix('_g')}_v") if key.endswith(".weight_g") else None
+        if direction is not None:
+            key, value = key.removesuffix("_g"), scaled(direction, value)
+        ours[_renamed(key)] = value
+    return ours
+
+
+def _renamed(key: str) -> str:
+    for pattern, replacement in _RENAMED:
+        key = re.sub(pattern, replacement, key)
+    return key
+
+
+def _check_levels(config: SimWhisperConfig, state: Mapping[str, Tensor], path: Path) -> None:
+    """Refuse levels that every weight would fit, but that make every code wrong."""
+    found = state.get("quantizer.fsqs.0.num_levels")
+    if found is not None and found.flatten().tolist() != list(config.levels):
+        raise CheckpointError(
+            f"{str(path)!r} was trained with the levels {found.flatten().tolist()}, "
+            f"not {list(config.levels)}; give its own config"
+        )
+
+
+def _randomise(module: nn.Module, generator: torch.Generator) -> None:
+    if isinstance(module, nn.Conv1d | nn.ConvTranspose1d | nn.Linear):
+        module.weight.normal_(std=1 / sqrt(_inputs(module)), generator=generator)
+        if module.bias is not None:
+            module.bias.zero_()
+    elif isinstance(module, nn.LayerNorm):
+        module.weight.fill_(1)
+        module.bias.zero_()
+    elif isinstance(module, AliasFreeSnakeBeta):
+        module.log_alpha.zero_()
+        module.log_beta.zero_()
+    elif isinstance(module, ConvNeXtBlock) and module.gamma is not None:
+        module.gamma.fill_(1 / 8)
+
+
+def _inputs(module: nn.Conv1d | nn.ConvTranspose1d | nn.Linear) -> int:
+    """Return how many products make one output."""
+    if isinstance(module, nn.Linear):
+        return module.in_features
+    taps = module.in_channels * module.kernel_size[0] // module.groups
+    return taps // module.stride[0] if isinstance(module, nn.ConvTranspose1d) else taps

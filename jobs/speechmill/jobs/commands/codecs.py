@@ -1,0 +1,52 @@
+"""`speechmill codecs`: every codec by name, and what is known of it."""
+
+from collections import Counter
+from dataclasses import asdict
+from typing import Any
+
+from rich.table import Table
+
+from speechmill.codecs import codec_card, codec_info, list_codecs
+
+
+def describe_codecs() -> list[dict[str, Any]]:
+    """Return the facts of every codec, without fetching or building one."""
+    return [_describe(name) for name in list_codecs()]
+
+
+def _describe(name: str) -> dict[str, Any]:
+    info, card = codec_info(name, checkpoint="untrained"), asdict(codec_card(name))
+    return {
+        "name": name,
+        "kbps": round(info.kbps, 4),
+        "frame_rate": info.frame_rate,
+        "codebook_sizes": info.codebook_sizes,
+        "num_semantic_codebooks": info.num_semantic_codebooks,
+        "sample_rate": info.sample_rate,
+        "output_sample_rate": info.output_sample_rate,
+        "hop_length": info.hop_length,
+        **card,
+    }
+
+
+def codecs_table(codecs: list[dict[str, Any]]) -> Table:
+    """Return one row for each codec; rates of input and output are in kHz."""
+    header = ("codec", "kbit/s", "frames/s", "codebooks", "kHz", "parameters", "weights", "paper")
+    table = Table(*header, box=None)
+    for codec in codecs:
+        books = Counter(codec["codebook_sizes"]).items()
+        table.add_row(
+            codec["name"],
+            f"{codec['kbps']:.2f}",
+            f"{codec['frame_rate']:g}",
+            " ".join(f"{count} x {size}" for size, count in books),
+            _kilohertz(codec["sample_rate"], codec["output_sample_rate"]),
+            "unknown" if codec["parameters"] is None else f"{codec['parameters'] / 1e6:.1f} M",
+            codec["licence"],
+            codec["paper"],
+        )
+    return table
+
+
+def _kilohertz(heard: int, spoken: int) -> str:
+    return f"{heard / 1000:g}" if heard == spoken else f"{heard / 1000:g} to {spoken / 1000:g}"

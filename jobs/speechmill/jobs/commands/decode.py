@@ -1,0 +1,81 @@
+"""`speechmill decode`: the audio that the tokens of a dataset stand for."""
+
+import io
+import tarfile
+from collections.abc import Iterator
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from speechmill.codecs import Codec
+from speechmill.jobs.display import Display
+from speechmill.jobs.existing_dataset import load_the_codec, open_dataset
+from speechmill.pipeline.dataset.decode import decode_rows, to_flac
+from speechmill.pipeline.errors import InputError
+from speechmill.pipeline.storage import Storage, join
+from speechmill.pipeline.tokenize.schema import row_name
+
+
+def decode(
+    root: str,
+    output: str,
+    *,
+    codebooks: int | None,
+    limit: int | None,
+    shards: bool,
+    overrides: list[str],
+    display: Display,
+) -> None:
+    """Write a FLAC file for each utterance, or a tar for each part; parts that are done are left.
+
+    `codebooks` decodes the first few only; `limit` stops after so many utterances.
+    """
+    dataset = open_dataset(root, overrides)
+    codec, _ = load_the_codec(dataset, overrides)
+    if codebooks is not None and not 1 <= codebooks <= codec.info.num_codebooks:
+        raise InputError(
+            f"codebooks is {codebooks}; {codec.info.name} has 1 to {codec.info.num_codebooks}"
+        )
+    display.line(f"codec    {codec.info.title}, {codec.info.output_sample_rate} Hz")
+    output = dataset.storage.absolute(output)
+    done = {info.url for info in dataset.storage.list_files(output)}
+    count = 0
+    for name in sorted(dataset.parts()):
+        if join(output, f"{name}.tar") in done or limit == count:
+            continue
+        table = pq.read_table(io.BytesIO(dataset.storage.read_bytes(dataset.part_url(name))))
+        table = table.slice(0, None if limit is None else limit - count)
+        clips = _clips(table, codec, codebooks or codec.info.num_codebooks)
+        write = _write_tar if shards else _write_files
+        write(clips, join(output, name), dataset.storage)
+        count += len(table)
+        display.line(f"{name}  {len(table)} utterances")
+
+
+def _clips(table: pa.Table, codec: Codec, codebooks: int) -> Iterator[tuple[str, bytes, str]]:
+    """Name, FLAC file and text of every row."""
+    for row, audio_T in decode_rows(table, codec, codebooks):
+        name = row_name(table["key"][row].as_py(), table["start"][row].as_py())
+        flac = to_flac(audio_T, codec.info.output_sample_rate)
+        yield name, flac, table["text"][row].as_py() or ""
+
+
+def _write_files(clips: Iterator[tuple[str, bytes, str]], folder: str, storage: Storage) -> None:
+    for name, flac, _ in clips:
+        storage.put(join(folder, f"{name}.flac"), flac)
+
+
+def _write_tar(clips: Iterator[tuple[str, bytes, str]], stem: str, storage: Storage) -> None:
+    sink = io.BytesIO()
+    with tarfile.open(fileobj=sink, mode="w") as tar:
+        for name, flac, text in sorted(clips):
+            _add(tar, f"{name}.flac", flac)
+            if text:
+                _add(tar, f"{name}.txt", text.encode())
+    storage.put(f"{stem}.tar", sink.getvalue())
+
+
+def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    info = tarfile.TarInfo(name)
+    info.size = len(data)
+    tar.addfile(info, io.BytesIO(data))

@@ -1,0 +1,30 @@
+"""`speechmill examples`: the configurations and the sample speech that ship with Speechmill."""
+
+import shutil
+from pathlib import Path
+
+import speechmill.jobs
+from speechmill.pipeline.errors import InputError
+
+FOLDERS = ("configs", "samples")
+
+
+def examples_folder() -> Path:
+    """Return the folder that holds `configs/` and `samples/`: of the wheel, or of the checkout."""
+    package = Path(next(iter(speechmill.jobs.__path__)))
+    installed = package / "examples"
+    return installed if installed.is_dir() else package.parents[2]
+
+
+def copy_examples(target: Path) -> list[Path]:
+    """Copy the examples into a folder and return the copies.
+
+    Raises `InputError`, before anything is copied, if one of them is there already.
+    """
+    copies = [target / name for name in FOLDERS]
+    for copy in copies:
+        if copy.exists():
+            raise InputError(f"{copy} exists; name another folder, or move it away")
+    for copy in copies:
+        shutil.copytree(examples_folder() / copy.name, copy)
+    return copies

@@ -1,0 +1,41 @@
+"""`speechmill export`: a token dataset in the format and the pattern that a trainer reads."""
+
+from speechmill.jobs.display import Display
+from speechmill.jobs.existing_dataset import open_dataset
+from speechmill.pipeline.dataset.export import export as export_parts
+from speechmill.pipeline.dataset.patterns import Pattern
+from speechmill.pipeline.errors import InputError
+
+
+def export(
+    root: str,
+    output: str,
+    kind: str,
+    pattern: str,
+    *,
+    codebooks: int | None,
+    shifts: str,
+    first_id: int,
+    overrides: list[str],
+    display: Display,
+) -> None:
+    """Write what is not there yet; run it again to resume."""
+    dataset = open_dataset(root, overrides)
+    sizes = tuple((dataset.read_identity() or {}).get("codebook_sizes", ()))
+    if not sizes:
+        raise InputError(f"no token dataset at {dataset.root}: there is no dataset.json")
+    if codebooks is not None and not 1 <= codebooks <= len(sizes):
+        raise InputError(f"codebooks is {codebooks}; the dataset has 1 to {len(sizes)}")
+    chosen = Pattern(pattern, sizes[:codebooks], _numbers(shifts), first_id)
+    storage = dataset.storage
+    parts = rows = 0
+    for _, count in export_parts(dataset, storage.absolute(output), storage, kind, chosen):
+        parts, rows = parts + 1, rows + count
+    display.line(f"{parts} parts of {rows:,} utterances to {storage.absolute(output)}")
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(number) for number in text.split(",") if number)
+    except ValueError as error:
+        raise InputError(f"shifts is {text!r}; write numbers like 0,1,2") from error

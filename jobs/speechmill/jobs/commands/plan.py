@@ -1,0 +1,105 @@
+"""`speechmill plan`: what `tokenize` would do with a configuration, without doing it."""
+
+import json
+from dataclasses import asdict, dataclass
+
+from rich.console import Console
+from rich.table import Table
+
+from speechmill.jobs.commands.tokenize import codec_of, identity_of
+from speechmill.jobs.config import TokenizeConfig
+from speechmill.pipeline.dataset.layout import TokenDataset
+from speechmill.pipeline.shards.listing import Shard, list_shards
+from speechmill.pipeline.storage import Storage, join
+
+_SAMPLE = 64  # parts whose footers tell how much audio a byte of the tars holds
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A run before it is started."""
+
+    codec: str
+    output: str
+    is_new: bool
+    shards: int
+    bytes: int
+    todo: int
+    todo_bytes: int
+    failed_before: int  # of those to do
+    todo_hours: float | None  # of audio; None while no part tells
+    todo_seconds: float | None  # that it takes at the last run's speed
+
+
+def plan(config: TokenizeConfig) -> Plan:
+    """Raises what `tokenize` would raise before it starts: nothing is written."""
+    storage = Storage(config.storage)
+    codec = codec_of(config)
+    shards = list_shards(config.shards, storage)
+    dataset = TokenDataset(storage.absolute(config.output), storage)
+    found = dataset.read_identity()
+    if found is not None:
+        dataset.refuse_other(found, identity_of(config, codec))
+    todo = dataset.todo(shards)
+    todo_bytes = sum(shard.size for shard in todo)
+    per_byte = _audio_per_byte(dataset)
+    seconds = None if per_byte is None else per_byte * todo_bytes
+    speed = _last_speed(dataset)
+    failed = dataset.parts("failed")
+    return Plan(
+        codec=codec.title,
+        output=dataset.root,
+        is_new=found is None,
+        shards=len(shards),
+        bytes=sum(shard.size for shard in shards),
+        todo=len(todo),
+        todo_bytes=todo_bytes,
+        failed_before=sum(shard.name in failed for shard in todo),
+        todo_hours=None if seconds is None else seconds / 3600,
+        todo_seconds=seconds / speed if seconds is not None and speed else None,
+    )
+
+
+def _audio_per_byte(dataset: TokenDataset) -> float | None:
+    """Seconds of audio in a byte of a tar, from some of the parts that are done."""
+    names = sorted(dataset.parts())
+    footers = dataset.footers(names[:: max(1, len(names) // _SAMPLE)])
+    size = sum(Shard(**footer["source"]).size for footer in footers)
+    return sum(footer["audio_seconds"] for footer in footers) / size if size else None
+
+
+def _last_speed(dataset: TokenDataset) -> float | None:
+    """Times real time, of the newest run that ended with a part."""
+    files = dataset.storage.list_files(join(dataset.root, "runs"))
+    for info in sorted(files, key=lambda each: each.url, reverse=True):
+        if info.url.endswith("/summary.json"):
+            summary = json.loads(dataset.storage.read_bytes(info.url))
+            if summary["audio_seconds"]:
+                return float(summary["audio_seconds"] / summary["seconds"])
+    return None
+
+
+def to_json(plans: list[Plan]) -> str:
+    """For a script: a plan for each codec."""
+    return json.dumps([asdict(found) for found in plans], indent=2)
+
+
+def show(found: Plan, console: Console) -> None:
+    """Print a plan as a table."""
+    table = Table(box=None, show_header=False)
+    before = f", {found.failed_before} of them failed before" if found.failed_before else ""
+    hours = "not known before the first part"
+    if found.todo_hours is not None:
+        hours = f"about {found.todo_hours:,.2f} h, by the parts that are done"
+    rows = {
+        "codec": found.codec,
+        "output": f"{found.output} ({'new' if found.is_new else 'goes on'})",
+        "shards": f"{found.shards:,}, {found.bytes / 1e9:,.2f} GB",
+        "to do": f"{found.todo:,}, {found.todo_bytes / 1e9:,.2f} GB{before}",
+        "audio to do": hours,
+    }
+    if found.todo_seconds is not None:
+        rows["time"] = f"about {found.todo_seconds / 3600:,.2f} h at the last run's speed"
+    for name, value in rows.items():
+        table.add_row(name, value)
+    console.print(table)

@@ -1,0 +1,101 @@
+"""`speechmill verify`: read a whole token dataset, and encode some of it again."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from speechmill.jobs.existing_dataset import last_config, load_the_codec, open_dataset
+from speechmill.pipeline.dataset.layout import TokenDataset
+from speechmill.pipeline.dataset.verify import Finding, Verification
+from speechmill.pipeline.dataset.verify import verify as verify_files
+
+
+@dataclass(frozen=True, slots=True)
+class Mismatch:
+    """Rows encoded again, each alone, against their tokens."""
+
+    rows: int
+    frames: int
+    device: str
+    shares: list[float]  # of the codes that differ, per codebook
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What `speechmill verify` can be told."""
+
+    keys: bool | None = None  # compare with the source tars; None: where they can be read
+    unique_keys: bool = False
+    reencode: int = 0  # rows
+    seed: int = 0  # of the draw
+    tolerance: float | None = None  # share of codes of a codebook that may differ
+
+
+def verify(
+    root: str, options: Options, overrides: list[str]
+) -> tuple[Verification, Mismatch | None]:
+    """Raises `InputError` where there is no dataset."""
+    dataset = open_dataset(root, overrides)
+    found = verify_files(dataset, keys=options.keys, unique_keys=options.unique_keys)
+    if not options.reencode or any(fault.check == "unreadable" for fault in found.faults):
+        return found, None
+    return found, _reencode(dataset, options, overrides, found)
+
+
+def _reencode(
+    dataset: TokenDataset, options: Options, overrides: list[str], found: Verification
+) -> Mismatch:
+    from speechmill.pipeline.dataset.reencode import reencode
+    from speechmill.pipeline.tokenize.encode import device_kind
+
+    config = last_config(dataset, overrides)
+    codec, device = load_the_codec(dataset, overrides)
+    frames, wrong = 0, [0] * codec.info.num_codebooks
+    rows = list(reencode(dataset, options.reencode, codec, config.decode_settings(), options.seed))
+    for row in rows:
+        file = f"tokens/{row.part}.parquet"
+        if row.error:
+            found.faults.append(Finding("reencode", file, f"{row.key!r}: {row.error}"))
+            continue
+        frames += row.num_frames
+        wrong = [a + b for a, b in zip(wrong, row.mismatches, strict=True)]
+        exact = row.device == device == "cpu"
+        if _too_many(row.mismatches, row.num_frames, options.tolerance, exact):
+            message = f"{row.key!r} at {row.start:g} s: {sum(row.mismatches)} codes differ"
+            found.faults.append(Finding("reencode", file, message))
+    return Mismatch(len(rows), frames, device_kind(device), [n / max(frames, 1) for n in wrong])
+
+
+def _too_many(
+    mismatches: tuple[int, ...], frames: int, tolerance: float | None, exact: bool
+) -> bool:
+    """Without a tolerance, equality is owed on the CPU that made the tokens, and only there."""
+    if tolerance is None:
+        return exact and any(mismatches)
+    return max(mismatches) > tolerance * frames
+
+
+def to_json(found: Verification, mismatch: Mismatch | None) -> dict[str, Any]:
+    """For a script: the faults, the notes and the counts."""
+    return asdict(found) | {"reencoded": asdict(mismatch) if mismatch else None}
+
+
+def show(found: Verification, mismatch: Mismatch | None, console: Console) -> None:
+    """Print what was read, then every fault and note on a line of its own."""
+    table = Table(box=None, show_header=False)
+    table.add_row("dataset", found.root)
+    table.add_row("parts", f"{found.parts}, {found.sources_read} compared with their tars")
+    table.add_row("utterances", f"{found.rows:,}, {found.frames:,} frames")
+    table.add_row("rejects", f"{found.rejects:,}")
+    if mismatch:
+        shares = " ".join(f"{share:.2%}" for share in mismatch.shares)
+        table.add_row("encoded again", f"{mismatch.rows} rows on {mismatch.device}")
+        table.add_row("codes that differ", f"{shares} of {mismatch.frames:,} frames, by codebook")
+    table.add_row("faults", f"{len(found.faults)}")
+    console.print(table)
+    for word, findings in (("fault", found.faults), ("note ", found.notes)):
+        for one in findings:
+            line = f"{word}  {one.check}  {one.file}: {one.message}"
+            console.print(line, highlight=False, soft_wrap=True, markup=False)

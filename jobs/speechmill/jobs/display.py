@@ -1,0 +1,114 @@
+"""What a run shows: a live bar on a terminal, plain lines in a pipe."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.measure import Measurement
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from speechmill.pipeline.run.run_log import what_held_up
+from speechmill.pipeline.run.runner import Event, Totals
+from speechmill.pipeline.shards.listing import Shard
+
+LINE_SECONDS = 10.0  # at most one plain line of progress in this time
+_WIDEST = 1000  # columns of a table
+
+
+class Display:
+    """Prints to a console; `quiet` prints nothing."""
+
+    def __init__(self, console: Console, doing: str = "tokenizing"):
+        self.console = console
+        self._doing = doing
+        self._bar: Progress | None = None
+        self._last_line = 0.0
+        self._bytes_left = 0
+        self._bytes_done = 0
+        self._num_shards = 0
+
+    def line(self, text: str) -> None:
+        self.console.print(text, highlight=False, soft_wrap=True)
+
+    def table(self, table: Table) -> None:
+        """Print a table in full, however narrow the console is."""
+        unbound = Console(file=self.console.file, width=_WIDEST)
+        unbound.width = Measurement.get(unbound, unbound.options, table).maximum
+        unbound.print(table)
+
+    @contextmanager
+    def running(self, todo: list[Shard]) -> Iterator[None]:
+        """Show progress over these shards while the block runs."""
+        self._num_shards = len(todo)
+        self._bytes_left = sum(shard.size for shard in todo)
+        if not self.console.is_terminal:
+            yield
+            return
+        columns = (
+            TextColumn(self._doing),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[facts]}"),
+            TimeElapsedColumn(),
+        )
+        with Progress(*columns, console=self.console) as self._bar:
+            self._bar.add_task("", total=len(todo), facts="starting workers")
+            yield
+        self._bar = None
+
+    def event(self, event: Event, totals: Totals, elapsed: float) -> None:
+        if event.error:
+            kind = "failed " if event.kind == "give up" else event.kind
+            message = f"{type(event.error).__name__}: {event.error}"
+            self.line(f"{kind}  {event.shard.url} (attempt {event.attempts}): {message}")
+        if event.kind in ("committed", "give up"):
+            self._bytes_left -= event.shard.size
+            self._bytes_done += event.shard.size
+            self._progress(totals, elapsed)
+
+    def _progress(self, totals: Totals, elapsed: float) -> None:
+        finished = totals.shards + totals.failed
+        facts = _facts(totals, elapsed, self._eta(elapsed))
+        if self._bar:
+            self._bar.update(self._bar.task_ids[0], completed=finished, facts=facts)
+        elif time.monotonic() - self._last_line > LINE_SECONDS or finished == self._num_shards:
+            self._last_line = time.monotonic()
+            self.line(f"{finished}/{self._num_shards} shards  {facts}")
+
+    def _eta(self, elapsed: float) -> float:
+        """Seconds left, if the bytes to come take as long as those before."""
+        return elapsed * self._bytes_left / max(self._bytes_done, 1)
+
+    def summary(self, totals: Totals, elapsed: float) -> None:
+        """A table of what the run did."""
+        table = Table(box=None, show_header=False)
+        rejects = ", ".join(f"{count} {error}" for error, count in sorted(totals.rejects.items()))
+        rows = {
+            "shards": f"{totals.shards} done, {totals.failed} failed, {totals.retries} retries",
+            "utterances": f"{totals.rows:,}",
+            "audio": _hours(totals.audio_seconds),
+            "frames": f"{totals.frames:,}",
+            "rejects": f"{sum(totals.rejects.values())}" + (f" ({rejects})" if rejects else ""),
+            "bad metadata": f"{totals.bad_json}",
+            "time": f"{elapsed:.1f} s, {totals.audio_seconds / elapsed:,.0f} x real time",
+        }
+        if not totals.frames:
+            del rows["frames"]
+        for name, value in rows.items():
+            table.add_row(name, value)
+        self.console.print(table)
+        if sentence := what_held_up(totals, elapsed):
+            self.line(sentence)
+
+
+def _facts(totals: Totals, elapsed: float, eta: float) -> str:
+    return (
+        f"{_hours(totals.audio_seconds)}, {totals.audio_seconds / elapsed:,.0f} x real time, "
+        f"{sum(totals.rejects.values())} rejects, {eta:,.0f} s left"
+    )
+
+
+def _hours(seconds: float) -> str:
+    return f"{seconds / 3600:,.2f} h" if seconds >= 360 else f"{seconds:,.1f} s"

@@ -1,0 +1,121 @@
+"""The evaluation as one HTML page that needs nothing beside it: tables, spectrograms, players."""
+
+import base64
+import io
+from dataclasses import dataclass
+from importlib.resources import files
+
+import numpy as np
+import numpy.typing as npt
+import soundfile
+
+from speechmill.jobs.evaluation.results import METRICS, Results, cells, columns, headings
+from speechmill.pipeline.audio.decoders import Samples
+from speechmill.pipeline.imports import load_extra
+
+_FFT, _HOP = 512, 128
+_HEIGHT = 160  # pixels of a spectrogram
+_PIXELS_PER_SECOND, _WIDEST = 120, 1600
+_RANGE_DB = 80.0  # below the loudest point everything is black
+# Black over violet and orange to pale yellow: brightness grows with level, for every eye.
+_COLOURS = (
+    (0, 0, 4),
+    (66, 10, 104),
+    (147, 38, 103),
+    (221, 81, 58),
+    (252, 165, 10),
+    (252, 255, 164),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Player:
+    """One version of a clip."""
+
+    title: str
+    audio_T: Samples
+    sample_rate: int  # Hz
+    scores: dict[str, float | None]
+
+    @property
+    def source(self) -> str:
+        """The audio as a data URL, 16-bit FLAC."""
+        sink = io.BytesIO()
+        soundfile.write(sink, self.audio_T, self.sample_rate, format="FLAC", subtype="PCM_16")
+        return f"data:audio/flac;base64,{base64.b64encode(sink.getvalue()).decode()}"
+
+    @property
+    def picture(self) -> str:
+        """The spectrogram as a data URL, PNG."""
+        data = spectrogram_png(self.audio_T, self.sample_rate)
+        return f"data:image/png;base64,{base64.b64encode(data).decode()}"
+
+    @property
+    def caption(self) -> str:
+        shown = [
+            f"{METRICS[name].title} {value:.{METRICS[name].digits}f}"
+            for name, value in self.scores.items()
+            if value is not None and name in METRICS
+        ]
+        return ", ".join(shown)
+
+    @property
+    def top(self) -> str:
+        """The highest frequency of the spectrogram."""
+        return f"{self.sample_rate / 2000:g} kHz"
+
+
+@dataclass(frozen=True, slots=True)
+class Listening:
+    """One clip, in every version."""
+
+    key: str
+    text: str | None
+    players: list[Player]
+
+
+def render(results: Results, heard: list[Listening]) -> str:
+    """The whole page; every text in it is escaped."""
+    jinja2 = load_extra("jinja2", "evaluate")
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    template = environment.from_string(
+        files("speechmill.jobs.evaluation").joinpath("page.html").read_text()
+    )
+    metrics = columns(results)
+    page: str = template.render(
+        results=results,
+        headings=headings(metrics),
+        rows=[cells(system, list(metrics)) for system in results.systems],
+        codecs={s.label: s.codec for s in results.systems if s.codec},
+        metrics=metrics,
+        heard=heard,
+    )
+    return page
+
+
+def spectrogram_png(audio_T: Samples, sample_rate: int) -> bytes:
+    """Level over time and linear frequency, low at the bottom; its width is that of the clip."""
+    image = load_extra("PIL.Image", "evaluate")
+    picture = image.fromarray(_levels(audio_T), mode="P")
+    picture.putpalette(_palette())
+    width = min(_WIDEST, max(1, round(len(audio_T) / sample_rate * _PIXELS_PER_SECOND)))
+    sink = io.BytesIO()
+    picture.resize((width, _HEIGHT)).save(sink, "PNG", optimize=True)
+    return sink.getvalue()
+
+
+def _levels(audio_T: Samples) -> npt.NDArray[np.uint8]:
+    """Magnitudes in dB below the loudest, from 0 (quietest) to 255."""
+    padded_T = np.pad(audio_T, (_FFT // 2, _FFT))
+    frames_NF = np.lib.stride_tricks.sliding_window_view(padded_T, _FFT)[::_HOP]
+    magnitudes = np.abs(np.fft.rfft(frames_NF * np.hanning(_FFT)))
+    decibels = 20 * np.log10(np.maximum(magnitudes / max(magnitudes.max(), 1e-9), 1e-9))
+    levels_NF = (np.clip(1 + decibels / _RANGE_DB, 0, 1) * 255).astype(np.uint8)
+    return np.flipud(levels_NF.T)
+
+
+def _palette() -> list[int]:
+    at = np.linspace(0, 1, len(_COLOURS))
+    colours = np.array(_COLOURS)
+    channels = [np.interp(np.linspace(0, 1, 256), at, colours[:, i]) for i in range(3)]
+    return [int(value) for value in np.round(np.stack(channels, 1)).ravel()]

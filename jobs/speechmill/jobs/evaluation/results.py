@@ -1,0 +1,204 @@
+"""What an evaluation found: per clip, per system and as a table."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from math import log2, sqrt
+from statistics import fmean, stdev
+from typing import Any
+
+from rich.table import Table
+
+from speechmill.codecs import CodecInfo
+from speechmill.pipeline.quality.codebook_usage import CodebookUse, CodeCounts
+from speechmill.pipeline.quality.speech import word_error_rate
+from speechmill.pipeline.tokenize.writer import library_versions
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """How a metric is shown."""
+
+    title: str
+    better: str  # ↑ or ↓
+    digits: int = 2
+
+
+METRICS = {
+    "pesq": Metric("PESQ", "↑"),
+    "stoi": Metric("STOI", "↑", 3),
+    "si_sdr": Metric("SI-SDR dB", "↑", 1),
+    "mel": Metric("mel", "↓", 3),
+    "stft": Metric("STFT", "↓", 3),
+    "dnsmos_ovr": Metric("DNSMOS", "↑"),
+    "dnsmos_sig": Metric("SIG", "↑"),
+    "dnsmos_bak": Metric("BAK", "↑"),
+    "speaker": Metric("speaker", "↑", 3),
+    "wer": Metric("WER", "↓", 3),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredClip:
+    """One clip through one system."""
+
+    key: str
+    seconds: float
+    scores: dict[str, float | None]  # None where the metric is not defined on the clip
+    text: str | None
+    transcript: str | None
+    encode_seconds: float
+    decode_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class CodecFacts:
+    """Which codec, with how many of its codebooks, and how it used them."""
+
+    name: str
+    title: str
+    revision: str
+    checkpoint_sha256: str | None
+    precision: str
+    num_codebooks: int
+    kbps: float  # nominal: log2 of the codebooks' sizes
+    entropy_kbps: float  # of the codes that came up, each without context
+    frames: int
+    codebooks: list[CodebookUse]  # all that encode gives
+
+    @classmethod
+    def of(
+        cls, info: CodecInfo, precision: str, num_codebooks: int, counts: CodeCounts
+    ) -> "CodecFacts":
+        bits = sum(log2(size) for size in info.codebook_sizes[:num_codebooks])
+        return cls(
+            name=info.name,
+            title=info.title,
+            revision=info.revision,
+            checkpoint_sha256=info.checkpoint_sha256,
+            precision=precision,
+            num_codebooks=num_codebooks,
+            kbps=info.frame_rate * bits / 1000,
+            entropy_kbps=counts.entropy_kbps(num_codebooks, info.frame_rate),
+            frames=counts.frames,
+            codebooks=counts.use(),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """A metric over all clips on which it is defined."""
+
+    mean: float
+    ci95: float | None  # half the width of the 95 % interval of the mean, from its standard error
+    count: int
+
+
+@dataclass(frozen=True)
+class System:
+    """One codec with one number of codebooks, or the clips themselves."""
+
+    label: str
+    codec: CodecFacts | None
+    clips: list[ScoredClip]
+
+    @cached_property
+    def scores(self) -> dict[str, Summary]:
+        """By metric; the word error rate is that of all words, not the mean over clips."""
+        found = {}
+        for name in METRICS:
+            values = [c.scores[name] for c in self.clips if c.scores.get(name) is not None]
+            if values:
+                found[name] = _summary([value for value in values if value is not None])
+        if "wer" in found:
+            said = [
+                (c.text, c.transcript) for c in self.clips if c.text and c.transcript is not None
+            ]
+            total = word_error_rate([text or "" for text, _ in said], [t or "" for _, t in said])
+            found["wer"] = Summary(total, None, len(said))
+        return found
+
+    @property
+    def real_time_factors(self) -> tuple[float, float]:
+        """Seconds of encoding and of decoding for each second of audio; below 1 is faster."""
+        seconds = sum(clip.seconds for clip in self.clips) or 1.0
+        encoding = sum(clip.encode_seconds for clip in self.clips)
+        return encoding / seconds, sum(clip.decode_seconds for clip in self.clips) / seconds
+
+    def to_dict(self) -> dict[str, Any]:
+        encode, decode = self.real_time_factors
+        return {
+            "label": self.label,
+            "codec": asdict(self.codec) if self.codec else None,
+            "scores": {name: asdict(summary) for name, summary in self.scores.items()},
+            "real_time_factor": {"encode": encode, "decode": decode} if self.codec else None,
+            "clips": [asdict(clip) for clip in self.clips],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """All that `results.json` holds."""
+
+    num_clips: int
+    seconds: float
+    rejects: dict[str, str]  # clips left out, with the reason
+    skipped: dict[str, str]  # measures left out, with the reason
+    systems: list[System]
+    config: str  # YAML
+
+    def to_json(self) -> str:
+        document = {
+            "schema_version": SCHEMA_VERSION,
+            "num_clips": self.num_clips,
+            "seconds": self.seconds,
+            "rejects": self.rejects,
+            "skipped": self.skipped,
+            "systems": [system.to_dict() for system in self.systems],
+            "libraries": library_versions(),
+            "config": self.config,
+        }
+        return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def columns(results: Results) -> dict[str, Metric]:
+    """The metrics that at least one system has."""
+    return {n: m for n, m in METRICS.items() if any(n in s.scores for s in results.systems)}
+
+
+def cells(system: System, metrics: Sequence[str]) -> list[str]:
+    """A system's row: label, codebooks, bit rates, metrics, real-time factors."""
+    codec = system.codec
+    row = [system.label]
+    row += [f"{codec.num_codebooks}" if codec else ""]
+    row += [f"{codec.kbps:.2f}", f"{codec.entropy_kbps:.2f}"] if codec else ["", ""]
+    for name in metrics:
+        found = system.scores.get(name)
+        row.append(f"{found.mean:.{METRICS[name].digits}f}" if found else "")
+    factors = system.real_time_factors
+    return [*row, f"{factors[0]:.3f}", f"{factors[1]:.3f}"] if codec else [*row, "", ""]
+
+
+def headings(metrics: dict[str, Metric]) -> list[str]:
+    """What stands above the `cells` of every system."""
+    titles = [f"{metric.title} {metric.better}" for metric in metrics.values()]
+    return ["system", "books", "kbit/s", "entropy", *titles, "RTF enc", "RTF dec"]
+
+
+def summary_table(results: Results) -> Table:
+    """One row for each system."""
+    metrics = columns(results)
+    table = Table(box=None)
+    for position, heading in enumerate(headings(metrics)):
+        table.add_column(heading, justify="right" if position else "left", no_wrap=True)
+    for system in results.systems:
+        table.add_row(*cells(system, list(metrics)))
+    return table
+
+
+def _summary(values: list[float]) -> Summary:
+    half = 1.96 * stdev(values) / sqrt(len(values)) if len(values) > 1 else None
+    return Summary(fmean(values), half, len(values))

@@ -1,0 +1,48 @@
+"""What every run over shards does beside its work: stop when told to, and keep its failures."""
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from speechmill.pipeline.dataset.layout import ShardOutput
+from speechmill.pipeline.run.runner import Event
+from speechmill.pipeline.shards.listing import Shard
+
+
+@contextmanager
+def told_to_stop() -> Iterator[Callable[[], bool]]:
+    """Whether SIGTERM came, the notice of a preemption; a second one interrupts at once."""
+    told = threading.Event()
+
+    def stop(*_: object) -> None:
+        if told.is_set():
+            raise KeyboardInterrupt
+        told.set()
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield told.is_set
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def keep_failures(event: Event, output: ShardOutput, failed: dict[str, list[str]]) -> None:
+    """Keep `failed/` to the shards that are failed now."""
+    if event.kind == "give up":
+        record = {
+            "shard": event.shard.url,
+            "error": type(event.error).__name__,
+            "message": str(event.error),
+            "reason": event.reason,
+            "attempts": event.attempts,
+        }
+        output.mark_failed(event.shard, record)
+    elif event.kind == "committed":
+        clear_failures(event.shard, output, failed)
+
+
+def clear_failures(shard: Shard, output: ShardOutput, failed: dict[str, list[str]]) -> None:
+    """Whatever version of the tar it was that failed."""
+    for name in failed.pop(shard.url, []):
+        output.clear_failed(name)

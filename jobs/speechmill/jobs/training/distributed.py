@@ -1,0 +1,113 @@
+"""Training workers on a Ray cluster: one process for each GPU, begun again where one is lost.
+
+The only module of `jobs` that imports ray. `worker.train_worker` does the computing; this module
+decides where it runs. After a loss, workers resume from the last checkpoint in the run directory.
+"""
+
+import tempfile
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import ray
+import ray.train
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer, get_device
+from ray.util.queue import Queue
+
+from speechmill.codecs.errors import CodecError
+from speechmill.jobs.training.config import TrainWorkers
+from speechmill.jobs.training.trainer import Place, Progress
+from speechmill.jobs.training.worker import TrainJob, train_worker
+from speechmill.pipeline.errors import InputError, SpeechmillError, WorkerLost
+from speechmill.pipeline.run.ray_cluster import connected
+
+_POLL = 0.2  # s, for the workers' reports
+
+
+def train_on_ray(job: TrainJob, report: Callable[[Progress], None]) -> None:
+    """Train on the cluster of the configuration, or on a local one for this run."""
+    settings = job.config.workers
+    with (
+        connected(job.config.ray),
+        tempfile.TemporaryDirectory(prefix="speechmill-train-") as folder,
+    ):
+        reports = Queue(actor_options={"num_cpus": 0})
+        trainer = TorchTrainer(
+            _work,
+            train_loop_config={"job": job, "reports": reports},
+            torch_config=TorchConfig(backend="nccl" if settings.num_gpus else "gloo"),
+            scaling_config=_scaling(settings),
+            run_config=RunConfig(
+                storage_path=folder,  # of Ray's own notes; ours are in the run directory
+                failure_config=FailureConfig(max_failures=settings.max_failures),
+            ),
+        )
+        _fit(trainer, reports, report)
+
+
+def _fit(trainer: Any, reports: Any, report: Callable[[Progress], None]) -> None:
+    """Wait for the end, and hand on what the workers report until then."""
+    ended = threading.Event()
+    listener = threading.Thread(target=_listen, args=(reports, report, ended), daemon=True)
+    listener.start()
+    try:
+        trainer.fit()
+    except Exception as error:
+        raise _cause(error) from error
+    finally:
+        ended.set()
+        listener.join()
+
+
+def _listen(reports: Any, report: Callable[[Progress], None], ended: threading.Event) -> None:
+    while not (ended.wait(_POLL) and reports.empty()):
+        for progress in reports.get_nowait_batch(reports.qsize()):
+            report(progress)
+
+
+def _work(settings: dict[str, Any]) -> None:
+    """Run in each worker's process."""
+    context = ray.train.get_context()
+    rank = context.get_world_rank()
+    place = Place(rank, context.get_world_size(), get_device())
+    reports = settings["reports"]
+    train_worker(settings["job"], place, reports.put if rank == 0 else _silent)
+
+
+def _silent(_: Progress) -> None:
+    """Only the first worker reports: all have the same to say."""
+
+
+def _scaling(settings: TrainWorkers) -> ScalingConfig:
+    count = settings.count or _worker_count(settings)
+    workers = (settings.min_count, count) if settings.min_count else count
+    return ScalingConfig(
+        num_workers=workers,
+        use_gpu=settings.num_gpus > 0,
+        resources_per_worker={"CPU": settings.num_cpus, "GPU": settings.num_gpus},
+    )
+
+
+def _worker_count(settings: TrainWorkers) -> int:
+    if not settings.num_gpus:
+        return 1
+    gpus = ray.cluster_resources().get("GPU", 0)
+    if gpus < settings.num_gpus:
+        raise InputError(
+            f"the cluster has {gpus:g} GPUs, a worker wants {settings.num_gpus:g}; set "
+            "workers.num_gpus=0 to train on the CPU"
+        )
+    return int(gpus / settings.num_gpus)
+
+
+def _cause(error: BaseException) -> BaseException:
+    """What a worker raised, out of Ray's wrapping."""
+    seen: list[BaseException] = [error]
+    for each in seen:
+        if isinstance(each, SpeechmillError | CodecError):
+            return each
+        inner = [each.__cause__, getattr(each, "cause", None)]
+        inner += list(getattr(each, "worker_failures", {}).values())
+        seen += [one for one in inner if isinstance(one, BaseException) and one not in seen]
+    return WorkerLost(f"training stopped: {error}")

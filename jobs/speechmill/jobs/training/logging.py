@@ -1,0 +1,66 @@
+"""What a training run shows of itself: losses by step, TensorBoard, audio to listen to."""
+
+import io
+import json
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import soundfile
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+
+from speechmill.pipeline.storage import Storage, join
+
+
+class Curves:
+    """Writes `curves/*.jsonl`, `tensorboard/`, `samples/` and `validation/` of a run directory.
+
+    A file of curves holds the steps from one checkpoint to the next and appears before it, so a
+    run that was killed and resumed leaves the same files as one that was not.
+    """
+
+    def __init__(self, root: str, storage: Storage, step: int):
+        self.root = root
+        self.storage = storage
+        self._rows: list[dict[str, Any]] = []
+        local = "://" not in root
+        self._folder = Path(root) / "tensorboard" if local else Path(tempfile.mkdtemp())
+        self._remote = None if local else join(root, "tensorboard")
+        self._board = SummaryWriter(self._folder, purge_step=step or None)
+
+    def step(self, step: int, phase: str, values: Mapping[str, float]) -> None:
+        self._rows.append({"step": step, "phase": phase, **values})
+        for name, value in values.items():
+            self._board.add_scalar(f"train/{name}", value, step)
+
+    def validation(self, step: int, phase: str, values: Mapping[str, float]) -> None:
+        row = {"step": step, "phase": phase, **values}
+        self._put(f"validation/step-{step:08d}.json", (json.dumps(row) + "\n").encode())
+        for name, value in values.items():
+            self._board.add_scalar(f"validation/{name}", value, step)
+
+    def listen(self, name: str, step: int, audio_T: Tensor, sample_rate: int) -> None:
+        """Keep a clip of audio as FLAC and in TensorBoard."""
+        sink = io.BytesIO()
+        soundfile.write(sink, audio_T.numpy().clip(-1, 1), sample_rate, format="FLAC")
+        self._put(f"samples/{name}.flac", sink.getvalue())
+        self._board.add_audio(name.partition("/")[2] or name, audio_T, step, sample_rate)
+
+    def flush(self, step: int) -> None:
+        """Write what came since the last flush; called before each checkpoint."""
+        if self._rows:
+            text = "".join(f"{json.dumps(row)}\n" for row in self._rows)
+            self._put(f"curves/step-{step:08d}.jsonl", text.encode())
+            self._rows.clear()
+        self._board.flush()
+        if self._remote:
+            for path in self._folder.iterdir():
+                self.storage.put(join(self._remote, path.name), path.read_bytes())
+
+    def close(self) -> None:
+        self._board.close()
+
+    def _put(self, name: str, data: bytes) -> None:
+        self.storage.put(join(self.root, name), data)

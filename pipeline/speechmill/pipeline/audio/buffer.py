@@ -1,0 +1,61 @@
+"""A recording that is read in blocks, of which only what is still needed is kept."""
+
+from collections import deque
+from collections.abc import Iterator
+
+import numpy as np
+
+from speechmill.pipeline.audio.decoders import Samples
+
+
+class Tape:
+    """Positions are samples from the beginning of the recording."""
+
+    def __init__(self, blocks: Iterator[Samples]):
+        self.end = 0  # of what was read
+        self.finished = False
+        self._blocks = blocks
+        self._held: deque[tuple[int, Samples]] = deque()
+
+    def read_to(self, stop: int) -> None:
+        """Read until `stop` or the end of the recording, whichever comes first."""
+        while self.end < stop and not self.finished:
+            block_T = next(self._blocks, None)
+            if block_T is None:
+                self.finished = True
+            elif len(block_T):
+                self._held.append((self.end, block_T))
+                self.end += len(block_T)
+
+    def cut(self, start: int, stop: int) -> Samples:
+        """The samples from `start` to `stop`, which must have been read and not forgotten."""
+        parts = [
+            block_T[max(0, start - begin) : stop - begin]
+            for begin, block_T in self._held
+            if begin < stop and begin + len(block_T) > start
+        ]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def forget(self, before: int) -> None:
+        while self._held and self._held[0][0] + len(self._held[0][1]) <= before:
+            self._held.popleft()
+
+
+def shared(blocks: Iterator[Samples], count: int) -> list[Iterator[Samples]]:
+    """Several readers of one stream; `itertools.tee` would keep dozens of blocks behind the last.
+
+    Each holds what the others have read ahead of it.
+    """
+    queues: list[deque[Samples]] = [deque() for _ in range(count)]
+
+    def reader(own: deque[Samples]) -> Iterator[Samples]:
+        while True:
+            if not own:
+                block_T = next(blocks, None)
+                if block_T is None:
+                    return
+                for queue in queues:
+                    queue.append(block_T)
+            yield own.popleft()
+
+    return [reader(queue) for queue in queues] if count > 1 else [blocks]

@@ -1,0 +1,126 @@
+"""A condition on a sample's metadata, in Python's own notation and with none of its powers.
+
+`lang == "en" and snr > 10 and speaker.age in [20, 30]`: names are keys of the sample's JSON, dots
+and brackets lead into it, and what is not there is `None`. Nothing is ever passed to `eval`.
+"""
+
+import ast
+import operator
+from collections.abc import Callable
+from typing import Any
+
+from speechmill.pipeline.errors import InputError
+
+_COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
+    ast.Eq: operator.eq,
+    ast.NotEq: operator.ne,
+    ast.Lt: operator.lt,
+    ast.LtE: operator.le,
+    ast.Gt: operator.gt,
+    ast.GtE: operator.ge,
+    ast.In: lambda item, container: item in container,
+    ast.NotIn: lambda item, container: item not in container,
+    ast.Is: operator.is_,
+    ast.IsNot: operator.is_not,
+}
+_ARITHMETIC: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+}
+_FUNCTIONS: dict[str, Callable[[Any], Any]] = {"len": len, "lower": str.lower, "abs": abs}
+_MOST_NODES = 200  # far below where nesting would exhaust the stack
+
+
+class Expression:
+    """Raises `InputError` on making one of what is not allowed, with the place."""
+
+    def __init__(self, text: str, setting: str):
+        self.text = text
+        try:
+            self._tree = ast.parse(text.strip(), mode="eval").body
+        except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+            raise InputError(f"{setting} is {text!r}: {error}") from error
+        nodes = list(ast.walk(self._tree))
+        if len(nodes) > _MOST_NODES:
+            raise InputError(f"{setting} has {len(nodes)} parts; at most {_MOST_NODES} will do")
+        for node in nodes:
+            if not _is_allowed(node):
+                raise InputError(
+                    f"{setting} is {text!r}: {ast.unparse(node)!r} is not allowed; use names, "
+                    f"constants, comparisons, and, or, not, + - * / and {', '.join(_FUNCTIONS)}"
+                )
+
+    def __call__(self, fields: Any) -> bool:
+        """Whether it is true of parsed JSON; raises `TypeError` or the like where types clash."""
+        return bool(_value(self._tree, fields))
+
+
+def _is_allowed(node: ast.AST) -> bool:
+    if isinstance(node, ast.Call):
+        known = isinstance(node.func, ast.Name) and node.func.id in _FUNCTIONS
+        return known and len(node.args) == 1 and not node.keywords
+    if isinstance(node, ast.Constant):
+        return isinstance(node.value, str | int | float | bool | None)
+    if isinstance(node, ast.BinOp):
+        return type(node.op) in _ARITHMETIC
+    plain = (ast.BoolOp, ast.boolop, ast.Compare, ast.cmpop, ast.Name, ast.Load, ast.operator)
+    nested = (ast.Attribute, ast.Subscript, ast.List, ast.Tuple)
+    signs = (ast.UnaryOp, ast.Not, ast.USub)
+    return isinstance(node, plain + nested + signs)
+
+
+def _value(node: ast.AST, fields: Any) -> Any:
+    match node:
+        case ast.Constant():
+            return node.value
+        case ast.Name():
+            return _entry(fields, node.id)
+        case ast.Attribute():
+            return _entry(_value(node.value, fields), node.attr)
+        case ast.Subscript():
+            return _entry(_value(node.value, fields), _value(node.slice, fields))
+        case ast.List() | ast.Tuple():
+            return [_value(item, fields) for item in node.elts]
+        case ast.Call(func=ast.Name(id=name)):
+            return _FUNCTIONS[name](_value(node.args[0], fields))
+        case ast.UnaryOp(op=ast.Not()):
+            return not _value(node.operand, fields)
+        case ast.UnaryOp():
+            return -_value(node.operand, fields)
+        case ast.BinOp():
+            numbers = [_number(_value(side, fields)) for side in (node.left, node.right)]
+            return _ARITHMETIC[type(node.op)](*numbers)
+        case ast.BoolOp(op=ast.And()):
+            return all(_value(item, fields) for item in node.values)
+        case ast.BoolOp():
+            return any(_value(item, fields) for item in node.values)
+        case ast.Compare():
+            return _compare(node, fields)
+    raise TypeError(ast.unparse(node))
+
+
+def _compare(node: ast.Compare, fields: Any) -> bool:
+    left = _value(node.left, fields)
+    for operation, side in zip(node.ops, node.comparators, strict=True):
+        right = _value(side, fields)
+        if not _COMPARISONS[type(operation)](left, right):
+            return False
+        left = right
+    return True
+
+
+def _entry(container: Any, key: Any) -> Any:
+    if isinstance(container, dict):
+        return container.get(key)
+    if isinstance(container, list) and isinstance(key, int) and abs(key) < len(container):
+        return container[key]
+    return None
+
+
+def _number(value: Any) -> float:
+    """Keeps strings and lists from growing by arithmetic."""
+    if isinstance(value, int | float):
+        return value
+    raise TypeError(f"{value!r} is no number")

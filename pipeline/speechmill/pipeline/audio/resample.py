@@ -1,0 +1,154 @@
+"""Decoded audio to one channel of samples at the codec's rate."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
+
+import numpy as np
+import soxr
+
+from speechmill.pipeline.audio.decoders import Limits, Samples, Source, open_audio, to_float
+from speechmill.pipeline.blob import Blob
+from speechmill.pipeline.errors import EmptyAudio, InputError, NonFiniteAudio, UnsuitableAudio
+
+
+@dataclass
+class AudioSettings:
+    """How audio becomes what a codec takes; part of a token dataset's identity."""
+
+    channels: str = "mean"  # mean | first | error: what to do with more than one channel
+    resampler: str = "soxr_hq"  # soxr_hq | soxr_vhq | torchaudio
+    member: str | None = None  # suffix of the audio member where a sample has several
+
+    def __post_init__(self) -> None:
+        if self.channels not in _CHANNELS:
+            raise InputError(f"audio.channels is {self.channels!r}; use mean, first or error")
+        if self.resampler not in _RESAMPLERS:
+            known = ", ".join(_RESAMPLERS)
+            raise InputError(f"audio.resampler is {self.resampler!r}; use one of {known}")
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """One clip at the codec's rate, and what it was in its file."""
+
+    audio_T: Samples  # int16 where that is exact, else float32 in about [-1, 1]
+    sample_rate: int  # Hz, of the source
+    num_channels: int  # of the source
+    duration: float  # s
+
+
+def decode_audio(data: Blob, target_rate: int, settings: AudioSettings, limits: Limits) -> Decoded:
+    """Decode a whole file to one channel at `target_rate` Hz.
+
+    16-bit PCM that needs neither mixing nor resampling stays int16: `x / 32768` in float32 is then
+    the same to the last bit. Raises a `SampleError` for audio that is damaged or not wanted.
+    """
+    source = open_audio(data, limits)
+    clock = Clock(source)
+    mono = one_channel(clock.count(source.blocks), settings)
+    blocks = list(resampled(mono, source.sample_rate, target_rate, settings))
+    audio_T = blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
+    return Decoded(audio_T, source.sample_rate, source.num_channels, clock.seconds)
+
+
+class Clock:
+    """Counts the samples of a source while they pass."""
+
+    def __init__(self, source: Source):
+        self.rate = source.sample_rate
+        self.num_samples = 0
+
+    @property
+    def seconds(self) -> float:
+        return self.num_samples / self.rate
+
+    def count(self, blocks: Iterator[Samples]) -> Iterator[Samples]:
+        for block_TC in blocks:
+            self.num_samples += len(block_TC)
+            yield block_TC
+
+
+def one_channel(blocks: Iterator[Samples], settings: AudioSettings) -> Iterator[Samples]:
+    """Mix the channels of every block.
+
+    Raises `NonFiniteAudio`, `UnsuitableAudio`, and `EmptyAudio` where there is no block.
+    """
+    empty = True
+    for block_TC in blocks:
+        empty = False
+        if block_TC.dtype != np.int16 and not np.isfinite(block_TC).all():
+            bad = np.count_nonzero(~np.isfinite(block_TC))
+            raise NonFiniteAudio(f"{bad} samples are NaN or inf")
+        mono = block_TC.shape[1] == 1
+        yield block_TC[:, 0] if mono else _CHANNELS[settings.channels](block_TC)
+    if empty:
+        raise EmptyAudio("0 samples")
+
+
+def resampled(
+    blocks: Iterator[Samples], rate: int, target_rate: int, settings: AudioSettings
+) -> Iterator[Samples]:
+    """Blocks at `target_rate` Hz, cut wherever that is convenient; as they are if they have it."""
+    if rate == target_rate:
+        return blocks
+    return _RESAMPLERS[settings.resampler](map(to_float, blocks), rate, target_rate)
+
+
+def _mean(audio_TC: Samples) -> Samples:
+    return np.asarray(audio_TC.mean(axis=1, dtype=np.float32))
+
+
+def _first(audio_TC: Samples) -> Samples:
+    return np.ascontiguousarray(audio_TC[:, 0])
+
+
+def _refuse(audio_TC: Samples) -> Samples:
+    raise UnsuitableAudio(f"{audio_TC.shape[1]} channels; audio.channels is error")
+
+
+def _soxr(
+    quality: str, blocks: Iterator[Samples], rate: int, target_rate: int
+) -> Iterator[Samples]:
+    first_T = next(blocks)
+    second_T = next(blocks, None)
+    if second_T is None:  # the same samples as of the stream, in 0.7 of the time
+        yield np.asarray(soxr.resample(first_T, rate, target_rate, quality))
+        return
+    stream = soxr.ResampleStream(rate, target_rate, 1, dtype="float32", quality=quality)
+    for block_T in chain([first_T, second_T], blocks):
+        yield np.asarray(stream.resample_chunk(block_T))
+    yield np.asarray(stream.resample_chunk(first_T[:0], last=True))
+
+
+def _torchaudio(blocks: Iterator[Samples], rate: int, target_rate: int) -> Iterator[Samples]:
+    """Resample each block between as much of its neighbours as the filter reaches over."""
+    import torch
+    from torchaudio.functional import resample
+
+    step = rate // np.gcd(rate, target_rate)  # samples in, after which the filter repeats
+    margin = step * -(-64 * max(rate, target_rate) // (target_rate * step))
+    held_T, start = next(blocks), 0  # what was not given out begins at `start`
+    for block_T in chain(blocks, [None]):
+        stop = len(held_T) if block_T is None else (len(held_T) - margin) // step * step
+        if stop > start or block_T is None:
+            out_T = np.asarray(resample(torch.from_numpy(held_T), rate, target_rate))
+            end = len(out_T) if block_T is None else stop * target_rate // rate
+            yield out_T[start * target_rate // rate : end]
+            kept = max(0, stop - margin)
+            held_T, start = held_T[kept:], stop - kept
+        if block_T is not None:
+            held_T = np.concatenate([held_T, block_T])
+
+
+_CHANNELS: dict[str, Callable[[Samples], Samples]] = {
+    "mean": _mean,
+    "first": _first,
+    "error": _refuse,
+}
+_RESAMPLERS: dict[str, Callable[[Iterator[Samples], int, int], Iterator[Samples]]] = {
+    "soxr_hq": partial(_soxr, "HQ"),
+    "soxr_vhq": partial(_soxr, "VHQ"),
+    "torchaudio": _torchaudio,
+}

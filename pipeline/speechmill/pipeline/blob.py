@@ -1,0 +1,32 @@
+"""The bytes of one member of a tar: in memory, or mapped from a file if they are many."""
+
+import errno
+import mmap
+import tempfile
+from collections.abc import Iterable
+
+from speechmill.pipeline.errors import StorageFull
+
+Blob = bytes | mmap.mmap
+
+_IN_MEMORY = 64 * 2**20  # bytes; what is larger goes to a file
+
+
+def spool(parts: Iterable[bytes], size: int) -> Blob:
+    """Join the parts of a member of `size` bytes, or map it from a file that has no name.
+
+    Raises `StorageFull` where that file does not fit. What comes may be shorter than `size`.
+    """
+    if size <= _IN_MEMORY:
+        return b"".join(parts)
+    try:
+        with tempfile.TemporaryFile() as file:
+            for part in parts:
+                file.write(part)
+            file.flush()
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if file.tell() else b""
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        folder = tempfile.gettempdir()
+        raise StorageFull(f"{folder} is full: set TMPDIR to where large members fit") from error

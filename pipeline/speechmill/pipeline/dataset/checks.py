@@ -1,0 +1,142 @@
+"""What must hold within one part of a token dataset, as pure functions over its tables.
+
+Each yields pairs: the name of the check and what it found.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from speechmill.codecs.api import CodecInfo
+from speechmill.pipeline.shards.listing import Shard
+from speechmill.pipeline.tokenize.schema import LAYOUT, SCHEMA_VERSION
+
+Finding = tuple[str, str]
+
+
+def check_identity(footer: dict[str, Any], identity: dict[str, Any]) -> Iterator[Finding]:
+    """The part is of the codec that `dataset.json` names."""
+    codec = footer["codec"]
+    said = {
+        "schema_version": footer["schema_version"],
+        "layout": footer["layout"],
+        "codec": codec["name"],
+        "revision": codec["revision"],
+        "trained": codec["trained"],
+        "precision": footer["precision"],
+        "compile": footer.get("compile", False),
+        "codebook_sizes": codec["codebook_sizes"],
+    }
+    for key, value in said.items():
+        if identity[key] != value:
+            yield "footer", f"{key} is {value!r}, dataset.json says {identity[key]!r}"
+    if (footer["schema_version"], footer["layout"]) != (SCHEMA_VERSION, LAYOUT):
+        yield "footer", f"schema {footer['schema_version']} is not the one this version reads"
+
+
+def check_counts(table: pa.Table, footer: dict[str, Any], rejected: pa.Table) -> Iterator[Finding]:
+    """The footer counts what is there."""
+    counted = {
+        "rows": len(table),
+        "frames": pc.sum(table["num_frames"]).as_py() or 0,
+        "rejects": dict(sorted(Counter(rejected["error"].to_pylist()).items())),
+    }
+    for name, value in counted.items():
+        if footer[name] != value:
+            yield (
+                name if name == "rejects" else "footer",
+                (f"the footer counts {footer[name]} {name}, there are {value}"),
+            )
+    seconds = pc.sum(table["duration"]).as_py() or 0.0
+    if not np.isclose(seconds, footer["audio_seconds"], rtol=1e-9, atol=1e-6):
+        yield "footer", f"the footer says {footer['audio_seconds']} s of audio, rows {seconds} s"
+
+
+def check_codes(table: pa.Table, codec: CodecInfo) -> Iterator[Finding]:
+    """As many codes as the shape says, each below the size of its codebook."""
+    num_codebooks = table["num_codebooks"].to_numpy()
+    if (num_codebooks != codec.num_codebooks).any():
+        yield "codes", f"num_codebooks is not {codec.num_codebooks} in every row"
+        return
+    lengths = pc.list_value_length(table["codes"]).to_numpy()
+    wrong = np.flatnonzero(lengths != table["num_frames"].to_numpy() * codec.num_codebooks)
+    if len(wrong):
+        row = int(wrong[0])
+        yield (
+            "codes",
+            (
+                f"{len(wrong)} rows hold another number of codes than num_frames * num_codebooks, "
+                f"first {table['key'][row].as_py()!r} with {lengths[row]}"
+            ),
+        )
+        return
+    for chunk in table["codes"].chunks:
+        codes_FK = chunk.flatten().to_numpy().reshape(-1, codec.num_codebooks)
+        wrong_K = (codes_FK >= np.array(codec.codebook_sizes)).sum(axis=0)
+        for book in np.flatnonzero(wrong_K):
+            size = codec.codebook_sizes[book]
+            yield "codes", f"{wrong_K[book]} codes of codebook {book} are not below {size}"
+
+
+def check_times(table: pa.Table, codec: CodecInfo) -> Iterator[Finding]:
+    """As many frames as the codec makes of that much audio; resampling may round by a sample."""
+    seconds = table["end"].to_numpy() - table["start"].to_numpy()
+    if not ((table["start"].to_numpy() >= 0) & (seconds > 0)).all():
+        yield "rows", "start and end are not 0 <= start < end in every row"
+        return
+    expected = np.array([codec.num_frames(round(s * codec.sample_rate)) for s in seconds.tolist()])
+    wrong = np.flatnonzero(abs(table["num_frames"].to_numpy() - expected) > 1)
+    if len(wrong):
+        row = int(wrong[0])
+        yield (
+            "rows",
+            (
+                f"{len(wrong)} rows hold frames for another duration, first "
+                f"{table['key'][row].as_py()!r}: {table['num_frames'][row]} of {seconds[row]} s"
+            ),
+        )
+
+
+def check_rows(
+    table: pa.Table, rejected: pa.Table, source: Shard, segmented: bool
+) -> Iterator[Finding]:
+    """Rows and rejects are of the tar that the footer names, each once."""
+    for name, rows in (("row", table), ("reject", rejected)):
+        if others := set(rows["shard"].unique().to_pylist()) - {source.url}:
+            yield "rows", f"a {name} is of {min(others)}, the footer says {source.url}"
+    pairs = zip(table["key"].to_pylist(), table["start"].to_pylist(), strict=True)
+    if twice := [pair for pair, count in Counter(pairs).items() if count > 1]:
+        key, start = twice[0]
+        yield "duplicate", f"{len(twice)} keys come twice, first {key!r} at {start:g} s"
+    both = set(table["index"].to_pylist()) & set(rejected["index"].to_pylist())
+    if both and not segmented:
+        yield "rejects", f"samples {_few(both)} of the tar are rows and rejects at once"
+
+
+def check_keys(found: dict[int, str], wanted: dict[int, str]) -> Iterator[str]:
+    """Every sample of a tar, by position and key, is a row or a reject, and nothing else is."""
+    if missing := wanted.keys() - found.keys():
+        first = min(missing)
+        yield (
+            f"{len(missing)} samples of the tar are neither row nor reject, first "
+            f"{wanted[first]!r} at {first}"
+        )
+    if extra := found.keys() - wanted.keys():
+        key = found[min(extra)]
+        yield f"{len(extra)} rows or rejects are of no sample of the tar, first {key!r}"
+    other = [index for index in found.keys() & wanted.keys() if found[index] != wanted[index]]
+    if other:
+        first = min(other)
+        yield (
+            f"{len(other)} samples have another key in the tar, first {found[first]!r}, there "
+            f"{wanted[first]!r}"
+        )
+
+
+def _few(numbers: set[int]) -> str:
+    ordered = sorted(numbers)
+    return ", ".join(map(str, ordered[:5])) + (", …" if len(ordered) > 5 else "")

@@ -1,0 +1,52 @@
+"""Tokens back to audio: the rows of a part through the codec's decoder."""
+
+import io
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pyarrow as pa
+import soundfile
+import torch
+
+from speechmill.codecs.api import Codec
+from speechmill.pipeline.audio.decoders import Samples
+
+BATCH_SECONDS = 120.0  # padded, of one batch
+
+
+def decode_rows(table: pa.Table, codec: Codec, num_codebooks: int) -> Iterator[tuple[int, Samples]]:
+    """Yield the position of every row and its float32 audio_T, no longer than its source was.
+
+    Rows of like length come together.
+    """
+    num_frames = table["num_frames"].to_numpy()
+    seconds = table["end"].to_numpy() - table["start"].to_numpy()
+    stored = codec.info.num_codebooks
+    for rows in _batches(num_frames, int(BATCH_SECONDS * codec.info.frame_rate)):
+        codes_BKF = torch.zeros(len(rows), num_codebooks, int(num_frames[rows].max())).long()
+        for place, row in zip(codes_BKF, rows, strict=True):
+            codes_FK = table["codes"][row].values.to_numpy().reshape(-1, stored).astype(np.int64)
+            place[:, : len(codes_FK)] = torch.from_numpy(codes_FK[:, :num_codebooks].T)
+        num_frames_B = torch.from_numpy(num_frames[rows].astype(np.int64))
+        audio_BT = codec.decode(codes_BKF, num_frames_B).cpu().numpy()
+        for row, audio_T in zip(rows, audio_BT, strict=True):
+            yield row, audio_T[: round(seconds[row] * codec.info.output_sample_rate)]
+
+
+def to_flac(audio_T: Samples, sample_rate: int) -> bytes:
+    """The bytes of a 16-bit FLAC file."""
+    sink = io.BytesIO()
+    soundfile.write(sink, audio_T, sample_rate, format="FLAC", subtype="PCM_16")
+    return sink.getvalue()
+
+
+def _batches(num_frames: Sequence[int], budget: int) -> Iterator[list[int]]:
+    """Row numbers in order of length, so many that count x longest stays within the budget."""
+    batch: list[int] = []
+    for row in np.argsort(num_frames, kind="stable").tolist():
+        if batch and (len(batch) + 1) * num_frames[row] > budget:
+            yield batch
+            batch = []
+        batch.append(row)
+    if batch:
+        yield batch

@@ -1,0 +1,180 @@
+"""An output on storage, shard by shard: whose it is, what is done, what is left to do."""
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+import pyarrow as pa
+
+from speechmill.codecs.api import CodecInfo
+from speechmill.pipeline.audio.clips import RecordingSettings
+from speechmill.pipeline.audio.filters import FilterSettings
+from speechmill.pipeline.errors import DatasetConflict, StorageNotFound
+from speechmill.pipeline.shards.listing import Shard
+from speechmill.pipeline.storage import Storage, join
+from speechmill.pipeline.tokenize.schema import LAYOUT, SCHEMA_VERSION
+from speechmill.pipeline.tokenize.writer import read_footer
+
+FOOTER_BYTES = 64 * 1024  # one ranged read that holds the whole footer of nearly every part
+_PARALLEL_READS = 32
+
+
+def identity(
+    codec: CodecInfo, precision: str, recording: RecordingSettings, *, compiled: bool = False
+) -> dict[str, Any]:
+    """What must be the same for two runs to write into one dataset."""
+    audio, segment, filters = recording.audio, recording.segment, asdict(recording.filters)
+    default = asdict(FilterSettings())
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "layout": LAYOUT,
+        "codec": codec.name,
+        "revision": codec.revision,
+        "trained": codec.trained,
+        "precision": precision,
+        "compile": compiled,
+        "codebook_sizes": list(codec.codebook_sizes),
+        "frame_rate": codec.frame_rate,
+        "channels": audio.channels,
+        "resampler": audio.resampler,
+        "member": audio.member,
+        "segment": "none" if segment.by == "none" else asdict(segment),
+        "filters": {name: value for name, value in filters.items() if value != default[name]},
+    }
+
+
+@dataclass
+class ShardOutput(ABC):
+    """A folder with one file for each shard, the part, which is the commit.
+
+    Every method costs a fixed number of requests.
+    """
+
+    root: str
+    storage: Storage
+
+    identity_file: ClassVar[str]
+    folder: ClassVar[str]  # of the parts
+    suffix: ClassVar[str]
+    content: ClassVar[str]  # what the parts hold, in words
+
+    def claim(self, wanted: dict[str, Any]) -> None:
+        """Write the identity, or see that the one there is the same.
+
+        Removes what writes that were killed long ago left on a local disk. Raises
+        `DatasetConflict` that names the first difference and the cure.
+        """
+        for folder in ("", self.folder, "rejects", "failed"):
+            self.storage.clear_leftovers(join(self.root, folder))
+        found = self.read_identity()
+        if found is None:
+            if self.parts():
+                raise DatasetConflict(
+                    f"{self.root}/{self.folder} holds parts, but there is no {self.identity_file} "
+                    "that says of which model; set another output"
+                )
+            data = json.dumps(wanted, indent=2) + "\n"
+            self.storage.put(join(self.root, self.identity_file), data.encode())
+            return
+        self.refuse_other(found, wanted)
+
+    def refuse_other(self, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+        """Raise `DatasetConflict` where two identities differ."""
+        for key in wanted:
+            if found.get(key) != wanted[key]:
+                raise DatasetConflict(
+                    f"{self.root} holds {self.content} of {key} = {found.get(key)!r}, this run has "
+                    f"{wanted[key]!r}; set another output, or change {key} back"
+                )
+
+    def read_identity(self) -> dict[str, Any] | None:
+        try:
+            return dict(json.loads(self.storage.read_bytes(join(self.root, self.identity_file))))
+        except StorageNotFound:
+            return None
+
+    def parts(self, folder: str | None = None) -> set[str]:
+        """Names of the shards that have a file in a folder of the output, from one listing."""
+        infos = self.storage.list_files(join(self.root, folder or self.folder))
+        names = (info.url.rpartition("/")[2] for info in infos)
+        return {name.rpartition(".")[0] for name in names if not name.startswith(".")}
+
+    def todo(self, shards: Sequence[Shard]) -> list[Shard]:
+        """The shards that have no part yet.
+
+        Raises `DatasetConflict` where a tar was replaced after its part had been written.
+        """
+        done = self.parts()
+        self._refuse_changed(shards, done - {shard.name for shard in shards})
+        return [shard for shard in shards if shard.name not in done]
+
+    def _refuse_changed(self, shards: Sequence[Shard], others: set[str]) -> None:
+        """Only parts named like a shard of this run can be of an older version of it."""
+        stems = {shard.stem for shard in shards}
+        suspects = [name for name in sorted(others) if name[:-13] in stems]
+        by_url = {shard.url: shard for shard in shards}
+        for name, source in zip(suspects, self.sources(suspects), strict=True):
+            if source["url"] in by_url:
+                raise DatasetConflict(
+                    f"{source['url']} has changed since it was read (etag {source['etag']}, now "
+                    f"{by_url[source['url']].etag}); delete {self.part_url(name)} to read it "
+                    "again, or set another output"
+                )
+
+    @abstractmethod
+    def sources(self, names: Sequence[str]) -> list[dict[str, Any]]:
+        """Url, size and etag of the shards that parts were made of, in the order of their names."""
+
+    def part_url(self, name: str) -> str:
+        return join(self.root, self.folder, f"{name}{self.suffix}")
+
+    def failures(self) -> list[dict[str, Any]]:
+        """The shards given up on, with the error and the attempts."""
+        return [self.failure(name) for name in sorted(self.parts("failed"))]
+
+    def failure(self, name: str) -> dict[str, Any]:
+        url = join(self.root, "failed", f"{name}.json")
+        return dict(json.loads(self.storage.read_bytes(url)))
+
+    def failed_names(self) -> dict[str, list[str]]:
+        """Names of the records of failure, by the URL of their shard."""
+        names: dict[str, list[str]] = {}
+        for name in sorted(self.parts("failed")):
+            record = json.loads(self.storage.read_bytes(self._failed_url(name)))
+            names.setdefault(record["shard"], []).append(name)
+        return names
+
+    def mark_failed(self, shard: Shard, record: dict[str, Any]) -> None:
+        data = json.dumps(record, indent=2) + "\n"
+        self.storage.put(self._failed_url(shard.name), data.encode())
+
+    def clear_failed(self, name: str) -> None:
+        self.storage.delete(self._failed_url(name))
+
+    def _failed_url(self, name: str) -> str:
+        return join(self.root, "failed", f"{name}.json")
+
+
+class TokenDataset(ShardOutput):
+    """The folder that the README describes."""
+
+    identity_file, folder, suffix, content = "dataset.json", "tokens", ".parquet", "tokens"
+
+    def sources(self, names: Sequence[str]) -> list[dict[str, Any]]:
+        """From the footers of the parts."""
+        return [footer["source"] for footer in self.footers(names)]
+
+    def footers(self, names: Iterable[str]) -> list[dict[str, Any]]:
+        """The footer metadata of parts, in the order of their names."""
+        with ThreadPoolExecutor(_PARALLEL_READS) as threads:
+            return list(threads.map(self._footer, names))
+
+    def _footer(self, name: str) -> dict[str, Any]:
+        url = self.part_url(name)
+        try:
+            return read_footer(self.storage.read_tail(url, FOOTER_BYTES))
+        except (pa.ArrowInvalid, OSError):  # a footer larger than the tail
+            return read_footer(self.storage.read_bytes(url))

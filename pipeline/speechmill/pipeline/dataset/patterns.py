@@ -1,0 +1,77 @@
+"""How the codebooks of a frame are laid side by side for a language model: named, and undone.
+
+A dataset stores codes un-delayed and un-offset. A pattern is applied once, here, and never by a
+dataset's reader as well: applied twice it gives noise.
+
+    parallel   row t is frame t
+    delay      codebook k comes `shifts[k]` rows later (MusicGen, section 2.2); the rows that have
+               no frame hold the padding code, which is the codebook's size
+    flatten    one sequence, frame after frame, every codebook with ids of its own
+"""
+
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from speechmill.pipeline.errors import InputError
+
+VERSION = 1
+NAMES = ("flatten", "delay", "parallel")
+
+Codes = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Pattern:
+    """One of the patterns, for codebooks of these sizes."""
+
+    name: str
+    sizes: tuple[int, ...]
+    shifts: tuple[int, ...] = ()  # of each codebook, for delay; default 0, 1, 2, …
+    first_id: int = 0  # of the flat ids: the size of the text vocabulary before them
+
+    def __post_init__(self) -> None:
+        if self.name not in NAMES:
+            raise InputError(f"pattern is {self.name!r}; use one of {', '.join(NAMES)}")
+        if self.shifts and (len(self.shifts) != len(self.sizes) or min(self.shifts) < 0):
+            raise InputError(f"shifts {self.shifts} are not {len(self.sizes)} numbers from 0 up")
+
+    @property
+    def delays(self) -> tuple[int, ...]:
+        """Rows by which each codebook comes later."""
+        if self.name != "delay":
+            return (0,) * len(self.sizes)
+        return self.shifts or tuple(range(len(self.sizes)))
+
+    @property
+    def bases(self) -> npt.NDArray[np.int64]:
+        """The flat id of code 0 of each codebook, then the first id behind them all."""
+        padding = int(self.name == "delay")
+        return np.array(list(accumulate((size + padding for size in self.sizes), initial=0))) + (
+            self.first_id
+        )
+
+    def rows(self, codes_FK: Codes) -> Codes:
+        """Lay codes_FK out as rows of shape (F + longest delay, K)."""
+        num_frames, longest = len(codes_FK), max(self.delays)
+        rows_TK = np.tile(np.array(self.sizes, dtype=np.int64), (num_frames + longest, 1))
+        for book, delay in enumerate(self.delays):
+            rows_TK[delay : delay + num_frames, book] = codes_FK[:, book]
+        return rows_TK
+
+    def frames(self, rows_TK: Codes) -> Codes:
+        """Undo `rows`."""
+        num_frames = len(rows_TK) - max(self.delays)
+        columns = [rows_TK[d : d + num_frames, k] for k, d in enumerate(self.delays)]
+        return np.stack(columns, axis=1)
+
+    def flat(self, codes_FK: Codes) -> Codes:
+        """The rows one after the other, as ids that say which codebook they are of."""
+        return (self.rows(codes_FK) + self.bases[:-1]).reshape(-1)
+
+    def unflat(self, ids_N: Codes) -> Codes:
+        """Undo `flat`."""
+        return self.frames(ids_N.reshape(-1, len(self.sizes)).astype(np.int64) - self.bases[:-1])

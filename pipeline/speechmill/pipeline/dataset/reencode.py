@@ -1,0 +1,102 @@
+"""Rows of a token dataset encoded again, each alone, from the audio they came from."""
+
+import io
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from speechmill.codecs.api import Codec
+from speechmill.pipeline.dataset.layout import TokenDataset
+from speechmill.pipeline.errors import SpeechmillError
+from speechmill.pipeline.shards.listing import Shard
+from speechmill.pipeline.tokenize.batching import BatchSettings
+from speechmill.pipeline.tokenize.decode import DecodeSettings, decode_shard
+from speechmill.pipeline.tokenize.encode import encode_batch
+from speechmill.pipeline.tokenize.schema import ShardEnd, token_schema
+
+_ALONE = BatchSettings(seconds=1e-9, window_seconds=1e-9)  # each clip is a batch of its own
+
+
+@dataclass(frozen=True, slots=True)
+class Reencoded:
+    """One row against its tokens of now."""
+
+    part: str
+    key: str
+    start: float  # s
+    num_frames: int
+    mismatches: tuple[int, ...]  # codes that differ, per codebook
+    device: str  # kind, on which the row was encoded at first
+    error: str | None = None  # why there is nothing to compare with
+
+
+def reencode(
+    dataset: TokenDataset, count: int, codec: Codec, settings: DecodeSettings, seed: int = 0
+) -> Iterator[Reencoded]:
+    """Yield `count` rows drawn at random, or all of a smaller dataset."""
+    names = sorted(dataset.parts())
+    footers = dataset.footers(names)
+    settings = replace(settings, batch=_ALONE)
+    for number, rows in _drawn([footer["rows"] for footer in footers], count, seed).items():
+        table = pq.read_table(
+            io.BytesIO(dataset.storage.read_bytes(dataset.part_url(names[number])))
+        )
+        footer = footers[number]
+        yield from _reencode_rows(dataset, table.take(rows), names[number], footer, codec, settings)
+
+
+def _drawn(sizes: Sequence[int], count: int, seed: int) -> dict[int, list[int]]:
+    """Rows by part, each row of the dataset with the same chance."""
+    ends = list(accumulate(sizes, initial=0))
+    picked = sorted(random.Random(seed).sample(range(ends[-1]), min(count, ends[-1])))
+    parts = np.searchsorted(ends, picked, side="right") - 1
+    drawn: dict[int, list[int]] = {}
+    for row, part in zip(picked, parts.tolist(), strict=True):
+        drawn.setdefault(part, []).append(row - ends[part])
+    return drawn
+
+
+def _reencode_rows(
+    dataset: TokenDataset,
+    wanted: pa.Table,
+    name: str,
+    footer: dict[str, Any],
+    codec: Codec,
+    settings: DecodeSettings,
+) -> Iterator[Reencoded]:
+    shard, only = Shard(**footer["source"]), set(wanted["index"].to_pylist())
+    again: dict[tuple[int, float], dict[str, Any]] = {}
+    reason = "the sample gives no such row any more"
+    try:
+        for batch in decode_shard(shard, dataset.storage, settings, [codec.info], only):
+            if isinstance(batch, ShardEnd):
+                reason = next((f"{r.error}: {r.message}" for r in batch.rejects), reason)
+                continue
+            rows = encode_batch(batch, codec, token_schema(codec.info.codebook_sizes))
+            again |= {(row["index"], row["start"]): row for row in rows.to_pylist()}
+    except SpeechmillError as error:
+        reason = f"{type(error).__name__}: {error}"
+    for row in wanted.to_pylist():
+        now = again.get((row["index"], row["start"]))
+        yield _compared(row, now, name, footer["device"], reason)
+
+
+def _compared(
+    row: dict[str, Any], now: dict[str, Any] | None, part: str, device: str, reason: str
+) -> Reencoded:
+    books = row["num_codebooks"]
+    result = Reencoded(part, row["key"], row["start"], row["num_frames"], (0,) * books, device)
+    if now is None:
+        return replace(result, error=reason)
+    if now["audio_xxh3"] != row["audio_xxh3"]:
+        return replace(result, error="the encoded audio is not the one of the row")
+    if now["num_frames"] != row["num_frames"]:
+        return replace(result, error=f"{now['num_frames']} frames, the row has {row['num_frames']}")
+    before_FK, now_FK = (np.array(r["codes"]).reshape(-1, books) for r in (row, now))
+    return replace(result, mismatches=tuple((before_FK != now_FK).sum(axis=0).tolist()))

@@ -1,0 +1,284 @@
+"""Whether a token dataset is what it says it is: every part read whole, and held to its source."""
+
+import io
+import re
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+import xxhash
+
+from speechmill.codecs.api import CodecInfo
+from speechmill.pipeline.dataset.checks import (
+    check_codes,
+    check_counts,
+    check_identity,
+    check_keys,
+    check_rows,
+    check_times,
+)
+from speechmill.pipeline.dataset.layout import TokenDataset
+from speechmill.pipeline.errors import InputError, ShardError, StorageError
+from speechmill.pipeline.shards.listing import Shard
+from speechmill.pipeline.shards.tar_reader import read_samples
+from speechmill.pipeline.storage import join
+from speechmill.pipeline.tokenize.schema import REJECT_SCHEMA, token_schema
+from speechmill.pipeline.tokenize.writer import read_footer
+
+_PART = re.compile(r".+-[0-9a-f]{12}\.parquet")
+_THREADS = 8  # each holds one part in memory
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something to know about one file of a dataset."""
+
+    check: str  # unreadable | name | footer | codes | rows | keys | duplicate | rejects | …
+    file: str  # below the root of the dataset
+    message: str
+
+
+@dataclass(slots=True)
+class Verification:
+    """What was read, what is wrong with it, and what could not be judged."""
+
+    root: str
+    parts: int = 0
+    rows: int = 0
+    frames: int = 0
+    rejects: int = 0
+    sources_read: int = 0
+    faults: list[Finding] = field(default_factory=list)
+    notes: list[Finding] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class _Part:
+    """What one file of `tokens/` came to; `source` is None where the file cannot be read."""
+
+    file: str
+    findings: list[Finding] = field(default_factory=list)
+    source: Shard | None = None
+    rows: int = 0
+    frames: int = 0
+    rejects: int = 0
+    key_hashes_N: npt.NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))
+    source_read: bool = False
+    unread: StorageError | None = None  # why the source could not be compared
+
+    def add(self, findings: Iterable[tuple[str, str]]) -> None:
+        self.findings += [Finding(check, self.file, message) for check, message in findings]
+
+
+class _Unreadable(Exception):
+    """A file that is there and cannot be understood."""
+
+    def __init__(self, file: str, cause: Exception):
+        super().__init__(file)
+        self.finding = Finding("unreadable", file, f"{type(cause).__name__}: {cause}")
+
+
+def verify(
+    dataset: TokenDataset, *, keys: bool | None = None, unique_keys: bool = False
+) -> Verification:
+    """Read every file of a dataset and list what is wrong.
+
+    `keys` compares rows and rejects with the member names of the source tars: None does so where
+    they can be read, True finds fault where they cannot. A key that occurs in two shards is a
+    fault only with `unique_keys`, since many corpora number the clips of each shard anew. Raises
+    `InputError` where there is no dataset.
+    """
+    identity = dataset.read_identity()
+    if identity is None:
+        raise InputError(f"no token dataset at {dataset.root}: there is no dataset.json")
+    files, strangers = _listed(dataset)
+    rejects = dataset.parts("rejects")
+    check = _PartCheck(dataset, identity, rejects, keys)
+    with ThreadPoolExecutor(_THREADS) as threads:
+        parts = list(threads.map(check, files))
+    found = Verification(
+        root=dataset.root,
+        parts=len(parts),
+        rows=sum(part.rows for part in parts),
+        frames=sum(part.frames for part in parts),
+        rejects=sum(part.rejects for part in parts),
+        sources_read=sum(part.source_read for part in parts),
+        faults=[*strangers, *(finding for part in parts for finding in part.findings)],
+    )
+    found.faults += _same_source(parts)
+    found.faults += _failures(dataset, {_stem(file) for file in files})
+    (found.faults if unique_keys else found.notes).extend(_keys_across(parts))
+    (found.faults if keys else found.notes).extend(_unread_sources(parts))
+    found.notes += _uncommitted(rejects - {_stem(file) for file in files})
+    return found
+
+
+def _listed(dataset: TokenDataset) -> tuple[list[str], list[Finding]]:
+    """The files under `tokens/` that are parts by name, and a fault for each that is not."""
+    infos = dataset.storage.list_files(join(dataset.root, "tokens"))
+    below = len(join(dataset.storage.absolute(dataset.root), "tokens")) + 1
+    names = [info.url[below:] for info in infos]
+    visible = [name for name in names if not name.startswith((".", "_"))]  # as pyarrow reads them
+    parts = [f"tokens/{name}" for name in visible if _PART.fullmatch(name) and "/" not in name]
+    why = "is no <tar>-<12 hex>.parquet, yet readers of the folder see it; move it away"
+    strangers = sorted({f"tokens/{name}" for name in visible} - set(parts))
+    return parts, [Finding("name", file, why) for file in strangers]
+
+
+@dataclass(frozen=True, slots=True)
+class _PartCheck:
+    """Reads one part with its rejects and its source; what is wrong becomes findings."""
+
+    dataset: TokenDataset
+    identity: dict[str, Any]
+    rejects: set[str]
+    keys: bool | None
+
+    def __call__(self, file: str) -> _Part:
+        part = _Part(file)
+        try:
+            table, footer = self._read(file)
+            rejected = self._rejected(file)
+            self._check(part, table, footer, rejected)
+        except _Unreadable as error:
+            part.findings.append(error.finding)
+            return part
+        if part.source and self.keys is not False:
+            self._check_source(part, table, rejected)
+        return part
+
+    def _read(self, file: str) -> tuple[pa.Table, dict[str, Any]]:
+        data = self.dataset.storage.read_bytes(join(self.dataset.root, file))
+        with _reading(file):
+            table = pq.read_table(io.BytesIO(data), page_checksum_verification=True)
+            table.validate(full=True)
+            return table.combine_chunks(), read_footer(data)
+
+    def _rejected(self, file: str) -> pa.Table:
+        if _stem(file) not in self.rejects:
+            return REJECT_SCHEMA.empty_table()
+        rejects = f"rejects/{_stem(file)}.parquet"
+        table, _ = self._read(rejects)
+        with _reading(rejects):
+            return table.select(REJECT_SCHEMA.names).cast(REJECT_SCHEMA)
+
+    def _check(
+        self, part: _Part, table: pa.Table, footer: dict[str, Any], rejected: pa.Table
+    ) -> None:
+        """Later checks rely on what the earlier ones found to be right."""
+        with _reading(part.file):
+            source = Shard(**footer["source"])
+            sizes = tuple(footer["codec"]["codebook_sizes"])
+            codec = CodecInfo(**footer["codec"] | {"codebook_sizes": sizes})
+            part.add(check_identity(footer, self.identity))
+        if source.name != _stem(part.file):
+            message = f"holds the tokens of {source.url}, whose part is {source.name}.parquet"
+            part.add([("name", message)])
+        if not table.schema.equals(token_schema(codec.codebook_sizes)):
+            part.add([("footer", "the columns are not those of a token dataset of this codec")])
+            return
+        part.source, part.rejects, part.rows = source, len(rejected), len(table)
+        part.frames = sum(table["num_frames"].to_pylist())
+        part.key_hashes_N = _hashes(table["key"])
+        part.add(check_counts(table, footer, rejected))
+        part.add(check_codes(table, codec))
+        part.add(check_times(table, codec))
+        part.add(check_rows(table, rejected, source, self._segmented))
+
+    @property
+    def _segmented(self) -> bool:
+        return bool(self.identity.get("segment", "none") != "none")
+
+    def _check_source(self, part: _Part, table: pa.Table, rejected: pa.Table) -> None:
+        assert part.source
+        try:
+            wanted = dict(enumerate(_source_keys(part.source, self.dataset)))
+        except ShardError as error:
+            part.add([("keys", str(error))])
+        except StorageError as error:
+            part.unread = error
+        else:
+            part.source_read = True
+            found: dict[int, str] = {}
+            for rows in (table, rejected):
+                found |= zip(rows["index"].to_pylist(), rows["key"].to_pylist(), strict=True)
+            part.add(("keys", message) for message in check_keys(found, wanted))
+
+
+@contextmanager
+def _reading(file: str) -> Iterator[None]:
+    """Whatever damage makes a Parquet reader raise is a finding about this file."""
+    try:
+        yield
+    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
+        raise _Unreadable(file, error) from error
+
+
+def _source_keys(source: Shard, dataset: TokenDataset) -> Iterator[str]:
+    """The key of every sample of a tar, by position; a limit that no body keeps skips them all."""
+    for entry in read_samples(source, dataset.storage, max_member_bytes=-1):
+        yield entry.key
+
+
+def _same_source(parts: list[_Part]) -> Iterator[Finding]:
+    """Two parts of one tar: its utterances would be read twice."""
+    first: dict[str, str] = {}
+    for part in parts:
+        if part.source and first.setdefault(part.source.url, part.file) != part.file:
+            message = f"{part.source.url} has another part, {first[part.source.url]}; delete one"
+            yield Finding("duplicate", part.file, message)
+
+
+def _keys_across(parts: list[_Part]) -> Iterator[Finding]:
+    """Keys of 64-bit hashes that several shards hold; a part's own duplicates come but once."""
+    if not parts:
+        return
+    hashes_N = np.sort(np.concatenate([np.unique(part.key_hashes_N) for part in parts]))
+    shared_N = np.unique(hashes_N[1:][hashes_N[1:] == hashes_N[:-1]])
+    if len(shared_N):
+        part = next(part for part in parts if np.isin(shared_N[0], part.key_hashes_N))
+        message = f"{len(shared_N)} keys of the dataset occur in more than one shard"
+        yield Finding("duplicate", part.file, message)
+
+
+def _unread_sources(parts: list[_Part]) -> Iterator[Finding]:
+    unread = [part for part in parts if part.unread]
+    if unread:
+        message = f"{len(unread)} source tars cannot be read, first {unread[0].unread}"
+        yield Finding("keys", unread[0].file, message)
+
+
+def _failures(dataset: TokenDataset, done: set[str]) -> Iterator[Finding]:
+    for name in sorted(dataset.parts("failed")):
+        file = f"failed/{name}.json"
+        if name in done:
+            yield Finding("failed", file, "the shard has a part all the same; delete this file")
+            continue
+        try:
+            with _reading(file):
+                record = dataset.failure(name)
+                message = f"{record['shard']}: {record['error']}: {record['message']}"
+            yield Finding("failed", file, message)
+        except _Unreadable as error:
+            yield error.finding
+
+
+def _uncommitted(names: set[str]) -> Iterator[Finding]:
+    for name in sorted(names):
+        message = "has no part beside it: a run stopped between the two, or gave up; resume it"
+        yield Finding("rejects", f"rejects/{name}.parquet", message)
+
+
+def _hashes(keys: pa.ChunkedArray) -> npt.NDArray[np.uint64]:
+    hashes = [xxhash.xxh3_64_intdigest(key.encode()) for key in keys.to_pylist()]
+    return np.array(hashes, dtype=np.uint64)
+
+
+def _stem(file: str) -> str:
+    return file.rpartition("/")[2].rpartition(".")[0]

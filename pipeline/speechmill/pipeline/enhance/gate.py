@@ -1,0 +1,77 @@
+"""Which clips are clean enough to be left alone: an enhancer only harms those."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from speechmill.pipeline.audio.decoders import Samples
+from speechmill.pipeline.errors import InputError
+from speechmill.pipeline.quality.dnsmos import RATE, dnsmos
+
+_FRAME_SECONDS = 0.02
+_SPEECH_PERCENTILE, _NOISE_PERCENTILE = 95, 10
+
+
+@dataclass
+class GateSettings:
+    """A clip that reaches every threshold that is set is left alone; without one, none is."""
+
+    snr_db: float | None = None  # of `estimated_snr`
+    dnsmos_ovr: float | None = None  # 1 to 5
+    dnsmos_bak: float | None = None  # 1 to 5, of the background alone
+    dnsmos: str | None = None  # path or URL of sig_bak_ovr.onnx, for the two above
+
+    def __post_init__(self) -> None:
+        if (self.dnsmos_ovr or self.dnsmos_bak) and not self.dnsmos:
+            raise InputError("gate.dnsmos is not set: path or URL of DNSMOS's sig_bak_ovr.onnx")
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether a clip is clean enough, and by which measures."""
+
+    clean: bool
+    measures: dict[str, float]
+
+
+def judge(audio_T: Samples, sample_rate: int, settings: GateSettings) -> Verdict:
+    """Measure what the settings have a threshold for."""
+    thresholds = {
+        name: value
+        for name in ("snr_db", "dnsmos_ovr", "dnsmos_bak")
+        if (value := getattr(settings, name)) is not None
+    }
+    measures: dict[str, float] = {}
+    if "snr_db" in thresholds:
+        measures["snr_db"] = estimated_snr(audio_T, sample_rate)
+    if settings.dnsmos and {"dnsmos_ovr", "dnsmos_bak"} & thresholds.keys():
+        measures |= _dnsmos(audio_T, sample_rate, settings.dnsmos, thresholds)
+    clean = bool(thresholds) and all(measures[n] >= limit for n, limit in thresholds.items())
+    return Verdict(clean, {name: round(value, 3) for name, value in measures.items()})
+
+
+def estimated_snr(audio_T: Samples, sample_rate: int) -> float:
+    """Signal to noise in dB, at most 100, from the levels of frames of 20 ms alone.
+
+    The 10th percentile is taken for the noise, the 95th for speech and noise: right for clips that
+    have pauses and noise that stays.
+    """
+    size = max(1, round(_FRAME_SECONDS * sample_rate))
+    padded_T = np.pad(audio_T.astype(np.float64), (0, -len(audio_T) % size))
+    power_N = (padded_T.reshape(-1, size) ** 2).mean(axis=1)
+    noise, loud = np.percentile(power_N, [_NOISE_PERCENTILE, _SPEECH_PERCENTILE])
+    return float(
+        10 * np.log10(max(loud - noise, 1e-10 * loud, 1e-20) / max(noise, 1e-10 * loud, 1e-20))
+    )
+
+
+def _dnsmos(
+    audio_T: Samples, sample_rate: int, model: str, thresholds: dict[str, Any]
+) -> dict[str, float]:
+    import soxr
+
+    at_rate_T = soxr.resample(audio_T, sample_rate, RATE) if sample_rate != RATE else audio_T
+    rated = dnsmos(at_rate_T, model)
+    found = {"dnsmos_ovr": rated.ovr, "dnsmos_bak": rated.bak}
+    return {name: value for name, value in found.items() if name in thresholds}

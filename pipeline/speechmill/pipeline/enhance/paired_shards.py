@@ -1,0 +1,125 @@
+"""Paired shards on storage, and the job that writes them.
+
+OUTPUT/enhance.json, OUTPUT/shards/<tar>-<12 hex>.tar (the commit), OUTPUT/reports/<same>.json and
+OUTPUT/rejects/<same>.parquet (both written before it), OUTPUT/failed/, OUTPUT/runs/.
+"""
+
+import io
+import json
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from speechmill.codecs.errors import CheckpointError
+from speechmill.codecs.fetch import digest, fetch
+from speechmill.pipeline.dataset.layout import ShardOutput
+from speechmill.pipeline.enhance.api import Enhancer, EnhancerSettings
+from speechmill.pipeline.enhance.load import load_enhancer
+from speechmill.pipeline.enhance.pairs import (
+    PairedTar,
+    PairReport,
+    PairSettings,
+    pair_shard,
+    read_shard,
+)
+from speechmill.pipeline.run.job import Stream, Work
+from speechmill.pipeline.shards.listing import Shard
+from speechmill.pipeline.storage import Storage, join
+from speechmill.pipeline.tokenize.decode import Isolation
+from speechmill.pipeline.tokenize.schema import reject_table
+from speechmill.pipeline.tokenize.writer import library_versions
+
+SCHEMA_VERSION = 1
+_PARALLEL_READS = 32
+
+
+class PairedShards(ShardOutput):
+    """The folder of shards that training reads pairs from."""
+
+    identity_file, folder, suffix, content = "enhance.json", "shards", ".tar", "pairs"
+
+    def sources(self, names: Sequence[str]) -> list[dict[str, Any]]:
+        """From the reports of the parts."""
+        with ThreadPoolExecutor(_PARALLEL_READS) as threads:
+            return list(threads.map(lambda name: self.report(name)["source"], names))
+
+    def report(self, name: str) -> dict[str, Any]:
+        """What became of one shard."""
+        return dict(json.loads(self.storage.read_bytes(self._url("reports", name, ".json"))))
+
+    def commit(self, shard: Shard, paired: PairedTar) -> None:
+        """Write the tar so that it appears whole, after all that belongs to it."""
+        if paired.rejects:
+            sink = io.BytesIO()
+            pq.write_table(reject_table(paired.rejects, shard.url), sink, compression="zstd")
+            self.storage.put(self._url("rejects", shard.name, ".parquet"), sink.getvalue())
+        report = {n: value for n, value in asdict(paired.report).items() if n not in _UNKEPT}
+        facts = {"source": asdict(shard), **report, "libraries": library_versions()}
+        data = json.dumps(facts, indent=1, sort_keys=True) + "\n"
+        self.storage.put(self._url("reports", shard.name, ".json"), data.encode())
+        self.storage.put(self.part_url(shard.name), paired.data)
+
+    def _url(self, folder: str, name: str, suffix: str) -> str:
+        return join(self.root, folder, f"{name}{suffix}")
+
+
+_UNKEPT = {"encode_seconds", "frames", "num_bad_json"}  # another run has other seconds
+
+
+def identity(enhancer: Enhancer, settings: PairSettings) -> dict[str, Any]:
+    """What must be the same for two runs to write into one output."""
+    gate: dict[str, Any] = asdict(settings.gate)
+    if settings.gate.dnsmos:
+        gate["dnsmos"] = digest(fetch(settings.gate.dnsmos))
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "enhancer": enhancer.name,
+        "revision": enhancer.revision,
+        "sample_rate": enhancer.sample_rate,
+        "gate": gate,
+        "channels": settings.audio.channels,
+        "resampler": settings.audio.resampler,
+        "member": settings.audio.member,
+    }
+
+
+@dataclass(frozen=True)
+class EnhanceJob:
+    """Shards to shards of pairs."""
+
+    output: str
+    storage: Storage
+    enhancer: EnhancerSettings
+    revision: str  # of the enhancer at the driver
+    settings: PairSettings
+
+    @property
+    def num_targets(self) -> int:
+        return 1
+
+    @property
+    def object_mb(self) -> float:
+        """Of a sample, about: a long clip as FLAC."""
+        return 1.0
+
+    def load(self) -> Work:
+        """Load the enhancer; raises `CheckpointError` where it is not the one of the driver."""
+        enhancer = load_enhancer(self.enhancer)
+        if enhancer.revision != self.revision:
+            raise CheckpointError(
+                f"{enhancer.name} is revision {enhancer.revision} on a worker, but "
+                f"{self.revision} at the driver; give every node the same weights"
+            )
+
+        def work(
+            shard: Shard, stream: Stream, isolation: Isolation, needed: Sequence[int]
+        ) -> PairReport:
+            samples = stream(read_shard, shard, self.storage, self.settings.limits)
+            paired = pair_shard(samples, shard, enhancer, self.settings)
+            PairedShards(self.output, self.storage).commit(shard, paired)
+            return paired.report
+
+        return work

@@ -1,0 +1,185 @@
+"""One tar in, one tar out: every sample as it was, with its enhanced audio beside it.
+
+A sample `<key>` gains `<key>.enhanced.flac`, 16-bit, one channel at the enhancer's rate, with
+exactly the samples that decoding the original to that rate gives; and `<key>.enhanced.json`, which
+says whether the enhancer was at work. The same shard and settings give the same bytes.
+"""
+
+import io
+import json
+import tarfile
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import soundfile
+
+from speechmill.codecs.errors import CodecError
+from speechmill.pipeline.audio.decoders import Limits, to_float
+from speechmill.pipeline.audio.resample import AudioSettings, decode_audio
+from speechmill.pipeline.blob import Blob
+from speechmill.pipeline.enhance.api import Enhancer
+from speechmill.pipeline.enhance.gate import GateSettings, judge
+from speechmill.pipeline.errors import InputError, SampleError, StreamBroken, UnsuitableAudio
+from speechmill.pipeline.shards.listing import Shard
+from speechmill.pipeline.shards.tar_reader import Reject, Sample, read_samples
+from speechmill.pipeline.storage import Storage
+from speechmill.pipeline.tokenize.decode import audio_suffix
+from speechmill.pipeline.tokenize.schema import ShardEnd
+from speechmill.pipeline.tokenize.writer import ShardReport
+
+AUDIO, FACTS = "enhanced.flac", "enhanced.json"  # suffixes of the new members
+
+
+@dataclass
+class PairSettings:
+    """How a sample becomes a pair."""
+
+    audio: AudioSettings = field(default_factory=AudioSettings)
+    limits: Limits = field(default_factory=Limits)
+    gate: GateSettings = field(default_factory=GateSettings)
+
+
+@dataclass(frozen=True, slots=True)
+class PairReport(ShardReport):
+    """What became of one shard; its rows are pairs."""
+
+    left_alone: int = 0  # clean enough by the gate
+
+
+@dataclass(frozen=True, slots=True)
+class PairedTar:
+    """A whole shard, ready to be committed."""
+
+    data: bytes
+    rejects: list[Reject]
+    report: PairReport
+
+
+def read_shard(shard: Shard, storage: Storage, limits: Limits) -> Iterator[Sample | ShardEnd]:
+    """Yield the samples of a tar, then one `ShardEnd` with the members that are none."""
+    rejects = []
+    for sample in read_samples(shard, storage, int(limits.member_mb * 1e6)):
+        if isinstance(sample, Reject):
+            rejects.append(sample)
+        else:  # large members are mapped, and a map cannot go to another process
+            members = {suffix: data[:] for suffix, data in sample.members.items()}
+            yield Sample(sample.key, sample.index, {**members})
+    yield ShardEnd(rejects, num_bad_json=0)
+
+
+def pair_shard(
+    samples: Iterable[Sample | ShardEnd], shard: Shard, enhancer: Enhancer, settings: PairSettings
+) -> PairedTar:
+    """Enhance every sample; one that cannot be is left out and becomes a reject.
+
+    Raises `StreamBroken` where the samples end without a `ShardEnd`.
+    """
+    buffer = io.BytesIO()
+    pairs: list[_Facts] = []
+    rejects: list[Reject] = []
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        for sample in samples:
+            if isinstance(sample, ShardEnd):
+                rejects += sample.rejects
+                break
+            try:
+                flac, facts = _pair(sample, enhancer, settings)
+            except (CodecError, InputError):
+                raise  # no sample is at fault
+            # A damaged file may raise anything from within a decoder; it costs only itself.
+            except Exception as error:
+                rejects.append(_reject(sample, error))
+            else:
+                _write(tar, sample.key, {**sample.members, AUDIO: flac, FACTS: facts.to_json()})
+                pairs.append(facts)
+        else:
+            raise StreamBroken(f"{shard.url}: the samples ended before the shard did")
+    rejects.sort(key=lambda reject: reject.index)
+    return PairedTar(buffer.getvalue(), rejects, _report(shard, pairs, rejects))
+
+
+@dataclass(frozen=True, slots=True)
+class _Facts:
+    """Of one pair."""
+
+    enhanced: bool
+    enhancer: str
+    revision: str
+    measures: dict[str, float]  # of the gate
+    seconds: float
+    enhance_seconds: float
+
+    def to_json(self) -> bytes:
+        """What is kept in the tar: nothing that another run would find otherwise."""
+        facts = {"enhanced": self.enhanced, "enhancer": self.enhancer, "revision": self.revision}
+        return json.dumps(facts | self.measures, sort_keys=True).encode()
+
+
+def _report(shard: Shard, pairs: list[_Facts], rejects: list[Reject]) -> PairReport:
+    return PairReport(
+        shard=shard.name,
+        rows=len(pairs),
+        frames=0,
+        audio_seconds=sum(pair.seconds for pair in pairs),
+        rejects=dict(sorted(Counter(reject.error for reject in rejects).items())),
+        encode_seconds=sum(pair.enhance_seconds for pair in pairs),
+        left_alone=sum(not pair.enhanced for pair in pairs),
+    )
+
+
+def _write(tar: tarfile.TarFile, key: str, members: Mapping[str, Blob]) -> None:
+    """Headers say nothing of who wrote them and when."""
+    for suffix, data in members.items():
+        header = tarfile.TarInfo(f"{key}.{suffix}")
+        header.size = len(data)
+        tar.addfile(header, io.BytesIO(data[:]))
+
+
+def _pair(sample: Sample, enhancer: Enhancer, settings: PairSettings) -> tuple[bytes, _Facts]:
+    if AUDIO in sample.members or FACTS in sample.members:
+        raise UnsuitableAudio(f"there is a member .{AUDIO} already; give shards without pairs")
+    data = sample.members[audio_suffix(sample, settings.audio.member)]
+    decoded = decode_audio(data, enhancer.sample_rate, settings.audio, settings.limits)
+    audio_T = np.asarray(to_float(decoded.audio_T), np.float32)
+    verdict = judge(audio_T, enhancer.sample_rate, settings.gate)
+    started = time.perf_counter()
+    enhanced_T = audio_T if verdict.clean else enhancer.enhance(audio_T)
+    seconds = time.perf_counter() - started
+    if len(enhanced_T) != len(audio_T) or not np.isfinite(enhanced_T).all():
+        raise SampleError(
+            f"{enhancer.name} gave {len(enhanced_T)} samples of {len(audio_T)}, "
+            f"{np.count_nonzero(~np.isfinite(enhanced_T))} of them NaN or inf"
+        )
+    facts = _Facts(
+        enhanced=not verdict.clean,
+        enhancer=enhancer.name,
+        revision=enhancer.revision,
+        measures=verdict.measures,
+        seconds=decoded.duration,
+        enhance_seconds=seconds,
+    )
+    return _flac(enhanced_T, enhancer.sample_rate), facts
+
+
+def _flac(audio_T: Any, sample_rate: int) -> bytes:
+    """16-bit samples scaled by 2^15, as decoding them takes them to be."""
+    pcm_T = np.clip(np.round(audio_T * 32768), -32768, 32767).astype(np.int16)
+    sink = io.BytesIO()
+    soundfile.write(sink, pcm_T, sample_rate, format="FLAC", subtype="PCM_16")
+    return sink.getvalue()
+
+
+def _reject(sample: Sample, error: Exception) -> Reject:
+    return Reject(
+        key=sample.key,
+        index=sample.index,
+        member=f"{sample.key}.{next(iter(sample.members))}",
+        stage="enhance",
+        error=type(error).__name__,
+        message=str(error),
+        num_bytes=sum(len(data) for data in sample.members.values()),
+    )

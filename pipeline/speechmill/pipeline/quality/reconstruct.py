@@ -1,0 +1,79 @@
+"""Audio through a codec and back, clip by clip, with the time it took."""
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from speechmill.codecs.api import Codec
+from speechmill.pipeline.audio.decoders import Limits, Samples, to_float
+from speechmill.pipeline.audio.resample import AudioSettings, decode_audio
+from speechmill.pipeline.quality.codebook_usage import CodeCounts
+from speechmill.pipeline.quality.testset import RATE, Utterance
+
+
+@dataclass(frozen=True, slots=True)
+class Reconstruction:
+    """What a codec made of one clip with its first codebooks."""
+
+    utterance: Utterance
+    num_codebooks: int
+    audio_T: Samples  # float32
+    sample_rate: int  # Hz, of audio_T
+    encode_seconds: float
+    decode_seconds: float
+
+
+def reconstruct(
+    utterances: Iterable[Utterance],
+    codec: Codec,
+    prefixes: Sequence[int],
+    audio: AudioSettings,
+    limits: Limits,
+    counts: CodeCounts,
+) -> Iterator[Reconstruction]:
+    """Encode each clip once and decode each prefix of its codebooks; `counts` counts its codes.
+
+    One clip at a time, so that the seconds are those of a batch of one. Clips that are shorter
+    than a frame of the codec are left out.
+    """
+    for position, utterance in enumerate(utterances):
+        audio_T = torch.from_numpy(_at_rate(utterance, codec.info.sample_rate, audio, limits))
+        if not codec.info.num_frames(len(audio_T)):
+            continue
+        if position == 0:  # what is set up on the first call is no part of the speed
+            codec.decode(codec.encode(audio_T[None], _lengths(audio_T)), _frames(codec, audio_T))
+        started = time.perf_counter()
+        codes_KF = codec.encode(audio_T[None], _lengths(audio_T))[0].cpu()
+        encode_seconds = time.perf_counter() - started
+        counts.add(codes_KF.numpy())
+        for prefix in prefixes:
+            started = time.perf_counter()
+            decoded_T = codec.decode(codes_KF[None, :prefix], _frames(codec, audio_T))[0].cpu()
+            decode_seconds = time.perf_counter() - started
+            yield Reconstruction(
+                utterance=utterance,
+                num_codebooks=prefix,
+                audio_T=decoded_T.numpy(),
+                sample_rate=codec.info.output_sample_rate,
+                encode_seconds=encode_seconds,
+                decode_seconds=decode_seconds,
+            )
+
+
+def _at_rate(utterance: Utterance, rate: int, audio: AudioSettings, limits: Limits) -> Samples:
+    if rate == RATE:
+        return utterance.input_T
+    return np.asarray(
+        to_float(decode_audio(utterance.data, rate, audio, limits).audio_T), np.float32
+    )
+
+
+def _lengths(audio_T: torch.Tensor) -> torch.Tensor:
+    return torch.tensor([len(audio_T)])
+
+
+def _frames(codec: Codec, audio_T: torch.Tensor) -> torch.Tensor:
+    return torch.tensor([codec.info.num_frames(len(audio_T))])

@@ -1,0 +1,84 @@
+"""Many pairs scored side by side in processes, since most of these libraries use one core."""
+
+import multiprocessing
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import TypeVar
+
+from speechmill.pipeline.audio.decoders import Samples
+from speechmill.pipeline.errors import InputError
+from speechmill.pipeline.quality.dnsmos import dnsmos
+from speechmill.pipeline.quality.signal import SIGNAL_METRICS
+
+Scores = dict[str, float | None]
+Tag = TypeVar("Tag")
+
+_AHEAD = 4  # pairs that wait for each process
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """Scores one pair at 16 kHz: the metrics by name, and DNSMOS where its model is given."""
+
+    names: Sequence[str]
+    dnsmos_model: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in self.names:
+            if name not in SIGNAL_METRICS:
+                known = ", ".join(SIGNAL_METRICS)
+                raise InputError(f"no metric {name!r} in metrics.signal; known: {known}")
+
+    def __call__(self, reference_T: Samples | None, estimate_T: Samples) -> Scores:
+        """Without a reference only what needs none."""
+        scores: Scores = {}
+        if reference_T is not None:
+            scores |= {name: SIGNAL_METRICS[name](reference_T, estimate_T) for name in self.names}
+        if self.dnsmos_model:
+            rated = dnsmos(estimate_T, self.dnsmos_model)
+            scores |= {f"dnsmos_{name}": value for name, value in asdict(rated).items()}
+        return scores
+
+
+@contextmanager
+def scoring_processes(count: int | None) -> Iterator[Executor | None]:
+    """That many processes, by default one for each core; None where one is all."""
+    count = count or len(os.sched_getaffinity(0))
+    if count == 1:
+        yield None
+        return
+    context = multiprocessing.get_context("spawn")  # a fork of torch's threads may hang
+    with ProcessPoolExecutor(count, context, initializer=_use_one_thread) as processes:
+        yield processes
+
+
+def scored(
+    pairs: Iterable[tuple[Tag, Samples | None, Samples]],
+    scorer: Callable[[Samples | None, Samples], Scores],
+    processes: Executor | None,
+) -> Iterator[tuple[Tag, Scores]]:
+    """The scores of each pair, in order, with the tag that came with it."""
+    if processes is None:
+        for tag, reference_T, estimate_T in pairs:
+            yield tag, scorer(reference_T, estimate_T)
+        return
+    waiting: deque[tuple[Tag, Future[Scores]]] = deque()
+    ahead = _AHEAD * len(os.sched_getaffinity(0))
+    for tag, reference_T, estimate_T in pairs:
+        waiting.append((tag, processes.submit(scorer, reference_T, estimate_T)))
+        if len(waiting) > ahead:
+            tag, future = waiting.popleft()
+            yield tag, future.result()
+    while waiting:
+        tag, future = waiting.popleft()
+        yield tag, future.result()
+
+
+def _use_one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)

@@ -1,0 +1,170 @@
+"""The clips of a test set: out of shards, or straight from a folder or manifest of audio."""
+
+import json
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from speechmill.pipeline.audio.decoders import Limits, Samples, to_float
+from speechmill.pipeline.audio.resample import AudioSettings, decode_audio
+from speechmill.pipeline.errors import InputError, SampleError, UnsuitableAudio
+from speechmill.pipeline.shards.listing import list_shards
+from speechmill.pipeline.shards.manifest import MANIFESTS
+from speechmill.pipeline.shards.members import Clip
+from speechmill.pipeline.shards.packing import READERS, PackSettings, plan_shards, read_member
+from speechmill.pipeline.shards.tar_reader import Reject, Sample, read_samples
+from speechmill.pipeline.storage import Storage
+from speechmill.pipeline.tokenize.decode import audio_suffix
+
+RATE = 16_000  # Hz, at which clips are compared
+_MAX_DIFFERENCE = 0.02  # s by which a clip and its clean twin may differ in length
+
+
+@dataclass(frozen=True, slots=True)
+class Utterance:
+    """One clip of a test set."""
+
+    key: str
+    data: bytes  # as it was encoded: each codec decodes it at its own rate
+    input_T: Samples  # float32 at RATE
+    reference_T: Samples  # the clean twin of a noisy clip, else the clip itself
+    sample_rate: int  # Hz, of the source
+    text: str | None
+
+    @property
+    def paired(self) -> bool:
+        return self.reference_T is not self.input_T
+
+    @property
+    def seconds(self) -> float:
+        return len(self.input_T) / RATE
+
+
+@dataclass
+class TestSetSettings:
+    """Where the clips are, and their clean twins where they have some."""
+
+    clips: list[str]  # shards as of `tokenize`, or folders or manifests of audio as of `pack`
+    references: list[str] | None = None  # the same for the clean twins, matched by key
+    reference_member: str | None = None  # suffix of the clean twin in the same sample
+    max_clips: int | None = None  # evenly spaced over the keys in their order
+
+
+def read_test_set(
+    settings: TestSetSettings, audio: AudioSettings, limits: Limits, storage: Storage
+) -> tuple[list[Utterance], dict[str, str]]:
+    """Every clip in the order of its key, and why others were left out, by key.
+
+    All of it is held in memory, encoded. Raises `InputError` where nothing is left.
+    """
+    rejects: dict[str, str] = {}
+    samples = dict(_samples(settings.clips, limits, storage, rejects))
+    if settings.references:
+        twins = dict(_samples(settings.references, limits, storage, rejects))
+        rejects |= dict.fromkeys(samples.keys() - twins.keys(), "has no reference")
+    else:
+        twins = samples if settings.reference_member else {}
+    utterances = []
+    for key in _spread(sorted(samples.keys() - rejects.keys()), settings.max_clips):
+        try:
+            utterances.append(_Reader(settings, audio, limits).read(samples[key], twins.get(key)))
+        except SampleError as error:
+            rejects[key] = f"{type(error).__name__}: {error}"
+    if not utterances:
+        reasons = "; ".join(f"{key}: {reason}" for key, reason in list(rejects.items())[:3])
+        raise InputError(f"no clip of {settings.clips} can be evaluated: {reasons or 'none found'}")
+    return utterances, rejects
+
+
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    settings: TestSetSettings
+    audio: AudioSettings
+    limits: Limits
+
+    def read(self, sample: Sample, twin: Sample | None) -> Utterance:
+        data = sample.members[audio_suffix(sample, self.audio.member)][:]
+        decoded = decode_audio(data, RATE, self.audio, self.limits)
+        input_T = np.asarray(to_float(decoded.audio_T), np.float32)
+        reference_T = self._reference(twin, len(input_T)) if twin else input_T
+        return Utterance(
+            key=sample.key,
+            data=data,
+            input_T=input_T[: len(reference_T)] if twin else input_T,
+            reference_T=reference_T,
+            sample_rate=decoded.sample_rate,
+            text=_text(sample),
+        )
+
+    def _reference(self, twin: Sample, num_samples: int) -> Samples:
+        separate = self.settings.references is not None
+        wanted = self.settings.reference_member or (None if separate else self.audio.member)
+        data = twin.members[audio_suffix(twin, wanted)]
+        reference_T = decode_audio(data, RATE, self.audio, self.limits).audio_T
+        if abs(len(reference_T) - num_samples) > _MAX_DIFFERENCE * RATE:
+            raise UnsuitableAudio(
+                f"{num_samples / RATE:.3f} s, but its reference has {len(reference_T) / RATE:.3f} s"
+            )
+        return np.asarray(to_float(reference_T[:num_samples]), np.float32)
+
+
+def _spread(keys: list[str], count: int | None) -> list[str]:
+    if count is None or count >= len(keys):
+        return keys
+    return [keys[i * len(keys) // count] for i in range(count)]
+
+
+def _samples(
+    sources: Sequence[str], limits: Limits, storage: Storage, rejects: dict[str, str]
+) -> Iterator[tuple[str, Sample]]:
+    for source in sources:
+        if _is_audio(source, storage):
+            found: Iterator[Sample | Reject] = _samples_of_files(source, storage)
+        else:
+            found = _samples_of_shards(source, limits, storage)
+        for sample in found:
+            if isinstance(sample, Reject):
+                rejects[sample.key] = sample.message
+            else:
+                yield sample.key, sample
+
+
+def _is_audio(source: str, storage: Storage) -> bool:
+    """Whether a source is a manifest or folder of audio files; else it names shards."""
+    if source.endswith(MANIFESTS):
+        return True
+    if source.endswith((".tar", ".txt")) or any(mark in source for mark in "*?[{"):
+        return False
+    return not any(info.url.endswith(".tar") for info in storage.list_files(source))
+
+
+def _samples_of_shards(source: str, limits: Limits, storage: Storage) -> Iterator[Sample | Reject]:
+    for shard in list_shards([source], storage):
+        yield from read_samples(shard, storage, int(limits.member_mb * 1e6))
+
+
+def _samples_of_files(source: str, storage: Storage) -> Iterator[Sample]:
+    """Keys and members as `pack` would give them."""
+    [everything] = plan_shards(PackSettings(source, output="", shard_mb=float("inf")), storage)
+
+    def read(index: int, clip: Clip) -> Sample:
+        names = [member.name.removeprefix(f"{clip.key}.") for member in clip.members]
+        contents = [read_member(member, storage) for member in clip.members]
+        return Sample(clip.key, index, dict(zip(names, contents, strict=True)))
+
+    with ThreadPoolExecutor(READERS) as pool:
+        yield from pool.map(read, range(len(everything.clips)), everything.clips)
+
+
+def _text(sample: Sample) -> str | None:
+    """What is said: the `.txt` member, or `text` of the JSON."""
+    if "txt" in sample.members:
+        return sample.members["txt"][:].decode(errors="replace")
+    try:
+        parsed = json.loads(sample.members.get("json", b"null")[:])
+    except ValueError:
+        return None
+    text = parsed.get("text") if isinstance(parsed, dict) else None
+    return text if isinstance(text, str) else None

@@ -1,0 +1,102 @@
+"""A worker as a Ray actor: models on one GPU (or a share of one, or the CPU).
+
+It owns the decode streams of the shards it was given: Ray tasks on the CPUs that yield batches into
+the object store and stop when enough lie there.
+"""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import ray
+
+from speechmill.pipeline.errors import NodeLost
+from speechmill.pipeline.run import ray_metrics
+from speechmill.pipeline.run.diagnosis import timed
+from speechmill.pipeline.run.job import Job, Work, WorkerSettings
+from speechmill.pipeline.shards.listing import Shard
+from speechmill.pipeline.tokenize.decode import Isolation
+from speechmill.pipeline.tokenize.writer import ShardReport
+
+_LEAVING = "the worker was told to leave"
+
+
+class Worker:
+    """A job's models on one device, with a few shards at a time in threads of their own."""
+
+    def __init__(self, job: Job, settings: WorkerSettings, threads: int, stream_objects: int):
+        self.job = job
+        ray_metrics.export()
+        self.threads = threads
+        self.grace = settings.grace_seconds
+        self.work: Work | None = None
+        self.beats = 0  # objects taken so far
+        self.running = 0
+        self.leaving = False
+        signal.signal(signal.SIGTERM, self._leave)
+        self.produce = ray.remote(_produce)  # each one made is sent to every process that runs it
+        self.options = {
+            "num_returns": "streaming",
+            "num_cpus": settings.decode_cpus,
+            "max_retries": 0,
+            "_generator_backpressure_num_objects": stream_objects,
+        }
+
+    def where(self) -> str:
+        """The node that it runs on."""
+        return str(ray.get_runtime_context().get_node_id())
+
+    def load(self) -> None:
+        """Load the models; apart from `__init__`, so that its errors arrive as they are."""
+        if self.leaving:
+            raise NodeLost(_LEAVING)
+        if self.work:
+            return
+        import torch
+
+        torch.set_num_threads(self.threads)  # Ray sets it to 1 for an actor that claims no CPU
+        self.work = self.job.load()
+
+    def beat(self) -> int:
+        """A number that grows as long as the worker gets on."""
+        return self.beats
+
+    def run(self, shard: Shard, isolation: Isolation, needed: Sequence[int]) -> ShardReport:
+        """Do a shard for the targets in these positions."""
+        from speechmill.pipeline.tokenize.device import broken_device
+
+        if self.leaving:
+            raise NodeLost(_LEAVING)
+        assert self.work
+        self.running += 1
+        try:
+            with broken_device():
+                return self.work(shard, self._stream, isolation, needed)
+        finally:
+            self.running -= 1
+
+    def _stream(self, function: Callable[..., Iterator[Any]], *arguments: Any) -> Iterator[Any]:
+        task = self.produce.options(name=function.__name__, **self.options)
+        for reference in task.remote(function, *arguments):
+            yield ray.get(reference)
+            self.beats += 1
+
+    def _leave(self, *_: object) -> None:
+        """Finish the shards at hand within the grace time and take no others, then end."""
+        self.leaving = True
+        threading.Thread(target=self._end, daemon=True).start()
+
+    def _end(self) -> None:
+        deadline = time.monotonic() + self.grace
+        while self.running and time.monotonic() < deadline:
+            time.sleep(0.1)
+        time.sleep(1.0)  # the answers are on their way
+        os._exit(0)
+
+
+def _produce(function: Callable[..., Iterator[Any]], *arguments: Any) -> Iterator[Any]:
+    ray_metrics.export()
+    yield from timed(function(*arguments))

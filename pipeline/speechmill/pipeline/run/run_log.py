@@ -1,0 +1,179 @@
+"""What one run did, in files beside the dataset: `runs/<run id>/`."""
+
+import json
+import logging
+import secrets
+import time
+from collections import deque
+from collections.abc import Collection, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict
+from datetime import UTC, datetime
+from itertools import count
+from typing import Any
+
+from speechmill.pipeline import metrics
+from speechmill.pipeline.errors import StorageError, StorageNotFound
+from speechmill.pipeline.run.diagnosis import STAGES, Bottleneck, find_bottleneck
+from speechmill.pipeline.run.policy import Action
+from speechmill.pipeline.run.runner import Event, Totals
+from speechmill.pipeline.storage import Storage, join
+from speechmill.pipeline.tokenize.writer import ShardReport, library_versions
+
+FLUSH_SECONDS = 30.0  # objects cannot be appended to: the whole file is put again
+_TELLING_SECONDS = 120.0  # a shorter run shows how long starting takes, not what holds it up
+SUMMARY = "summary.json"
+LATEST = 100  # shards by which the bottleneck of the moment is found
+FILE_BYTES = 2**23  # then another file is begun: a month's events would fill the driver's memory
+
+logger = logging.getLogger(__name__)
+
+
+class RunLog:
+    """Writes `config.yaml` at the start, `events.jsonl` on the way, `summary.json` at the end.
+
+    What does not fit into `events.jsonl` goes on in `events-0001.jsonl`, `events-0002.jsonl`, …
+    A thread writes, so that no worker waits for the log.
+    """
+
+    def __init__(self, root: str, storage: Storage, config_yaml: str):
+        started = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+        self.run_id = f"{started}-{secrets.token_hex(2)}"
+        self._folder = run_folder(root, self.run_id)
+        self._storage = storage
+        self._lines: list[str] = []  # of the file that is being written
+        self._bytes = 0
+        self._full_files = 0
+        self._latest: deque[ShardReport] = deque(maxlen=LATEST)
+        self._writer = ThreadPoolExecutor(1, "run-log")
+        self._writing: Future[None] | None = None
+        self._flushed = self._started = time.monotonic()
+        self._put("config.yaml", config_yaml)
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the run began."""
+        return time.monotonic() - self._started
+
+    def record(self, kind: str, **facts: Any) -> None:
+        line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": kind} | facts
+        self._lines.append(json.dumps(line) + "\n")
+        self._bytes += len(self._lines[-1])
+        idle = self._writing is None or self._writing.done()
+        due = idle and time.monotonic() - self._flushed > FLUSH_SECONDS
+        if due or self._bytes > FILE_BYTES:
+            self._flush()
+
+    def record_event(self, event: Event) -> None:
+        _count(event)
+        if event.report:
+            self._latest.append(event.report)
+            _show_bottleneck(self._latest)
+        facts: dict[str, Any] = {"shard": event.shard.url, "attempts": event.attempts}
+        if event.report:
+            facts |= asdict(event.report)
+        if event.error:
+            facts |= {"error": type(event.error).__name__, "message": str(event.error)}
+        if event.reason:
+            facts |= {"reason": event.reason}
+        if event.delay:
+            facts |= {"delay": round(event.delay, 3)}
+        self.record(event.kind, **facts)
+
+    def finish(self, status: str, totals: Totals) -> None:
+        """Close the run; `status` is done, failed, aborted or interrupted."""
+        self.record("run ended", status=status)
+        self._flush()
+        summary = {
+            "run": self.run_id,
+            "status": status,
+            "seconds": round(self.elapsed, 3),
+            "libraries": library_versions(),
+            "bottleneck": what_held_up(totals, self.elapsed),
+            **asdict(totals),
+        }
+        self._writer.submit(self._write, SUMMARY, json.dumps(summary, indent=2) + "\n")
+        self._writer.shutdown()
+
+    def _flush(self) -> None:
+        name, text = events_name(self._full_files), "".join(self._lines)
+        self._writing = self._writer.submit(self._write, name, text)
+        self._flushed = time.monotonic()
+        if self._bytes > FILE_BYTES:
+            self._lines.clear()
+            self._bytes = 0
+            self._full_files += 1
+
+    def _write(self, name: str, text: str) -> None:
+        """A log that cannot be written is no reason to end the run that it tells of."""
+        try:
+            self._put(name, text)
+        except StorageError as error:
+            logger.warning("the run goes on without %s: %s", name, error)
+
+    def _put(self, name: str, text: str) -> None:
+        self._storage.put(join(self._folder, name), text.encode())
+
+
+def bottleneck_of(parts: Collection[ShardReport] | Collection[Totals]) -> Bottleneck | None:
+    """What held up the shards of these reports, or of a whole run."""
+    return find_bottleneck(
+        encode=sum(part.encode_seconds for part in parts),
+        starved=sum(part.starved_seconds for part in parts),
+        decode=sum(part.decode_seconds for part in parts),
+        decode_cpu=sum(part.decode_cpu_seconds for part in parts),
+    )
+
+
+def what_held_up(totals: Totals, elapsed: float) -> str | None:
+    """The sentence of a whole run; None of one too short to tell."""
+    found = bottleneck_of([totals]) if elapsed > _TELLING_SECONDS else None
+    return found.sentence if found else None
+
+
+def _show_bottleneck(reports: Collection[ShardReport]) -> None:
+    found = bottleneck_of(reports)
+    for stage in STAGES:
+        is_it = found is not None and found.stage == stage
+        metrics.record(metrics.BOTTLENECK, float(is_it), stage=stage)
+
+
+def _count(event: Event) -> None:
+    if event.kind == Action.RETRY.value:
+        metrics.record(metrics.RETRIES, 1, error=type(event.error).__name__)
+    if event.kind in ("committed", Action.GIVE_UP.value):
+        metrics.record(metrics.SHARDS, 1, end=event.kind)
+    if event.report:
+        metrics.record(metrics.UTTERANCES, event.report.rows)
+        metrics.record(metrics.AUDIO_SECONDS, event.report.audio_seconds)
+        metrics.record(metrics.FRAMES, event.report.frames)
+        for reason, count in event.report.rejects.items():
+            metrics.record(metrics.REJECTS, count, reason=reason)
+
+
+def run_folder(root: str, run_id: str) -> str:
+    """Where a run of a dataset keeps its files."""
+    return join(root, "runs", run_id)
+
+
+def read_events(folder: str, storage: Storage) -> Iterator[dict[str, Any]]:
+    """The events of a run in order, from all their files."""
+    there = {info.url for info in storage.list_files(folder)}
+    for number in count():
+        url = join(folder, events_name(number))
+        if url not in there:
+            return
+        yield from map(json.loads, storage.read_bytes(url).decode().splitlines())
+
+
+def read_summary(folder: str, storage: Storage) -> dict[str, Any] | None:
+    """What a run wrote at its end; None where it did not end."""
+    try:
+        return dict(json.loads(storage.read_bytes(join(folder, SUMMARY))))
+    except StorageNotFound:
+        return None
+
+
+def events_name(number: int) -> str:
+    """The file of a run's events that begins after `number` full ones."""
+    return f"events-{number:04d}.jsonl" if number else "events.jsonl"

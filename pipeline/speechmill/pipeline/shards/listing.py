@@ -1,0 +1,96 @@
+"""A shard is one tar: the unit of work, of failure and of commit."""
+
+import hashlib
+import posixpath
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from braceexpand import braceexpand
+
+from speechmill.pipeline.errors import InputError
+from speechmill.pipeline.storage import FileInfo, Storage, join
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One tar as it was listed; its identity is its content, never a rank or an index."""
+
+    url: str
+    size: int  # bytes
+    etag: str
+
+    @property
+    def stem(self) -> str:
+        return posixpath.basename(self.url).removesuffix(".tar")
+
+    @property
+    def name(self) -> str:
+        """What its files in a token dataset are called, without folder and suffix."""
+        identity = "\n".join((self.url, str(self.size), self.etag))
+        return f"{self.stem}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
+
+
+def list_shards(sources: Sequence[str], storage: Storage) -> list[Shard]:
+    """Every tar that the sources name, sorted by URL, each once.
+
+    A source is a tar, a brace range (`s3://b/x-{000..127}.tar`), a glob, a folder (every `.tar`
+    below it) or a manifest: a `.txt` with one source per line, relative to its own folder. It
+    takes one listing per folder, never a request per shard. Raises `InputError` for a tar that
+    does not exist and for sources that hold none.
+    """
+    if isinstance(sources, str) or not sources:
+        raise InputError(f"shards must be a list of at least one tar, folder or glob: {sources!r}")
+    found: dict[str, FileInfo] = {}
+    tars: list[str] = []
+    for source in _flatten(sources, storage):
+        if source.endswith(".tar") and not _is_pattern(source):
+            tars.append(storage.absolute(source))
+        elif _is_pattern(source):
+            found |= {info.url: info for info in _some(storage.glob(source), source)}
+        else:
+            infos = [i for i in storage.list_files(source) if i.url.endswith(".tar")]
+            found |= {info.url: info for info in _some(infos, source)}
+    found |= _look_up(tars, storage)
+    return [Shard(i.url, i.size, i.etag) for i in sorted(found.values(), key=lambda i: i.url)]
+
+
+def _flatten(sources: Iterable[str], storage: Storage) -> Iterable[str]:
+    """Expand manifests and brace ranges."""
+    for source in sources:
+        if source.endswith(".txt"):
+            lines = storage.read_bytes(source).decode().splitlines()
+            entries = [line.strip() for line in lines if line.strip() and line[0] != "#"]
+            folder = posixpath.dirname(source)
+            yield from _flatten((_relative_to(folder, entry) for entry in entries), storage)
+        else:
+            yield from braceexpand(source)
+
+
+def _relative_to(folder: str, entry: str) -> str:
+    return entry if "://" in entry or entry.startswith("/") or not folder else join(folder, entry)
+
+
+def _is_pattern(source: str) -> bool:
+    return any(mark in source for mark in "*?[")
+
+
+def _some(infos: list[FileInfo], source: str) -> list[FileInfo]:
+    if not infos:
+        raise InputError(f"no .tar found at {source}; `speechmill pack` makes shards from audio")
+    return infos
+
+
+def _look_up(tars: list[str], storage: Storage) -> dict[str, FileInfo]:
+    """Size and etag of tars named one by one, from one listing per folder."""
+    by_folder: dict[str, list[str]] = {}
+    for tar in tars:
+        by_folder.setdefault(posixpath.dirname(tar), []).append(tar)
+    found: dict[str, FileInfo] = {}
+    for folder, names in by_folder.items():
+        prefix = posixpath.commonprefix([posixpath.basename(name) for name in names])
+        listed = {info.url: info for info in storage.list_files(folder, prefix)}
+        found |= {name: listed[name] for name in names if name in listed}
+    if missing := sorted(set(tars) - set(found)):
+        listed_missing = ", ".join(missing[:10]) + (", …" if len(missing) > 10 else "")
+        raise InputError(f"{len(missing)} of {len(tars)} shards do not exist: {listed_missing}")
+    return found

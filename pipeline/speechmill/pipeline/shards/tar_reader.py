@@ -1,0 +1,208 @@
+"""Samples out of a tar that is read once, from front to back, and never held whole.
+
+A sample is a run of neighbouring members with one key: what stands before the first dot of the
+file name (the WebDataset convention). The `webdataset` library takes a damaged header for the end
+of the archive and so loses what follows in silence; this reader says at which byte the tar is cut.
+"""
+
+import re
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import BinaryIO
+
+from speechmill.pipeline.blob import Blob, spool
+from speechmill.pipeline.errors import (
+    DuplicateKey,
+    OversizedAudio,
+    SampleError,
+    ShardChanged,
+    ShardCut,
+    ShardDamaged,
+    UnsafeMember,
+)
+from speechmill.pipeline.shards.listing import Shard
+from speechmill.pipeline.storage import Storage
+
+_PART = 2**26  # bytes of a member that are read at a time
+_NAME = re.compile(r"((?:.*/)?[^./][^.]*)\.([^/]*)", re.DOTALL)
+
+
+@dataclass(slots=True)
+class Sample:
+    """Members of one key, by suffix: `{"flac": b"…", "json": b"…"}`; large ones are mapped."""
+
+    key: str
+    index: int  # position among the samples of the tar
+    members: dict[str, Blob] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """A sample, or a stray member, that cannot be tokenized, and why."""
+
+    key: str
+    index: int
+    member: str
+    stage: str  # read, decode or filter
+    error: str  # class name
+    message: str
+    num_bytes: int
+    start: float | None = None  # s; None: the whole sample
+    end: float | None = None
+
+
+def read_samples(
+    shard: Shard, storage: Storage, max_member_bytes: int
+) -> Iterator[Sample | Reject]:
+    """Yield the samples of a tar in order, and a `Reject` for each member that is none.
+
+    Raises `ShardCut`, `ShardDamaged` or `ShardChanged` where the tar itself is at fault.
+    """
+    listed = storage.info(shard.url)
+    if (listed.size, listed.etag) != (shard.size, shard.etag):
+        raise ShardChanged(f"{shard.url} was replaced while the run had it listed; run again")
+    with storage.open(shard.url) as stream:
+        yield from _group(_members(stream, shard, max_member_bytes))
+
+
+@dataclass(frozen=True, slots=True)
+class _Member:
+    name: str
+    key: str | None
+    suffix: str
+    data: Blob
+    size: int
+    fault: SampleError | None = None
+
+
+def _group(members: Iterator[_Member]) -> Iterator[Sample | Reject]:
+    seen: set[str] = set()
+    for index, run in enumerate(_runs(members)):
+        first = run[0]
+        faulty = next((member for member in run if member.fault), first)
+        fault = faulty.fault or _name_fault(first, seen)
+        if fault is None and first.key is not None:
+            seen.add(first.key)
+            yield Sample(first.key, index, {member.suffix: member.data for member in run})
+        elif fault:
+            yield Reject(
+                key=first.key or first.name,
+                index=index,
+                member=faulty.name,
+                stage="read",
+                error=type(fault).__name__,
+                message=str(fault),
+                num_bytes=faulty.size,
+            )
+
+
+def _runs(members: Iterator[_Member]) -> Iterator[list[_Member]]:
+    """Neighbours of one key; a suffix that comes again begins another run."""
+    run: list[_Member] = []
+    for member in members:
+        same = run and member.key is not None and member.key == run[0].key
+        if run and not (same and member.suffix not in {other.suffix for other in run}):
+            yield run
+            run = []
+        run.append(member)
+    if run:
+        yield run
+
+
+def _name_fault(member: _Member, seen: set[str]) -> SampleError | None:
+    if member.name.startswith("/") or ".." in member.name.split("/"):
+        return UnsafeMember(f"{member.name!r} points out of the archive")
+    if member.key is None:
+        return UnsafeMember(f"{member.name!r} has no key; name members <key>.<suffix>")
+    if member.key in seen:
+        return DuplicateKey(
+            f"key {member.key!r} came before; members of one sample must be neighbours"
+        )
+    return None
+
+
+def _split(name: str) -> tuple[str | None, str]:
+    """Key and suffix of a member name; no key where the file name begins with its first dot."""
+    match = _NAME.fullmatch(name)
+    return (match[1], match[2].lower()) if match else (None, "")
+
+
+def _members(stream: BinaryIO, shard: Shard, max_bytes: int) -> Iterator[_Member]:
+    try:
+        with tarfile.open(fileobj=stream, mode="r:", tarinfo=_StrictTarInfo) as tar:
+            for info in tar:
+                if not info.isdir():
+                    yield _read_member(stream, info, shard, max_bytes)
+                tar.members.clear()  # type: ignore[attr-defined]
+            _refuse_trailing(stream, tar.offset, shard)
+    except _HeaderCut as error:
+        raise ShardCut(f"{shard.url} is cut at byte {error}: no end marker follows") from error
+    except tarfile.ReadError as error:
+        if "unexpected end" in str(error):
+            raise ShardCut(f"{shard.url} is cut at byte {shard.size}") from error
+        raise ShardDamaged(f"{shard.url}: {error}") from error
+    except tarfile.TarError as error:
+        raise ShardDamaged(f"{shard.url}: {error}") from error
+
+
+def _refuse_trailing(stream: BinaryIO, end: int, shard: Shard) -> None:
+    """Only zeros may follow the end marker: whatever else stands there would be lost."""
+    stream.seek(end)
+    while block := stream.read(2**20):
+        if block.count(0) != len(block):
+            raise ShardDamaged(
+                f"{shard.url}: data follows the end marker at byte {end}; of concatenated tars "
+                "only the first would be read: pack them again"
+            )
+
+
+def _read_member(stream: BinaryIO, info: tarfile.TarInfo, shard: Shard, max_bytes: int) -> _Member:
+    if info.offset_data + info.size > shard.size:
+        raise ShardCut(
+            f"{shard.url} is cut at byte {shard.size}: member {info.name!r} goes on to byte "
+            f"{info.offset_data + info.size}"
+        )
+    key, suffix = _split(info.name)
+    if fault := _member_fault(info, max_bytes):
+        return _Member(info.name, key, suffix, b"", info.size, fault)
+    stream.seek(info.offset_data)
+    data = spool(_parts(stream, info.size), info.size)
+    if len(data) != info.size:
+        raise ShardCut(f"{shard.url} is cut at byte {info.offset_data + len(data)}")
+    return _Member(info.name, key, suffix, data, info.size)
+
+
+def _parts(stream: BinaryIO, size: int) -> Iterator[bytes]:
+    while size and (part := stream.read(min(size, _PART))):
+        yield part
+        size -= len(part)
+
+
+def _member_fault(info: tarfile.TarInfo, max_bytes: int) -> SampleError | None:
+    if not info.isreg() or info.issparse():
+        return UnsafeMember(f"{info.name!r} is no regular file")
+    if info.size > max_bytes:
+        return OversizedAudio(f"{info.size} bytes; limits.member_mb is {max_bytes / 1e6:g}")
+    return None
+
+
+class _HeaderCut(Exception):
+    """Holds the byte at which a header should stand."""
+
+
+class _StrictTarInfo(tarfile.TarInfo):
+    """`tarfile` takes a missing or garbled header behind the first for the end of the archive."""
+
+    @classmethod
+    def fromtarfile(cls, tar: tarfile.TarFile) -> "_StrictTarInfo":
+        start = tar.fileobj.tell()
+        try:
+            return super().fromtarfile(tar)
+        except (
+            tarfile.EmptyHeaderError,  # type: ignore[attr-defined]
+            tarfile.TruncatedHeaderError,  # type: ignore[attr-defined]
+        ) as error:
+            raise _HeaderCut(start) from error
+        except tarfile.InvalidHeaderError as error:  # type: ignore[attr-defined]
+            raise tarfile.ReadError(f"no tar header at byte {start}: {error}") from error

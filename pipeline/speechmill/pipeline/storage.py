@@ -1,0 +1,347 @@
+"""Objects on local disk, s3://, memory:// or anything else that fsspec knows.
+
+The only module that imports fsspec. Errors of the backends leave it as `StorageError`, and passing
+faults are retried here and nowhere else: the retries of s3fs and botocore are turned off.
+"""
+
+import errno
+import io
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import datetime
+from http import HTTPStatus
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
+
+import fsspec
+from fsspec.core import url_to_fs
+
+from speechmill.pipeline.errors import StorageError, StorageNotFound, StorageUnavailable
+from speechmill.pipeline.metrics import STORAGE_BYTES, STORAGE_REQUESTS, STORAGE_RETRIES, record
+from speechmill.pipeline.retry import Backoff
+from speechmill.pipeline.storage_errors import http_status, translated
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
+READ_AHEAD = 8 * 2**20  # bytes per ranged GET of a streamed object
+_READ_SIZE = 2**20  # bytes taken of them at a time: a tar is read in many small pieces
+LEFTOVER_AGE = 24 * 3600.0  # s; no write to a local disk takes longer
+_RETRY = Backoff(first=0.2, longest=20.0)
+_UNRETRIED = {"total_max_attempts": 1, "mode": "standard"}  # botocore's own name for no retry
+
+logger = logging.getLogger(__name__)
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True)
+class FileInfo:
+    """One object as a listing shows it."""
+
+    url: str
+    size: int  # bytes
+    etag: str  # changes with the content: the store's ETag, or the time of the last change
+
+
+@dataclass
+class Storage:
+    """Access to every store by URL; picklable, and opened anew in each process.
+
+    `options` maps a protocol to the arguments of its fsspec filesystem, for instance
+    `{"s3": {"endpoint_url": "http://127.0.0.1:9000"}}`.
+    """
+
+    options: dict[str, dict[str, Any]] = field(default_factory=dict)
+    patience: float = 300.0  # s for which one operation that meets passing faults is tried again
+
+    def list_files(self, url: str, prefix: str = "") -> list[FileInfo]:
+        """Every object below a folder whose name begins with `prefix`, sorted by URL."""
+
+        def find(fs: fsspec.AbstractFileSystem, path: str) -> list[FileInfo]:
+            narrowed = {"prefix": prefix} if prefix and "s3" in fs.protocol else {}
+            return _objects(fs, fs.find(path, detail=True, **narrowed))
+
+        return self._try("list", url, find)
+
+    def glob(self, pattern: str) -> list[FileInfo]:
+        """Every object that matches a pattern of `*`, `**`, `?` and `[…]`, sorted by URL."""
+
+        def glob(fs: fsspec.AbstractFileSystem, path: str) -> list[FileInfo]:
+            return _objects(fs, fs.glob(path, detail=True))
+
+        return self._try("list", pattern, glob)
+
+    def info(self, url: str) -> FileInfo:
+        return self._try("info", url, lambda fs, path: _info(fs, path, fs.info(path)))
+
+    def exists(self, url: str) -> bool:
+        try:
+            self.info(url)
+        except StorageNotFound:
+            return False
+        return True
+
+    def absolute(self, url: str) -> str:
+        """The one spelling of a URL, by which it is compared and stored."""
+        fs, path = self._resolve(url)
+        return _unstripped(fs, path)
+
+    def open(self, url: str) -> BinaryIO:
+        """A sequential reader that fetches ranges ahead and never holds the whole object."""
+        return io.BufferedReader(_Reader(self, url), _READ_SIZE)
+
+    def read_bytes(self, url: str) -> bytes:
+        with self.open(url) as stream:
+            return stream.read()
+
+    def read_tail(self, url: str, size: int) -> bytes:
+        """The last `size` bytes of an object, or all of a smaller one."""
+
+        def tail(fs: fsspec.AbstractFileSystem, path: str) -> bytes:
+            whole = fs.info(path)["size"]
+            start = max(0, whole - size)
+            data: bytes = fs.cat_file(path, start=start, end=whole) if whole else b""
+            return _whole(data, whole - start)
+
+        data = self._try("read", url, tail)
+        record(STORAGE_BYTES, len(data), direction="in")
+        return data
+
+    def put(self, url: str, data: bytes) -> None:
+        """Write an object so that it appears whole or not at all."""
+
+        def put(fs: fsspec.AbstractFileSystem, path: str) -> None:
+            if "file" in fs.protocol:
+                _replace(Path(path), data)
+            else:
+                fs.pipe_file(path, data)
+
+        self._try("write", url, put)
+        record(STORAGE_BYTES, len(data), direction="out")
+
+    def put_new(self, url: str, data: bytes) -> bool:
+        """Like `put`, but False, and nothing is changed, where the object is there already.
+
+        A store that knows no conditional write replaces it.
+        """
+
+        def put(fs: fsspec.AbstractFileSystem, path: str) -> bool:
+            try:
+                if "file" in fs.protocol:
+                    _replace(Path(path), data, exclusive=True)
+                else:
+                    fs.pipe_file(path, data, mode="create")
+            except OSError as error:
+                if (
+                    isinstance(error, FileExistsError)
+                    or http_status(error) == HTTPStatus.PRECONDITION_FAILED
+                ):
+                    return False
+                raise
+            return True
+
+        is_new = self._try("write", url, put)
+        record(STORAGE_BYTES, len(data), direction="out")
+        return is_new
+
+    def delete(self, url: str) -> None:
+        self._try("delete", url, lambda fs, path: fs.rm_file(path))
+
+    def clear_leftovers(self, url: str) -> int:
+        """Remove the temporary files of local writes that were killed; gives their number."""
+        old = time.time() - LEFTOVER_AGE
+
+        def clear(fs: fsspec.AbstractFileSystem, path: str) -> int:
+            count = 0
+            for leftover in Path(path).glob(".*.tmp") if "file" in fs.protocol else ():
+                with suppress(FileNotFoundError):  # another run clears as well
+                    if leftover.stat().st_mtime < old:
+                        leftover.unlink()
+                        count += 1
+            return count
+
+        return self._try("delete", url, clear)
+
+    def _try(
+        self, kind: str, url: str, operation: Callable[[fsspec.AbstractFileSystem, str], Result]
+    ) -> Result:
+        """Run an operation until it meets no passing fault any more, or patience is over."""
+        started = time.monotonic()
+        attempt = 0
+        while True:
+            record(STORAGE_REQUESTS, 1, operation=kind)
+            try:
+                with translated(url):
+                    return operation(*self._resolve(url))
+            except StorageUnavailable as error:
+                attempt += 1
+                delay = _RETRY.delay(url, attempt)
+                spent = time.monotonic() - started
+                if spent + delay > self.patience:
+                    raise StorageUnavailable(
+                        f"{error} (tried {attempt} times in {spent:.0f} s)"
+                    ) from error
+                record(STORAGE_RETRIES, 1)
+                logger.info("try %d in %.1f s: %s", attempt + 1, delay, error)
+                time.sleep(delay)
+
+    def _resolve(self, url: str) -> tuple[fsspec.AbstractFileSystem, str]:
+        protocol = url.partition("://")[0] if "://" in url else "file"
+        # A listing kept from before a commit would hide it.
+        options = {"use_listings_cache": False} | self.options.get(protocol, {})
+        if protocol in ("s3", "s3a"):
+            config = options.get("config_kwargs", {})
+            options["config_kwargs"] = config | {"retries": _UNRETRIED}
+        fs, path = url_to_fs(url, **options)
+        if hasattr(fs, "retries"):
+            fs.retries = 1
+        return fs, str(path)
+
+
+class _Reader(io.RawIOBase):
+    """A stream whose errors name the object and are ours.
+
+    A read that fails or comes short of the object's size is done again on a new connection.
+    """
+
+    def __init__(self, storage: Storage, url: str):
+        self._storage = storage
+        self._url = url
+        self._stream: BinaryIO | None = None
+        self._version: tuple[int, str] | None = None  # size and ETag
+        self._position = 0
+        storage._try("open", url, self._open)
+
+    def readinto(self, buffer: "WriteableBuffer") -> int:
+        view = memoryview(buffer).cast("B")
+        wanted = max(0, min(len(view), self._size - self._position))
+
+        def read(fs: fsspec.AbstractFileSystem, path: str) -> bytes:
+            stream = self._stream or self._open(fs, path)
+            self._stream = None
+            stream.seek(self._position)
+            data = _whole(stream.read(wanted), wanted)
+            self._stream = stream
+            return data
+
+        if wanted:
+            view[:wanted] = self._storage._try("read", self._url, read)
+            record(STORAGE_BYTES, wanted, direction="in")
+            self._position += wanted
+        return wanted
+
+    @property
+    def _size(self) -> int:
+        return self._version[0] if self._version else 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
+        self._position = base + offset
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+    def close(self) -> None:
+        if self._stream:
+            self._stream.close()
+        super().close()
+
+    def _open(self, fs: fsspec.AbstractFileSystem, path: str) -> BinaryIO:
+        stream: Any = fs.open(path, "rb", block_size=READ_AHEAD, cache_type="readahead")
+        details = getattr(stream, "details", None) or {}
+        version = (stream.size, str(details.get("ETag", "")))
+        if version != (self._version or version):
+            raise StorageError(f"{self._url} was replaced while it was read")
+        self._version = version
+        self._stream = stream
+        return cast(BinaryIO, stream)
+
+
+def _whole(data: bytes, size: int) -> bytes:
+    if len(data) < size:
+        raise StorageUnavailable(f"the body ended after {len(data)} of {size} bytes")
+    return data
+
+
+def join(url: str, *parts: str) -> str:
+    """A URL below another one."""
+    return "/".join((url.rstrip("/"), *parts))
+
+
+def _objects(fs: fsspec.AbstractFileSystem, found: Mapping[str, dict[str, Any]]) -> list[FileInfo]:
+    """What a search found, sorted by URL; a link is what it points to, a folder is left out.
+
+    s3fs finds the folder itself where its first object comes while it is listed.
+    """
+    followed = {name: fs.info(name) if d.get("islink") else d for name, d in found.items()}
+    files = [_info(fs, name, d) for name, d in followed.items() if d["type"] == "file"]
+    return sorted(files, key=lambda file: file.url)
+
+
+def _info(fs: fsspec.AbstractFileSystem, path: str, details: dict[str, Any]) -> FileInfo:
+    stamps = ("ETag", "etag", "mtime", "LastModified", "created")
+    stamp = next((details[name] for name in stamps if details.get(name)), "")
+    if isinstance(stamp, datetime):
+        stamp = stamp.timestamp()
+    return FileInfo(_unstripped(fs, path), int(details["size"] or 0), str(stamp).strip('"'))
+
+
+def _unstripped(fs: fsspec.AbstractFileSystem, path: str) -> str:
+    return path if "file" in fs.protocol else str(fs.unstrip_protocol(path))
+
+
+def _replace(path: Path, data: bytes, exclusive: bool = False) -> None:
+    """Write beside the target, then rename: a reader and a crash see the old file or the new.
+
+    With `exclusive`, raises `FileExistsError` where there is one.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o644)
+        if exclusive and _link(Path(temporary), path):
+            Path(temporary).unlink()
+        else:
+            Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def _link(temporary: Path, path: Path) -> bool:
+    """Give a file its name unless another has it; False on a disk that knows no hard links."""
+    try:
+        path.hardlink_to(temporary)
+    except FileExistsError:
+        raise
+    except OSError as error:
+        if error.errno in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS) and not path.exists():
+            return False
+        raise
+    return True
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename survive a power loss."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,102 @@
+"""Which of our storage errors an error of a backend is, be it of the disk, botocore or aiohttp."""
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http import HTTPStatus
+from typing import Any
+
+from speechmill.pipeline.errors import (
+    BucketNotFound,
+    StorageDenied,
+    StorageError,
+    StorageFull,
+    StorageNotFound,
+    StorageUnavailable,
+)
+
+_BY_ERRNO: dict[int, type[StorageError]] = {
+    errno.ENOENT: StorageNotFound,
+    errno.EACCES: StorageDenied,
+    errno.EPERM: StorageDenied,
+    errno.EROFS: StorageDenied,
+    errno.ENOSPC: StorageFull,
+    errno.EDQUOT: StorageFull,
+    errno.EBUSY: StorageUnavailable,
+    errno.ESTALE: StorageUnavailable,
+    errno.ETIMEDOUT: StorageUnavailable,
+    errno.EREMOTEIO: StorageUnavailable,
+}
+# By name: the libraries of a backend that is not in use are never imported.
+_BY_NAME: dict[str, type[StorageError]] = {
+    "FileNotFoundError": StorageNotFound,
+    "PermissionError": StorageDenied,
+    "NoCredentialsError": StorageDenied,
+    "PartialCredentialsError": StorageDenied,
+    "TimeoutError": StorageUnavailable,
+    "ConnectionError": StorageUnavailable,
+    "HTTPClientError": StorageUnavailable,
+    "EndpointConnectionError": StorageUnavailable,
+    "ClientPayloadError": StorageUnavailable,
+    "ClientConnectionError": StorageUnavailable,
+    "ResponseParserError": StorageUnavailable,
+    "IncompleteRead": StorageUnavailable,
+    "IncompleteReadError": StorageUnavailable,
+    "ResponseStreamingError": StorageUnavailable,
+    "FlexibleChecksumError": StorageUnavailable,
+}
+_BY_CODE: dict[str, type[StorageError]] = {
+    "NoSuchBucket": BucketNotFound,
+    "InvalidBucketName": BucketNotFound,
+    "PermanentRedirect": BucketNotFound,
+    "QuotaExceeded": StorageFull,
+    "SlowDown": StorageUnavailable,
+    "RequestTimeout": StorageUnavailable,
+    "BadDigest": StorageUnavailable,
+    "IncompleteBody": StorageUnavailable,
+    "XAmzContentSHA256Mismatch": StorageUnavailable,
+    "ConditionalRequestConflict": StorageUnavailable,
+}
+
+
+@contextmanager
+def translated(url: str) -> Iterator[None]:
+    """Raise what goes wrong with a URL in the block as the `StorageError` that it is."""
+    try:
+        yield
+    except StorageError:
+        raise
+    except Exception as error:
+        kind = _kind(error)
+        if kind is None:
+            raise
+        raise kind(f"{url}: {type(error).__name__}: {error}") from error
+
+
+def _kind(error: Exception) -> type[StorageError] | None:
+    """Which of our errors a backend's error is; None for one that is no storage error."""
+    code, status = _http_code(error), http_status(error)
+    if code in _BY_CODE:
+        return _BY_CODE[code]
+    if status == HTTPStatus.TOO_MANY_REQUESTS or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        return StorageUnavailable
+    for parent in type(error).__mro__:
+        if parent.__name__ in _BY_NAME:
+            return _BY_NAME[parent.__name__]
+    if isinstance(error, OSError):
+        return _BY_ERRNO.get(error.errno or 0, StorageError)
+    return StorageError if type(error).__module__.startswith(("botocore", "aiohttp")) else None
+
+
+def http_status(error: BaseException) -> int:
+    """The status that an object store answered with; 0 where it did not."""
+    return int(_response(error).get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+
+
+def _http_code(error: BaseException) -> str:
+    return str(_response(error).get("Error", {}).get("Code", ""))
+
+
+def _response(error: BaseException) -> dict[str, Any]:
+    found = (getattr(cause, "response", None) for cause in (error, error.__cause__))
+    return next((response for response in found if isinstance(response, dict)), {})

@@ -1,0 +1,166 @@
+"""The codec's half of tokenizing a shard: batches of audio in, one committed part out."""
+
+import socket
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+import pyarrow as pa
+import torch
+
+from speechmill.codecs import load_codec
+from speechmill.codecs.api import Codec
+from speechmill.codecs.errors import CheckpointError
+from speechmill.pipeline import metrics
+from speechmill.pipeline.errors import StreamBroken
+from speechmill.pipeline.shards.listing import Shard
+from speechmill.pipeline.storage import Storage
+from speechmill.pipeline.tokenize.decode import DecodeSettings, Isolation, decode_shard
+from speechmill.pipeline.tokenize.device import (
+    DeviceBatch,
+    DeviceLock,
+    DevicePrefetcher,
+    SplittingCodec,
+)
+from speechmill.pipeline.tokenize.schema import Batch, ShardEnd, split, with_codes
+from speechmill.pipeline.tokenize.target import Target
+from speechmill.pipeline.tokenize.writer import PartWriter, ShardReport, combined
+
+# Arrays out of Ray's object store are read-only, which torch has no notion of.
+warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+
+
+class Tokenizer:
+    """Loaded codecs on one device, and the shards that share them."""
+
+    def __init__(self, targets: Sequence[Target], storage: Storage, settings: DecodeSettings):
+        self.targets = targets
+        self.storage = storage
+        self.settings = settings
+        self.lock = DeviceLock()
+        self.prefetchers = [DevicePrefetcher(target.codec_options["device"]) for target in targets]
+        self.codecs = [SplittingCodec(load_codec(**target.codec_options)) for target in targets]
+        for codec, target in zip(self.codecs, targets, strict=True):
+            if codec.info != target.codec:
+                raise CheckpointError(
+                    f"{target.codec.name} is revision {codec.info.revision} on "
+                    f"{socket.gethostname()}, but {target.codec.revision} at the driver; "
+                    "give every node the same checkpoint and the same version of speechmill"
+                )
+
+    def __call__(
+        self,
+        shard: Shard,
+        stream: Callable[..., Iterator[Any]],
+        isolation: Isolation,
+        needed: Sequence[int],
+    ) -> ShardReport:
+        """Tokenize a shard for the codecs in these positions, decoding it once."""
+        infos = [self.targets[position].codec for position in needed]
+        batches = stream(decode_shard, shard, self.storage, self.settings, infos, None, isolation)
+        streams = zip(needed, split(batches, len(needed)), strict=True)
+        with ThreadPoolExecutor(len(needed)) as threads:
+            reports = [
+                threads.submit(
+                    tokenize_shard,
+                    batches_of_one,
+                    self.codecs[position],
+                    self._writer(shard, self.targets[position]),
+                    self.lock,
+                    self.prefetchers[position],
+                )
+                for position, batches_of_one in streams
+            ]
+        return combined([report.result() for report in reports])
+
+    def _writer(self, shard: Shard, target: Target) -> PartWriter:
+        options = target.codec_options
+        provenance = {
+            "device": device_kind(options["device"]),
+            "precision": options["precision"],
+            "compile": options.get("compile", False),
+        }
+        return PartWriter(target.output, shard, self.storage, target.codec, provenance)
+
+
+def tokenize_shard(
+    batches: Iterable[Batch | ShardEnd],
+    codec: Codec,
+    writer: PartWriter,
+    lock: DeviceLock | None = None,
+    prefetcher: DevicePrefetcher | None = None,
+) -> ShardReport:
+    """Encode the batches of one shard and commit its part.
+
+    `lock` is held while the codec computes, and only then, so that shards in flight share one
+    device. Raises `StreamBroken` where the batches end without a `ShardEnd`; nothing is written
+    then.
+    """
+    lock = lock or DeviceLock()
+    with writer:
+        lock.add_shard()
+        try:
+            ready = (prefetcher or DevicePrefetcher()).prefetch(batches)
+            seconds, end = _encode_all(ready, codec, writer, lock)
+        finally:
+            starved = lock.remove_shard()
+        writer.close(end.rejects, end.num_bad_json)
+    assert writer.report
+    return replace(
+        writer.report,
+        encode_seconds=seconds,
+        starved_seconds=starved,
+        decode_seconds=end.decode_seconds,
+        decode_cpu_seconds=end.decode_cpu_seconds,
+    )
+
+
+def _encode_all(
+    batches: Iterator[DeviceBatch | ShardEnd], codec: Codec, writer: PartWriter, lock: DeviceLock
+) -> tuple[float, ShardEnd]:
+    """Add the rows of every batch; gives the seconds that the codec took, and the end."""
+    seconds = 0.0
+    for ready in batches:
+        if isinstance(ready, ShardEnd):
+            return seconds, ready
+        with lock:
+            started = time.perf_counter()
+            codes_BKF = _encode(ready, codec)
+            took = time.perf_counter() - started
+        writer.add(_rows(ready.batch, codes_BKF, writer.schema))
+        seconds += took
+        _count(ready.batch, took, codec.info.sample_rate)
+    raise StreamBroken(f"{writer.shard.url}: the batches ended before the shard did")
+
+
+def _count(batch: Batch, seconds: float, sample_rate: int) -> None:
+    metrics.record(metrics.BATCHES, 1)
+    lengths = batch.num_samples_B.tolist()
+    metrics.record(metrics.BATCH_SECONDS, sum(lengths) / sample_rate)
+    metrics.record(metrics.PADDED_SECONDS, len(lengths) * max(lengths) / sample_rate)
+    metrics.record(metrics.ENCODE_SECONDS, seconds)
+
+
+def encode_batch(batch: Batch, codec: Codec, schema: pa.Schema) -> pa.RecordBatch:
+    """Rows of the token schema for one batch."""
+    [ready] = DevicePrefetcher().prefetch([batch])
+    assert isinstance(ready, DeviceBatch)
+    return _rows(batch, _encode(ready, codec), schema)
+
+
+def _encode(ready: DeviceBatch, codec: Codec) -> torch.Tensor:
+    """codes_BKF in the memory of the host; the device is done with the batch then."""
+    return codec.encode(ready.audio(), torch.from_numpy(ready.batch.num_samples_B)).cpu()
+
+
+def _rows(batch: Batch, codes_BKF: torch.Tensor, schema: pa.Schema) -> pa.RecordBatch:
+    codes_BFK = codes_BKF.transpose(1, 2).numpy()
+    return with_codes(batch.rows, codes_BFK, batch.first_frame_B, batch.num_frames_B, schema)
+
+
+def device_kind(device: str) -> str:
+    """What a device is called in the footers: tokens are the same bytes on one kind only."""
+    return torch.cuda.get_device_name(device) if device.startswith("cuda") else "cpu"

@@ -1,0 +1,128 @@
+"""SimWhisper's recipe: everything learns but the Whisper encoder, then the decoder alone."""
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from speechmill.codecs import InvalidConfig, load_codec, load_recipe
+from speechmill.codecs.nn.fsq import GroupedFSQ
+from speechmill.codecs.simwhisper.recipe import SimWhisperRecipe
+from tests.codecs.overfit import below, clips, mel_distance, moved, overfit, snapshot
+from tests.codecs.overfit import without_gradient as unreached
+from tests.codecs.simwhisper.golden import CHECKPOINT, CONFIG, golden_codec
+
+SETTINGS: dict[str, Any] = {"mel_ffts": [512], "mel_bands": [40]}
+DECODER = ("upsample", "acoustic_decoder", "vocos")
+
+
+def recipe(**settings: Any) -> SimWhisperRecipe:
+    torch.manual_seed(0)
+    made = load_recipe(
+        "simwhisper", config=CONFIG, checkpoint="untrained", settings=SETTINGS | settings
+    )
+    assert isinstance(made, SimWhisperRecipe)
+    return made
+
+
+@cache
+def first_phase() -> tuple[dict[str, Tensor], list[float]]:
+    """The weights behind the first phase, and its losses."""
+    trained = recipe()
+    losses = overfit(trained, "codec", clips(trained), 40, lr=3e-3)
+    return trained.state_dict(), losses
+
+
+def test_the_first_phase_learns_its_clips_and_the_encoder_stays() -> None:
+    trained = recipe()
+    before, distance = snapshot(trained), mel_distance(trained, clips(trained))
+    state, losses = first_phase()
+    trained.load_state_dict(state)
+    assert sum(losses[-5:]) < 0.6 * sum(losses[:5])
+    assert mel_distance(trained, clips(trained)) < 0.7 * distance
+    assert moved(trained, before) == set(filter(below("downsample", *DECODER), before))
+
+
+def test_the_second_phase_learns_on_and_no_code_changes() -> None:
+    trained = recipe()
+    trained.load_state_dict(first_phase()[0])
+    audio_BT = clips(trained)
+    before, distance = snapshot(trained), mel_distance(trained, audio_BT)
+    codes_BKF = trained.network.quantizer.encode(trained.latents(audio_BT))
+    losses = overfit(trained, "decoder", audio_BT, 20, lr=3e-3)
+    assert sum(losses[-5:]) < 0.95 * sum(losses[:5])
+    assert mel_distance(trained, audio_BT) < distance
+    assert moved(trained, before) == set(filter(below(*DECODER), before))
+    assert torch.equal(trained.network.quantizer.encode(trained.latents(audio_BT)), codes_BKF)
+
+
+@pytest.mark.parametrize("phase", SimWhisperRecipe.phases)
+def test_gradients_reach_every_weight_of_the_phase(phase: str) -> None:
+    trained = recipe(weights={"waveform": 1})
+    trained.begin(phase)
+    assert not unreached(trained, clips(trained, 0.8))
+
+
+def test_training_sees_the_codes_values_and_passes_gradients_through_them() -> None:
+    quantizer = GroupedFSQ(2, (8, 5))
+    x_BDF = torch.randn(3, 4, 50, requires_grad=True)
+    y_BDF = quantizer.quantize(x_BDF)
+    torch.testing.assert_close(y_BDF, quantizer.decode(quantizer.encode(x_BDF)))
+    y_BDF.sum().backward()
+    assert (x_BDF.grad > 0).all()
+
+
+def test_what_is_trained_tokenizes_as_the_recipe_does(tmp_path: Path) -> None:
+    trained = recipe()
+    audio_BT = clips(trained)
+    overfit(trained, "codec", audio_BT, 2)
+    save_file(trained.weights_for_inference(), tmp_path / "x.safetensors")
+    codec = load_codec("simwhisper", config=CONFIG, checkpoint=tmp_path / "x.safetensors")
+    codes_BKF = codec.encode(audio_BT, torch.full((len(audio_BT),), audio_BT.shape[1]))
+    decoded_BT = codec.decode(codes_BKF, torch.full((len(audio_BT),), codes_BKF.shape[2]))
+    torch.testing.assert_close(trained.reconstruct(audio_BT), decoded_BT, atol=1e-4, rtol=1e-3)
+
+
+def test_training_begins_at_the_authors_file() -> None:
+    begun = load_recipe("simwhisper", config=CONFIG, checkpoint=CHECKPOINT).eval()
+    audio_BT = clips(begun)
+    codes_BKF = golden_codec().encode(audio_BT, torch.full((len(audio_BT),), audio_BT.shape[1]))
+    assert torch.equal(begun.network.quantizer.encode(begun.latents(audio_BT)), codes_BKF)
+
+
+def test_the_frozen_encoder_can_be_transformers_whisper(tmp_path: Path) -> None:
+    from transformers import WhisperConfig, WhisperForConditionalGeneration
+
+    sizes = json.loads(CONFIG.read_text())
+    sizes = sizes.get("generator_params", sizes)["acoustic_encoder"]
+    torch.manual_seed(3)
+    theirs = WhisperForConditionalGeneration(
+        WhisperConfig(
+            num_mel_bins=sizes["num_mel_bins"],
+            d_model=sizes["d_model"],
+            encoder_layers=sizes["encoder_layers"],
+            encoder_attention_heads=sizes["encoder_attention_heads"],
+            encoder_ffn_dim=sizes["encoder_ffn_dim"],
+            decoder_layers=1,
+            decoder_attention_heads=1,
+            decoder_ffn_dim=4,
+            vocab_size=60_000,
+        )
+    )
+    state = {k: v.contiguous() for k, v in theirs.state_dict().items() if k != "proj_out.weight"}
+    save_file(state, tmp_path / "whisper.safetensors")
+    made = recipe(whisper=str(tmp_path / "whisper.safetensors"))
+    for name, value in made.network.acoustic_encoder.state_dict().items():
+        assert torch.equal(value, state[f"model.encoder.{name}"])
+    with pytest.raises(InvalidConfig, match="leave whisper out"):
+        made.start_from(CHECKPOINT)
+
+
+def test_crops_that_whisper_does_not_hear_at_once_are_refused() -> None:
+    with pytest.raises(InvalidConfig, match="hears 30 s at once"):
+        recipe().latents(torch.zeros(1, 31 * 16_000))

@@ -1,0 +1,126 @@
+"""`plan`, `report`, `decode` and `export` as they are typed; what they write is read back."""
+
+import json
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import soundfile
+from typer.testing import CliRunner, Result
+
+from speechmill.codecs import load_codec
+from speechmill.jobs.cli import app
+from speechmill.pipeline.dataset.layout import TokenDataset
+from speechmill.pipeline.shards.listing import list_shards
+from speechmill.pipeline.storage import Storage
+from tests.jobs.datasets import make_dataset
+from tests.serial_pool import tokenize_one
+
+
+@pytest.fixture
+def dataset(tmp_path) -> TokenDataset:
+    return make_dataset(tmp_path)
+
+
+def speechmill(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def run_folder(dataset: TokenDataset):
+    """The name of its only run."""
+    [url] = [i.url for i in dataset.storage.list_files(f"{dataset.root}/runs") if "yaml" in i.url]
+    return url.rpartition("/")[0]
+
+
+def test_a_plan_says_what_is_left_and_writes_nothing(tmp_path, dataset):
+    (part, *_) = sorted(dataset.parts())
+    dataset.storage.delete(dataset.part_url(part))
+    config = f"{run_folder(dataset)}/config.yaml"
+    before = dataset.storage.list_files(str(tmp_path))
+    [found] = json.loads(speechmill("plan", config, "--json").stdout)
+    assert (found["shards"], found["todo"], found["is_new"]) == (2, 1, False)
+    assert found["todo_hours"] == pytest.approx(4 * 0.4 / 3600, rel=0.5)
+    assert dataset.storage.list_files(str(tmp_path)) == before
+
+
+def test_a_plan_for_a_new_output_knows_no_hours_and_one_for_another_codec_is_refused(dataset):
+    config = f"{run_folder(dataset)}/config.yaml"
+    fresh = speechmill("plan", config, f"output={dataset.root}-new")
+    assert (fresh.exit_code, "not known before the first part" in fresh.output) == (0, True)
+    other = speechmill("plan", config, "codec.name=pure-16k-small")
+    assert (other.exit_code, "set another output" in other.stderr) == (2, True)
+
+
+def test_a_report_tells_of_a_run_on_one_page_and_escapes_what_it_is_told(tmp_path, dataset):
+    events = f"{run_folder(dataset)}/events.jsonl"
+    lines = dataset.storage.read_bytes(events).decode().splitlines()
+    retry = {"event": "retry", "attempts": 1, "shard": "<b>.tar", "error": "E", "message": "m"}
+    lines.insert(1, json.dumps({"time": json.loads(lines[0])["time"], **retry}))
+    dataset.storage.put(events, "\n".join(lines).encode())
+    done = speechmill("report", dataset.root)
+    page = dataset.storage.read_bytes(done.stdout.strip()).decode()
+    assert "<th>shards</th><td>2 done</td>" in page
+    assert "<th>utterances</th><td>8</td>" in page
+    assert "retry, attempt 1: &lt;b&gt;.tar" in page
+    assert "<svg" in page
+    assert "num_gpus" in page
+
+
+def test_a_report_of_a_killed_run_says_so(dataset):
+    dataset.storage.delete(f"{run_folder(dataset)}/summary.json")
+    done = speechmill("report", dataset.root)
+    assert "did not end" in dataset.storage.read_bytes(done.stdout.strip()).decode()
+
+
+def test_decoded_audio_is_the_codecs_own_and_as_long_as_the_source(tmp_path, dataset):
+    assert speechmill("decode", dataset.root, tmp_path / "audio").exit_code == 0
+    codec = load_codec("null")
+    table = pq.read_table(f"{dataset.root}/tokens")
+    files = {path.stem: path for path in (tmp_path / "audio").rglob("*.flac")}
+    assert files.keys() == set(table["key"].to_pylist())
+    for row in table.to_pylist():
+        audio_T, rate = soundfile.read(files[row["key"]], dtype="float32")
+        assert (rate, len(audio_T)) == (16_000, round(row["duration"] * 16_000))
+        codes = np.array(row["codes"]).reshape(1, row["num_frames"], row["num_codebooks"])
+        alone_BT = codec.decode(*tensors(codes))
+        np.testing.assert_allclose(audio_T, alone_BT[0, : len(audio_T)], atol=2**-15)
+
+
+def tensors(codes_BFK: np.ndarray):
+    import torch
+
+    codes_BKF = torch.from_numpy(codes_BFK).transpose(1, 2)
+    return codes_BKF, torch.tensor([codes_BFK.shape[1]])
+
+
+def test_decoded_shards_can_be_tokenized_again_and_resume(tmp_path, dataset):
+    arguments = ("decode", dataset.root, tmp_path / "audio", "--shards", "--codebooks", "2")
+    assert speechmill(*arguments).exit_code == 0
+    shards = list_shards([str(tmp_path / "audio")], Storage())
+    reports = [tokenize_one(s, f"{tmp_path}/again", Storage(), load_codec("null")) for s in shards]
+    assert [report.rows for report in reports] == [4, 4]
+    assert "utterances" not in speechmill(*arguments).stdout
+
+
+def test_decode_stops_at_its_limit(tmp_path, dataset):
+    assert speechmill("decode", dataset.root, tmp_path / "audio", "--limit", "5").exit_code == 0
+    assert len(list((tmp_path / "audio").rglob("*.flac"))) == 5
+
+
+def test_an_export_takes_its_pattern_from_the_command_line(tmp_path, dataset):
+    arguments = ("--pattern", "delay", "--codebooks", "3", "--shifts", "0,2,2")
+    done = speechmill("export", dataset.root, tmp_path / "lm", *arguments)
+    assert done.exit_code == 0, done.output
+    assert "2 parts of 8 utterances" in done.output
+    rows = pq.read_table(tmp_path / "lm" / "data").to_pylist()
+    assert {len(row["codes_2"]) - row["num_frames"] for row in rows} == {2}
+    assert {tuple(row["codes_1"][:2]) for row in rows} == {(1024, 1024)}
+    assert json.loads((tmp_path / "lm" / "export.json").read_text())["delays"] == [0, 2, 2]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [("--format", "tfrecord"), ("--pattern", "zigzag"), ("--codebooks", "9"), ("--shifts", "a")],
+)
+def test_an_export_that_cannot_be_is_refused(tmp_path, dataset, wrong):
+    assert speechmill("export", dataset.root, tmp_path / "lm", *wrong).exit_code == 2

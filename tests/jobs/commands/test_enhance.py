@@ -1,0 +1,80 @@
+"""Pairs of shards, by the command line and Ray workers."""
+
+import os
+import subprocess
+import time
+
+import pytest
+
+from speechmill.jobs.config import EnhanceConfig, load_config, to_yaml
+from speechmill.pipeline.errors import InputError
+from tests.conftest import REPOSITORY
+from tests.corpus import write_corpus
+from tests.jobs.conftest import command
+
+CONFIGS = REPOSITORY / "configs" / "enhance"
+
+
+@pytest.fixture
+def enhance_config(tmp_path, cluster):
+    path = tmp_path / "enhance.yaml"
+    path.write_text(
+        f"shards: ['{tmp_path}/in/']\noutput: '{tmp_path}/out'\n"
+        "enhancer: {name: spectral-gating}\ngate: {snr_db: 60}\n"
+        f"ray: {{address: '{cluster.address}'}}\n"
+    )
+    return path
+
+
+def committed(output):
+    """What a reader sees: a killed write leaves a file whose name begins with a dot."""
+    folders = ("shards", "reports", "rejects")
+    paths = [path for folder in folders for path in output.glob(f"{folder}/[!.]*")]
+    return {path.relative_to(output): path.read_bytes() for path in paths}
+
+
+def test_a_killed_run_resumes_to_the_bytes_of_an_uninterrupted_one(
+    tmp_path, enhance_config, speechmill
+):
+    tars = write_corpus(tmp_path / "in", num_shards=6, clips_per_shard=3)
+    tars[0].write_bytes(tars[0].read_bytes()[:-1200] + bytes(1200))  # a clip is damaged
+    process = subprocess.Popen(command("enhance", str(enhance_config)), env=os.environ)
+    deadline = time.monotonic() + 100
+    while len(committed(tmp_path / "out")) < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    done = speechmill("enhance", enhance_config, timeout=300)
+    assert done.returncode == 0, done.stderr
+    calm = speechmill("enhance", enhance_config, f"output={tmp_path}/calm", timeout=300)
+    assert calm.returncode == 0, calm.stderr
+    assert committed(tmp_path / "out") == committed(tmp_path / "calm")
+    assert len(list((tmp_path / "calm" / "shards").glob("*.tar"))) == 6
+    again = speechmill("enhance", enhance_config)
+    assert (again.returncode, "nothing left to do" in again.stdout) == (0, True)
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_configuration_of_the_repository_is_valid(path):
+    assert load_config(EnhanceConfig, path, []).shards
+
+
+def test_the_full_example_names_every_key_with_its_default():
+    path = CONFIGS / "ul-unas.yaml"
+    full = load_config(EnhanceConfig, path, [])
+    for line in to_yaml(full).splitlines():
+        assert f"{line.split(':')[0].strip('- ')}" in path.read_text()
+    assert full == EnhanceConfig(full.shards, full.output, full.enhancer)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("enhancer.nme=x", r"unknown key enhancer\.nme; did you mean enhancer\.name"),
+        ("enhancer.name=gtcrn", r"enhancer\.model is not set"),
+        ("gate.dnsmos_ovr=3", r"gate\.dnsmos is not set"),
+    ],
+)
+def test_a_mistake_is_named_with_its_cure(override, message):
+    with pytest.raises(InputError, match=message):
+        load_config(EnhanceConfig, CONFIGS / "demo.yaml", [override])

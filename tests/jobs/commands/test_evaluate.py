@@ -1,0 +1,241 @@
+"""Codecs side by side, on speech that ships with the project."""
+
+import base64
+import io
+import json
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+import soundfile
+from rich.console import Console
+
+from speechmill.codecs import registry
+from speechmill.jobs.commands.evaluate import evaluate
+from speechmill.jobs.config import EvaluateConfig, load_config
+from speechmill.jobs.display import Display
+from speechmill.pipeline.errors import InputError
+from tests.conftest import REPOSITORY
+from tests.corpus import encode, tar_bytes, tone
+
+METRICS = "signal: [stoi, si_sdr, mel, stft], processes: 1"
+PCM = "{8 bit: {name: pcm, num_codebooks: [1]}, 16 bit: {name: pcm}}"
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """Evaluate in this process, with a codec that is known to be lossless."""
+    monkeypatch.setitem(registry.FAMILIES, "pcm", "tests.pcm_codec")
+
+    def run(clips, *overrides, codecs=PCM, metrics=METRICS):
+        path = tmp_path / "evaluate.yaml"
+        path.write_text(
+            f"clips: ['{clips}']\noutput: '{tmp_path}/out'\ncodecs: {codecs}\n"
+            f"metrics: {{{metrics}}}\ndevice: cpu\nmax_clips: 3\nreport_clips: 2\n"
+        )
+        config = load_config(EvaluateConfig, path, list(overrides))
+        evaluate(config, Display(Console(file=io.StringIO())))
+        return json.loads((tmp_path / "out" / "results.json").read_text())
+
+    return run
+
+
+SAMPLES = REPOSITORY / "samples" / "en"
+
+
+def test_the_better_of_two_codecs_has_the_better_scores(run):
+    results = run(SAMPLES)
+    coarse, exact = results["systems"]
+    assert (coarse["label"], exact["label"]) == ("8 bit", "16 bit")
+    for metric in ("stoi", "si_sdr"):
+        assert coarse["scores"][metric]["mean"] < exact["scores"][metric]["mean"]
+    for metric in ("mel", "stft"):
+        assert coarse["scores"][metric]["mean"] > exact["scores"][metric]["mean"]
+    assert exact["scores"]["stoi"]["mean"] == pytest.approx(1.0, abs=1e-3)
+    assert (coarse["codec"]["kbps"], exact["codec"]["kbps"]) == (128, 256)
+
+
+def test_results_say_what_each_codec_is_and_what_each_clip_got(run):
+    results = run(SAMPLES, codecs="{pcm: {name: pcm, num_codebooks: [1, 2]}}")
+    assert results["schema_version"] == 1
+    assert set(results["skipped"]) == {"DNSMOS", "speaker similarity", "word error rate"}
+    assert [s["codec"]["num_codebooks"] for s in results["systems"]] == [1, 2]
+    for system in results["systems"]:
+        assert len(system["clips"]) == results["num_clips"] == 3
+        values = [clip["scores"]["si_sdr"] for clip in system["clips"]]
+        assert system["scores"]["si_sdr"]["mean"] == pytest.approx(np.mean(values))
+        assert system["codec"]["entropy_kbps"] <= system["codec"]["kbps"]
+        assert [book["size"] for book in system["codec"]["codebooks"]] == [256, 256]
+        assert min(system["real_time_factor"].values()) > 0
+
+
+class Page(HTMLParser):
+    """Checks that every element is closed in its place, and collects what is loaded."""
+
+    EMPTY = frozenset({"meta", "img", "br"})
+
+    def __init__(self, text):
+        super().__init__()
+        self.open: list[str] = []
+        self.sources: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.sources += [value for name, value in attrs if name in ("src", "href")]
+        if tag not in self.EMPTY:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_the_page_is_well_formed_and_needs_nothing_beside_it(run, tmp_path):
+    run(SAMPLES)
+    text = (tmp_path / "out" / "report.html").read_text()
+    page = Page(text)
+    assert page.open == []
+    assert all(source.startswith("data:") for source in page.sources)
+    sounds = [s.partition(",")[2] for s in page.sources if s.startswith("data:audio/flac")]
+    assert len(sounds) == 2 * 3  # two clips: original, 8 bit, 16 bit
+    original, _, exact = (soundfile.read(io.BytesIO(base64.b64decode(s)))[0] for s in sounds[:3])
+    assert len(original) == pytest.approx(len(exact), abs=1)
+    assert np.abs(exact).max() > 0.05
+    assert len(re.findall("data:image/png", text)) == 6
+
+
+def test_text_of_the_test_set_cannot_become_markup(run, tmp_path):
+    members = [("a.flac", encode(tone(1.0))), ("a.txt", b"<script>alert(1)</script>")]
+    (tmp_path / "in.tar").write_bytes(tar_bytes(members))
+    run(tmp_path / "in.tar")
+    text = (tmp_path / "out" / "report.html").read_text()
+    assert "<script" not in text
+    assert "&lt;script&gt;" in text
+
+
+def noisy_pairs(tmp_path):
+    for seed in range(3):
+        clean = tone(1.0, seed=seed)
+        noise = 0.1 * np.random.default_rng(seed).standard_normal(len(clean))
+        for name, audio in (("clean", clean), ("noisy", clean + noise)):
+            (tmp_path / name).mkdir(exist_ok=True)
+            (tmp_path / name / f"{seed}.flac").write_bytes(encode(audio))
+
+
+def test_noisy_clips_are_measured_against_their_clean_twins(run, tmp_path):
+    noisy_pairs(tmp_path)
+    results = run(tmp_path / "noisy", f"references=['{tmp_path}/clean']")
+    given, _, exact = results["systems"]
+    assert given["label"] == "input"
+    assert 0 < given["scores"]["si_sdr"]["mean"] < 15
+    assert exact["scores"]["si_sdr"]["mean"] == pytest.approx(
+        given["scores"]["si_sdr"]["mean"], abs=0.1
+    )
+
+
+def test_the_clean_twin_may_be_a_member_of_the_same_sample(run, tmp_path):
+    clean = tone(1.0)
+    noisy = clean + 0.1 * np.random.default_rng(0).standard_normal(len(clean))
+    members = [("a.flac", encode(noisy)), ("a.enhanced.flac", encode(clean))]
+    (tmp_path / "in.tar").write_bytes(tar_bytes(members))
+    given = run(tmp_path / "in.tar", "reference_member=enhanced.flac")["systems"][0]
+    assert 0 < given["scores"]["si_sdr"]["mean"] < 15
+
+
+def test_what_cannot_be_used_is_left_out_with_the_reason(run, tmp_path):
+    noisy_pairs(tmp_path)
+    (tmp_path / "clean" / "0.flac").unlink()
+    (tmp_path / "clean" / "1.flac").write_bytes(encode(tone(2.0)))
+    results = run(tmp_path / "noisy", f"references=['{tmp_path}/clean']")
+    assert [clip["key"] for clip in results["systems"][0]["clips"]] == ["2"]
+    assert results["rejects"]["0"] == "has no reference"
+    assert "2.000 s" in results["rejects"]["1"]
+
+
+def test_an_empty_test_set_is_refused_with_the_reasons(run, tmp_path):
+    (tmp_path / "in.tar").write_bytes(tar_bytes([("a.flac", b"no audio")]))
+    with pytest.raises(InputError, match=r"no clip.*a: UndecodableAudio"):
+        run(tmp_path / "in.tar")
+
+
+def test_more_codebooks_than_there_are_are_refused_before_any_work(run):
+    with pytest.raises(InputError, match=r"codecs\.x\.num_codebooks holds 3; the codec has 1 to 2"):
+        run("nowhere/", codecs="{x: {name: pcm, num_codebooks: [1, 3]}}")
+
+
+def embed(audio):
+    """An embedding of one's own: the level in a few bands."""
+    return np.abs(np.fft.rfft(audio, 512))
+
+
+def transcribe(audio):
+    return "wrong words" if len(np.unique(audio)) < 200 else "my words"
+
+
+def test_speaker_similarity_and_word_errors_come_from_the_users_own_functions(run, tmp_path):
+    members = [("a.flac", encode(0.1 * tone(1.0))), ("a.txt", b"My words!")]
+    (tmp_path / "in.tar").write_bytes(tar_bytes(members))
+    own = f"{METRICS}, speaker: '{__name__}:embed', recognizer: '{__name__}:transcribe'"
+    given, coarse, exact = run(tmp_path / "in.tar", metrics=own)["systems"]
+    assert given["scores"]["speaker"]["mean"] == pytest.approx(1.0)
+    assert coarse["scores"]["speaker"]["mean"] < exact["scores"]["speaker"]["mean"]
+    assert [s["scores"]["wer"]["mean"] for s in (given, coarse, exact)] == [0.0, 0.5, 0.0]
+
+
+def test_models_of_hugging_face_judge_speakers_and_words(run, tmp_path):
+    save_tiny_models(tmp_path)
+    models = f"speaker: '{tmp_path}/speaker', recognizer: '{tmp_path}/recognizer'"
+    [given, _] = run(
+        REPOSITORY / "samples" / "manifest.jsonl",
+        "max_clips=2",
+        codecs="{pcm: {name: pcm}}",
+        metrics=f"{METRICS}, {models}",
+    )["systems"]
+    assert given["scores"]["speaker"]["mean"] == pytest.approx(1.0)
+    assert given["scores"]["wer"]["count"] == 2
+    assert given["clips"][0]["transcript"] is not None
+
+
+def save_tiny_models(folder):
+    import transformers as t
+
+    sizes = {
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 16,
+        "conv_dim": (8, 8),
+        "conv_stride": (8, 8),
+        "conv_kernel": (8, 8),
+        "num_feat_extract_layers": 2,
+        "num_conv_pos_embeddings": 16,
+        "num_conv_pos_embedding_groups": 2,
+    }
+    features = t.Wav2Vec2FeatureExtractor()
+    xvector = t.Wav2Vec2Config(**sizes, tdnn_dim=(8, 8, 8, 8, 16), xvector_output_dim=8)
+    t.Wav2Vec2ForXVector(xvector).save_pretrained(folder / "speaker")
+    features.save_pretrained(folder / "speaker")
+    (folder / "vocab.json").write_text(json.dumps({c: i for i, c in enumerate("_|abcde")}))
+    tokenizer = t.Wav2Vec2CTCTokenizer(
+        str(folder / "vocab.json"), pad_token="_", unk_token="_", bos_token=None, eos_token=None
+    )
+    t.Wav2Vec2ForCTC(t.Wav2Vec2Config(**sizes, vocab_size=7)).save_pretrained(folder / "recognizer")
+    t.Wav2Vec2Processor(features, tokenizer).save_pretrained(folder / "recognizer")
+
+
+def test_the_command_prints_a_table_and_writes_the_results(tmp_path, speechmill):
+    done = speechmill(
+        "evaluate",
+        REPOSITORY / "configs" / "evaluate" / "demo.yaml",
+        f"clips=[{SAMPLES}]",
+        f"output={tmp_path}/out",
+        "max_clips=1",
+        "metrics.signal=[si_sdr,mel]",
+        "metrics.processes=1",
+        "codecs.pure.num_codebooks=[1,8]",
+    )
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"SI-SDR dB ↑ +mel ↓", done.stdout)
+    rows = re.findall(r"^ *pure +(\d)", done.stdout, re.MULTILINE)
+    assert rows == ["1", "8"]
+    assert (tmp_path / "out" / "report.html").exists()

@@ -1,0 +1,172 @@
+"""HASRD's semantic codebook out of shards, and a codec that is trained behind it."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from speechmill.codecs import load_codec
+from speechmill.codecs.errors import CheckpointError, InvalidConfig
+from speechmill.codecs.hasrd.config import configured
+from speechmill.codecs.hasrd.untrained import random_ssl
+from speechmill.jobs.commands.fit_kmeans import Fit, fit_kmeans
+from speechmill.jobs.config import load_config
+from speechmill.jobs.training.config import TrainedCodec
+from speechmill.jobs.training.data import Batch
+from speechmill.jobs.training.kmeans_config import FitConfig
+from speechmill.pipeline.errors import InputError
+from tests.codecs.hasrd.small import TINY
+from tests.codecs.speech import padded, speech
+from tests.conftest import REPOSITORY
+from tests.corpus import encode, tar_bytes, write_corpus
+from tests.jobs.conftest import Command
+
+SMALL = TINY | {"semantic_codebook_size": 12}
+_YAML = """
+shards: [{folder}/shards/]
+output: {folder}/out
+codec:
+  name: hasrd
+  checkpoint: untrained
+  config: {folder}/small.json
+  options: {{semantic_checkpoint: {folder}/ssl.safetensors}}
+frames: 600
+restarts: 2
+data: {{crop_seconds: 0.5, batch_size: 2, shuffle_buffer: 4, threads: 1}}
+checkpoint: {{every: 2}}
+threads: 1
+device: cpu
+"""
+WRITTEN = ("checkpoint.safetensors", "config.json")
+
+
+def quiet(line: str) -> None:
+    """Say nothing."""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return filled(tmp_path)
+
+
+def filled(folder: Path) -> Path:
+    """Write shards, a self-supervised model and a configuration that fits the one to the other."""
+    write_corpus(folder / "shards", num_shards=3, clips_per_shard=4, seconds=0.5)
+    (folder / "small.json").write_text(json.dumps(SMALL))
+    save_file(random_ssl(configured("hasrd", SMALL), 0).state_dict(), folder / "ssl.safetensors")
+    (folder / "fit.yaml").write_text(_YAML.format(folder=folder))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """What a fit writes that nobody stops."""
+    folder = filled(tmp_path_factory.mktemp("whole"))
+    fit_kmeans(config(folder), quiet)
+    return written(folder / "out")
+
+
+def config(folder: Path, *overrides: str) -> FitConfig:
+    return load_config(FitConfig, folder / "fit.yaml", list(overrides))
+
+
+def written(folder: Path) -> dict[str, bytes]:
+    return {name: (folder / name).read_bytes() for name in WRITTEN}
+
+
+def test_the_command_fits_centroids_that_the_codec_tokenizes_with(
+    folder: Path, speechmill: Command
+) -> None:
+    done = speechmill("fit-kmeans", folder / "fit.yaml")
+    assert done.returncode == 0, done.stderr
+    assert "frames 6" in done.stdout
+    files = {
+        "config": folder / "out" / "config.json",
+        "checkpoint": folder / "out" / "checkpoint.safetensors",
+    }
+    codec = load_codec("hasrd", **files, semantic_checkpoint=folder / "ssl.safetensors")
+    audio_BT, num_samples_B = padded([speech(16_000), speech(9_000, 1)])
+    codes_BKF = codec.encode(audio_BT, num_samples_B)
+    centroids_NH = load_file(files["checkpoint"])["centroids.codebooks_KND"][0]
+    assert torch.equal(codec.network.centroids.codebooks_KND[0], centroids_NH)
+    assert len(codes_BKF[0, 0].unique()) > 2
+    (folder / "other.safetensors").write_bytes((folder / "ssl.safetensors").read_bytes() + b" ")
+    with pytest.raises(CheckpointError, match="expected"):
+        load_codec("hasrd", **files, semantic_checkpoint=folder / "other.safetensors")
+
+
+@pytest.mark.parametrize("stop", [1, 6, 13])
+def test_a_fit_that_was_stopped_ends_as_if_it_had_not(
+    folder: Path, whole: dict[str, bytes], stop: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    points: Callable[[Fit, Batch], torch.Tensor] = Fit._points
+    calls = []
+
+    def crash(self: Fit, batch: Batch) -> torch.Tensor:
+        calls.append(batch)
+        if len(calls) == stop:
+            raise KeyboardInterrupt
+        return points(self, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Fit, "_points", crash)
+        with pytest.raises(KeyboardInterrupt):
+            fit_kmeans(config(folder), quiet)
+    fit_kmeans(config(folder), quiet)
+    assert written(folder / "out") == whole
+
+
+def test_more_frames_go_on_where_fewer_ended(folder: Path, whole: dict[str, bytes]) -> None:
+    fit_kmeans(config(folder, "frames=300"), quiet)
+    before = written(folder / "out")
+    fit_kmeans(config(folder, "frames=300"), quiet)
+    assert written(folder / "out") == before
+    fit_kmeans(config(folder), quiet)
+    assert written(folder / "out") == whole
+    with pytest.raises(InputError, match="seed was 777 and is 1"):
+        fit_kmeans(config(folder, "seed=1"), quiet)
+
+
+def silence(folder: Path) -> str:
+    zeros = encode(torch.zeros(8_000).numpy())
+    (folder / "silent.tar").write_bytes(tar_bytes([(f"{n}.flac", zeros) for n in range(6)]))
+    return f"shards=[{folder}/silent.tar]"
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("frames=0", "frames is 0"),
+        ("data.crop_seconds=0.001", "under one frame"),
+        ("silent", "a whole epoch was digital silence"),
+    ],
+)
+def test_what_cannot_be_fitted_is_refused_with_the_cure(
+    folder: Path, override: str, message: str
+) -> None:
+    overrides = [silence(folder)] if override == "silent" else [override]
+    with pytest.raises((InputError, InvalidConfig), match=message):
+        fit_kmeans(config(folder, *overrides), quiet)
+
+
+def test_a_codec_without_its_listener_and_one_with_centroids_are_refused(folder: Path) -> None:
+    bare = config(folder)
+    bare.codec.options = {}
+    other = replace(bare, codec=TrainedCodec("pure-16k-small", "untrained"))
+    with pytest.raises(InputError, match="no codebook of k-means centroids"):
+        fit_kmeans(other, quiet)
+    with pytest.raises(InvalidConfig, match="give semantic_checkpoint"):
+        fit_kmeans(bare, quiet)
+    fit_kmeans(config(folder, "frames=100"), quiet)
+    again = f"codec.checkpoint={folder}/out/checkpoint.safetensors"
+    with pytest.raises(InputError, match="holds centroids already"):
+        fit_kmeans(config(folder, again, f"output={folder}/again"), quiet)
+
+
+def test_the_shipped_configuration_is_read(folder: Path) -> None:
+    shipped = load_config(FitConfig, REPOSITORY / "configs" / "fit-kmeans" / "hasrd.yaml", [])
+    assert shipped.codec.options["semantic_checkpoint"].startswith("hf://")

@@ -1,0 +1,68 @@
+"""`speechmill verify` on a dataset that this process makes; what it checks is in tests/pipeline."""
+
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from typer.testing import CliRunner, Result
+
+from speechmill.jobs.cli import app
+from tests.jobs.datasets import make_dataset
+
+ROWS = 8
+
+
+@pytest.fixture(params=["null"])
+def output(request, tmp_path) -> str:
+    return make_dataset(tmp_path, request.param).root
+
+
+def verify(*arguments: str) -> Result:
+    return CliRunner().invoke(app, ["verify", *arguments])
+
+
+@pytest.mark.parametrize("output", ["pure-16k-small"], indirect=True)
+def test_a_sound_dataset_encodes_to_the_same_tokens_again(output):
+    done = verify(output, "--reencode", "5", "codec.device=cpu")
+    assert done.exit_code == 0, done.output
+    assert "encoded again      5 rows on cpu" in done.output
+    assert "0.00% 0.00% 0.00% 0.00%" in done.output
+    assert "faults             0" in done.output
+
+
+def test_codes_that_the_audio_does_not_give_are_counted_by_codebook(tmp_path, output):
+    path = sorted((tmp_path / "out" / "tokens").iterdir())[0]
+    table = pq.read_table(path)
+    codes = table["codes"].to_pylist()
+    codes[0][2] ^= 1
+    column = pa.array(codes, type=table.schema.field("codes").type)
+    pq.write_table(table.set_column(1, table.schema.field("codes"), column), path)
+    done = verify(output, "--reencode", f"{ROWS}", "--json", "codec.device=cpu")
+    found = json.loads(done.stdout)
+    assert done.exit_code == 1
+    assert [share > 0 for share in found["reencoded"]["shares"]] == [book == 2 for book in range(8)]
+    assert [fault["check"] for fault in found["faults"]] == ["reencode"]
+    assert verify(output, "--reencode", f"{ROWS}", "--tolerance", "0.5").exit_code == 0
+
+
+def test_audio_that_is_gone_or_another_is_a_fault_of_reencoding(tmp_path, output):
+    for tar in (tmp_path / "in").iterdir():
+        tar.unlink()
+    done = verify(output, "--reencode", "2", "codec.device=cpu")
+    assert done.exit_code == 1
+    assert done.output.count("StorageNotFound") == 2
+    assert "2 source tars cannot be read" in done.output
+
+
+def test_another_checkpoint_than_the_one_that_made_the_tokens_is_refused(output):
+    done = verify(output, "--reencode", "1", "codec.device=cpu", "codec.name=pure-16k-small")
+    assert done.exit_code == 2
+    assert "holds tokens of revision" in done.stderr
+
+
+def test_what_is_wrong_is_listed_and_the_exit_code_says_so(tmp_path, output):
+    (tmp_path / "out" / "tokens" / "stray.txt").write_text("?")
+    done = verify(output)
+    assert done.exit_code == 1
+    assert "fault  name  tokens/stray.txt" in done.output

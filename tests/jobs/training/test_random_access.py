@@ -1,0 +1,62 @@
+"""A stretch of a recording is what the whole one has there."""
+
+import numpy as np
+import pytest
+
+from speechmill.jobs.training.random_access import Recording
+from speechmill.pipeline.audio.decoders import Limits, to_float
+from speechmill.pipeline.audio.resample import AudioSettings, decode_audio
+from speechmill.pipeline.errors import OversizedAudio, SampleError
+from tests.corpus import clip, encode, tone
+
+KINDS = {
+    "flac": clip(2.0),
+    "24 bit": encode(tone(2.0), subtype="PCM_24"),
+    "stereo": encode(np.stack([tone(2.0), tone(2.0, seed=1)], 1)),
+    "another rate": encode(tone(2.0, rate=22_050), rate=22_050),
+    "wav": encode(tone(2.0), format="WAV"),
+}
+
+
+def recording(data: bytes) -> Recording:
+    return Recording(data, 16_000, AudioSettings(), Limits())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_stretch_is_what_the_whole_recording_has_there(kind: str) -> None:
+    whole = decode_audio(KINDS[kind], 16_000, AudioSettings(), Limits())
+    found = recording(KINDS[kind])
+    assert found.num_samples == len(whole.audio_T)
+    for start, size in ((0, 4_096), (1, 5_000), (31_000, 1_000), (0, 32_000)):
+        part_T = found.cut(start, size)
+        assert part_T.dtype == np.float32
+        np.testing.assert_array_equal(part_T, to_float(whole.audio_T)[start : start + size])
+
+
+def test_zeros_lie_behind_the_end() -> None:
+    audio_T = recording(clip(0.5)).cut(0, 10_000)
+    assert audio_T.shape == (10_000,)
+    assert audio_T[:8_000].any()
+    assert not audio_T[8_000:].any()
+
+
+def test_only_the_stretch_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = recording(KINDS["flac"])
+    monkeypatch.setattr(Recording, "_whole", lambda self: pytest.fail("decoded whole"))
+    assert found.cut(9_000, 3_000).any()
+
+
+def test_damage_within_the_stretch_is_a_sample_error() -> None:
+    data = bytearray(KINDS["flac"])
+    middle = len(data) // 2
+    data[middle : middle + 3_000] = bytes(3_000)
+    found = recording(bytes(data))
+    with pytest.raises(SampleError):
+        found.cut(14_000, 6_000)
+    with pytest.raises(SampleError):
+        recording(KINDS["flac"][:middle]).cut(20_000, 6_000)
+
+
+def test_what_is_too_long_is_refused_by_its_header() -> None:
+    with pytest.raises(OversizedAudio):
+        Recording(KINDS["flac"], 16_000, AudioSettings(), Limits(seconds=1.0))

@@ -1,0 +1,29 @@
+"""Every configuration under configs/train is one that its codec's recipe takes."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from speechmill.codecs import codec_info
+from speechmill.jobs.config import load_config
+from speechmill.jobs.training.config import TrainConfig
+from speechmill.jobs.training.worker import build_recipe
+from tests.conftest import REPOSITORY
+
+CONFIGS = sorted((REPOSITORY / "configs" / "train").glob("*.yaml"))
+# What a shipped configuration reads from elsewhere; the networks are not filled in here.
+NO_FILES = ("codec.checkpoint=untrained", "codec.config=null")
+FILES = ("semantic_checkpoint", "semantic_stats")
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_a_shipped_configuration_fits_its_recipe(path: Path) -> None:
+    config = load_config(TrainConfig, path, list(NO_FILES))
+    options = config.codec.options
+    config.codec.options = {name: options[name] for name in options if name not in FILES}
+    with torch.device("meta"):
+        recipe = build_recipe(config)
+    assert recipe.weights.keys() >= dict(config.recipe.get("weights", {})).keys()
+    info = codec_info(config.codec.name, checkpoint="untrained")
+    assert info.output_sample_rate == recipe.sample_rate

@@ -1,0 +1,97 @@
+import json
+
+import pytest
+
+from speechmill.codecs import codec_info
+from speechmill.pipeline.audio.clips import RecordingSettings
+from speechmill.pipeline.audio.filters import FilterSettings
+from speechmill.pipeline.audio.resample import AudioSettings
+from speechmill.pipeline.audio.segment import SegmentSettings
+from speechmill.pipeline.dataset.layout import TokenDataset, identity
+from speechmill.pipeline.errors import DatasetConflict
+from speechmill.pipeline.shards.listing import list_shards
+from tests.corpus import write_corpus
+from tests.serial_pool import tokenize_one
+
+INFO = codec_info("null")
+
+
+@pytest.fixture
+def dataset(tmp_path, storage):
+    return TokenDataset(str(tmp_path / "out"), storage)
+
+
+@pytest.fixture
+def shards(tmp_path, storage):
+    write_corpus(tmp_path / "in", num_shards=3, clips_per_shard=2, seconds=0.3)
+    return list_shards([str(tmp_path / "in")], storage)
+
+
+def test_a_dataset_is_claimed_once_and_again_by_the_same_identity(dataset):
+    wanted = identity(INFO, "fp32", RecordingSettings())
+    dataset.claim(wanted)
+    dataset.claim(wanted)
+    assert dataset.read_identity() == wanted == json.loads(json.dumps(wanted))
+
+
+@pytest.mark.parametrize(
+    ("key", "other"),
+    [
+        ("codec", identity(codec_info("pure-16k-small"), "fp32", RecordingSettings())),
+        ("precision", identity(INFO, "bf16", RecordingSettings())),
+        ("channels", identity(INFO, "fp32", RecordingSettings(AudioSettings(channels="first")))),
+        (
+            "resampler",
+            identity(INFO, "fp32", RecordingSettings(AudioSettings(resampler="soxr_vhq"))),
+        ),
+        ("segment", identity(INFO, "fp32", RecordingSettings(segment=SegmentSettings(by="fixed")))),
+        ("filters", identity(INFO, "fp32", RecordingSettings(filters=FilterSettings(1.0)))),
+    ],
+)
+def test_another_identity_is_refused_with_the_difference_and_the_cure(dataset, key, other):
+    dataset.claim(identity(INFO, "fp32", RecordingSettings()))
+    with pytest.raises(DatasetConflict, match=f"{key} = .*set another output"):
+        dataset.claim(other)
+
+
+def test_parts_of_an_unknown_codec_are_refused(dataset, shards, storage, null_codec):
+    tokenize_one(shards[0], dataset.root, storage, null_codec)
+    with pytest.raises(DatasetConflict, match=r"no dataset\.json.*set another output"):
+        dataset.claim(identity(INFO, "fp32", RecordingSettings()))
+
+
+def test_todo_is_what_has_no_part_yet(dataset, shards, storage, null_codec):
+    assert dataset.todo(shards) == shards
+    tokenize_one(shards[1], dataset.root, storage, null_codec)
+    assert dataset.todo(shards) == [shards[0], shards[2]]
+
+
+def test_a_shard_that_changed_after_it_was_tokenized_is_refused(
+    dataset, shards, storage, null_codec, tmp_path
+):
+    tokenize_one(shards[0], dataset.root, storage, null_codec)
+    write_corpus(tmp_path / "in", num_shards=1, clips_per_shard=1, seconds=0.3)
+    changed = list_shards([str(tmp_path / "in")], storage)
+    with pytest.raises(DatasetConflict, match=rf"delete .*{shards[0].name}\.parquet"):
+        dataset.todo(changed)
+
+
+def test_a_run_over_other_shards_may_add_to_a_dataset(dataset, shards, storage, null_codec):
+    tokenize_one(shards[0], dataset.root, storage, null_codec)
+    assert dataset.todo(shards[1:]) == shards[1:]
+
+
+def test_half_written_files_are_no_parts(dataset, shards, storage, null_codec, tmp_path):
+    (tmp_path / "out" / "tokens").mkdir(parents=True)
+    (tmp_path / "out" / "tokens" / f".{shards[0].name}.parquet.abc.tmp").write_bytes(b"PAR1")
+    assert dataset.parts() == set()
+    assert dataset.todo(shards) == shards
+
+
+def test_failures_are_kept_until_cleared(dataset, shards):
+    dataset.mark_failed(shards[0], {"shard": shards[0].url, "error": "ShardCut"})
+    assert dataset.failures() == [{"shard": shards[0].url, "error": "ShardCut"}]
+    assert dataset.parts("failed") == {shards[0].name}
+    assert dataset.failed_names() == {shards[0].url: [shards[0].name]}
+    dataset.clear_failed(shards[0].name)
+    assert dataset.failures() == []

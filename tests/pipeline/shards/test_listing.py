@@ -1,0 +1,72 @@
+import pytest
+
+from speechmill.pipeline.errors import InputError
+from speechmill.pipeline.shards.listing import Shard, list_shards
+from speechmill.pipeline.storage import Storage
+from tests.corpus import tar_bytes
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name in ("a-000.tar", "a-001.tar", "b/a-002.tar", "b/notes.txt", "b/c.tar.gz"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(tar_bytes([]))
+    return tmp_path
+
+
+def names(sources, storage):
+    return [shard.url.rpartition("/")[2] for shard in list_shards(sources, storage)]
+
+
+def test_a_folder_lists_every_tar_below_it_sorted(folder, storage):
+    assert names([str(folder)], storage) == ["a-000.tar", "a-001.tar", "a-002.tar"]
+
+
+def test_brace_ranges_globs_files_and_manifests_name_the_same_shards(folder, storage):
+    (folder / "list.txt").write_text("# two\na-000.tar\n\na-{001..001}.tar\n")
+    expected = ["a-000.tar", "a-001.tar"]
+    for source in ("a-{000..001}.tar", "*.tar", "list.txt"):
+        assert names([f"{folder}/{source}"], storage) == expected
+    assert names([f"{folder}/**/*.tar"], storage)[-1] == "a-002.tar"
+
+
+def test_a_shard_named_twice_is_listed_once(folder, storage):
+    assert names([str(folder), f"{folder}/a-000.tar"], storage).count("a-000.tar") == 1
+
+
+def test_missing_shards_are_named(folder, storage):
+    with pytest.raises(InputError, match=r"2 of 4 shards do not exist: .*a-002\.tar, .*a-003"):
+        list_shards([f"{folder}/a-{{000..003}}.tar"], storage)
+
+
+@pytest.mark.parametrize("source", ["empty/", "*.nothing.tar"])
+def test_a_source_without_tars_is_refused_with_a_cure(folder, storage, source):
+    (folder / "empty").mkdir()
+    with pytest.raises(InputError, match="speechmill pack"):
+        list_shards([f"{folder}/{source}"], storage)
+
+
+def test_naming_1000_shards_takes_one_listing_and_no_request_per_shard(monkeypatch):
+    storage = Storage()
+    for number in range(1000):
+        storage.put(f"memory://many/{number:04d}.tar", b"")
+    calls = []
+    listing = Storage.list_files
+
+    def counted(self, url, prefix=""):
+        calls.append(url)
+        return listing(self, url, prefix)
+
+    monkeypatch.setattr(Storage, "list_files", counted)
+    monkeypatch.setattr(Storage, "info", None)
+    assert len(list_shards(["memory://many/{0000..0999}.tar"], storage)) == 1000
+    assert len(calls) == 1
+
+
+def test_the_name_of_a_part_changes_with_url_size_and_etag_only():
+    shard = Shard("s3://b/x.tar", 10, "e")
+    others = [Shard("s3://c/x.tar", 10, "e"), Shard("s3://b/x.tar", 11, "e")]
+    others.append(Shard("s3://b/x.tar", 10, "f"))
+    assert shard.name == Shard("s3://b/x.tar", 10, "e").name
+    assert len({shard.name, *(other.name for other in others)}) == 4
+    assert shard.name.startswith("x-")
