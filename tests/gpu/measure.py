@@ -376,7 +376,6 @@ def graphed(codec, audio_BT, num_B, precision):
 def step_codec(name):
     import threading
 
-
     patch_random_weights()
     rate = 16000
     precisions = ("bf16", "fp32") if CPU else ("bf16", "tf32", "fp16", "fp32")

@@ -52,6 +52,8 @@ class CodecFamily:
     info: Callable[..., CodecInfo]
     load: Callable[..., Codec]
     options: frozenset[str] = frozenset()  # keywords that only this family understands
+    file_options: frozenset[str] = frozenset()  # those of them whose value is a path or URL
+    file_settings: frozenset[str] = frozenset()  # settings of the recipe that are a path or URL
     cards: Mapping[str, Card] = field(default_factory=dict)
     recipe: Callable[..., "Recipe"] | None = None  # how it is trained
 

@@ -89,6 +89,15 @@ def codec_card(name: str) -> Card:
     return _find(name, configured=False).cards.get(name, Card())
 
 
+def file_arguments(name: str) -> tuple[frozenset[str], frozenset[str]]:
+    """Return which options of a codec, and which settings of its recipe, are paths or URLs.
+
+    `name` is a variant or a family. Raises `UnknownCodec`.
+    """
+    family = _find(name, configured=True)
+    return family.file_options, family.file_settings
+
+
 def load_recipe(
     name: str,
     *,

@@ -161,7 +161,9 @@ def codecs(as_json: AsJson = False) -> None:
 
 @app.command()
 def examples(
-    folder: Annotated[Path | None, typer.Argument(help="copy them here; default: copy none")] = None,
+    folder: Annotated[
+        Path | None, typer.Argument(help="copy them here; default: copy none")
+    ] = None,
 ) -> None:
     """Say where the example configurations and the sample speech are, or copy them."""
     from speechmill.jobs.commands.examples import FOLDERS, copy_examples, examples_folder

@@ -11,8 +11,8 @@ from speechmill.pipeline.errors import ShardCut, StreamBroken
 from speechmill.pipeline.shards.listing import list_shards
 from speechmill.pipeline.tokenize.batching import BatchSettings
 from speechmill.pipeline.tokenize.decode import DecodeSettings, decode_shard
-from speechmill.pipeline.tokenize.encode import tokenize_shard
 from speechmill.pipeline.tokenize.device import pad_clips
+from speechmill.pipeline.tokenize.encode import tokenize_shard
 from speechmill.pipeline.tokenize.schema import REJECT_SCHEMA, token_schema
 from speechmill.pipeline.tokenize.writer import PartWriter, read_footer
 from tests.corpus import clip, tar_bytes, write_corpus

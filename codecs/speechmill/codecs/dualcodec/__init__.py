@@ -194,6 +194,7 @@ FAMILY = CodecFamily(
     options=frozenset(
         {"compile", "semantic_checkpoint", "semantic_stats", "num_codebooks", "keep_partial"}
     ),
+    file_options=frozenset({"semantic_checkpoint", "semantic_stats"}),
     cards=CARDS,
     recipe=recipe,
 )

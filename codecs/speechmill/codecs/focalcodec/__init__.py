@@ -89,6 +89,7 @@ FAMILY = CodecFamily(
     info=info,
     load=load,
     options=frozenset({"compile"}),
+    file_settings=frozenset({"wavlm"}),
     cards=CARDS,
     recipe=recipe,
 )

@@ -128,6 +128,7 @@ FAMILY = CodecFamily(
     info=info,
     load=load,
     options=frozenset({"compile", "semantic_checkpoint"}),
+    file_options=frozenset({"semantic_checkpoint"}),
     cards=CARDS,
     recipe=recipe,
 )

@@ -119,6 +119,7 @@ FAMILY = CodecFamily(
     info=info,
     load=load,
     options=frozenset({"compile", "keep_partial"}),
+    file_settings=frozenset({"whisper"}),
     cards=CARDS,
     recipe=recipe,
 )
