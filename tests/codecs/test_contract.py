@@ -209,7 +209,11 @@ def test_clips_of_one_sample_neither_fail_nor_disturb_others(case: str, masked: 
 
 
 def test_bf16_gives_mostly_the_same_first_codes_and_float32_audio(case: str) -> None:
-    rough = CASES[case].load(precision="bf16")
+    try:
+        rough = CASES[case].load(precision="bf16")
+    except UnsupportedPrecision as error:  # PyTorch computes it wrongly on CPUs with AMX
+        assert "gives other codes than float32" in str(error)
+        pytest.skip(str(error))
     exact_KF, rough_KF = (encode_alone(codec, speech(16_000)) for codec in (loaded(case), rough))
     assert (exact_KF[0] == rough_KF[0]).float().mean() > 0.5
     frames_B = torch.tensor([rough_KF.shape[1]])

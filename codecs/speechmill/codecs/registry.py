@@ -56,16 +56,22 @@ def load_codec(
     is given, or "untrained": random weights from a fixed seed. Without one a variant takes its
     published weights, and is untrained where there are none or where a `config` changes it.
     `config` (dict or JSON file) replaces the variant's own values; with one, a family's name will
-    do. `precision` is one of fp32, tf32, bf16, fp16. Raises a `CodecError`.
+    do. `precision` is one of fp32, tf32, bf16, fp16; in all but fp32 a known clip must give mostly
+    the codes of fp32. Raises a `CodecError`.
     """
     import torch
 
     from speechmill.codecs.precision import check_precision
+    from speechmill.codecs.self_check import refuse_wrong_codes
 
     device = torch.device(device)
     check_precision(precision, device)
     family, arguments = _resolve(name, _pinned(checkpoint, sha256), config, options)
-    return family.load(name, device=device, precision=precision, **arguments)
+    codec = family.load(name, device=device, precision=precision, **arguments)
+    if precision != "fp32":
+        exact = family.load(name, device=device, precision="fp32", **arguments)
+        refuse_wrong_codes(codec, exact, precision, device)
+    return codec
 
 
 def codec_info(

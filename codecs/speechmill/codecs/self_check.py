@@ -1,0 +1,117 @@
+"""Refuse a device that computes a codec wrongly in a lower precision than float32.
+
+PyTorch 2.14 computes some bf16 convolutions wrongly on CPUs with AMX: the codes are then garbage,
+and nothing says so. A known clip of speech goes through the codec in float32 and in the precision
+that was asked for. Rounding leaves 70 to 95 % of the first codebook's codes equal, wrong kernels
+leave less than 10 %.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.resources import files
+from typing import Any
+
+import torch
+from safetensors.torch import load
+from torch import Tensor, nn
+
+from speechmill.codecs.api import Codec
+from speechmill.codecs.errors import InvalidConfig, UnsupportedPrecision
+from speechmill.codecs.precision import computing_in as autocast
+
+MIN_EQUAL_CODES = 0.5  # share of the first codebook's codes
+_WRONG = 0.3  # relative error of a module's output; rounding to bf16 gives 0.01
+_CLIP_RATE = 16_000  # Hz
+
+
+def known_clip(sample_rate: int) -> Tensor:
+    """Return audio_BT: 2 s of synthetic Spanish speech, float32, at `sample_rate` Hz."""
+    stored = files("speechmill.codecs").joinpath("self_check.safetensors").read_bytes()
+    audio_BT = load(stored)["audio_T"][None] / 32768
+    if sample_rate == _CLIP_RATE:
+        return audio_BT
+    from torchaudio.functional import resample
+
+    resampled_BT: Tensor = resample(audio_BT, _CLIP_RATE, sample_rate)
+    return resampled_BT
+
+
+def refuse_wrong_codes(codec: Codec, exact: Codec, precision: str, device: torch.device) -> None:
+    """Raise `UnsupportedPrecision` if `codec` gives other codes than `exact`, which is in float32.
+
+    Codecs that only decode are not checked: they make no codes.
+    """
+    clip_BT = known_clip(codec.info.sample_rate)
+    length_B = torch.tensor([clip_BT.shape[1]])
+    try:
+        expected_BKF = exact.encode(clip_BT, length_B)
+    except InvalidConfig:  # how a codec says that it was loaded for decoding alone
+        return
+    found_BKF = codec.encode(clip_BT, length_B)
+    equal = float((found_BKF[:, 0] == expected_BKF[:, 0]).float().mean())
+    if equal >= MIN_EQUAL_CODES:
+        return
+    culprit = None
+    for name, network in _networks(exact):
+        culprit = culprit or first_wrong_module(
+            network, lambda: exact.encode(clip_BT, length_B), precision, device, name
+        )
+    where = f"; the first module that differs is {culprit}" if culprit else ""
+    raise UnsupportedPrecision(
+        f"{precision} on {_device_name(device)} with torch {torch.__version__} gives other codes "
+        f"than float32 for {1 - equal:.0%} of a known clip{where}; use precision=fp32"
+    )
+
+
+def first_wrong_module(
+    network: nn.Module,
+    run: Callable[[], object],
+    precision: str,
+    device: torch.device,
+    prefix: str = "",
+) -> str | None:
+    """Return the name of the first module whose output is wrong in `precision`, or None.
+
+    `run` calls the network in float32. Each module without children computes its output once more
+    in `precision`, from the same input.
+    """
+    wrong: list[str] = []
+
+    def compare(name: str, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        if wrong or not isinstance(output, Tensor) or not output.is_floating_point():
+            return
+        with autocast(precision, device):
+            again = module.forward(*inputs)
+        error = torch.linalg.vector_norm(again.float() - output.float())
+        if not error <= _WRONG * torch.linalg.vector_norm(output.float()):
+            wrong.append(name)
+
+    with _hooks(network, compare):
+        run()
+    return ".".join(filter(None, (prefix, wrong[0]))) if wrong else None
+
+
+@contextmanager
+def _hooks(network: nn.Module, compare: Callable[..., None]) -> Iterator[None]:
+    handles = [
+        module.register_forward_hook(
+            lambda module, inputs, output, name=name: compare(name, module, inputs, output)
+        )
+        for name, module in network.named_modules()
+        if not any(True for _ in module.children())
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _networks(codec: Codec) -> list[tuple[str, nn.Module]]:
+    """Return the modules that a codec keeps as attributes, with the prefix of their names."""
+    found = ((k, v) for k, v in vars(codec).items() if isinstance(v, nn.Module))
+    return [("" if name == "network" else name, module) for name, module in found]
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "this CPU"

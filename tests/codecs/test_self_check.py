@@ -1,0 +1,61 @@
+"""A codec is refused on a device that computes it wrongly in the precision asked for."""
+
+import re
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from speechmill.codecs import UnsupportedPrecision, load_codec
+from speechmill.codecs.self_check import first_wrong_module, known_clip
+from tests.codecs.cases import CASES, PURE
+from tests.codecs.dualcodec.goldens import WEIGHTS
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def wrong_convolutions(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Strided bf16 convolutions mix up their channels, as those of a CPU with AMX are wrong."""
+    right = nn.Conv1d._conv_forward
+
+    def wrong(self: nn.Conv1d, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        y: Tensor = right(self, x, weight, bias)
+        lower = torch.is_autocast_enabled("cpu") and self.stride[0] >= 4
+        return y.flip(1) if lower else y
+
+    monkeypatch.setattr(nn.Conv1d, "_conv_forward", wrong)
+    yield
+
+
+def test_a_device_with_wrong_kernels_is_refused_with_the_module_and_the_cure(
+    wrong_convolutions: None,
+) -> None:
+    message = (
+        rf"bf16 on this CPU with torch {re.escape(torch.__version__)} gives other codes than "
+        r"float32 for \d+% of a known clip; the first module that differs is "
+        r"encoder\.stages\.1\.down\.conv; use precision=fp32"
+    )
+    with pytest.raises(UnsupportedPrecision, match=message):
+        load_codec("pure", config=PURE, precision="bf16")
+
+
+def test_float32_is_not_checked_and_not_refused(wrong_convolutions: None) -> None:
+    assert load_codec("pure", config=PURE).info.name == "pure"
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_right_device_has_no_wrong_module(case: str) -> None:
+    codec = CASES[case].load()
+    clip_BT = known_clip(codec.info.sample_rate)
+    for network in [v for v in vars(codec).values() if isinstance(v, nn.Module)]:
+        found = first_wrong_module(
+            network, lambda: codec.encode(clip_BT, torch.tensor([clip_BT.shape[1]])), "bf16", CPU
+        )
+        assert found is None
+
+
+def test_a_codec_that_only_decodes_is_not_checked() -> None:
+    files = {name: WEIGHTS[name] for name in ("config", "checkpoint")}
+    assert load_codec("dualcodec", **files, precision="bf16").info.name == "dualcodec"
