@@ -212,7 +212,8 @@ def test_bf16_gives_mostly_the_same_first_codes_and_float32_audio(case: str) -> 
     try:
         rough = CASES[case].load(precision="bf16")
     except UnsupportedPrecision as error:  # PyTorch computes it wrongly on CPUs with AMX
-        assert "gives other codes than float32" in str(error)
+        if "gives other codes than float32" not in str(error):
+            raise
         pytest.skip(str(error))
     exact_KF, rough_KF = (encode_alone(codec, speech(16_000)) for codec in (loaded(case), rough))
     assert (exact_KF[0] == rough_KF[0]).float().mean() > 0.5

@@ -1,7 +1,6 @@
 """A codec is refused on a device that computes it wrongly in the precision asked for."""
 
 import re
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -16,7 +15,7 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture
-def wrong_convolutions(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def wrong_convolutions(monkeypatch: pytest.MonkeyPatch) -> None:
     """Strided bf16 convolutions mix up their channels, as those of a CPU with AMX are wrong."""
     right = nn.Conv1d._conv_forward
 
@@ -26,7 +25,6 @@ def wrong_convolutions(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         return y.flip(1) if lower else y
 
     monkeypatch.setattr(nn.Conv1d, "_conv_forward", wrong)
-    yield
 
 
 def test_a_device_with_wrong_kernels_is_refused_with_the_module_and_the_cure(
