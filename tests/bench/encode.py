@@ -110,11 +110,11 @@ def matmul_peak(device: str, precision: str) -> float:
     """GFLOP/s of the best of ten products of matrices that are large and square."""
     import torch
 
-    from speechmill.codecs.precision import AUTOCAST, computing_in
+    from speechmill.codecs.precision import AUTOCAST, autocast
 
     size = 8192 if device.startswith("cuda") else 2048
     x, y = torch.randn(2, size, size, device=device, dtype=AUTOCAST.get(precision)).unbind()
-    with torch.inference_mode(), computing_in(precision, torch.device(device)):
+    with torch.inference_mode(), autocast(precision, torch.device(device)):
         best = min(seconds(lambda: x @ y, 1, device) for _ in range(10))
     return 2 * size**3 / best / 1e9
 

@@ -130,7 +130,7 @@ def loaded(case: str, *, masked: bool = False) -> Codec:
         case HasrdCodec():
             return HasrdCodec(codec.network, codec.ssl, codec.info, **ON_CPU, row_by_row=False)
         case SimWhisperCodec():
-            return SimWhisperCodec(codec.network, codec.info, **ON_CPU, one_by_one=False)
+            return SimWhisperCodec(codec.network, codec.info, **ON_CPU, row_by_row=False)
     if page.is_plain(codec):
         return type(codec)(codec.network, codec.info, **ON_CPU, row_by_row=False)
     return codec

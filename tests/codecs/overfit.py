@@ -17,10 +17,10 @@ def clips(recipe: Recipe, seconds: float = 0.4, count: int = 3) -> Tensor:
 
 
 def begin(recipe: Recipe, phase: str, audio_BT: Tensor) -> None:
-    recipe.train().begin(phase)
+    recipe.train().begin_phase(phase)
     torch.manual_seed(1)
-    while recipe.frames_to_see():
-        recipe.see(TrainingBatch(audio_BT))
+    while recipe.num_init_frames():
+        recipe.initialize_from(TrainingBatch(audio_BT))
 
 
 def overfit(
@@ -28,14 +28,14 @@ def overfit(
 ) -> list[float]:
     """Train one phase on one batch; gives the loss of each step."""
     begin(recipe, phase, audio_BT)
-    optimizer = torch.optim.Adam(recipe.trained().values(), lr=lr)
+    optimizer = torch.optim.Adam(recipe.trainable_parameters().values(), lr=lr)
     losses = []
     for number in range(steps):
         torch.manual_seed(number)
         loss = recipe.weighted(recipe(TrainingBatch(audio_BT)).terms)
         optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(recipe.trained().values(), 1.0)
+        torch.nn.utils.clip_grad_norm_(recipe.trainable_parameters().values(), 1.0)
         optimizer.step()
         recipe.after_step()
         losses.append(loss.item())
@@ -67,7 +67,9 @@ def without_gradient(recipe: Recipe, audio_BT: Tensor, seed: int = 0) -> set[str
     torch.manual_seed(seed)
     recipe.weighted(recipe(TrainingBatch(audio_BT)).terms).backward()
     return {
-        name for name, p in recipe.trained().items() if p.grad is None or not p.grad.abs().any()
+        name
+        for name, p in recipe.trainable_parameters().items()
+        if p.grad is None or not p.grad.abs().any()
     }
 
 

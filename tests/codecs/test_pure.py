@@ -9,7 +9,7 @@ from torch import nn
 
 from speechmill.codecs import CheckpointError, codec_info, load_codec
 from speechmill.codecs.nn.conv import fold_weight_norm
-from speechmill.codecs.precision import computing_in
+from speechmill.codecs.precision import autocast
 from speechmill.codecs.pure.codec import PureCodec
 from speechmill.codecs.pure.config import VARIANTS, PureConfig
 from speechmill.codecs.pure.model import PureNetwork
@@ -111,7 +111,7 @@ def test_fp32_stays_fp32_whatever_the_process_allows() -> None:
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("medium")
     try:
-        with computing_in("fp32", torch.device("cpu")):
+        with autocast("fp32", torch.device("cpu")):
             assert switch.fp32_precision == "ieee"
         assert switch.fp32_precision == "bf16"
     finally:

@@ -95,11 +95,11 @@ def step(trained: PureRecipe, optimizer: torch.optim.Optimizer, number: int) -> 
 
 
 def train(trained: PureRecipe, phase: str, steps: int, lr: float = 5e-3) -> PureRecipe:
-    trained.train().begin(phase)
+    trained.train().begin_phase(phase)
     torch.manual_seed(99)
-    while trained.frames_to_see():
-        trained.see(TrainingBatch(noisy(int(torch.randint(10**6, ())))))
-    optimizer = torch.optim.Adam(trained.trained().values(), lr=lr)
+    while trained.num_init_frames():
+        trained.initialize_from(TrainingBatch(noisy(int(torch.randint(10**6, ())))))
+    optimizer = torch.optim.Adam(trained.trainable_parameters().values(), lr=lr)
     for number in range(steps):
         step(trained, optimizer, 1_000 + number)
     return trained.eval()
@@ -226,7 +226,7 @@ def test_7_the_first_phase_has_neither_quantizer_nor_enhancer(
 
 def test_7_the_posterior_is_trained_and_then_its_mean_is_coded() -> None:
     trained = recipe().train()
-    trained.begin("vae")
+    trained.begin_phase("vae")
     trained.weighted(trained(TrainingBatch(noisy(0))).terms).backward()
     grad = trained.network.vae_head.weight.grad
     assert grad is not None
@@ -288,7 +288,7 @@ def test_10_each_weight_takes_away_its_own_gradient_alone(name: str) -> None:
         trained.train()
         torch.manual_seed(3)
         trained.weighted(trained(TrainingBatch(noisy(3))).terms).backward()
-        parameters = trained.trained().values()
+        parameters = trained.trainable_parameters().values()
         return torch.cat([(p.grad if p.grad is not None else 0 * p).flatten() for p in parameters])
 
     without = gradients(**{name: 0.0})

@@ -12,7 +12,7 @@ from speechmill.codecs.nn.codebook_ema import begin_at_kmeans
 from speechmill.codecs.nn.factorized import FactorizedQuantizer, ResidualFactorizedQuantizer
 from speechmill.codecs.nn.mel import mel_bank
 from speechmill.codecs.nn.quantize import ResidualQuantizer
-from speechmill.codecs.recipe import Frozen, fitted, straight_through
+from speechmill.codecs.recipe import Frozen, pad_or_trim, straight_through
 from tests.codecs.speech import speech
 
 
@@ -103,5 +103,5 @@ def test_gradients_go_straight_through_a_quantizer() -> None:
 
 
 def test_audio_is_cut_or_filled_to_a_length() -> None:
-    assert fitted(torch.ones(1, 3), 5).tolist() == [[1, 1, 1, 0, 0]]
-    assert fitted(torch.ones(1, 3), 2).tolist() == [[1, 1]]
+    assert pad_or_trim(torch.ones(1, 3), 5).tolist() == [[1, 1, 1, 0, 0]]
+    assert pad_or_trim(torch.ones(1, 3), 2).tolist() == [[1, 1]]

@@ -189,10 +189,10 @@ def load(name, precision, **more):
     if CPU:
         import speechmill.codecs.batch_runner as rows
 
-        rows.Rows.packs = property(lambda self: False)
+        rows.BatchRunner.packs_weights = property(lambda self: False)
     codec = load_codec(**{**arguments, "precision": precision, "device": DEVICE, **more})
     if CPU:
-        codec._rows = replace(codec._rows, row_by_row=False)
+        codec._runner = replace(codec._runner, row_by_row=False)
     return codec
 
 
@@ -261,7 +261,7 @@ def peak_memory():
 def matmul_peak(precision):
     import torch
 
-    from speechmill.codecs.precision import AUTOCAST, computing_in
+    from speechmill.codecs.precision import AUTOCAST, autocast
 
     size = 512 if CPU else 8192
     x, y = torch.randn(
@@ -269,9 +269,7 @@ def matmul_peak(precision):
     ).unbind()
     with (
         torch.inference_mode(),
-        computing_in(
-            precision if not (CPU and precision == "tf32") else "fp32", torch.device(DEVICE)
-        ),
+        autocast(precision if not (CPU and precision == "tf32") else "fp32", torch.device(DEVICE)),
     ):
         median, _ = timed(lambda: x @ y, 5, 2)
     return 2 * size**3 / median / 1e12
@@ -357,10 +355,10 @@ def graphed(codec, audio_BT, num_B, precision):
     """Capture the network; gives (replay, codes)."""
     import torch
 
-    from speechmill.codecs.precision import computing_in
+    from speechmill.codecs.precision import autocast
 
     call = network_call(codec, audio_BT, num_B)
-    with torch.inference_mode(), computing_in(precision, torch.device(DEVICE)):
+    with torch.inference_mode(), autocast(precision, torch.device(DEVICE)):
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
@@ -483,7 +481,7 @@ def _bf16_more(name, codec, rate, seconds, audio, small, threading):
         emit(step="new thread", codec=name, same_shape_ms=spent)
     with attempt("graph", codec=name):
         if DEVICE == "cuda":
-            from speechmill.codecs.precision import computing_in
+            from speechmill.codecs.precision import autocast
 
             started = time.perf_counter()
             graph, codes = graphed(codec, *audio, "bf16")
@@ -491,7 +489,7 @@ def _bf16_more(name, codec, rate, seconds, audio, small, threading):
             capture = time.perf_counter() - started
             median, least = timed(graph.replay, 8, 2)
             call = network_call(codec, *audio)
-            with torch.inference_mode(), computing_in("bf16", torch.device(DEVICE)):
+            with torch.inference_mode(), autocast("bf16", torch.device(DEVICE)):
                 eager, _ = timed(call, 5, 1)
                 same = bool((call() == codes).all())
             emit(
@@ -506,10 +504,10 @@ def _bf16_more(name, codec, rate, seconds, audio, small, threading):
             )
             del graph, codes
         else:
-            from speechmill.codecs.precision import computing_in
+            from speechmill.codecs.precision import autocast
 
             call = network_call(codec, *audio)
-            with torch.inference_mode(), computing_in("bf16", torch.device(DEVICE)):
+            with torch.inference_mode(), autocast("bf16", torch.device(DEVICE)):
                 same = bool((call() == codec.encode(*audio)[..., : call().shape[-1]]).all())
             emit(step="graph", codec=name, skipped="cpu", same_codes=same)
     gc.collect()
@@ -1307,7 +1305,7 @@ def step_train(_):
     from speechmill.codecs import load_recipe
     from speechmill.codecs.discriminators import Discriminators
     from speechmill.codecs.losses import GAN_LOSSES, feature_matching
-    from speechmill.codecs.precision import computing_in
+    from speechmill.codecs.precision import autocast
     from speechmill.codecs.recipe import TrainingBatch
 
     cases = [
@@ -1329,7 +1327,7 @@ def step_train(_):
                     .to(DEVICE)
                     .train()
                 )
-                recipe.begin(phase)
+                recipe.begin_phase(phase)
                 size = (
                     int((0.64 if CPU else crop) * recipe.sample_rate)
                     // recipe.hop_length
@@ -1339,12 +1337,12 @@ def step_train(_):
                 judges = Discriminators(
                     **({"period_channels": (4, 8), "band_channels": 4} if CPU else {})
                 ).to(DEVICE)
-                optimizer = torch.optim.AdamW(recipe.trained().values(), lr=1e-5)
+                optimizer = torch.optim.AdamW(recipe.trainable_parameters().values(), lr=1e-5)
                 judge_optimizer = torch.optim.AdamW(judges.parameters(), lr=1e-5)
                 generator_loss, judges_loss = GAN_LOSSES[recipe.gan]
 
                 def step():
-                    with computing_in(precision, torch.device(DEVICE)):
+                    with autocast(precision, torch.device(DEVICE)):
                         output = recipe(batch)
                         terms = dict(output.terms)
                         judges.requires_grad_(False)
@@ -1359,9 +1357,11 @@ def step_train(_):
                         loss = recipe.weighted(terms)
                     optimizer.zero_grad()
                     loss.backward()
-                    torch.nn.utils.clip_grad_norm_(list(recipe.trained().values()), 1.0)
+                    torch.nn.utils.clip_grad_norm_(
+                        list(recipe.trainable_parameters().values()), 1.0
+                    )
                     optimizer.step()
-                    with computing_in(precision, torch.device(DEVICE)):
+                    with autocast(precision, torch.device(DEVICE)):
                         both = torch.cat([output.target_BT, output.audio_BT.detach()])
                         features = judges(both)
                         real = [[f.chunk(2)[0] for f in one] for one in features]

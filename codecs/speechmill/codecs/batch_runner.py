@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from speechmill.codecs.nn.lengths import zero_behind
-from speechmill.codecs.precision import computing_in
+from speechmill.codecs.nn.lengths import mask_padding
+from speechmill.codecs.precision import autocast
 
 ComputeT = TypeVar("ComputeT", bound=Callable[..., Tensor])
 
@@ -27,7 +27,7 @@ _MAX_SIZES = 256  # PyTorch gives up on compiling after eight unless told otherw
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
+class BatchRunner:
     """How one codec computes the rows of a batch.
 
     Compiled code is of one width, so rows are lengthened to one of a few, and masked.
@@ -46,17 +46,18 @@ class Rows:
         row_by_row: bool | None = None,
         *,
         compiled: bool = False,
-    ) -> "Rows":
+    ) -> "BatchRunner":
         """Return the faster way for the device, unless `row_by_row` says which."""
-        alone = device.type == "cpu" if row_by_row is None else row_by_row
-        return cls(device, precision, alone, compiled)
+        if row_by_row is None:
+            row_by_row = device.type == "cpu"
+        return cls(device, precision, row_by_row, compiled)
 
     @property
-    def packs(self) -> bool:
+    def packs_weights(self) -> bool:
         """Whether matrices should lie as a CPU's kernels read them."""
         return self.device.type == "cpu" and self.precision == "fp32" and not self.compiled
 
-    def faster(self, network: ComputeT) -> ComputeT:
+    def compile(self, network: ComputeT) -> ComputeT:
         """Return `network`, compiled if that was asked for: once per width, for any batch."""
         if not self.compiled:
             return network
@@ -71,7 +72,7 @@ class Rows:
 
         return call  # type: ignore[return-value]
 
-    def widened(self, audio_BT: Tensor, limit: int | None = None) -> Tensor:
+    def pad_to_bucket(self, audio_BT: Tensor, limit: int | None = None) -> Tensor:
         """Return audio_BT, lengthened with zeros to a width that is compiled for."""
         if not self.compiled:
             return audio_BT
@@ -84,7 +85,7 @@ class Rows:
             return [[row] for row in rows]
         return [rows] if rows else []
 
-    def unequal(self, lengths: list[int]) -> Tensor | None:
+    def unequal_lengths(self, lengths: list[int]) -> Tensor | None:
         """Return the lengths, or None where all are equal and nothing needs a mask."""
         if not self.compiled and min(lengths) == max(lengths):
             return None
@@ -102,7 +103,7 @@ class Rows:
         `network` takes a batch and the rows' lengths, or None where all are full.
         """
         x = x[..., : max(lengths)].to(self.device)
-        with computing_in(self.precision, self.device):
+        with autocast(self.precision, self.device):
             if not self.row_by_row:
                 return self._masked(network, x, lengths, out_length)
             rows = zip(x[:, None], lengths, strict=True)
@@ -116,12 +117,14 @@ class Rows:
         out_length: Callable[[int], int],
     ) -> Tensor:
         """Return what `network` makes of one group of rows; a mask only where it is needed."""
-        lengths_B = self.unequal(lengths)
+        lengths_B = self.unequal_lengths(lengths)
         if lengths_B is None:
             return network(x, None)
         num_frames = [out_length(length) for length in lengths]
-        y = network(self.widened(zero_behind(x, lengths_B)), lengths_B)[..., : max(num_frames)]
-        return zero_behind(y, torch.tensor(num_frames, device=self.device))
+        y = network(self.pad_to_bucket(mask_padding(x, lengths_B)), lengths_B)[
+            ..., : max(num_frames)
+        ]
+        return mask_padding(y, torch.tensor(num_frames, device=self.device))
 
 
 def bucket(size: int) -> int:

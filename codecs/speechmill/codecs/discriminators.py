@@ -26,16 +26,18 @@ class Discriminators(nn.Module):
         band_channels: int = 32,
     ) -> None:
         super().__init__()
-        judges: list[nn.Module] = [PeriodDiscriminator(p, period_channels) for p in periods]
-        judges += [BandDiscriminator(fft, band_channels) for fft in ffts]
-        self.judges = nn.ModuleList(judges)
+        discriminators: list[nn.Module] = [
+            PeriodDiscriminator(period, period_channels) for period in periods
+        ]
+        discriminators += [BandDiscriminator(fft, band_channels) for fft in ffts]
+        self.judges = nn.ModuleList(discriminators)  # the name in training checkpoints
 
     def forward(self, audio_BT: Tensor) -> Features:
         """Return the layers of each, its logits last."""
         audio_BT = audio_BT.float() - audio_BT.float().mean(-1, keepdim=True)
         peak_B1 = audio_BT.abs().amax(-1, keepdim=True)
         level_BT = audio_BT * (_PEAK / (peak_B1 + 1e-9))
-        return [judge(level_BT) for judge in self.judges]
+        return [discriminator(level_BT) for discriminator in self.judges]
 
 
 class PeriodDiscriminator(nn.Module):

@@ -34,7 +34,7 @@ def check_precision(precision: str, device: torch.device) -> None:
             )
 
 
-def store_in(precision: str, network: nn.Module) -> None:
+def cast_weights(precision: str, network: nn.Module) -> None:
     """Round the matrices of `network` to `precision` for good, where that has fewer bits.
 
     Autocast would round frozen weights anew in every call. Norms, activations and all modules with
@@ -46,11 +46,11 @@ def store_in(precision: str, network: nn.Module) -> None:
     if isinstance(network, nn.Linear | nn.Conv1d | nn.ConvTranspose1d):
         network.to(dtype)
     for child in network.children():
-        store_in(precision, child)
+        cast_weights(precision, child)
 
 
 @contextmanager
-def computing_in(precision: str, device: torch.device) -> Iterator[None]:
+def autocast(precision: str, device: torch.device) -> Iterator[None]:
     """Compute in `precision` inside the block, whatever the process has been set to.
 
     PyTorch lets cuDNN use TF32 unless told otherwise, and `set_float32_matmul_precision` lets a

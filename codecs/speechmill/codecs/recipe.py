@@ -44,7 +44,7 @@ class Recipe(nn.Module):
     """
 
     phases: ClassVar[tuple[str, ...]]
-    silent: ClassVar[tuple[str, ...]] = ()  # phases that make no audio for discriminators to judge
+    phases_without_audio: ClassVar[tuple[str, ...]] = ()  # discriminators take no part in them
     weights: dict[str, float]  # of the terms, and "adversarial" and "feature"
     gan: ClassVar[str] = "least_squares"  # or hinge
     mean_features: ClassVar[bool] = False  # feature matching is the mean over layers, not the sum
@@ -52,14 +52,14 @@ class Recipe(nn.Module):
     hop_length: int  # crops are multiples of it
 
     @abstractmethod
-    def begin(self, phase: str) -> None:
+    def begin_phase(self, phase: str) -> None:
         """Set what is trained in this phase, by `requires_grad`."""
 
-    def frames_to_see(self) -> int:
+    def num_init_frames(self) -> int:
         """Return how many more crops' frames `see` wants before the phase's first step."""
         return 0
 
-    def see(self, batch: TrainingBatch) -> None:
+    def initialize_from(self, batch: TrainingBatch) -> None:
         """Take in a batch without a step, to initialise from data."""
 
     @abstractmethod
@@ -76,7 +76,7 @@ class Recipe(nn.Module):
     def weights_for_inference(self) -> dict[str, Tensor]:
         """Return the state dict that `load_codec` takes as a checkpoint."""
 
-    def trained(self) -> dict[str, nn.Parameter]:
+    def trainable_parameters(self) -> dict[str, nn.Parameter]:
         """Return the parameters that the optimizer moves in this phase."""
         return {name: p for name, p in self.named_parameters() if p.requires_grad}
 
@@ -157,7 +157,7 @@ def random_depths(batch: int, depth: int, least: int, share: float, like: Tensor
     return torch.where(dropped_B, drawn_B, depth)
 
 
-def fitted(audio_BT: Tensor, num_samples: int) -> Tensor:
+def pad_or_trim(audio_BT: Tensor, num_samples: int) -> Tensor:
     """Return audio_BT of so many samples, cut or filled with zeros."""
     return F.pad(audio_BT, (0, num_samples - audio_BT.shape[-1]))
 

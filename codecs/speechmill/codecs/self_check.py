@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from speechmill.codecs.api import Codec
 from speechmill.codecs.errors import InvalidConfig, UnsupportedPrecision
-from speechmill.codecs.precision import computing_in as autocast
+from speechmill.codecs.precision import autocast
 
 MIN_EQUAL_CODES = 0.5  # share of the first codebook's codes
 _WRONG = 0.3  # relative error of a module's output; rounding to bf16 gives 0.01

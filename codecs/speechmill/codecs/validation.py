@@ -5,7 +5,7 @@ from torch import Tensor
 
 from speechmill.codecs.api import CodecInfo
 from speechmill.codecs.errors import CodecError, InvalidAudio, InvalidCodes
-from speechmill.codecs.nn.lengths import zero_behind
+from speechmill.codecs.nn.lengths import mask_padding
 
 _INTEGERS = (torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64)
 
@@ -46,7 +46,7 @@ def check_codes(info: CodecInfo, codes_BKF: Tensor, num_frames_B: Tensor) -> lis
         )
     num_frames = _check_lengths(num_frames_B, codes_BKF, InvalidCodes, "frame")
     lengths_B = num_frames_B.to(codes_BKF.device)
-    _check_range(info, zero_behind(codes_BKF, lengths_B))
+    _check_range(info, mask_padding(codes_BKF, lengths_B))
     return num_frames
 
 

@@ -60,7 +60,7 @@ def test_the_vocoder_s_loss_falls() -> None:
 def test_the_bottleneck_learns_to_keep_the_features_and_nothing_else_moves() -> None:
     trained = recipe()
     trained.load_state_dict(vocoder())
-    trained.begin("features")
+    trained.begin_phase("features")
     before, distance = snapshot(trained), mel_distance(trained, clips(trained))
     losses = overfit(trained, "features", clips(trained), 50, lr=3e-3)
     assert sum(losses[-10:]) < 0.7 * sum(losses[:10])
@@ -74,8 +74,8 @@ def test_gradients_reach_every_weight_of_the_phase(
     phase: str, modules: tuple[str, ...], causal: bool, factor: int
 ) -> None:
     trained = recipe(causal, factor)
-    trained.begin(phase)
-    names = {name.removeprefix("network.") for name in trained.trained()}
+    trained.begin_phase(phase)
+    names = {name.removeprefix("network.") for name in trained.trainable_parameters()}
     assert names == set(filter(below(*modules), dict(trained.network.named_parameters())))
     assert not unreached(trained, clips(trained))
 
@@ -175,7 +175,7 @@ def test_codes_are_sharp_one_by_one_and_diverse_together() -> None:
 
 def test_the_entropy_loss_alone_makes_more_codes_used() -> None:
     trained = recipe(weights={"rebuilt": 0, "entropy": 1})
-    trained.begin("features")
+    trained.begin_phase("features")
     before = trained(TrainingBatch(clips(trained))).metrics["code_entropy"]
     overfit(trained, "features", clips(trained), 30)
     assert trained(TrainingBatch(clips(trained))).metrics["code_entropy"] > 1.2 * before

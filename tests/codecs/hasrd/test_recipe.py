@@ -14,8 +14,8 @@ from speechmill.codecs.hasrd.config import configured
 from speechmill.codecs.hasrd.recipe import HasrdRecipe
 from speechmill.codecs.hasrd.untrained import random_ssl
 from speechmill.codecs.nn.kmeans import MiniBatchKMeans, kmeans, nearest
-from speechmill.codecs.nn.lengths import zero_behind
-from speechmill.codecs.recipe import TrainingBatch, fitted, random_depths
+from speechmill.codecs.nn.lengths import mask_padding
+from speechmill.codecs.recipe import TrainingBatch, pad_or_trim, random_depths
 from tests.codecs.hasrd.small import CONFIGS
 from tests.codecs.overfit import begin, clips, mel_distance, moved, overfit, snapshot
 from tests.codecs.overfit import without_gradient as unreached
@@ -73,7 +73,9 @@ def test_gradients_reach_every_weight_and_none_of_what_is_frozen(kind: str, tmp_
     trained = recipe(tmp_path, kind, dropout=0.0)
     audio_BT = clips(trained)
     begin(trained, "codec", audio_BT)
-    assert not {name for name in trained.trained() if "ssl" in name or "centroids" in name}
+    assert not {
+        name for name in trained.trainable_parameters() if "ssl" in name or "centroids" in name
+    }
     assert not {n for n in unreached(trained, audio_BT) if "codebook" not in n}
     assert all(p.grad is None for p in trained.ssl.network.parameters())
     assert not [name for name in trained.state_dict() if name.startswith("ssl")]
@@ -148,8 +150,8 @@ def test_too_few_different_points_are_refused() -> None:
 
 def test_a_clip_behind_which_zeros_lie_gives_the_points_that_it_gives_alone(tmp_path: Path) -> None:
     trained = recipe(tmp_path)
-    short_BT = zero_behind(clips(trained)[:1, :3_200], torch.tensor([3_000]))
-    padded_BT = fitted(short_BT, 6_400)
+    short_BT = mask_padding(clips(trained)[:1, :3_200], torch.tensor([3_000]))
+    padded_BT = pad_or_trim(short_BT, 6_400)
     batch_BT = torch.cat([padded_BT, torch.zeros_like(padded_BT), clips(trained)])
     alone_MH = trained.points(short_BT)
     assert len(alone_MH) == 10
@@ -173,8 +175,8 @@ def test_what_is_trained_tokenizes_as_the_recipe_does_and_trains_on(tmp_path: Pa
     decoded_BT = codec.decode(codes_BKF, torch.full((len(audio_BT),), codes_BKF.shape[2]))
     torch.testing.assert_close(trained.reconstruct(audio_BT), decoded_BT, atol=1e-4, rtol=1e-3)
     tuned = load_recipe("hasrd", **files, settings=SETTINGS)
-    tuned.eval().begin("codec")
-    assert not tuned.frames_to_see()
+    tuned.eval().begin_phase("codec")
+    assert not tuned.num_init_frames()
     torch.testing.assert_close(
         tuned.reconstruct(audio_BT), trained.reconstruct(audio_BT), atol=1e-5, rtol=1e-4
     )
@@ -183,7 +185,7 @@ def test_what_is_trained_tokenizes_as_the_recipe_does_and_trains_on(tmp_path: Pa
 def test_training_without_what_it_stands_on_is_refused_with_the_cure(tmp_path: Path) -> None:
     bare = load_recipe("hasrd", config=CONFIGS["default"], checkpoint="untrained")
     with pytest.raises(InvalidConfig, match="fit it with `speechmill fit-kmeans`"):
-        bare.begin("codec")
+        bare.begin_phase("codec")
     with pytest.raises(InvalidConfig, match="centroids over random layers mean nothing"):
         bare.fitted_config()
     save_file(bare.weights_for_inference(), tmp_path / "x.safetensors")

@@ -30,7 +30,7 @@ def golden_codec(*, masked: bool = False, **options: Any) -> SimWhisperCodec:
     codec = load_codec("simwhisper", config=CONFIG, checkpoint=CHECKPOINT, **options)
     assert isinstance(codec, SimWhisperCodec)
     return SimWhisperCodec(
-        codec.network, codec.info, device=CPU, precision="fp32", one_by_one=not masked
+        codec.network, codec.info, device=CPU, precision="fp32", row_by_row=not masked
     )
 
 

@@ -64,7 +64,7 @@ def test_the_second_phase_learns_on_and_no_code_changes() -> None:
 @pytest.mark.parametrize("phase", SimWhisperRecipe.phases)
 def test_gradients_reach_every_weight_of_the_phase(phase: str) -> None:
     trained = recipe(weights={"waveform": 1})
-    trained.begin(phase)
+    trained.begin_phase(phase)
     assert not unreached(trained, clips(trained, 0.8))
 
 

@@ -6,15 +6,15 @@ import torch
 from torch import Tensor
 
 from speechmill.codecs.api import CodecInfo
-from speechmill.codecs.batch_runner import Rows
+from speechmill.codecs.batch_runner import BatchRunner
 from speechmill.codecs.dualcodec.config import SEMANTIC_CHECKPOINT, SEMANTIC_STATS
 from speechmill.codecs.dualcodec.model import DualCodecNetwork
 from speechmill.codecs.dualcodec.semantic import SemanticFeatures
 from speechmill.codecs.errors import InvalidConfig
 from speechmill.codecs.nn.factorized import FactorizedQuantizer
-from speechmill.codecs.nn.lengths import zero_behind
+from speechmill.codecs.nn.lengths import mask_padding
 from speechmill.codecs.nn.packed import pack_linears
-from speechmill.codecs.precision import computing_in, store_in
+from speechmill.codecs.precision import autocast, cast_weights
 from speechmill.codecs.validation import check_audio, check_codes
 
 
@@ -40,17 +40,17 @@ class DualCodec:
         self.info = info
         self.network = network
         self.semantic = semantic
-        self._rows = Rows.on(device, precision, row_by_row, compiled=compiled)
-        self._plain = replace(self._rows, compiled=False)
+        self._runner = BatchRunner.on(device, precision, row_by_row, compiled=compiled)
+        self._decode_runner = replace(self._runner, compiled=False)
         for part in filter(None, (network, semantic)):
             part.to(device).eval().requires_grad_(False)
-            if self._rows.packs:
+            if self._runner.packs_weights:
                 pack_linears(part)
-            store_in(precision, part)
+            cast_weights(precision, part)
         for module in network.modules():
             if isinstance(module, FactorizedQuantizer):
                 module.cache_directions()
-        self._code = self._rows.faster(self._code)  # type: ignore[method-assign]
+        self._code = self._runner.compile(self._code)  # type: ignore[method-assign]
         self._device = device
         self._precision = precision
 
@@ -66,7 +66,7 @@ class DualCodec:
         num_frames = [self.info.num_frames(samples) for samples in num_samples]
         shape = (len(audio_BT), self.info.num_codebooks, max(num_frames))
         codes_BKN = torch.zeros(shape, dtype=torch.int64, device=self._device)
-        for rows in self._rows.groups([row for row, frames in enumerate(num_frames) if frames]):
+        for rows in self._runner.groups([row for row, frames in enumerate(num_frames) if frames]):
             samples, frames = [num_samples[r] for r in rows], [num_frames[r] for r in rows]
             audio_GT = audio_BT[rows, : max(samples)].to(self._device)
             codes_GKN = self._encode(audio_GT, samples, frames)
@@ -79,7 +79,7 @@ class DualCodec:
         num_frames = check_codes(self.info, codes_BKF, num_frames_B)
         num_samples = [self.info.num_decoded_samples(frames) for frames in num_frames]
         audio_BT = torch.zeros(len(codes_BKF), max(num_samples), device=self._device)
-        for rows in self._rows.groups(list(range(len(codes_BKF)))):
+        for rows in self._runner.groups(list(range(len(codes_BKF)))):
             frames, samples = [num_frames[r] for r in rows], [num_samples[r] for r in rows]
             codes_GKN = codes_BKF[rows, :, : max(frames)].to(self._device).long()
             audio_BT[rows, : max(samples)] = self._decode(codes_GKN, frames, samples)
@@ -87,12 +87,15 @@ class DualCodec:
 
     def _encode(self, audio_BT: Tensor, num_samples: list[int], num_frames: list[int]) -> Tensor:
         """Return codes_BKN, zero behind each row's end."""
-        samples_B, frames_B = self._rows.unequal(num_samples), self._rows.unequal(num_frames)
+        samples_B, frames_B = (
+            self._runner.unequal_lengths(num_samples),
+            self._runner.unequal_lengths(num_frames),
+        )
         if samples_B is not None:
-            audio_BT = self._rows.widened(zero_behind(audio_BT, samples_B))
-        with computing_in(self._precision, self._device):
+            audio_BT = self._runner.pad_to_bucket(mask_padding(audio_BT, samples_B))
+        with autocast(self._precision, self._device):
             codes_BKN = self._code(audio_BT, samples_B, frames_B)
-        return codes_BKN if frames_B is None else zero_behind(codes_BKN, frames_B)
+        return codes_BKN if frames_B is None else mask_padding(codes_BKN, frames_B)
 
     def _code(self, audio_BT: Tensor, samples_B: Tensor | None, frames_B: Tensor | None) -> Tensor:
         assert self.semantic is not None
@@ -103,10 +106,10 @@ class DualCodec:
 
     def _decode(self, codes_BKN: Tensor, num_frames: list[int], num_samples: list[int]) -> Tensor:
         """Return audio_BT, zero behind each row's end."""
-        frames_B = self._plain.unequal(num_frames)
+        frames_B = self._decode_runner.unequal_lengths(num_frames)
         if frames_B is not None:
-            codes_BKN = zero_behind(codes_BKN, frames_B)
-        with computing_in(self._precision, self._device):
+            codes_BKN = mask_padding(codes_BKN, frames_B)
+        with autocast(self._precision, self._device):
             audio_BT = self.network.decode(codes_BKN, frames_B).float()
-        samples_B = self._plain.unequal(num_samples)
-        return audio_BT if samples_B is None else zero_behind(audio_BT, samples_B)
+        samples_B = self._decode_runner.unequal_lengths(num_samples)
+        return audio_BT if samples_B is None else mask_padding(audio_BT, samples_B)

@@ -13,8 +13,8 @@ from speechmill.codecs.dualcodec.config import (
     FBANK_WINDOW,
     SEMANTIC_RATE,
 )
-from speechmill.codecs.nn.frame_conv import zero_frames_behind
-from speechmill.codecs.nn.lengths import is_behind
+from speechmill.codecs.nn.frame_conv import mask_padding_frames
+from speechmill.codecs.nn.lengths import padding_mask
 
 CountT = TypeVar("CountT", int, Tensor)
 
@@ -74,14 +74,14 @@ def _normalise(x_BFM: Tensor, frames_B: Tensor | None) -> Tensor:
     if frames_B is None:
         count_B11 = torch.tensor(x_BFM.shape[1], device=x_BFM.device).view(1, 1, 1)
     else:
-        count_B11, x_BFM = frames_B[:, None, None], zero_frames_behind(x_BFM, frames_B)
+        count_B11, x_BFM = frames_B[:, None, None], mask_padding_frames(x_BFM, frames_B)
     x_BFM = x_BFM - x_BFM.sum(1, keepdim=True) / count_B11
     if frames_B is not None:
-        x_BFM = zero_frames_behind(x_BFM, frames_B)
+        x_BFM = mask_padding_frames(x_BFM, frames_B)
     variance_B1M = x_BFM.square().sum(1, keepdim=True) / (count_B11 - 1).clamp(min=1)
     x_BFM = x_BFM / (variance_B1M + _VARIANCE_FLOOR).sqrt()
     if frames_B is not None:
-        x_BFM = x_BFM.masked_fill(is_behind(frames_B, x_BFM.shape[1])[..., None], _FILL)
+        x_BFM = x_BFM.masked_fill(padding_mask(frames_B, x_BFM.shape[1])[..., None], _FILL)
     return x_BFM
 
 

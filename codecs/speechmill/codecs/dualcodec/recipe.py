@@ -23,8 +23,8 @@ from speechmill.codecs.recipe import (
     Recipe,
     StepOutput,
     TrainingBatch,
-    fitted,
     merge_weights,
+    pad_or_trim,
     random_depths,
 )
 
@@ -98,7 +98,7 @@ class DualCodecRecipe(Recipe):
         """Begin at the weights of a checkpoint, published or of a training."""
         load_trainable(self.network, self.sizes, path)
 
-    def begin(self, phase: str) -> None:
+    def begin_phase(self, phase: str) -> None:
         self.train_only("network")
 
     def forward(self, batch: TrainingBatch) -> StepOutput:
@@ -130,7 +130,7 @@ class DualCodecRecipe(Recipe):
     def reconstruct(self, audio_BT: Tensor) -> Tensor:
         books = len(self.sizes.codebook_sizes)
         codes_BKN = self.network.encode(audio_BT, self.semantic(audio_BT), books)
-        return fitted(self.network.decode(codes_BKN), audio_BT.shape[-1])
+        return pad_or_trim(self.network.decode(codes_BKN), audio_BT.shape[-1])
 
     def weights_for_inference(self) -> dict[str, Tensor]:
         return published(self.network.state_dict(), self.sizes)

@@ -8,7 +8,7 @@ from torchaudio.transforms import Resample
 from speechmill.codecs.dualcodec.config import FBANK_STACK, SEMANTIC_RATE, DualCodecConfig
 from speechmill.codecs.dualcodec.fbank import StackedFbank, fbank_windows
 from speechmill.codecs.dualcodec.w2vbert import W2VBert
-from speechmill.codecs.nn.frame_conv import zero_frames_behind
+from speechmill.codecs.nn.frame_conv import mask_padding_frames
 
 
 class SemanticFeatures(nn.Module):
@@ -77,7 +77,7 @@ class SemanticFeatures(nn.Module):
         if windows_B is None:
             windows_B = torch.full((1,), frames * FBANK_STACK, device=x_BSD.device)
         frames_B = -(-windows_B // FBANK_STACK)
-        x_BSD = F.pad(zero_frames_behind(x_BSD, frames_B), (0, 0, 0, -frames % self.factor))
+        x_BSD = F.pad(mask_padding_frames(x_BSD, frames_B), (0, 0, 0, -frames % self.factor))
         sum_BND = x_BSD.view(batch, -1, self.factor, dim).sum(2)
         start_N = torch.arange(0, x_BSD.shape[1], self.factor, device=x_BSD.device)
         count_BN = (frames_B[:, None] - start_N).clamp(1, self.factor)

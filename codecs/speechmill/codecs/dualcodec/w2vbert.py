@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from speechmill.codecs.dualcodec.config import W2VBertConfig
 from speechmill.codecs.nn.frame_conv import FrameConv1d
-from speechmill.codecs.nn.lengths import is_behind
+from speechmill.codecs.nn.lengths import padding_mask
 
 
 class W2VBert(nn.Module):
@@ -31,7 +31,7 @@ class W2VBert(nn.Module):
         They enter as zeros and are computed all the same: a clip's last frame may be one of them.
         """
         x_BSD: Tensor = self.feature_projection(features_BSI)
-        hidden_BS = None if attended_B is None else is_behind(attended_B, x_BSD.shape[1])
+        hidden_BS = None if attended_B is None else padding_mask(attended_B, x_BSD.shape[1])
         if hidden_BS is not None:
             x_BSD = x_BSD.masked_fill(hidden_BS[..., None], 0)
         place_QK = self._relative_places(x_BSD)

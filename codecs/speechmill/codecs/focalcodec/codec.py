@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 
 from speechmill.codecs.api import CodecInfo
-from speechmill.codecs.batch_runner import Rows
+from speechmill.codecs.batch_runner import BatchRunner
 from speechmill.codecs.errors import InvalidConfig
 from speechmill.codecs.focalcodec.config import FocalCodecConfig
 from speechmill.codecs.focalcodec.model import FocalCodecNetwork
 from speechmill.codecs.focalcodec.stream import FocalCodecStream
 from speechmill.codecs.nn.frame_conv import pack
-from speechmill.codecs.precision import store_in
+from speechmill.codecs.precision import cast_weights
 from speechmill.codecs.validation import check_audio, check_codes
 
 
@@ -38,25 +38,25 @@ class FocalCodec:
         self.sizes = sizes
         self._device = device
         self._precision = precision
-        self._rows = Rows.on(device, precision, row_by_row, compiled=compiled)
-        self._plain = replace(self._rows, compiled=False)
-        if self._rows.packs:
+        self._runner = BatchRunner.on(device, precision, row_by_row, compiled=compiled)
+        self._decode_runner = replace(self._runner, compiled=False)
+        if self._runner.packs_weights:
             pack(self.network)
-        store_in(precision, self.network)
-        self._encode = self._rows.faster(self.network.encode)
+        cast_weights(precision, self.network)
+        self._encode = self._runner.compile(self.network.encode)
         self._samples_per_frame = sizes.upscale * sizes.decoder.hop_length
 
     @torch.inference_mode()
     def encode(self, audio_BT: Tensor, num_samples_B: Tensor) -> Tensor:
         """Return codes_BKF."""
         num_samples = check_audio(audio_BT, num_samples_B)
-        return self._rows.compute(self._encode, audio_BT, num_samples, self.info.num_frames)
+        return self._runner.compute(self._encode, audio_BT, num_samples, self.info.num_frames)
 
     @torch.inference_mode()
     def decode(self, codes_BKF: Tensor, num_frames_B: Tensor) -> Tensor:
         """Return audio_BT of the same number of samples for every frame."""
         num_frames = check_codes(self.info, codes_BKF, num_frames_B)
-        return self._plain.compute(
+        return self._decode_runner.compute(
             self._decode, codes_BKF, num_frames, lambda frames: frames * self._samples_per_frame
         )
 

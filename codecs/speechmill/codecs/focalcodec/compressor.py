@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from speechmill.codecs.focalcodec.config import CompressorConfig, DecompressorConfig, FocalConfig
 from speechmill.codecs.nn.focal import FeedForward, FocalBlock
-from speechmill.codecs.nn.frame_conv import FrameConv1d, Memory, Padding, zero_frames_behind
+from speechmill.codecs.nn.frame_conv import FrameConv1d, Memory, Padding, mask_padding_frames
 from speechmill.codecs.nn.snake import Snake
 
 
@@ -65,7 +65,7 @@ class DownScale(nn.Module):
     def forward(self, x_BFC: Tensor, lengths_B: Tensor | None, memory: Memory | None) -> Tensor:
         if self.downscale.edges == "valid" and self.factor > 1:
             if lengths_B is not None:
-                x_BFC = zero_frames_behind(x_BFC, lengths_B)
+                x_BFC = mask_padding_frames(x_BFC, lengths_B)
             x_BFC = F.pad(x_BFC, (0, 0, 0, -x_BFC.shape[1] % self.factor))
         y_BFC: Tensor = self.activation(self.downscale(x_BFC, memory=memory))
         return y_BFC
@@ -147,7 +147,7 @@ class Refiner(nn.Module):
 
     def forward(self, x_BFC: Tensor, lengths_B: Tensor | None) -> Tensor:
         frames, width = x_BFC.shape[1:]
-        z_BFC = x_BFC if lengths_B is None else zero_frames_behind(x_BFC, lengths_B)
+        z_BFC = x_BFC if lengths_B is None else mask_padding_frames(x_BFC, lengths_B)
         z_BFC = F.pad(z_BFC, (0, 0, 0, -frames % self.chunk))
         z_BNW = z_BFC.reshape(len(x_BFC), -1, self.chunk * width)
         y_BNW: Tensor = self.out_proj(F.gelu(self.in_proj(z_BNW)))

@@ -25,8 +25,8 @@ from speechmill.codecs.recipe import (
     Recipe,
     StepOutput,
     TrainingBatch,
-    fitted,
     merge_weights,
+    pad_or_trim,
     straight_through,
 )
 
@@ -67,7 +67,7 @@ class FocalCodecRecipe(Recipe):
     """
 
     phases = ("vocoder", "features")
-    silent = ("features",)
+    phases_without_audio = ("features",)
     gan = "hinge"
     mean_features = True
 
@@ -96,7 +96,7 @@ class FocalCodecRecipe(Recipe):
         state = {name: value.float() for name, value in current(read_state_dict(path)).items()}
         load_strict(self.network, state, str(path))
 
-    def begin(self, phase: str) -> None:
+    def begin_phase(self, phase: str) -> None:
         self.phase = phase
         if phase == "vocoder":
             self.train_only("network.decoder")
@@ -121,7 +121,7 @@ class FocalCodecRecipe(Recipe):
         if self.phase != "vocoder":
             corners_BND = self.network.quantizer.quantize(self._unit(features_BFC))
             features_BFC, _ = self.network.decompressor(corners_BND)
-        return fitted(self.network.decoder(features_BFC, None, None), audio_BT.shape[-1])
+        return pad_or_trim(self.network.decoder(features_BFC, None, None), audio_BT.shape[-1])
 
     def weights_for_inference(self) -> dict[str, Tensor]:
         return self.network.state_dict()
@@ -157,5 +157,5 @@ class FocalCodecRecipe(Recipe):
         frame_BS = first_B1 + torch.arange(size, device=audio_BT.device)
         row_B1 = torch.arange(batch, device=audio_BT.device)[:, None]
         num_samples = frames * self.samples_per_feature
-        samples_BFN = fitted(audio_BT, num_samples).view(batch, frames, -1)
+        samples_BFN = pad_or_trim(audio_BT, num_samples).view(batch, frames, -1)
         return features_BFC[row_B1, frame_BS], samples_BFN[row_B1, frame_BS].flatten(1)

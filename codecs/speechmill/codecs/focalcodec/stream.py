@@ -8,7 +8,7 @@ from speechmill.codecs.errors import InvalidAudio, InvalidCodes
 from speechmill.codecs.focalcodec.config import FocalCodecConfig
 from speechmill.codecs.focalcodec.model import FocalCodecNetwork
 from speechmill.codecs.nn.frame_conv import Memory
-from speechmill.codecs.precision import computing_in
+from speechmill.codecs.precision import autocast
 from speechmill.codecs.validation import check_audio, check_codes
 
 
@@ -44,7 +44,7 @@ class FocalCodecStream:
         if self._heard.ended:
             raise InvalidAudio(self._heard.refusal("samples"))
         self._heard.add(num_samples[0])
-        with computing_in(self._precision, self._device):
+        with autocast(self._precision, self._device):
             return self._network.encode(audio_BT.to(self._device), None, self._heard.memory)
 
     @torch.inference_mode()
@@ -55,7 +55,7 @@ class FocalCodecStream:
         if self._told.ended:
             raise InvalidCodes(self._told.refusal("frames"))
         self._told.add(num_frames[0])
-        with computing_in(self._precision, self._device):
+        with autocast(self._precision, self._device):
             codes_BKF = codes_BKF.to(self._device).long()
             return self._network.decode(codes_BKF, None, self._told.memory).float()
 

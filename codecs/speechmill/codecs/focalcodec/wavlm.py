@@ -14,9 +14,9 @@ from torch.nn import functional as F
 
 from speechmill.codecs.focalcodec.config import WavLMConfig
 from speechmill.codecs.nn.focal import FeedForward
-from speechmill.codecs.nn.frame_conv import FrameConv1d, Memory, zero_frames_behind
+from speechmill.codecs.nn.frame_conv import FrameConv1d, Memory, mask_padding_frames
 from speechmill.codecs.nn.gated_bias import bias_gate, position_bias
-from speechmill.codecs.nn.lengths import is_behind
+from speechmill.codecs.nn.lengths import padding_mask
 
 _PART = 128  # feature frames whose columns fit into a CPU's cache together
 
@@ -116,7 +116,7 @@ class ConvBlock(nn.Module):
         """Return x_BTC with zeros where the first frame reads behind a short row's end."""
         kernel = self.conv.reach + 1
         if lengths_B is not None:
-            head_BKC = zero_frames_behind(x_BTC[:, :kernel], lengths_B)
+            head_BKC = mask_padding_frames(x_BTC[:, :kernel], lengths_B)
             x_BTC = torch.cat([head_BKC, x_BTC[:, kernel:]], dim=1)
         missing = kernel - x_BTC.shape[1]
         return F.pad(x_BTC, (0, 0, 0, missing)) if missing > 0 else x_BTC
@@ -157,7 +157,7 @@ class TransformerEncoder(nn.Module):
         """
         queries, device = x_BFD.shape[1], x_BFD.device
         if not self.causal:
-            return None if lengths_B is None else is_behind(lengths_B, queries)[:, None]
+            return None if lengths_B is None else padding_mask(lengths_B, queries)[:, None]
         if lengths_B is None:
             lengths_B = torch.full((1,), queries, device=device)
         chunk_Q = torch.arange(queries, device=device) // self.chunk
@@ -182,7 +182,7 @@ class PositionalEmbedding(nn.Module):
     def forward(self, x_BFD: Tensor, lengths_B: Tensor | None, memory: Memory | None) -> Tensor:
         if self.conv.edges == "valid":
             if lengths_B is not None:
-                x_BFD = zero_frames_behind(x_BFD, lengths_B)
+                x_BFD = mask_padding_frames(x_BFD, lengths_B)
             reach = self.conv.reach
             x_BFD = F.pad(x_BFD, (0, 0, (reach + 1) // 2, reach // 2))
         return F.gelu(self.conv(x_BFD, memory=memory))

@@ -22,15 +22,15 @@ from speechmill.codecs.hasrd.weights import renamed_ssl
 from speechmill.codecs.losses import dac_mel_loss
 from speechmill.codecs.nn.codebook_ema import CodebookEMA, KMeansStart
 from speechmill.codecs.nn.conv import load_unfolded
-from speechmill.codecs.nn.lengths import is_behind
+from speechmill.codecs.nn.lengths import padding_mask
 from speechmill.codecs.nn.quantize import ResidualQuantizer
 from speechmill.codecs.recipe import (
     CentroidRecipe,
     Frozen,
     StepOutput,
     TrainingBatch,
-    fitted,
     merge_weights,
+    pad_or_trim,
     random_depths,
     straight_through,
 )
@@ -98,7 +98,7 @@ class HasrdRecipe(CentroidRecipe):
         if self.ema is not None and bool(self._codebooks().codebooks_KND.any()):
             self._go_on(torch.ones_like(self.ema.counts_KN))  # unknown, so all alike
 
-    def begin(self, phase: str) -> None:
+    def begin_phase(self, phase: str) -> None:
         if not bool(self.centroids_NH.any()):
             raise InvalidConfig(
                 "the semantic codebook is empty: fit it with `speechmill fit-kmeans` and give the "
@@ -121,7 +121,7 @@ class HasrdRecipe(CentroidRecipe):
         ssl = cast(SSLModel, self.ssl.network)
         states = ssl(ssl.heard(audio_BT, samples_B), frames_B * self.hop_length)
         semantic_BFH = self.network.taps(states, acoustic=False).semantic_BFH
-        return semantic_BFH[~is_behind(frames_B, semantic_BFH.shape[1])]
+        return semantic_BFH[~padding_mask(frames_B, semantic_BFH.shape[1])]
 
     def fitted_config(self) -> dict[str, Any]:
         if self.sizes.semantic_sha256 is None:
@@ -131,13 +131,13 @@ class HasrdRecipe(CentroidRecipe):
             )
         return asdict(self.sizes)
 
-    def frames_to_see(self) -> int:
+    def num_init_frames(self) -> int:
         return 0 if self.has_codebooks else self._start.missing
 
     @torch.no_grad()
-    def see(self, batch: TrainingBatch) -> None:
+    def initialize_from(self, batch: TrainingBatch) -> None:
         _, residual_BFD = self._streams(batch.audio_BT)
-        counts_KN = self._start.see(self._codebooks(), residual_BFD.flatten(0, 1))
+        counts_KN = self._start.initialize_from(self._codebooks(), residual_BFD.flatten(0, 1))
         if counts_KN is not None:
             self._go_on(counts_KN)
 
@@ -162,7 +162,7 @@ class HasrdRecipe(CentroidRecipe):
     def reconstruct(self, audio_BT: Tensor) -> Tensor:
         all_books = 1 + self.sizes.num_acoustic
         codes_BKF = self.network.encode(self.states(audio_BT), audio_BT, all_books)
-        return fitted(self.network.decode(codes_BKF), audio_BT.shape[-1])
+        return pad_or_trim(self.network.decode(codes_BKF), audio_BT.shape[-1])
 
     def weights_for_inference(self) -> dict[str, Tensor]:
         return self.network.state_dict()

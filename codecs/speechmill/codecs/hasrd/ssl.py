@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from speechmill.codecs.hasrd.config import SSLConfig
-from speechmill.codecs.nn.frame_conv import FrameConv1d, zero_frames_behind
+from speechmill.codecs.nn.frame_conv import FrameConv1d, mask_padding_frames
 from speechmill.codecs.nn.gated_bias import bias_gate, position_bias
-from speechmill.codecs.nn.lengths import is_behind, zero_behind
+from speechmill.codecs.nn.lengths import mask_padding, padding_mask
 
 _VARIANCE_FLOOR = 1e-7  # that of transformers' feature extractor
 _NORM_EPS = 1e-5
@@ -112,8 +112,8 @@ class TimeNorm(nn.Module):
             variance_B1C, mean_B1C = torch.var_mean(x_BTC, 1, correction=0, keepdim=True)
         else:
             count_B11 = lengths_B[:, None, None]
-            mean_B1C = zero_frames_behind(x_BTC, lengths_B).sum(1, keepdim=True) / count_B11
-            off_BTC = zero_frames_behind(x_BTC - mean_B1C, lengths_B)
+            mean_B1C = mask_padding_frames(x_BTC, lengths_B).sum(1, keepdim=True) / count_B11
+            off_BTC = mask_padding_frames(x_BTC - mean_B1C, lengths_B)
             variance_B1C = off_BTC.square_().sum(1, keepdim=True) / count_B11
         scale_B1C = self.weight * torch.rsqrt(variance_B1C + _NORM_EPS)
         return torch.addcmul(self.bias - mean_B1C * scale_B1C, x_BTC, scale_B1C)
@@ -153,7 +153,7 @@ class TransformerEncoder(nn.Module):
         if self.layer_norm is not None:
             x_BFD = self.layer_norm(x_BFD)
         yield x_BFD
-        hidden_BK = None if lengths_B is None else is_behind(lengths_B, frames)
+        hidden_BK = None if lengths_B is None else padding_mask(lengths_B, frames)
         bias_HQK = None
         if self.rel_attn_embed is not None:
             bias_HQK = position_bias(self.rel_attn_embed, self.max_distance, frames)
@@ -178,7 +178,7 @@ class PositionalConv(nn.Module):
 
     def forward(self, x_BFD: Tensor, lengths_B: Tensor | None) -> Tensor:
         if lengths_B is not None:
-            x_BFD = zero_frames_behind(x_BFD, lengths_B)
+            x_BFD = mask_padding_frames(x_BFD, lengths_B)
         reach = self.conv.reach
         return F.gelu(self.conv(F.pad(x_BFD, (0, 0, (reach + 1) // 2, reach // 2))))
 
@@ -258,6 +258,6 @@ def normalized(audio_BT: Tensor, num_samples_B: Tensor | None) -> Tensor:
         variance_B1, mean_B1 = torch.var_mean(audio_BT, 1, correction=0, keepdim=True)
         return (audio_BT - mean_B1) * torch.rsqrt(variance_B1 + _VARIANCE_FLOOR)
     count_B1 = num_samples_B[:, None]
-    off_BT = zero_behind(audio_BT - audio_BT.sum(1, keepdim=True) / count_B1, num_samples_B)
+    off_BT = mask_padding(audio_BT - audio_BT.sum(1, keepdim=True) / count_B1, num_samples_B)
     variance_B1 = off_BT.square().sum(1, keepdim=True) / count_B1
     return off_BT * torch.rsqrt(variance_B1 + _VARIANCE_FLOOR)

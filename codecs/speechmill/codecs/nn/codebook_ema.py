@@ -97,7 +97,7 @@ class KMeansStart:
         """Frames still to be seen."""
         return max(0, self.num_frames - sum(len(frames_MD) for frames_MD in self._frames))
 
-    def see(self, quantizer: ResidualQuantizer, frames_MD: Tensor) -> Tensor | None:
+    def initialize_from(self, quantizer: ResidualQuantizer, frames_MD: Tensor) -> Tensor | None:
         """Take in a batch; with the last one begin the codebooks and give its counts_KN."""
         self._frames.append(frames_MD)
         if self.missing:

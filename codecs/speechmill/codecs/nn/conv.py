@@ -15,7 +15,7 @@ from torch.nn.utils.parametrizations import weight_norm
 from torch.nn.utils.parametrize import is_parametrized, remove_parametrizations
 
 from speechmill.codecs.checkpoint import load_strict
-from speechmill.codecs.nn.lengths import zero_behind
+from speechmill.codecs.nn.lengths import mask_padding
 
 
 class PaddedConv1d(nn.Module):
@@ -62,7 +62,7 @@ class TrimmedConvTranspose1d(nn.Module):
     def forward(self, x_BCT: Tensor, lengths_B: Tensor | None = None) -> Tensor:
         """Return y_BCT of T x stride columns."""
         if lengths_B is not None:
-            x_BCT = zero_behind(x_BCT, lengths_B)
+            x_BCT = mask_padding(x_BCT, lengths_B)
         y_BCT: Tensor = self.conv(x_BCT)
         return y_BCT[..., self.left : y_BCT.shape[-1] - self.right]
 

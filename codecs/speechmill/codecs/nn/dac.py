@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from speechmill.codecs.nn.lengths import zero_behind
+from speechmill.codecs.nn.lengths import mask_padding
 from speechmill.codecs.nn.snake import Snake
 
 _DILATIONS = (1, 3, 9)
@@ -94,7 +94,7 @@ class UpStage(nn.Module):
     def forward(self, x_BCT: Tensor, lengths_B: Tensor | None) -> tuple[Tensor, Tensor | None]:
         x_BCT = self.snake(x_BCT)
         if lengths_B is not None:
-            x_BCT = zero_behind(x_BCT, lengths_B)
+            x_BCT = mask_padding(x_BCT, lengths_B)
             lengths_B = lengths_B * self.rate - self.missing
         x_BCT = self.up(x_BCT)
         for unit in self.units:
@@ -141,7 +141,7 @@ class ZeroPaddedConv1d(nn.Module):
         self.conv = weight_norm(conv)
 
     def forward(self, x_BCT: Tensor, lengths_B: Tensor | None = None) -> Tensor:
-        y_BCT: Tensor = self.conv(x_BCT if lengths_B is None else zero_behind(x_BCT, lengths_B))
+        y_BCT: Tensor = self.conv(x_BCT if lengths_B is None else mask_padding(x_BCT, lengths_B))
         return y_BCT
 
 

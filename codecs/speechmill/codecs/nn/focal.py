@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from speechmill.codecs.nn.frame_conv import FrameConv1d, Memory, Padding, zero_frames_behind
+from speechmill.codecs.nn.frame_conv import FrameConv1d, Memory, Padding, mask_padding_frames
 
 
 class DynamicTanh(nn.Module):
@@ -152,5 +152,5 @@ def _mean_frame(x_BFD: Tensor, lengths_B: Tensor | None) -> Tensor:
     """Return mean_B1D over each row's own frames."""
     if lengths_B is None:
         return x_BFD.mean(1, keepdim=True)
-    sum_B1D = zero_frames_behind(x_BFD, lengths_B).sum(1, keepdim=True)
+    sum_B1D = mask_padding_frames(x_BFD, lengths_B).sum(1, keepdim=True)
     return sum_B1D / lengths_B[:, None, None]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from speechmill.codecs.nn.lengths import is_behind
+from speechmill.codecs.nn.lengths import padding_mask
 from speechmill.codecs.nn.packed import PackedLinear, pack_linears
 from speechmill.codecs.nn.spectral import Spectrum
 
@@ -105,7 +105,7 @@ class FrameConv1d(nn.Conv1d):
     def _between_zeros(self, x_BTC: Tensor, lengths_B: Tensor | None) -> tuple[Tensor, int]:
         """Return x_BTC, zero behind each row's end, and the zeros still to put on both sides."""
         if lengths_B is not None and self.reach:
-            x_BTC = zero_frames_behind(x_BTC, lengths_B)
+            x_BTC = mask_padding_frames(x_BTC, lengths_B)
         left = self.reach // 2
         return F.pad(x_BTC, (0, 0, 0, 1)) if self.reach % 2 else x_BTC, left
 
@@ -137,6 +137,6 @@ def pack(network: nn.Module) -> None:
     pack_linears(network)
 
 
-def zero_frames_behind(x_BTC: Tensor, lengths_B: Tensor) -> Tensor:
+def mask_padding_frames(x_BTC: Tensor, lengths_B: Tensor) -> Tensor:
     """Return x_BTC with zeros behind each row's end, whatever was there."""
-    return x_BTC.masked_fill(is_behind(lengths_B, x_BTC.shape[1])[..., None], 0)
+    return x_BTC.masked_fill(padding_mask(lengths_B, x_BTC.shape[1])[..., None], 0)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from speechmill.codecs.nn.lengths import is_behind
+from speechmill.codecs.nn.lengths import padding_mask
 
 _SILENCE = 1e-11  # no sample that is kept has so small an envelope
 
@@ -37,7 +37,7 @@ class ISTFTHead(nn.Module):
         frames_BFN = torch.fft.irfft(spectrum_BFS, self.n_fft) * self.window_N
         squared_BFN = self.window_N.square().expand(1, *frames_BFN.shape[1:])
         if lengths_B is not None:
-            behind_BF1 = is_behind(lengths_B, x_BFD.shape[1])[..., None]
+            behind_BF1 = padding_mask(lengths_B, x_BFD.shape[1])[..., None]
             frames_BFN = frames_BFN.masked_fill(behind_BF1, 0)
             squared_BFN = squared_BFN.masked_fill(behind_BF1, 0)
         envelope_BT = self._overlap_add(squared_BFN).clamp(min=_SILENCE)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from speechmill.codecs.nn.lengths import is_behind
+from speechmill.codecs.nn.lengths import padding_mask
 
 
 class MDCT(nn.Module):
@@ -38,7 +38,7 @@ class MDCT(nn.Module):
     def inverse(self, spectrum_BFS: Tensor, lengths_B: Tensor | None = None) -> Tensor:
         """Return audio_BT in float32; each row is that of its first `lengths_B` frames alone."""
         if lengths_B is not None:
-            behind_BF1 = is_behind(lengths_B, spectrum_BFS.shape[1])[..., None]
+            behind_BF1 = padding_mask(lengths_B, spectrum_BFS.shape[1])[..., None]
             spectrum_BFS = spectrum_BFS.masked_fill(behind_BF1, 0)
         with torch.autocast(spectrum_BFS.device.type, enabled=False):
             first_BFH, second_BFH = (spectrum_BFS.float() @ self.basis_NS.T).chunk(2, dim=-1)

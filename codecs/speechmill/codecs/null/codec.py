@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from speechmill.codecs.api import CodecInfo
-from speechmill.codecs.nn.lengths import zero_behind
+from speechmill.codecs.nn.lengths import mask_padding
 from speechmill.codecs.validation import check_audio, check_codes
 
 _MULTIPLIER = 2_654_435_761  # Knuth's: 2^32 over the golden ratio, spreads neighbours far apart
@@ -27,13 +27,13 @@ class NullCodec:
         audio_BT, num_samples_B = audio_BT.to(self._device), num_samples_B.to(self._device)
         longest = max(check_audio(audio_BT, num_samples_B))
         picked_BN = audio_BT[:, : longest : self._step]
-        picked_BN = zero_behind(picked_BN, _ceil_div(num_samples_B, self._step))
+        picked_BN = mask_padding(picked_BN, _ceil_div(num_samples_B, self._step))
         frames, books = self.info.num_frames(longest), self.info.num_codebooks
         picked_BN = F.pad(picked_BN, (0, frames * books - picked_BN.shape[1]))
         codes_BFK = (picked_BN * _PCM_SCALE).long().view(-1, frames, books)
         codes_BFK.mul_(books * _MULTIPLIER).add_(self._offset_K).bitwise_right_shift_(22)
         codes_BFK.bitwise_and_(self._codebook_size - 1)
-        return zero_behind(
+        return mask_padding(
             codes_BFK.transpose(1, 2), _ceil_div(num_samples_B, self.info.hop_length)
         )
 
@@ -46,7 +46,7 @@ class NullCodec:
         missing = self.info.num_codebooks - codes_BKF.shape[1]
         level_BFK = F.pad(level_BKF.transpose(1, 2), (0, missing))
         audio_BT = level_BFK.flatten(1).repeat_interleave(self._step, dim=1)
-        return zero_behind(audio_BT, num_frames_B * self.info.hop_length)
+        return mask_padding(audio_BT, num_frames_B * self.info.hop_length)
 
     @property
     def _codebook_size(self) -> int:

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from speechmill.codecs.api import CodecInfo
-from speechmill.codecs.batch_runner import Rows
-from speechmill.codecs.precision import store_in
+from speechmill.codecs.batch_runner import BatchRunner
+from speechmill.codecs.precision import cast_weights
 from speechmill.codecs.pure.model import PureNetwork
 from speechmill.codecs.validation import check_audio, check_codes
 
@@ -28,23 +28,23 @@ class PureCodec:
         self.info = info
         self.network = network.to(device).eval().requires_grad_(False)
         self.network.quantizer.cache_norms()
-        self._rows = Rows.on(device, precision, row_by_row, compiled=compiled)
-        self._plain = replace(self._rows, compiled=False)
-        store_in(precision, self.network)
-        self._compute = self._rows.faster(self._encode)
+        self._runner = BatchRunner.on(device, precision, row_by_row, compiled=compiled)
+        self._decode_runner = replace(self._runner, compiled=False)
+        cast_weights(precision, self.network)
+        self._compute = self._runner.compile(self._encode)
 
     @torch.inference_mode()
     def encode(self, audio_BT: Tensor, num_samples_B: Tensor) -> Tensor:
         """Return codes_BKF."""
         num_samples = check_audio(audio_BT, num_samples_B)
-        return self._rows.compute(self._compute, audio_BT, num_samples, self.info.num_frames)
+        return self._runner.compute(self._compute, audio_BT, num_samples, self.info.num_frames)
 
     @torch.inference_mode()
     def decode(self, codes_BKF: Tensor, num_frames_B: Tensor) -> Tensor:
         """Return audio_BT."""
         num_frames = check_codes(self.info, codes_BKF, num_frames_B)
         hop = self.info.hop_length
-        return self._plain.compute(self._decode, codes_BKF, num_frames, lambda f: f * hop)
+        return self._decode_runner.compute(self._decode, codes_BKF, num_frames, lambda f: f * hop)
 
     def _encode(self, audio_BT: Tensor, lengths_B: Tensor | None) -> Tensor:
         return self.network.encode(audio_BT, self.info.num_codebooks, lengths_B)

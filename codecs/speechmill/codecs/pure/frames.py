@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from speechmill.codecs.nn.convnext import ConvNeXtBackbone
-from speechmill.codecs.nn.lengths import zero_behind
+from speechmill.codecs.nn.lengths import mask_padding
 from speechmill.codecs.nn.mdct import MDCT
 from speechmill.codecs.nn.mel import mel_bank
 from speechmill.codecs.pure.config import PureConfig
@@ -47,7 +47,7 @@ class FrameEncoder(nn.Module):
     def forward(self, x_B1T: Tensor, lengths_B: Tensor | None) -> Tensor:
         audio_BT = x_B1T[:, 0]
         if lengths_B is not None:
-            audio_BT = zero_behind(audio_BT, lengths_B)
+            audio_BT = mask_padding(audio_BT, lengths_B)
             lengths_B = (lengths_B + self.hop_length - 1) // self.hop_length
         audio_BT = F.pad(audio_BT, (0, -audio_BT.shape[-1] % self.hop_length))
         mdct_BFS = _SCALE * self.mdct(audio_BT)

@@ -115,7 +115,7 @@ class PureRecipe(Recipe):
         counts_KN = torch.ones_like(self.ema.counts_KN)  # unknown, so all alike
         self._take_codebooks(counts_KN)
 
-    def begin(self, phase: str) -> None:
+    def begin_phase(self, phase: str) -> None:
         self.phase = phase
         quantizing = phase == "quantize"
         if quantizing:
@@ -128,14 +128,14 @@ class PureRecipe(Recipe):
         gradient = quantizing and self.config.codebook_update == "gradient"
         self.codebooks_KND.requires_grad_(gradient)
 
-    def frames_to_see(self) -> int:
+    def num_init_frames(self) -> int:
         return 0 if self.phase == "vae" or self.has_codebooks else self._start.missing
 
     @torch.no_grad()
-    def see(self, batch: TrainingBatch) -> None:
+    def initialize_from(self, batch: TrainingBatch) -> None:
         """Begin each stage at the k-means of what the stages before leave of the raw latent."""
         quantizer = self.network.quantizer
-        counts_KN = self._start.see(quantizer, _frames(self.latent(batch.audio_BT)))
+        counts_KN = self._start.initialize_from(quantizer, _frames(self.latent(batch.audio_BT)))
         if counts_KN is not None:
             if quantizer.num_searched:
                 quantizer.searched_SND.copy_(quantizer.codebooks_KND[: quantizer.num_searched])

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from speechmill.codecs.api import CodecInfo
-from speechmill.codecs.batch_runner import Rows
+from speechmill.codecs.batch_runner import BatchRunner
 from speechmill.codecs.nn.packed import pack_linears
-from speechmill.codecs.precision import computing_in, store_in
+from speechmill.codecs.precision import autocast, cast_weights
 from speechmill.codecs.simwhisper.config import STEP_SAMPLES, WINDOW_SAMPLES
 from speechmill.codecs.simwhisper.model import SimWhisperNetwork
 from speechmill.codecs.validation import check_audio, check_codes
@@ -41,19 +41,19 @@ class SimWhisperCodec:
         *,
         device: torch.device,
         precision: str,
-        one_by_one: bool | None = None,
+        row_by_row: bool | None = None,
         compiled: bool = False,
     ) -> None:
         self.info = info
         self.network = network.to(device).eval().requires_grad_(False)
         self._device = device
         self._precision = precision
-        self._rows = Rows.on(device, precision, one_by_one, compiled=compiled)
-        self._plain = replace(self._rows, compiled=False)
-        if self._rows.packs:
+        self._runner = BatchRunner.on(device, precision, row_by_row, compiled=compiled)
+        self._decode_runner = replace(self._runner, compiled=False)
+        if self._runner.packs_weights:
             pack_linears(self.network)
-        store_in(precision, self.network)
-        self._encode = self._rows.faster(self.network.encode)
+        cast_weights(precision, self.network)
+        self._encode = self._runner.compile(self.network.encode)
 
     @torch.inference_mode()
     def encode(self, audio_BT: Tensor, num_samples_B: Tensor) -> Tensor:
@@ -63,7 +63,7 @@ class SimWhisperCodec:
         shape = (len(num_frames), self.info.num_codebooks, max(num_frames))
         codes_BKF = torch.zeros(shape, dtype=torch.int64, device=self._device)
         windows = self._windows(num_samples, num_frames, self.info.hop_length)
-        self._compute(self._rows, self._encode, audio_BT, windows, codes_BKF, 1)
+        self._compute(self._runner, self._encode, audio_BT, windows, codes_BKF, 1)
         return codes_BKF
 
     @torch.inference_mode()
@@ -72,7 +72,7 @@ class SimWhisperCodec:
         num_frames, hop = check_codes(self.info, codes_BKF, num_frames_B), self.info.hop_length
         audio_BT = torch.zeros(len(num_frames), max(num_frames) * hop, device=self._device)
         windows = self._windows(num_frames, num_frames, 1)
-        self._compute(self._plain, self._decode, codes_BKF.long(), windows, audio_BT, hop)
+        self._compute(self._decode_runner, self._decode, codes_BKF.long(), windows, audio_BT, hop)
         return audio_BT
 
     def _decode(self, codes_WKF: Tensor, _: int, lengths_W: Tensor | None) -> Tensor:
@@ -92,7 +92,7 @@ class SimWhisperCodec:
 
     def _compute(
         self,
-        rows: Rows,
+        runner: BatchRunner,
         compute: Callable[[Tensor, int, Tensor | None], Tensor],
         x: Tensor,
         windows: list[Window],
@@ -101,27 +101,29 @@ class SimWhisperCodec:
     ) -> None:
         """Fill `out`, of `per_frame` columns per frame, with what is kept of every window."""
         for group in self._groups(windows):
-            cut, lengths_W = self._cut(rows, x, group)
+            cut, lengths_W = self._cut(runner, x, group)
             frames = max(window.frames for window in group)
-            if rows.compiled:
-                cut = rows.widened(cut, WINDOW_SAMPLES)
+            if runner.compiled:
+                cut = runner.pad_to_bucket(cut, WINDOW_SAMPLES)
                 frames = self.info.num_frames(cut.shape[1])
-            with computing_in(self._precision, self._device):
+            with autocast(self._precision, self._device):
                 y = compute(cut, frames, lengths_W)
             for window, kept in zip(group, y, strict=True):
                 first, size = window.first_frame * per_frame, window.frames * per_frame
                 out[window.row, ..., first : first + size] = kept[..., :size]
 
     def _groups(self, windows: list[Window]) -> Iterator[list[Window]]:
-        if self._rows.row_by_row:
+        if self._runner.row_by_row:
             yield from ([window] for window in windows)
         elif windows:
             yield windows
 
-    def _cut(self, rows: Rows, x: Tensor, group: list[Window]) -> tuple[Tensor, Tensor | None]:
+    def _cut(
+        self, runner: BatchRunner, x: Tensor, group: list[Window]
+    ) -> tuple[Tensor, Tensor | None]:
         """Return a group's windows of `x`, zero behind their ends, and their lengths if unequal."""
         lengths = [window.end - window.start for window in group]
         cut = x.new_zeros(len(group), *x.shape[1:-1], max(lengths))
         for place, window, length in zip(cut, group, lengths, strict=True):
             place[..., :length] = x[window.row, ..., window.start : window.end]
-        return cut.to(self._device), rows.unequal(lengths)
+        return cut.to(self._device), runner.unequal_lengths(lengths)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from speechmill.codecs.nn.alias_free import REACH, AliasFreeSnakeBeta
-from speechmill.codecs.nn.lengths import zero_behind
+from speechmill.codecs.nn.lengths import mask_padding
 
 _KERNEL = 7
 _DILATIONS = (1, 3, 9)
@@ -77,6 +77,6 @@ class ResidualUnit(nn.Module):
     def forward(self, x_BCF: Tensor, lengths_B: Tensor | None = None) -> Tensor:
         y_BCF: Tensor = self.act1(x_BCF, lengths_B)
         if lengths_B is not None:
-            y_BCF = zero_behind(y_BCF, lengths_B)
+            y_BCF = mask_padding(y_BCF, lengths_B)
         y_BCF = self.conv2(self.act2(self.conv1(y_BCF), lengths_B))
         return x_BCF + y_BCF

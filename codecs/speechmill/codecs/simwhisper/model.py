@@ -8,10 +8,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from speechmill.codecs.nn.convnext import ConvNeXtBackbone
-from speechmill.codecs.nn.frame_conv import zero_frames_behind
+from speechmill.codecs.nn.frame_conv import mask_padding_frames
 from speechmill.codecs.nn.fsq import GroupedFSQ
 from speechmill.codecs.nn.istft import ISTFTHead
-from speechmill.codecs.nn.lengths import is_behind
+from speechmill.codecs.nn.lengths import padding_mask
 from speechmill.codecs.simwhisper.config import MEL_HOP, STRIDE, WINDOW_SAMPLES, SimWhisperConfig
 from speechmill.codecs.simwhisper.frame_stack import FrameStackDown, FrameStackUp
 from speechmill.codecs.simwhisper.log_mel import LogMel, num_columns
@@ -142,9 +142,9 @@ def _transform(
     h_BTD: Tensor, layers: nn.ModuleList, layer_norm: nn.LayerNorm, lengths_B: Tensor | None
 ) -> Tensor:
     """Return h_BTD after the layers and a norm, zero behind each row's end."""
-    behind_BT = None if lengths_B is None else is_behind(lengths_B, h_BTD.shape[1])
+    behind_BT = None if lengths_B is None else padding_mask(lengths_B, h_BTD.shape[1])
     mask_B11T = attention_mask(behind_BT)
     for layer in layers:
         h_BTD = layer(h_BTD, mask_B11T)
     h_BTD = layer_norm(h_BTD)
-    return h_BTD if lengths_B is None else zero_frames_behind(h_BTD, lengths_B)
+    return h_BTD if lengths_B is None else mask_padding_frames(h_BTD, lengths_B)

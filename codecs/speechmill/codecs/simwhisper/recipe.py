@@ -15,7 +15,7 @@ from torch import Tensor
 from speechmill.codecs.errors import InvalidConfig
 from speechmill.codecs.fetch import fetch
 from speechmill.codecs.losses import MelLoss
-from speechmill.codecs.recipe import Recipe, StepOutput, TrainingBatch, fitted, merge_weights
+from speechmill.codecs.recipe import Recipe, StepOutput, TrainingBatch, merge_weights, pad_or_trim
 from speechmill.codecs.simwhisper.config import SAMPLE_RATE, WINDOW_SAMPLES, SimWhisperConfig
 from speechmill.codecs.simwhisper.model import SimWhisperNetwork
 from speechmill.codecs.simwhisper.weights import load, load_whisper
@@ -67,7 +67,7 @@ class SimWhisperRecipe(Recipe):
             )
         load(self.network, self.sizes, path)
 
-    def begin(self, phase: str) -> None:
+    def begin_phase(self, phase: str) -> None:
         bottleneck = ("network.downsample",) if phase == "codec" else ()
         self.train_only(*bottleneck, *_DECODER)
 
@@ -86,7 +86,7 @@ class SimWhisperRecipe(Recipe):
     def reconstruct(self, audio_BT: Tensor) -> Tensor:
         """Return what the codec makes of at most 30 s."""
         codes_BKF = self.network.quantizer.encode(self.latents(audio_BT))
-        return fitted(self.network.decode(codes_BKF), audio_BT.shape[-1])
+        return pad_or_trim(self.network.decode(codes_BKF), audio_BT.shape[-1])
 
     def weights_for_inference(self) -> dict[str, Tensor]:
         return self.network.state_dict()

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from speechmill.codecs.api import CodecInfo
-from speechmill.codecs.precision import computing_in
+from speechmill.codecs.precision import autocast
 from speechmill.codecs.transformers_codecs.config import TransformersConfig
 from speechmill.codecs.validation import check_audio, check_codes
 
@@ -47,7 +47,7 @@ class TransformersCodec:
         )
         for rows, samples in self._groups(num_samples):
             audio_G1T = audio_BT[rows, None, :samples].to(self._device)
-            with computing_in(self._precision, self._device):
+            with autocast(self._precision, self._device):
                 codes_GKF = self._encode(self.network, audio_G1T, books)
             codes_BKF[rows, :, : codes_GKF.shape[2]] = codes_GKF
         return codes_BKF
@@ -60,7 +60,7 @@ class TransformersCodec:
         audio_BT = torch.zeros(len(codes_BKF), size, device=self._device)
         for rows, frames in self._groups(num_frames):
             codes_GKF = codes_BKF[rows, :, :frames].to(self._device).long()
-            with computing_in(self._precision, self._device):
+            with autocast(self._precision, self._device):
                 audio_GT = self._decode(self.network, codes_GKF).float()
             audio_BT[rows, : audio_GT.shape[1]] = audio_GT
         return audio_BT

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from speechmill.codecs import load_recipe
 from speechmill.codecs.nn.kmeans import MiniBatchKMeans
-from speechmill.codecs.precision import check_precision, computing_in
+from speechmill.codecs.precision import autocast, check_precision
 from speechmill.codecs.recipe import CentroidRecipe
 from speechmill.jobs.commands.train import describe_run, settings_of
 from speechmill.jobs.display import LINE_SECONDS
@@ -184,7 +184,7 @@ class Fit:
 
     def _points(self, batch: Batch) -> Tensor:
         audio_BT = torch.from_numpy(batch.audio_BT).to(self.device)
-        with computing_in(self.config.precision, self.device):
+        with autocast(self.config.precision, self.device):
             points_MH = self.recipe.points(audio_BT).float()
         if not bool(points_MH.isfinite().all()):
             raise InputError(

@@ -15,7 +15,7 @@ class Average:
     def __init__(self, recipe: Recipe, decay: float):
         self.decay = decay
         self.steps = 0
-        self._weights = recipe.trained()
+        self._weights = recipe.trainable_parameters()
         self._average = {name: w.detach().clone() for name, w in self._weights.items()}
 
     @torch.no_grad()

@@ -20,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from speechmill.codecs.discriminators import Discriminators
 from speechmill.codecs.losses import GAN_LOSSES, feature_matching
-from speechmill.codecs.precision import computing_in
+from speechmill.codecs.precision import autocast
 from speechmill.codecs.recipe import Recipe, StepOutput, TrainingBatch
 from speechmill.jobs.training.checkpoints import Checkpoints
 from speechmill.jobs.training.config import TrainConfig
@@ -146,18 +146,18 @@ class Trainer:
     def _begin(self, phase: Phase, state: Mapping[str, Any] | None) -> None:
         """Set up what lives as long as a phase: which weights move, optimizers, average."""
         if state is None:
-            self.recipe.begin(phase.name)
+            self.recipe.begin_phase(phase.name)
             self.best = Best(phase.name)
             with self._seeded(-1 - phase.first), self._computing():
-                while self.recipe.frames_to_see():
-                    self.recipe.see(self._tensors(self._next_batch()))
+                while self.recipe.num_init_frames():
+                    self.recipe.initialize_from(self._tensors(self._next_batch()))
         else:
-            self.recipe.begin(phase.name)
+            self.recipe.begin_phase(phase.name)
             self.recipe.load_state_dict(state["recipe"])
         self.model = self._parallel(self.recipe)
         adam = self.config.optimizer
         adam = replace(adam, betas=phase.settings.betas or adam.betas)
-        self.optimizer = adamw(self.recipe.trained().values(), adam)
+        self.optimizer = adamw(self.recipe.trainable_parameters().values(), adam)
         self.average = Average(self.recipe, self.config.optimizer.ema_decay)
         if self.judges:
             self.judge = self._parallel(self.judges)
@@ -327,7 +327,7 @@ class Trainer:
         )
 
     def _computing(self) -> Any:
-        return computing_in(self.config.precision, self.place.device)
+        return autocast(self.config.precision, self.place.device)
 
     @contextmanager
     def _seeded(self, step: int) -> Iterator[None]:

@@ -63,7 +63,7 @@ def build_recipe(config: TrainConfig) -> Recipe:
             "order, of which some may be left out"
         )
     for name, phase in config.phases.items():
-        if phase.adversarial_from is not None and name in recipe.silent:
+        if phase.adversarial_from is not None and name in recipe.phases_without_audio:
             raise InputError(
                 f"phases.{name}.adversarial_from is set, but {codec.name} makes no audio in this "
                 "phase that discriminators could judge; leave it out"
