@@ -3,7 +3,7 @@
 import time
 
 from speechmill.codecs import Codec
-from speechmill.pipeline.run.runner import Outcome
+from speechmill.pipeline.run.runner import ShardResult
 from speechmill.pipeline.shards.listing import Shard
 from speechmill.pipeline.storage import Storage
 from speechmill.pipeline.tokenize.decode import DecodeSettings, decode_shard
@@ -36,24 +36,24 @@ class SerialPool:
         self.arguments = (output, storage, codec, settings)
         self.submitted: list[Shard] = []
 
-    def free(self, alone: bool = False) -> int:
+    def free(self, exclusive: bool = False) -> int:
         return 1 - len(self.submitted)
 
-    def submit(self, shard: Shard, alone: bool = False) -> None:
+    def submit(self, shard: Shard, exclusive: bool = False) -> None:
         self.submitted.append(shard)
 
     def can_copy(self, shard: Shard) -> bool:
         return False
 
-    def wait(self, timeout: float | None = None) -> list[Outcome]:
+    def wait(self, timeout: float | None = None) -> list[ShardResult]:
         if not self.submitted:
             time.sleep(timeout or 0)
             return []
         shard = self.submitted.pop()
         try:
-            return [Outcome(shard, tokenize_one(shard, *self.arguments))]
+            return [ShardResult(shard, tokenize_one(shard, *self.arguments))]
         except Exception as error:
-            return [Outcome(shard, error=error)]
+            return [ShardResult(shard, error=error)]
 
     def __enter__(self) -> "SerialPool":
         return self

@@ -89,9 +89,9 @@ def test_the_pipeline_names_no_codec():
 def test_only_a_few_files_import_ray_and_fsspec():
     assert users("pipeline", "ray") == [
         "run/ray_cluster.py",
-        "run/ray_metrics.py",
         "run/ray_pool.py",
         "run/ray_worker.py",
+        "run/ray_workers.py",
     ]
     assert users("pipeline", "fsspec") == ["storage.py"]
     assert users("jobs", "ray") == ["training/distributed.py"]

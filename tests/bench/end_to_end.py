@@ -18,13 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from speechmill.codecs import codec_info
-from speechmill.pipeline.run.job import RaySettings, TokenizeJob, WorkerSettings
+from speechmill.pipeline.run.job import RaySettings, WorkerSettings
 from speechmill.pipeline.run.ray_cluster import ALLOCATOR
 from speechmill.pipeline.run.ray_pool import RayPool
 from speechmill.pipeline.run.runner import Event, Totals, run
 from speechmill.pipeline.shards.listing import list_shards
 from speechmill.pipeline.storage import Storage
 from speechmill.pipeline.tokenize.decode import DecodeSettings, decode_shard
+from speechmill.pipeline.tokenize.job import TokenizeJob
 from speechmill.pipeline.tokenize.schema import Batch, token_schema
 from tests.bench.feed import make_corpus
 

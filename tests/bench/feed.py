@@ -33,13 +33,14 @@ import soundfile
 import soxr
 
 from speechmill.codecs import codec_info, load_codec
-from speechmill.pipeline.run.job import RaySettings, TokenizeJob, WorkerSettings
+from speechmill.pipeline.run.job import RaySettings, WorkerSettings
 from speechmill.pipeline.run.ray_cluster import ALLOCATOR
 from speechmill.pipeline.run.ray_pool import RayPool
 from speechmill.pipeline.run.runner import run
 from speechmill.pipeline.shards.listing import list_shards
 from speechmill.pipeline.storage import Storage
 from speechmill.pipeline.tokenize.decode import DecodeSettings
+from speechmill.pipeline.tokenize.job import TokenizeJob
 from tests.corpus import tar_bytes
 
 SAMPLES = Path(__file__).parents[2] / "samples"

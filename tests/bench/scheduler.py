@@ -19,8 +19,8 @@ import psutil
 
 from speechmill.pipeline.errors import ShardCut, StreamBroken, WorkerLost
 from speechmill.pipeline.run.policy import RunSettings
-from speechmill.pipeline.run.run_log import RunLog
-from speechmill.pipeline.run.runner import Event, Outcome, Totals, run
+from speechmill.pipeline.run.run_log import RunLog, RunStatus
+from speechmill.pipeline.run.runner import Event, ShardResult, Totals, run
 from speechmill.pipeline.shards.listing import Shard
 from speechmill.pipeline.storage import Storage
 from speechmill.pipeline.tokenize.writer import ShardReport
@@ -46,36 +46,36 @@ class SimulatedPool:
     def clock(self) -> float:
         return self.now
 
-    def free(self, alone: bool = False) -> int:
-        return len(self._idle()) if alone else len(self.open)
+    def free(self, exclusive: bool = False) -> int:
+        return len(self._idle()) if exclusive else len(self.open)
 
     def can_copy(self, shard: Shard) -> bool:
         return any(shard not in self.held[actor] for actor in self.open)
 
-    def submit(self, shard: Shard, alone: bool = False) -> None:
+    def submit(self, shard: Shard, exclusive: bool = False) -> None:
         started = time.perf_counter()
-        actor = self._idle().pop() if alone else self.open[-1]
+        actor = self._idle().pop() if exclusive else self.open[-1]
         self.open.remove(actor)
         self.held[actor].add(shard)
         end = "report" if self.chance.random() > self.failures else self.chance.choice(FAULTS)
         self._later(SECONDS * self.chance.lognormvariate(0, 0.6), actor, shard, end)
         self.own_seconds += time.perf_counter() - started
 
-    def wait(self, timeout: float | None = None) -> list[Outcome]:
+    def wait(self, timeout: float | None = None) -> list[ShardResult]:
         started = time.perf_counter()
         try:
             if timeout is not None and (not self.events or self.events[0][0] > self.now + timeout):
                 self.now += timeout
                 return []
             self.now, _, actor, shard, end = heapq.heappop(self.events)
-            return self._outcomes(actor, shard, end)
+            return self._results(actor, shard, end)
         finally:
             self.own_seconds += time.perf_counter() - started
 
     def _idle(self) -> set[int]:
         return {actor for actor in self.open if not self.held[actor]}
 
-    def _outcomes(self, actor: int, shard: Shard | None, end: str) -> list[Outcome]:
+    def _results(self, actor: int, shard: Shard | None, end: str) -> list[ShardResult]:
         if shard is None:  # the actor is back
             self.open += [actor] * SLOTS
             return []
@@ -87,14 +87,14 @@ class SimulatedPool:
             self.held[actor].clear()
             self._later(RESTART_SECONDS, actor, None, "")
             error = WorkerLost(f"actor {actor} died")
-            return [Outcome(each, error=error, in_company=len(lost) > 1) for each in lost]
+            return [ShardResult(each, error=error, shared_loss=len(lost) > 1) for each in lost]
         self.held[actor].remove(shard)
         self.open.append(actor)
         if end == "report":
             report = ShardReport(shard.name, 500, 45_000, 3600.0, {"UndecodableAudio": 1})
-            return [Outcome(shard, report)]
+            return [ShardResult(shard, report)]
         error = ShardCut(f"{shard.url} is cut") if end == "cut" else StreamBroken("decoder died")
-        return [Outcome(shard, error=error)]
+        return [ShardResult(shard, error=error)]
 
     def _later(self, seconds: float, actor: int, shard: Shard | None, end: str) -> None:
         self.count += 1
@@ -127,7 +127,7 @@ def main() -> None:
         started = time.perf_counter()
         run(shards, pool, RunSettings(), on_event, clock=pool.clock)
         seconds = time.perf_counter() - started
-        log.finish("failed", totals)
+        log.finish(RunStatus.FAILED, totals)
     assert set(ends.values()) == {1}, "a shard ended twice"
     assert len(ends) == len(shards) == totals.shards + totals.failed, "a shard was lost"
     driver = (seconds - pool.own_seconds) / len(shards)

@@ -1042,7 +1042,7 @@ def _one_tar(arguments):
 def step_feed(_):
 
     from speechmill.codecs import codec_info
-    from speechmill.pipeline.run.job import RaySettings, TokenizeJob, WorkerSettings
+    from speechmill.pipeline.run.job import RaySettings, WorkerSettings
     from speechmill.pipeline.run.ray_cluster import ALLOCATOR
     from speechmill.pipeline.run.ray_pool import RayPool
     from speechmill.pipeline.run.runner import Totals, run
@@ -1050,6 +1050,7 @@ def step_feed(_):
     from speechmill.pipeline.storage import Storage
     from speechmill.pipeline.tokenize.batching import BatchSettings
     from speechmill.pipeline.tokenize.decode import DecodeSettings
+    from speechmill.pipeline.tokenize.job import TokenizeJob
 
     os.environ.update(ALLOCATOR)
     see_the_gpu()

@@ -5,8 +5,8 @@ from pathlib import Path
 from speechmill.codecs import load_codec
 from speechmill.jobs.config import TokenizeConfig, from_overrides, to_yaml
 from speechmill.pipeline.dataset.layout import TokenDataset, identity
-from speechmill.pipeline.run.run_log import RunLog
-from speechmill.pipeline.run.runner import Event, Totals
+from speechmill.pipeline.run.run_log import RunLog, RunStatus
+from speechmill.pipeline.run.runner import Event, EventKind, Totals
 from speechmill.pipeline.shards.listing import list_shards
 from speechmill.pipeline.storage import Storage
 from tests.corpus import write_corpus
@@ -23,11 +23,11 @@ def make_dataset(folder: Path, codec_name: str = "null") -> TokenDataset:
     codec = load_codec(codec_name)
     dataset.claim(identity(codec.info, "fp32", config.decode_settings()))
     log, totals = RunLog(dataset.root, storage, to_yaml(config)), Totals()
-    log.record("run started")
+    log.record(EventKind.RUN_STARTED)
     for shard in list_shards(config.shards, storage):
         report = tokenize_one(shard, dataset.root, storage, codec)
-        event = Event("committed", shard, 1, report)
+        event = Event(EventKind.COMMITTED, shard, 1, report)
         totals.add(event)
         log.record_event(event)
-    log.finish("done", totals)
+    log.finish(RunStatus.DONE, totals)
     return dataset

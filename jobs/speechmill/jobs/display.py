@@ -9,8 +9,8 @@ from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from speechmill.pipeline.run.run_log import what_held_up
-from speechmill.pipeline.run.runner import Event, Totals
+from speechmill.pipeline.run.run_log import bottleneck_sentence
+from speechmill.pipeline.run.runner import Event, EventKind, Totals
 from speechmill.pipeline.shards.listing import Shard
 
 LINE_SECONDS = 10.0  # at most one plain line of progress in this time
@@ -60,10 +60,10 @@ class Display:
 
     def event(self, event: Event, totals: Totals, elapsed: float) -> None:
         if event.error:
-            kind = "failed " if event.kind == "give up" else event.kind
+            kind = "failed " if event.kind == EventKind.GIVE_UP else event.kind
             message = f"{type(event.error).__name__}: {event.error}"
             self.line(f"{kind}  {event.shard.url} (attempt {event.attempts}): {message}")
-        if event.kind in ("committed", "give up"):
+        if event.kind in (EventKind.COMMITTED, EventKind.GIVE_UP):
             self._bytes_left -= event.shard.size
             self._bytes_done += event.shard.size
             self._progress(totals, elapsed)
@@ -99,7 +99,7 @@ class Display:
         for name, value in rows.items():
             table.add_row(name, value)
         self.console.print(table)
-        if sentence := what_held_up(totals, elapsed):
+        if sentence := bottleneck_sentence(totals, elapsed):
             self.line(sentence)
 
 

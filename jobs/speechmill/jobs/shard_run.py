@@ -1,4 +1,4 @@
-"""What every run over shards does beside its work: stop when told to, and keep its failures."""
+"""What every run over shards does beside its work: stop on a signal, and record failures."""
 
 import signal
 import threading
@@ -6,30 +6,30 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from speechmill.pipeline.dataset.layout import ShardOutput
-from speechmill.pipeline.run.runner import Event
+from speechmill.pipeline.run.runner import Event, EventKind
 from speechmill.pipeline.shards.listing import Shard
 
 
 @contextmanager
-def told_to_stop() -> Iterator[Callable[[], bool]]:
-    """Whether SIGTERM came, the notice of a preemption; a second one interrupts at once."""
-    told = threading.Event()
+def stop_signal() -> Iterator[Callable[[], bool]]:
+    """Yield a function that tells whether SIGTERM came; a second one interrupts at once."""
+    received = threading.Event()
 
     def stop(*_: object) -> None:
-        if told.is_set():
+        if received.is_set():
             raise KeyboardInterrupt
-        told.set()
+        received.set()
 
     before = signal.signal(signal.SIGTERM, stop)
     try:
-        yield told.is_set
+        yield received.is_set
     finally:
         signal.signal(signal.SIGTERM, before)
 
 
 def keep_failures(event: Event, output: ShardOutput, failed: dict[str, list[str]]) -> None:
     """Keep `failed/` to the shards that are failed now."""
-    if event.kind == "give up":
+    if event.kind == EventKind.GIVE_UP:
         record = {
             "shard": event.shard.url,
             "error": type(event.error).__name__,
@@ -38,7 +38,7 @@ def keep_failures(event: Event, output: ShardOutput, failed: dict[str, list[str]
             "attempts": event.attempts,
         }
         output.mark_failed(event.shard, record)
-    elif event.kind == "committed":
+    elif event.kind == EventKind.COMMITTED:
         clear_failures(event.shard, output, failed)
 
 

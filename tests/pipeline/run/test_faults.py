@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 
 from speechmill.codecs import codec_info, load_codec
-from speechmill.pipeline.run.job import RaySettings, TokenizeJob, WorkerSettings
+from speechmill.pipeline.run.job import RaySettings, WorkerSettings
 from speechmill.pipeline.run.ray_pool import RayPool
 from speechmill.pipeline.run.runner import Totals, run
 from speechmill.pipeline.shards.listing import list_shards
 from speechmill.pipeline.tokenize.decode import DecodeSettings
+from speechmill.pipeline.tokenize.job import TokenizeJob
 from tests.corpus import write_corpus
 from tests.ray_processes import find
 from tests.serial_pool import tokenize_one
@@ -35,7 +36,7 @@ def shards(tmp_path, storage):
 def fragile(tmp_path, storage, monkeypatch):
     """Start a pool of fragile codecs: `pool(workers={...}, **what the codec shall do)`."""
     monkeypatch.syspath_prepend(FRAGILE)
-    notices = []
+    worker_events = []
 
     def start(cluster, workers=None, **options):
         options = {"name": "fragile", "device": "cpu", "precision": "fp32", **options}
@@ -46,12 +47,15 @@ def fragile(tmp_path, storage, monkeypatch):
         path = os.pathsep.join([str(FRAGILE), *sys.path])
         ray = RaySettings(address=cluster.address, env={"PYTHONPATH": path})
         pool = RayPool(
-            job, settings, ray, notice=lambda kind, **facts: notices.append((kind, facts))
+            job,
+            settings,
+            ray,
+            on_worker_event=lambda kind, **facts: worker_events.append((kind, facts)),
         )
         pool.settings = settings
         return pool
 
-    start.notices = notices
+    start.worker_events = worker_events
     return start
 
 
@@ -106,7 +110,7 @@ def test_a_worker_told_to_leave_finishes_its_shards_and_takes_no_other(cluster, 
     assert totals.shards == 4
     errors = {type(event.error).__name__ for event in events if event.error}
     assert errors <= {"NodeLost"}
-    assert [kind for kind, _ in fragile.notices].count("worker ready") >= 2
+    assert [kind for kind, _ in fragile.worker_events].count("worker ready") >= 2
 
 
 def terminate_workers(cluster) -> None:
@@ -140,7 +144,7 @@ def test_a_node_that_dies_costs_no_attempt_and_its_shards_go_to_another(
     ):
         nodes = {node.node_id: node for node in (gpu_node(), gpu_node())}
         pool.wait()
-        [(_, ready)] = fragile.notices
+        [(_, ready)] = fragile.worker_events
         running = thread.submit(finish, shards, pool)
         time.sleep(1.0)
         cluster.remove_node(nodes[ready["node"]], allow_graceful=False)
@@ -157,7 +161,7 @@ def test_a_node_that_joins_late_gets_a_worker(cluster, gpu_node, fragile):
         gpu_node()
         pool.wait()
         assert pool.free() == 2
-    assert ("workers added", {"count": 1}) in fragile.notices
+    assert ("workers added", {"count": 1}) in fragile.worker_events
 
 
 def test_a_worker_for_which_there_is_no_room_yet_holds_nothing_up(
@@ -166,7 +170,7 @@ def test_a_worker_for_which_there_is_no_room_yet_holds_nothing_up(
     gpu_node()
     with fragile(cluster, {"num_gpus": 1, "count": 3}) as pool:
         assert finish(shards, pool)[0].shards == 4
-    assert [kind for kind, _ in fragile.notices] == ["worker ready"]
+    assert [kind for kind, _ in fragile.worker_events] == ["worker ready"]
 
 
 def test_a_node_that_is_drained_gets_no_more_shards(cluster, gpu_node, fragile, shards):
@@ -179,7 +183,7 @@ def test_a_node_that_is_drained_gets_no_more_shards(cluster, gpu_node, fragile, 
         while pool.free() == 2 and time.monotonic() < deadline:
             pool.wait(0.5)
         assert pool.free() == 1
-        assert ("node draining", {"node": drained.node_id}) in fragile.notices
+        assert ("node draining", {"node": drained.node_id}) in fragile.worker_events
         assert finish(shards, pool)[0].shards == 4
     assert other in cluster.list_all_nodes()
 

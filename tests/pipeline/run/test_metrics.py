@@ -13,7 +13,7 @@ import pytest
 import ray
 
 from speechmill.codecs import codec_info
-from speechmill.pipeline.run.job import RaySettings, TokenizeJob, WorkerSettings
+from speechmill.pipeline.run.job import RaySettings, WorkerSettings
 from speechmill.pipeline.run.policy import RunSettings
 from speechmill.pipeline.run.ray_pool import RayPool
 from speechmill.pipeline.run.run_log import RunLog
@@ -21,6 +21,7 @@ from speechmill.pipeline.run.runner import Totals, run
 from speechmill.pipeline.shards.listing import list_shards
 from speechmill.pipeline.storage import Storage
 from speechmill.pipeline.tokenize.decode import DecodeSettings
+from speechmill.pipeline.tokenize.job import TokenizeJob
 from tests.corpus import clip, corpus, tar_bytes
 
 _SERIES = re.compile(r"^(ray_speechmill_\w+)\{(.*)\} (\S+)$", re.MULTILINE)

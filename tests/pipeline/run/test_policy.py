@@ -48,7 +48,7 @@ def test_the_policy_of_a_first_failure(error, action):
 def test_no_shard_is_tried_for_ever_and_dying_nodes_are_not_its_fault(errors):
     failures = Failures()
     for error in errors:
-        failures = failures.after(error, in_company=False)
+        failures = failures.after(error, shared_loss=False)
         gives_up = decide(error, failures, SETTINGS, "a").action is Action.GIVE_UP
         own = failures.total - failures.with_node
         assert gives_up == (own >= SETTINGS.max_attempts or failures.total >= SETTINGS.max_losses)

@@ -8,12 +8,13 @@ from speechmill.codecs import CheckpointError, codec_info
 from speechmill.pipeline.audio.decoders import Limits
 from speechmill.pipeline.audio.filters import FilterSettings
 from speechmill.pipeline.errors import InputError, WorkerLost
-from speechmill.pipeline.run.job import RaySettings, TokenizeJob, WorkerSettings
+from speechmill.pipeline.run.job import RaySettings, WorkerSettings
 from speechmill.pipeline.run.policy import RunSettings
 from speechmill.pipeline.run.ray_pool import RayPool
 from speechmill.pipeline.run.runner import Totals, run
 from speechmill.pipeline.shards.listing import list_shards
 from speechmill.pipeline.tokenize.decode import DecodeSettings
+from speechmill.pipeline.tokenize.job import TokenizeJob
 from tests.corpus import clip, tar_bytes, write_corpus
 from tests.ray_processes import kill_when_it_appears
 
@@ -57,8 +58,8 @@ def test_a_worker_that_dies_comes_back_and_its_shards_are_done(pool, cluster, sh
         workers.wait()
         workers.submit(shards[0])
         kill_when_it_appears(cluster, "ray::Worker.run")
-        [outcome] = workers.wait()
-        assert isinstance(outcome.error, WorkerLost)
+        [result] = workers.wait()
+        assert isinstance(result.error, WorkerLost)
         run(shards, workers, RunSettings(), totals.add)
     assert (totals.shards, parts(tmp_path)) == (4, 4)
 
@@ -69,8 +70,8 @@ def test_a_decode_process_that_dies_costs_an_attempt_not_the_run(pool, cluster, 
         workers.wait()
         workers.submit(shards[0])
         kill_when_it_appears(cluster, "ray::decode_shard")
-        [outcome] = workers.wait()
-        assert type(outcome.error).__name__ == "StreamBroken"
+        [result] = workers.wait()
+        assert type(result.error).__name__ == "StreamBroken"
         run(shards, workers, RunSettings(), totals.add)
     assert (totals.shards, totals.failed, parts(tmp_path)) == (4, 0, 4)
 

@@ -5,8 +5,8 @@ import pytest
 
 from speechmill.pipeline.errors import WorkerLost
 from speechmill.pipeline.run import run_log
-from speechmill.pipeline.run.run_log import RunLog
-from speechmill.pipeline.run.runner import Event, Totals
+from speechmill.pipeline.run.run_log import RunLog, RunStatus
+from speechmill.pipeline.run.runner import Event, EventKind, Totals
 from speechmill.pipeline.shards.listing import Shard
 from speechmill.pipeline.storage import Storage
 
@@ -29,9 +29,11 @@ def events(log, tmp_path):
 def test_a_decision_is_logged_with_its_reason(log, tmp_path):
     shard = Shard("s3://b/x.tar", 1, "e")
     log.record_event(
-        Event("retry", shard, 2, error=WorkerLost("gone"), reason="the worker died", delay=1.5)
+        Event(
+            EventKind.RETRY, shard, 2, error=WorkerLost("gone"), reason="the worker died", delay=1.5
+        )
     )
-    log.finish("done", Totals())
+    log.finish(RunStatus.DONE, Totals())
     [event, _] = events(log, tmp_path)
     assert (event["event"], event["shard"], event["attempts"]) == ("retry", shard.url, 2)
     assert (event["error"], event["message"]) == ("WorkerLost", "gone")
@@ -45,8 +47,8 @@ def test_events_go_on_in_another_file_when_one_is_full_and_none_is_lost(
     monkeypatch.setattr(run_log, "FILE_BYTES", file_bytes)
     log = RunLog(str(tmp_path), storage, "")
     for number in range(20):
-        log.record("tick", number=number)
-    log.finish("done", run_log.Totals())
+        log.record(EventKind.WORKER_READY, number=number)
+    log.finish(RunStatus.DONE, run_log.Totals())
     files = sorted((tmp_path / "runs" / log.run_id).glob("events*.jsonl"), key=lambda p: p.stem[6:])
     lines = [json.loads(line) for file in files for line in file.read_text().splitlines()]
     assert [line.get("number") for line in lines] == [*range(20), None]
@@ -57,7 +59,7 @@ def test_a_store_that_takes_no_log_does_not_end_the_run(log, tmp_path, caplog):
     (tmp_path / "runs" / log.run_id / "config.yaml").unlink()
     (tmp_path / "runs" / log.run_id).rmdir()
     (tmp_path / "runs" / log.run_id).write_text("in the way")
-    log.finish("done", Totals())
+    log.finish(RunStatus.DONE, Totals())
     assert "the run goes on without" in caplog.text
 
 
@@ -68,7 +70,7 @@ def test_a_slow_store_does_not_hold_up_the_run(tmp_path, monkeypatch):
     put = Storage.put
     monkeypatch.setattr(Storage, "put", lambda *a: (released.wait(30), put(*a))[1])
     for number in range(10):
-        log.record("tick", number=number)
+        log.record(EventKind.WORKER_READY, number=number)
     released.set()
-    log.finish("done", Totals())
+    log.finish(RunStatus.DONE, Totals())
     assert len(events(log, tmp_path)) == 11

@@ -13,7 +13,7 @@ from speechmill.pipeline.errors import (
     WorkerLost,
 )
 from speechmill.pipeline.run.policy import RunSettings
-from speechmill.pipeline.run.runner import Event, Outcome, Totals, run
+from speechmill.pipeline.run.runner import Event, ShardResult, Totals, run
 from speechmill.pipeline.shards.listing import Shard
 from speechmill.pipeline.tokenize.writer import ShardReport
 
@@ -31,37 +31,37 @@ class ScriptedPool:
         self.slots = slots
         self.now = 0.0
         self.ends: list[tuple[float, int, Shard, Exception | None]] = []
-        self.log: list[tuple[float, Shard, bool]] = []  # time, shard, alone
+        self.log: list[tuple[float, Shard, bool]] = []  # time, shard, exclusive
 
     def clock(self) -> float:
         return self.now
 
-    def free(self, alone: bool = False) -> int:
-        return 0 if alone and self.ends else self.slots - len(self.ends)
+    def free(self, exclusive: bool = False) -> int:
+        return 0 if exclusive and self.ends else self.slots - len(self.ends)
 
     def can_copy(self, shard: Shard) -> bool:
         return bool(self.free())
 
-    def submit(self, shard: Shard, alone: bool = False) -> None:
-        assert self.free(alone)
+    def submit(self, shard: Shard, exclusive: bool = False) -> None:
+        assert self.free(exclusive)
         seconds, error = self.script[shard].pop(0) if self.script.get(shard) else (1.0, None)
         heapq.heappush(self.ends, (self.now + seconds, len(self.log), shard, error))
-        self.log.append((self.now, shard, alone))
+        self.log.append((self.now, shard, exclusive))
 
-    def wait(self, timeout: float | None = None) -> list[Outcome]:
+    def wait(self, timeout: float | None = None) -> list[ShardResult]:
         if not self.ends or (timeout is not None and self.ends[0][0] > self.now + timeout):
             self.now += timeout or 0
             return []
         self.now, _, shard, error = heapq.heappop(self.ends)
         if error:
-            return [Outcome(shard, error=error, in_company=bool(self.ends))]
-        return [Outcome(shard, ShardReport(shard.name, 2, 20, 1.5, {"NoAudio": 1}))]
+            return [ShardResult(shard, error=error, shared_loss=bool(self.ends))]
+        return [ShardResult(shard, ShardReport(shard.name, 2, 20, 1.5, {"NoAudio": 1}))]
 
 
-def play(pool: ScriptedPool, stopping: Callable[[], bool] = lambda: False, **settings):
+def play(pool: ScriptedPool, should_stop: Callable[[], bool] = lambda: False, **settings):
     events: list[Event] = []
     chosen = RunSettings(**settings)
-    run(SHARDS, pool, chosen, events.append, clock=pool.clock, stopping=stopping)
+    run(SHARDS, pool, chosen, events.append, clock=pool.clock, should_stop=should_stop)
     return events
 
 
@@ -117,18 +117,18 @@ def test_a_shard_that_kills_workers_is_run_alone_and_costs_no_other_shard():
 
     class Fragile(ScriptedPool):
         def wait(self, timeout=None):
-            outcomes = super().wait(timeout)
-            if not outcomes or outcomes[0].shard != poison:
-                return outcomes
+            results = super().wait(timeout)
+            if not results or results[0].shard != poison:
+                return results
             lost = [poison, *(shard for _, _, shard, _ in self.ends)]
             self.ends.clear()
-            return [Outcome(s, None, WorkerLost("crash"), len(lost) > 1) for s in lost]
+            return [ShardResult(s, None, WorkerLost("crash"), len(lost) > 1) for s in lost]
 
     pool = Fragile({poison: [(0.5, None)] * 99}, slots=8)
     events = play(pool)
     assert [e.shard for e in events if e.kind == "give up"] == [poison]
     assert len({e.shard for e in events if e.kind == "committed"}) == len(SHARDS) - 1
-    assert any(alone for _, shard, alone in pool.log if shard == poison)
+    assert any(exclusive for _, shard, exclusive in pool.log if shard == poison)
 
 
 def test_a_shard_on_a_slow_node_runs_a_second_time_at_the_tail_and_is_committed_once():
@@ -146,18 +146,18 @@ def test_a_copy_that_fails_costs_nothing_while_the_other_one_runs():
     assert not any(event.error for event in events)
 
 
-def test_told_to_stop_a_run_finishes_what_is_in_flight_and_begins_nothing():
+def test_a_run_that_is_stopped_finishes_the_shards_in_flight_and_starts_no_other():
     pool = ScriptedPool({SHARDS[0]: [(15.0, None)]})
     with pytest.raises(RunStopped):
-        play(pool, stopping=lambda: pool.now >= 2)
+        play(pool, should_stop=lambda: pool.now >= 2)
     assert pool.now == 15.0
     assert len(pool.log) == 3
 
 
-def test_what_is_not_finished_in_the_grace_time_is_dropped():
+def test_shards_that_do_not_end_within_the_grace_time_are_dropped():
     pool = ScriptedPool({shard: [(1000.0, None)] for shard in SHARDS})
     with pytest.raises(RunStopped):
-        play(pool, stopping=lambda: pool.now >= 5, grace_seconds=20.0)
+        play(pool, should_stop=lambda: pool.now >= 5, grace_seconds=20.0)
     assert pool.now == pytest.approx(25, abs=1.0)
 
 

@@ -3,14 +3,14 @@
 from speechmill.jobs.commands.report import write_report
 from speechmill.jobs.config import EnhanceConfig, to_yaml
 from speechmill.jobs.display import Display
-from speechmill.jobs.shard_run import clear_failures, keep_failures, told_to_stop
+from speechmill.jobs.shard_run import clear_failures, keep_failures, stop_signal
 from speechmill.pipeline.enhance.load import load_enhancer
 from speechmill.pipeline.enhance.paired_shards import EnhanceJob, PairedShards, identity
 from speechmill.pipeline.enhance.pairs import PairSettings
 from speechmill.pipeline.errors import RunStopped
 from speechmill.pipeline.run.ray_pool import RayPool
-from speechmill.pipeline.run.run_log import RunLog
-from speechmill.pipeline.run.runner import Event, Totals, run
+from speechmill.pipeline.run.run_log import RunLog, RunStatus
+from speechmill.pipeline.run.runner import Event, EventKind, Totals, run
 from speechmill.pipeline.shards.listing import Shard, list_shards
 from speechmill.pipeline.storage import Storage
 
@@ -52,7 +52,7 @@ def _run(
     totals = Totals()
     log = RunLog(output.root, output.storage, to_yaml(config))
     facts = {"enhancer": config.enhancer.name, "revision": job.revision}
-    log.record("run started", **facts, shards=len(todo))
+    log.record(EventKind.RUN_STARTED, **facts, shards=len(todo))
 
     def on_event(event: Event) -> None:
         totals.add(event)
@@ -60,17 +60,17 @@ def _run(
         keep_failures(event, output, failed)
         display.event(event, totals, log.elapsed)
 
-    status = "aborted"
+    status = RunStatus.ABORTED
     try:
         with (
             display.running(todo),
-            RayPool(job, config.workers, config.ray, notice=log.record) as pool,
-            told_to_stop() as stopping,  # behind the pool: ray.init sets a handler of its own
+            RayPool(job, config.workers, config.ray, on_worker_event=log.record) as pool,
+            stop_signal() as should_stop,  # after the pool: ray.init sets a handler of its own
         ):
-            run(todo, pool, config.workers, on_event, stopping=stopping)
-        status = "failed" if totals.failed else "done"
+            run(todo, pool, config.workers, on_event, should_stop=should_stop)
+        status = RunStatus.FAILED if totals.failed else RunStatus.DONE
     except (KeyboardInterrupt, RunStopped):
-        status = "interrupted"
+        status = RunStatus.INTERRUPTED
         raise
     finally:
         log.finish(status, totals)

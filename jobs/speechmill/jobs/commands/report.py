@@ -12,6 +12,7 @@ from speechmill.jobs.existing_dataset import run_ids
 from speechmill.pipeline.dataset.layout import ShardOutput
 from speechmill.pipeline.errors import InputError
 from speechmill.pipeline.run.run_log import read_events, read_summary, run_folder
+from speechmill.pipeline.run.runner import EventKind
 from speechmill.pipeline.storage import join
 
 _BARS = 60
@@ -61,7 +62,7 @@ def read_run(dataset: ShardOutput, run_id: str) -> Run:
 
 def render(run: Run) -> str:
     """The page; everything that came from outside is escaped."""
-    done = [event for event in run.events if event["event"] == "committed"]
+    done = [event for event in run.events if event["event"] == EventKind.COMMITTED]
     status = run.summary["status"] if run.summary else "did not end: killed, or still at work"
     sections = [
         _table("Run", _facts(run, done)),

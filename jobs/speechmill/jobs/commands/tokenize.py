@@ -9,17 +9,19 @@ from speechmill.codecs import CodecInfo, codec_info
 from speechmill.jobs.commands.report import write_report
 from speechmill.jobs.config import TokenizeConfig, to_yaml
 from speechmill.jobs.display import Display
-from speechmill.jobs.shard_run import clear_failures, keep_failures, told_to_stop
+from speechmill.jobs.shard_run import clear_failures, keep_failures, stop_signal
 from speechmill.pipeline.audio.clips import Recordings
 from speechmill.pipeline.dataset.layout import TokenDataset, identity
 from speechmill.pipeline.errors import RunStopped
-from speechmill.pipeline.run.job import RaySettings, TokenizeJob, WorkerSettings
-from speechmill.pipeline.run.ray_pool import Notice, RayPool
-from speechmill.pipeline.run.run_log import RunLog
-from speechmill.pipeline.run.runner import Event, Pool, Totals, run
+from speechmill.pipeline.run.job import RaySettings, WorkerSettings
+from speechmill.pipeline.run.ray_pool import RayPool
+from speechmill.pipeline.run.ray_workers import WorkerEventCallback
+from speechmill.pipeline.run.run_log import RunLog, RunStatus
+from speechmill.pipeline.run.runner import Event, EventKind, Pool, Totals, run
 from speechmill.pipeline.shards.listing import Shard, list_shards
 from speechmill.pipeline.storage import Storage
-from speechmill.pipeline.tokenize.target import Target
+from speechmill.pipeline.tokenize.job import TokenizeJob
+from speechmill.pipeline.tokenize.writer import CodecOutput
 
 
 @dataclass(frozen=True)
@@ -31,12 +33,12 @@ class _Part:
     dataset: TokenDataset
 
     @property
-    def target(self) -> Target:
-        return Target(self.dataset.root, self.codec, self.config.codec_options())
+    def codec_output(self) -> CodecOutput:
+        return CodecOutput(self.dataset.root, self.codec, self.config.codec_options())
 
 
 StartPool = Callable[
-    [TokenizeJob, WorkerSettings, RaySettings, Mapping[Shard, Sequence[int]], Notice],
+    [TokenizeJob, WorkerSettings, RaySettings, Mapping[Shard, Sequence[int]], WorkerEventCallback],
     AbstractContextManager[Pool],
 ]
 
@@ -92,7 +94,8 @@ def _run(
     logs = [RunLog(part.dataset.root, storage, to_yaml(part.config)) for part in parts]
     for log, part in zip(logs, parts, strict=True):
         codec = part.codec
-        log.record("run started", codec=codec.name, revision=codec.revision, shards=len(todo))
+        facts = {"codec": codec.name, "revision": codec.revision, "shards": len(todo)}
+        log.record(EventKind.RUN_STARTED, **facts)
 
     def on_event(event: Event) -> None:
         totals.add(event)
@@ -101,11 +104,11 @@ def _run(
             keep_failures(event, parts[position].dataset, failed[position])
         display.event(event, totals, logs[0].elapsed)
 
-    def on_notice(kind: str, **facts: Any) -> None:
+    def on_worker_event(kind: EventKind, **facts: Any) -> None:
         for log in logs:
             log.record(kind, **facts)
 
-    first, *others = (part.target for part in parts)
+    first, *others = (part.codec_output for part in parts)
     job = TokenizeJob(
         output=first.output,
         codec=first.codec,
@@ -114,17 +117,17 @@ def _run(
         decode=config.decode_settings(),
         others=tuple(others),
     )
-    status = "aborted"
+    status = RunStatus.ABORTED
     try:
         with (
             display.running(todo),
-            start_pool(job, config.workers, config.ray, needed, on_notice) as pool,
-            told_to_stop() as stopping,  # behind the pool: ray.init sets a handler of its own
+            start_pool(job, config.workers, config.ray, needed, on_worker_event) as pool,
+            stop_signal() as should_stop,  # after the pool: ray.init sets a handler of its own
         ):
-            run(todo, pool, config.workers, on_event, stopping=stopping)
-        status = "failed" if totals.failed else "done"
+            run(todo, pool, config.workers, on_event, should_stop=should_stop)
+        status = RunStatus.FAILED if totals.failed else RunStatus.DONE
     except (KeyboardInterrupt, RunStopped):
-        status = "interrupted"
+        status = RunStatus.INTERRUPTED
         raise
     finally:
         for log, part in zip(logs, parts, strict=True):

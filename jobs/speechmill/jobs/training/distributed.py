@@ -19,8 +19,9 @@ from speechmill.codecs.errors import CodecError
 from speechmill.jobs.training.config import TrainWorkers
 from speechmill.jobs.training.trainer import Place, Progress
 from speechmill.jobs.training.worker import TrainJob, train_worker
-from speechmill.pipeline.errors import InputError, SpeechmillError, WorkerLost
-from speechmill.pipeline.run.ray_cluster import connected
+from speechmill.pipeline.errors import SpeechmillError, WorkerLost
+from speechmill.pipeline.run.job import worker_count
+from speechmill.pipeline.run.ray_cluster import connected, wrapped_errors
 
 _POLL = 0.2  # s, for the workers' reports
 
@@ -54,7 +55,8 @@ def _fit(trainer: Any, reports: Any, report: Callable[[Progress], None]) -> None
     try:
         trainer.fit()
     except Exception as error:
-        raise _cause(error) from error
+        known = (e for e in wrapped_errors(error) if isinstance(e, SpeechmillError | CodecError))
+        raise next(known, WorkerLost(f"training stopped: {error}")) from error
     finally:
         ended.set()
         listener.join()
@@ -80,34 +82,10 @@ def _silent(_: Progress) -> None:
 
 
 def _scaling(settings: TrainWorkers) -> ScalingConfig:
-    count = settings.count or _worker_count(settings)
+    count = settings.count or worker_count(settings.num_gpus, ray.cluster_resources())
     workers = (settings.min_count, count) if settings.min_count else count
     return ScalingConfig(
         num_workers=workers,
         use_gpu=settings.num_gpus > 0,
         resources_per_worker={"CPU": settings.num_cpus, "GPU": settings.num_gpus},
     )
-
-
-def _worker_count(settings: TrainWorkers) -> int:
-    if not settings.num_gpus:
-        return 1
-    gpus = ray.cluster_resources().get("GPU", 0)
-    if gpus < settings.num_gpus:
-        raise InputError(
-            f"the cluster has {gpus:g} GPUs, a worker wants {settings.num_gpus:g}; set "
-            "workers.num_gpus=0 to train on the CPU"
-        )
-    return int(gpus / settings.num_gpus)
-
-
-def _cause(error: BaseException) -> BaseException:
-    """What a worker raised, out of Ray's wrapping."""
-    seen: list[BaseException] = [error]
-    for each in seen:
-        if isinstance(each, SpeechmillError | CodecError):
-            return each
-        inner = [each.__cause__, getattr(each, "cause", None)]
-        inner += list(getattr(each, "worker_failures", {}).values())
-        seen += [one for one in inner if isinstance(one, BaseException) and one not in seen]
-    return WorkerLost(f"training stopped: {error}")

@@ -97,7 +97,7 @@ class EnhanceJob:
     settings: PairSettings
 
     @property
-    def num_targets(self) -> int:
+    def num_outputs(self) -> int:
         return 1
 
     @property

@@ -1,4 +1,4 @@
-"""What a pool of workers is told: the job, how many workers, on which cluster."""
+"""What a pool of workers needs: the job, how many workers, and which cluster."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -7,9 +7,7 @@ from typing import Any, Protocol
 from speechmill.pipeline.errors import InputError
 from speechmill.pipeline.run.policy import RunSettings
 from speechmill.pipeline.shards.listing import Shard
-from speechmill.pipeline.storage import Storage
-from speechmill.pipeline.tokenize.decode import DecodeSettings, Isolation
-from speechmill.pipeline.tokenize.target import Target
+from speechmill.pipeline.tokenize.decode import Isolation
 from speechmill.pipeline.tokenize.writer import ShardReport
 
 _MAX_SHARDS_IN_FLIGHT = 16
@@ -17,9 +15,9 @@ _MAX_SHARDS_IN_FLIGHT = 16
 
 @dataclass
 class WorkerSettings(RunSettings):
-    """How many workers run, and what each of them gets."""
+    """How many workers run, and the resources of each."""
 
-    count: int | None = None  # default: one per GPU share, also of late nodes; 1 if num_gpus is 0
+    count: int | None = None  # default: one per GPU share, also on nodes that join; 1 on CPUs
     num_gpus: float = 1.0  # of each worker; a fraction shares a GPU, 0 runs on the CPU
     threads: int | None = None  # CPU threads of each model; default: its share of all CPUs
     shards_in_flight: int | None = None  # default: as many as the CPUs can decode at once, plus 1
@@ -36,7 +34,7 @@ class RaySettings:
     env: dict[str, str] = field(default_factory=dict)  # variables for every worker process
 
 
-# Runs a generator function in another process and yields what it yields, some objects ahead.
+# Runs a generator function in another process and yields its items, some of them ahead.
 Stream = Callable[..., Iterator[Any]]
 
 
@@ -48,27 +46,27 @@ class Work(Protocol):
     ) -> ShardReport:
         """Turn a shard into its parts and commit them, or raise with nothing committed.
 
-        `needed` are the positions of the targets that have no part of it yet.
+        `needed` are the positions of the outputs that lack a part of it.
         """
         ...
 
 
 class Job(Protocol):
-    """All that a worker must know; travels to it once."""
+    """Everything that a worker must know; sent to it once."""
 
     @property
     def output(self) -> str:
-        """The folder that its parts go to, or the first of them."""
+        """The folder of its parts, or the first of several."""
         ...
 
     @property
-    def num_targets(self) -> int:
+    def num_outputs(self) -> int:
         """How many parts a shard has."""
         ...
 
     @property
     def object_mb(self) -> float:
-        """What one object of a stream weighs at most, about."""
+        """Approximate size of the largest object of a stream, MB."""
         ...
 
     def load(self) -> Work:
@@ -76,54 +74,25 @@ class Job(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class TokenizeJob(Target):
-    """Shards to the parts of token datasets."""
-
-    storage: Storage
-    decode: DecodeSettings
-    others: tuple[Target, ...] = ()  # more codecs for the same audio
-
-    @property
-    def targets(self) -> tuple[Target, ...]:
-        return (self, *self.others)
-
-    @property
-    def num_targets(self) -> int:
-        return len(self.targets)
-
-    @property
-    def object_mb(self) -> float:
-        """Of a batch."""
-        highest = max(target.codec.sample_rate for target in self.targets)
-        return self.decode.batch.seconds * highest * 4 / 1e6
-
-    def load(self) -> Work:
-        """Load the codecs; raises `CheckpointError` where one is not that of the driver."""
-        from speechmill.pipeline.tokenize.encode import Tokenizer
-
-        return Tokenizer(self.targets, self.storage, self.decode)
-
-
-def worker_count(settings: WorkerSettings, resources: dict[str, float]) -> int:
-    """How many workers a cluster with these resources has room for."""
-    if not settings.num_gpus:
+def worker_count(num_gpus: float, resources: dict[str, float]) -> int:
+    """How many workers of `num_gpus` GPUs fit on a cluster with these resources."""
+    if not num_gpus:
         return 1
-    count = int(resources.get("GPU", 0) / settings.num_gpus)
+    count = int(resources.get("GPU", 0) / num_gpus)
     if not count:
         raise InputError(
-            f"the cluster has {resources.get('GPU', 0):g} GPUs, a worker wants "
-            f"{settings.num_gpus:g}; set workers.num_gpus=0 to run on the CPU"
+            f"the cluster has {resources.get('GPU', 0):g} GPUs, a worker wants {num_gpus:g}; "
+            "set workers.num_gpus=0 to run on the CPU"
         )
     return count
 
 
 def shards_in_flight(settings: WorkerSettings, resources: dict[str, float], count: int) -> int:
-    """How many shards one of `count` workers has at hand: those being decoded, and one more."""
+    """How many shards one of `count` workers holds: those being decoded, and one more."""
     streams = int(resources.get("CPU", 1) / settings.decode_cpus / count)
     return min(streams + 1, _MAX_SHARDS_IN_FLIGHT)
 
 
 def stream_objects(job: Job, settings: WorkerSettings, slots: int) -> int:
-    """How many objects of one stream may lie in the object store."""
+    """How many objects of one stream may wait in the object store."""
     return max(2, int(settings.buffer_mb / slots / job.object_mb))

@@ -1,12 +1,12 @@
-"""What to do about a failure: decided here by pure functions, done by the runner.
+"""What to do about a failure: pure functions decide, the runner acts.
 
-Each kind of fault is retried in one place. `pipeline.storage` retries a storage operation that met
-a temporary fault; an operation that still fails is not worth another attempt of its shard. The
-runner retries a shard that was lost with its process.
+Each kind of fault is retried in one place. `pipeline.storage` retries a storage operation after a
+temporary fault; if it still fails, another attempt at its shard is not worth it. The runner retries
+a shard that was lost with its process.
 """
 
 from dataclasses import dataclass, replace
-from enum import Enum
+from enum import StrEnum
 
 from speechmill.codecs.errors import CodecError
 from speechmill.pipeline.errors import (
@@ -25,10 +25,10 @@ from speechmill.pipeline.errors import (
 )
 from speechmill.pipeline.retry import Backoff
 
-_SUSPECT_AFTER = 2  # losses in company
+_SUSPECT_AFTER = 2  # shared losses
 
 
-class Action(Enum):
+class Action(StrEnum):
     """The consequence of a failure."""
 
     RETRY = "retry"
@@ -38,14 +38,14 @@ class Action(Enum):
 
 @dataclass
 class RunSettings:
-    """How much may go wrong, and how long anything may take, before something is done about it."""
+    """How many failures and how much delay a run tolerates before it reacts."""
 
     max_attempts: int = 3  # failures of one shard before it is given up on
-    max_losses: int = 20  # times a shard may be lost by what need not be its own fault
+    max_losses: int = 20  # times a shard may be lost, whoever is at fault
     grace_seconds: float = 20.0  # for the shards in flight, after SIGTERM
-    straggler_factor: float | None = 3.0  # times the usual, then a shard runs a second time
-    straggler_seconds: float = 60.0  # no shard is called slow before this
-    stall_seconds: float = 900.0  # a worker without progress for so long is started anew
+    straggler_factor: float | None = 3.0  # times the usual time, then a shard runs a second time
+    straggler_seconds: float = 60.0  # a shard is never called slow before this
+    stall_seconds: float = 900.0  # a worker without progress for this long is restarted
 
 
 RETRY_SHARD = Backoff(first=1.0, longest=60.0)
@@ -53,60 +53,60 @@ RETRY_SHARD = Backoff(first=1.0, longest=60.0)
 
 @dataclass(frozen=True, slots=True)
 class Failures:
-    """How often one shard came back without a part, by whose fault that can have been."""
+    """How often one shard failed, by possible cause."""
 
-    own: int = 0  # nothing else was there to blame
-    in_company: int = 0  # its worker died with other shards at hand, any of which may be the cause
+    own: int = 0  # the shard is the only possible cause
+    shared: int = 0  # its worker died while it held other shards, any of which may be the cause
     with_node: int = 0
 
     @property
     def total(self) -> int:
-        return self.own + self.in_company + self.with_node
+        return self.own + self.shared + self.with_node
 
     @property
     def suspected(self) -> bool:
-        """Whether it should run alone, so that it is known who kills the workers."""
-        return self.in_company >= _SUSPECT_AFTER
+        """Whether it should run alone, to find out which shard kills the workers."""
+        return self.shared >= _SUSPECT_AFTER
 
-    def after(self, error: Exception, in_company: bool) -> "Failures":
+    def after(self, error: Exception, shared_loss: bool) -> "Failures":
         """The count with one more failure."""
         if isinstance(error, NodeLost):
             return replace(self, with_node=self.with_node + 1)
-        if isinstance(error, (WorkerLost, DeviceBroken)) and in_company:
-            return replace(self, in_company=self.in_company + 1)
+        if isinstance(error, (WorkerLost, DeviceBroken)) and shared_loss:
+            return replace(self, shared=self.shared + 1)
         return replace(self, own=self.own + 1)
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What follows, when, and why."""
+    """An action, its reason and its delay."""
 
     action: Action
     reason: str
     delay: float = 0.0  # s
 
 
-# The first row that fits decides.
+# The first row that matches decides.
 _RULES: tuple[tuple[type[Exception], Action, str], ...] = (
-    (StorageDenied, Action.ABORT, "no other shard would be let in either"),
-    (StorageFull, Action.ABORT, "no other part could be written either"),
+    (StorageDenied, Action.ABORT, "every other shard would be refused too"),
+    (StorageFull, Action.ABORT, "another part could not be written either"),
     (BucketNotFound, Action.ABORT, "a bucket is missing, not an object"),
     (CodecError, Action.ABORT, "the codec would fail on any shard"),
     (StorageNotFound, Action.GIVE_UP, "an object that was listed is gone"),
-    (StorageUnavailable, Action.GIVE_UP, "storage was tried for as long as its patience lasts"),
-    (StorageError, Action.RETRY, "a fault of storage that no rule names may pass"),
+    (StorageUnavailable, Action.GIVE_UP, "storage was retried for storage_patience seconds"),
+    (StorageError, Action.RETRY, "an unknown storage fault may be temporary"),
     (NodeLost, Action.RETRY, "the node is at fault, not the shard"),
     (WorkerLost, Action.RETRY, "the worker died"),
-    (DeviceBroken, Action.RETRY, "the worker is started anew"),
+    (DeviceBroken, Action.RETRY, "the worker is restarted"),
     (StreamBroken, Action.RETRY, "the process that decoded it died"),
     (ShardError, Action.GIVE_UP, "the tar itself is at fault"),
-    (SpeechmillError, Action.GIVE_UP, "the fault would come again"),
-    (Exception, Action.GIVE_UP, "an error that no rule names"),
+    (SpeechmillError, Action.GIVE_UP, "the same error would come again"),
+    (Exception, Action.GIVE_UP, "an unknown error"),
 )
 
 
 def decide(error: Exception, failures: Failures, settings: RunSettings, key: str) -> Decision:
-    """Choose what follows a failure of a shard; `failures` counts it already."""
+    """Choose the action after a failure of a shard; `failures` already counts it."""
     action, reason = next((a, r) for kind, a, r in _RULES if isinstance(error, kind))
     if action is not Action.RETRY:
         return Decision(action, reason)
@@ -115,5 +115,5 @@ def decide(error: Exception, failures: Failures, settings: RunSettings, key: str
     if failures.total >= settings.max_losses:
         return Decision(Action.GIVE_UP, f"lost {failures.total} times")
     if failures.suspected:
-        reason = f"{reason}, {failures.in_company} times around it: next it runs alone"
+        reason = f"{reason}, {failures.shared} times shared with other shards: next it runs alone"
     return Decision(action, reason, RETRY_SHARD.delay(key, failures.total))

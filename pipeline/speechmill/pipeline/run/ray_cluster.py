@@ -1,4 +1,4 @@
-"""Joining a Ray cluster, or starting a local one, and leaving it again."""
+"""A Ray cluster: joining or starting it, its nodes, its errors and its metrics."""
 
 import os
 import socket
@@ -6,12 +6,17 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import chdir, contextmanager
+from functools import cache
 from typing import Any
 from urllib.parse import urlsplit
 
 import ray
+from ray.autoscaler.v2.sdk import get_cluster_status
+from ray.exceptions import RayError, RayTaskError
+from ray.util.metrics import Counter, Gauge
 
-from speechmill.pipeline.errors import InputError
+from speechmill.pipeline import metrics
+from speechmill.pipeline.errors import InputError, StreamBroken, WorkerLost
 from speechmill.pipeline.run.job import RaySettings
 
 # glibc returns every large buffer to the kernel by default, which made FocalCodec 4.7 times slower.
@@ -22,8 +27,8 @@ ALLOCATOR = {
     "MALLOC_TRIM_THRESHOLD_": "17179869184",
     "MALLOC_TOP_PAD_": "268435456",
 }
-_CONNECT_SECONDS = 10.0  # for a head node that is being started
-_PROBE_SECONDS = 1.0  # in which a node that lives accepts a connection
+_CONNECT_SECONDS = 10.0  # for a head node that is still starting
+_PROBE_SECONDS = 1.0  # a live node accepts a connection within this time
 
 
 @contextmanager
@@ -56,6 +61,54 @@ def is_gone(node: str | None) -> bool:
     return False
 
 
+def draining_nodes() -> set[str]:
+    """The ids of the nodes that Ray is about to take away."""
+    status = get_cluster_status(ray.get_runtime_context().gcs_address)
+    return {node.node_id for node in status.active_nodes if node.node_status == "DRAINING"}
+
+
+def wrapped_errors(error: BaseException) -> list[BaseException]:
+    """An error and all errors that Ray wrapped in it, outermost first."""
+    found = [error]
+    for each in found:
+        inner = [getattr(each, "cause", None), each.__cause__]
+        inner += getattr(each, "worker_failures", {}).values()
+        found += [one for one in inner if isinstance(one, BaseException) and one not in found]
+    return found
+
+
+def task_error(error: RayTaskError) -> Exception:
+    """The exception that a task raised; a failure of Ray itself becomes `StreamBroken`."""
+    wrapped = (each for each in wrapped_errors(error) if not isinstance(each, RayTaskError))
+    cause = next(wrapped, None)
+    if isinstance(cause, RayError):
+        return StreamBroken(f"{type(cause).__name__}: {cause}")
+    return cause if isinstance(cause, Exception) else WorkerLost(str(error))
+
+
+def export_metrics() -> None:
+    """Show what this process records at the Prometheus endpoint of its node.
+
+    Ray must be connected. Prometheus sees `ray_speechmill_<name>`, with `_total` after the names of
+    counters and with Ray's labels for the node and the worker.
+    """
+    metrics.send_to(_show)
+
+
+def _show(metric: metrics.Metric, value: float, labels: dict[str, str]) -> None:
+    series = _series(metric)
+    if isinstance(series, Gauge):
+        series.set(value, tags=labels)
+    elif value > 0:  # Ray refuses to count nothing
+        series.inc(value, tags=labels)
+
+
+@cache
+def _series(metric: metrics.Metric) -> Counter | Gauge:
+    kind = Gauge if metric.is_gauge else Counter
+    return kind(f"speechmill_{metric.name}", description=metric.help, tag_keys=metric.labels)
+
+
 def _join(cluster: RaySettings) -> None:
     assert cluster.address
     _wait_for_answer(cluster.address)
@@ -84,13 +137,13 @@ def _quiet() -> dict[str, Any]:
 
 def _wait_for_answer(address: str) -> None:
     """Raise `InputError` if nothing listens at host:port; Ray itself says so after 40 s."""
-    place = urlsplit(address if "://" in address else f"//{address}")
-    if not place.port:
+    url = urlsplit(address if "://" in address else f"//{address}")
+    if not url.port:
         return
     deadline = time.monotonic() + _CONNECT_SECONDS
     while True:
         try:
-            socket.create_connection((place.hostname, place.port), _CONNECT_SECONDS).close()
+            socket.create_connection((url.hostname, url.port), _CONNECT_SECONDS).close()
             return
         except OSError as error:
             if time.monotonic() > deadline:

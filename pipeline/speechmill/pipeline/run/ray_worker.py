@@ -1,7 +1,7 @@
-"""A worker as a Ray actor: models on one GPU (or a share of one, or the CPU).
+"""A worker as a Ray actor: models on one GPU, a share of one, or the CPU.
 
-It owns the decode streams of the shards it was given: Ray tasks on the CPUs that yield batches into
-the object store and stop when enough lie there.
+It owns the decode streams of its shards: Ray tasks on CPUs that yield batches into the object store
+and pause when enough of them wait there.
 """
 
 import os
@@ -14,30 +14,30 @@ from typing import Any
 import ray
 
 from speechmill.pipeline.errors import NodeLost
-from speechmill.pipeline.run import ray_metrics
 from speechmill.pipeline.run.diagnosis import timed
 from speechmill.pipeline.run.job import Job, Work, WorkerSettings
+from speechmill.pipeline.run.ray_cluster import export_metrics
 from speechmill.pipeline.shards.listing import Shard
 from speechmill.pipeline.tokenize.decode import Isolation
 from speechmill.pipeline.tokenize.writer import ShardReport
 
-_LEAVING = "the worker was told to leave"
+_LEAVING = "the worker got SIGTERM"
 
 
 class Worker:
-    """A job's models on one device, with a few shards at a time in threads of their own."""
+    """A job's models on one device; each of its shards has a thread."""
 
     def __init__(self, job: Job, settings: WorkerSettings, threads: int, stream_objects: int):
         self.job = job
-        ray_metrics.export()
+        export_metrics()
         self.threads = threads
         self.grace = settings.grace_seconds
         self.work: Work | None = None
-        self.beats = 0  # objects taken so far
+        self.progress = 0  # objects taken so far
         self.running = 0
         self.leaving = False
         signal.signal(signal.SIGTERM, self._leave)
-        self.produce = ray.remote(_produce)  # each one made is sent to every process that runs it
+        self.produce = ray.remote(_produce)  # once: each new one is sent to every process
         self.options = {
             "num_returns": "streaming",
             "num_cpus": settings.decode_cpus,
@@ -45,12 +45,11 @@ class Worker:
             "_generator_backpressure_num_objects": stream_objects,
         }
 
-    def where(self) -> str:
-        """The node that it runs on."""
+    def node_id(self) -> str:
         return str(ray.get_runtime_context().get_node_id())
 
     def load(self) -> None:
-        """Load the models; apart from `__init__`, so that its errors arrive as they are."""
+        """Load the models; not in `__init__`, so that errors arrive unchanged."""
         if self.leaving:
             raise NodeLost(_LEAVING)
         if self.work:
@@ -60,12 +59,12 @@ class Worker:
         torch.set_num_threads(self.threads)  # Ray sets it to 1 for an actor that claims no CPU
         self.work = self.job.load()
 
-    def beat(self) -> int:
-        """A number that grows as long as the worker gets on."""
-        return self.beats
+    def heartbeat(self) -> int:
+        """A number that grows as long as the worker makes progress."""
+        return self.progress
 
     def run(self, shard: Shard, isolation: Isolation, needed: Sequence[int]) -> ShardReport:
-        """Do a shard for the targets in these positions."""
+        """Process a shard for the outputs in these positions."""
         from speechmill.pipeline.tokenize.device import broken_device
 
         if self.leaving:
@@ -82,10 +81,10 @@ class Worker:
         task = self.produce.options(name=function.__name__, **self.options)
         for reference in task.remote(function, *arguments):
             yield ray.get(reference)
-            self.beats += 1
+            self.progress += 1
 
     def _leave(self, *_: object) -> None:
-        """Finish the shards at hand within the grace time and take no others, then end."""
+        """Finish the current shards within the grace time, take no others, then exit."""
         self.leaving = True
         threading.Thread(target=self._end, daemon=True).start()
 
@@ -93,10 +92,10 @@ class Worker:
         deadline = time.monotonic() + self.grace
         while self.running and time.monotonic() < deadline:
             time.sleep(0.1)
-        time.sleep(1.0)  # the answers are on their way
+        time.sleep(1.0)  # for the answers to leave this process
         os._exit(0)
 
 
 def _produce(function: Callable[..., Iterator[Any]], *arguments: Any) -> Iterator[Any]:
-    ray_metrics.export()
+    export_metrics()
     yield from timed(function(*arguments))

@@ -1,4 +1,4 @@
-"""What one run did, in files beside the dataset: `runs/<run id>/`."""
+"""The log of one run, in files beside the dataset: `runs/<run id>/`."""
 
 import json
 import logging
@@ -9,31 +9,40 @@ from collections.abc import Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from datetime import UTC, datetime
+from enum import StrEnum
 from itertools import count
 from typing import Any
 
 from speechmill.pipeline import metrics
 from speechmill.pipeline.errors import StorageError, StorageNotFound
-from speechmill.pipeline.run.diagnosis import STAGES, Bottleneck, find_bottleneck
-from speechmill.pipeline.run.policy import Action
-from speechmill.pipeline.run.runner import Event, Totals
+from speechmill.pipeline.run.diagnosis import Bottleneck, BottleneckStage, find_bottleneck
+from speechmill.pipeline.run.runner import Event, EventKind, Totals
 from speechmill.pipeline.storage import Storage, join
 from speechmill.pipeline.tokenize.writer import ShardReport, library_versions
 
-FLUSH_SECONDS = 30.0  # objects cannot be appended to: the whole file is put again
-_TELLING_SECONDS = 120.0  # a shorter run shows how long starting takes, not what holds it up
+FLUSH_SECONDS = 30.0  # the whole file is written again: objects cannot be appended to
+_MIN_SECONDS = 120.0  # the times of a shorter run are mostly those of starting it
 SUMMARY = "summary.json"
-LATEST = 100  # shards by which the bottleneck of the moment is found
-FILE_BYTES = 2**23  # then another file is begun: a month's events would fill the driver's memory
+LATEST = 100  # shards from which the current bottleneck is found
+FILE_BYTES = 2**23  # of one file; a month's events in one would fill the driver's memory
 
 logger = logging.getLogger(__name__)
 
 
-class RunLog:
-    """Writes `config.yaml` at the start, `events.jsonl` on the way, `summary.json` at the end.
+class RunStatus(StrEnum):
+    """How a run ended, as `summary.json` names it."""
 
-    What does not fit into `events.jsonl` goes on in `events-0001.jsonl`, `events-0002.jsonl`, …
-    A thread writes, so that no worker waits for the log.
+    DONE = "done"
+    FAILED = "failed"  # some shards were given up on
+    ABORTED = "aborted"
+    INTERRUPTED = "interrupted"
+
+
+class RunLog:
+    """Writes `config.yaml` at the start, `events.jsonl` during the run, `summary.json` at the end.
+
+    When `events.jsonl` is full, `events-0001.jsonl`, `events-0002.jsonl`, … follow. A thread
+    writes, so that workers never wait for the log.
     """
 
     def __init__(self, root: str, storage: Storage, config_yaml: str):
@@ -55,7 +64,7 @@ class RunLog:
         """Seconds since the run began."""
         return time.monotonic() - self._started
 
-    def record(self, kind: str, **facts: Any) -> None:
+    def record(self, kind: EventKind, **facts: Any) -> None:
         line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": kind} | facts
         self._lines.append(json.dumps(line) + "\n")
         self._bytes += len(self._lines[-1])
@@ -80,16 +89,16 @@ class RunLog:
             facts |= {"delay": round(event.delay, 3)}
         self.record(event.kind, **facts)
 
-    def finish(self, status: str, totals: Totals) -> None:
-        """Close the run; `status` is done, failed, aborted or interrupted."""
-        self.record("run ended", status=status)
+    def finish(self, status: RunStatus, totals: Totals) -> None:
+        """Write the summary and close the log."""
+        self.record(EventKind.RUN_ENDED, status=status)
         self._flush()
         summary = {
             "run": self.run_id,
             "status": status,
             "seconds": round(self.elapsed, 3),
             "libraries": library_versions(),
-            "bottleneck": what_held_up(totals, self.elapsed),
+            "bottleneck": bottleneck_sentence(totals, self.elapsed),
             **asdict(totals),
         }
         self._writer.submit(self._write, SUMMARY, json.dumps(summary, indent=2) + "\n")
@@ -105,7 +114,7 @@ class RunLog:
             self._full_files += 1
 
     def _write(self, name: str, text: str) -> None:
-        """A log that cannot be written is no reason to end the run that it tells of."""
+        """A log that cannot be written must not end the run."""
         try:
             self._put(name, text)
         except StorageError as error:
@@ -116,7 +125,7 @@ class RunLog:
 
 
 def bottleneck_of(parts: Collection[ShardReport] | Collection[Totals]) -> Bottleneck | None:
-    """What held up the shards of these reports, or of a whole run."""
+    """The bottleneck of some shards, or of a whole run."""
     return find_bottleneck(
         encode=sum(part.encode_seconds for part in parts),
         starved=sum(part.starved_seconds for part in parts),
@@ -125,23 +134,23 @@ def bottleneck_of(parts: Collection[ShardReport] | Collection[Totals]) -> Bottle
     )
 
 
-def what_held_up(totals: Totals, elapsed: float) -> str | None:
-    """The sentence of a whole run; None of one too short to tell."""
-    found = bottleneck_of([totals]) if elapsed > _TELLING_SECONDS else None
+def bottleneck_sentence(totals: Totals, elapsed: float) -> str | None:
+    """What slowed a whole run down; None if the run was too short to tell."""
+    found = bottleneck_of([totals]) if elapsed > _MIN_SECONDS else None
     return found.sentence if found else None
 
 
 def _show_bottleneck(reports: Collection[ShardReport]) -> None:
     found = bottleneck_of(reports)
-    for stage in STAGES:
-        is_it = found is not None and found.stage == stage
-        metrics.record(metrics.BOTTLENECK, float(is_it), stage=stage)
+    for stage in BottleneckStage:
+        is_bottleneck = found is not None and found.stage is stage
+        metrics.record(metrics.BOTTLENECK, float(is_bottleneck), stage=stage)
 
 
 def _count(event: Event) -> None:
-    if event.kind == Action.RETRY.value:
+    if event.kind == EventKind.RETRY:
         metrics.record(metrics.RETRIES, 1, error=type(event.error).__name__)
-    if event.kind in ("committed", Action.GIVE_UP.value):
+    if event.kind in (EventKind.COMMITTED, EventKind.GIVE_UP):
         metrics.record(metrics.SHARDS, 1, end=event.kind)
     if event.report:
         metrics.record(metrics.UTTERANCES, event.report.rows)
@@ -152,22 +161,22 @@ def _count(event: Event) -> None:
 
 
 def run_folder(root: str, run_id: str) -> str:
-    """Where a run of a dataset keeps its files."""
+    """The folder of a run's files."""
     return join(root, "runs", run_id)
 
 
 def read_events(folder: str, storage: Storage) -> Iterator[dict[str, Any]]:
     """The events of a run in order, from all their files."""
-    there = {info.url for info in storage.list_files(folder)}
+    existing = {info.url for info in storage.list_files(folder)}
     for number in count():
         url = join(folder, events_name(number))
-        if url not in there:
+        if url not in existing:
             return
         yield from map(json.loads, storage.read_bytes(url).decode().splitlines())
 
 
 def read_summary(folder: str, storage: Storage) -> dict[str, Any] | None:
-    """What a run wrote at its end; None where it did not end."""
+    """The summary of a run; None if the run did not end."""
     try:
         return dict(json.loads(storage.read_bytes(join(folder, SUMMARY))))
     except StorageNotFound:
@@ -175,5 +184,5 @@ def read_summary(folder: str, storage: Storage) -> dict[str, Any] | None:
 
 
 def events_name(number: int) -> str:
-    """The file of a run's events that begins after `number` full ones."""
+    """The name of the file of events that follows `number` full ones."""
     return f"events-{number:04d}.jsonl" if number else "events.jsonl"

@@ -1,10 +1,11 @@
-"""Hands shards to workers and acts on what comes back."""
+"""Hands shards to workers and acts on the results."""
 
 import heapq
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from enum import StrEnum
 from statistics import median
 from typing import Protocol
 
@@ -13,64 +14,82 @@ from speechmill.pipeline.run.policy import Action, Failures, RunSettings, decide
 from speechmill.pipeline.shards.listing import Shard
 from speechmill.pipeline.tokenize.writer import ShardReport
 
-_PACES = 101  # latest shards whose median is the usual pace
-_MIN_PACES = 3
-_POLL_SECONDS = 1.0  # between looks at whether to stop
+_LATEST = 101  # finished shards whose median time per byte is the usual one
+_MIN_FINISHED = 3
+_POLL_SECONDS = 1.0  # between checks of the stop signal
+_STRAGGLER_CHECK_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """One shard came back: with a report, or with the error that ended it."""
+class ShardResult:
+    """The report of a shard that was committed, or the error that ended it."""
 
     shard: Shard
     report: ShardReport | None = None
     error: Exception | None = None
-    in_company: bool = False  # other shards were lost with the same worker
+    shared_loss: bool = False  # the worker held other shards when it was lost
 
 
 class Pool(Protocol):
-    """Workers that tokenize shards, wherever they run."""
+    """Workers that process shards, wherever they run."""
 
-    def free(self, alone: bool = False) -> int:
-        """How many more shards the workers that are ready could take now.
+    def free(self, exclusive: bool = False) -> int:
+        """How many more shards the workers that are ready can take now.
 
-        With `alone`, how many of them have nothing to do.
+        With `exclusive`, how many of these workers hold no shard.
         """
         ...
 
-    def submit(self, shard: Shard, alone: bool = False) -> None:
-        """Give a shard to a worker that is free; with `alone`, it gets no other meanwhile."""
+    def submit(self, shard: Shard, exclusive: bool = False) -> None:
+        """Give a shard to a free worker; with `exclusive`, the worker takes no other beside it."""
         ...
 
     def can_copy(self, shard: Shard) -> bool:
-        """Whether a worker that is free does not run this shard, so that `submit` runs it twice."""
+        """Whether another worker is free, so that `submit` can run this shard a second time."""
         ...
 
-    def wait(self, timeout: float | None = None) -> list[Outcome]:
-        """Block until a shard came back, a worker got ready or `timeout` seconds went by.
+    def wait(self, timeout: float | None = None) -> list[ShardResult]:
+        """Block until a shard ends, a worker becomes ready or `timeout` seconds pass.
 
-        May give an empty list. Raises what kept the workers from starting when none is left that
-        could.
+        The list may be empty. Raises the error that kept the workers from starting when none is
+        left that could start.
         """
         ...
+
+
+class EventKind(StrEnum):
+    """The events of a run, as `events.jsonl` names them."""
+
+    RUN_STARTED = "run started"
+    RUN_ENDED = "run ended"
+    COMMITTED = "committed"
+    RETRY = "retry"
+    GIVE_UP = "give up"
+    ABORT = "abort"
+    COPY = "copy"  # a slow shard runs a second time
+    WORKER_READY = "worker ready"
+    WORKER_LOST = "worker lost"
+    WORKER_DROPPED = "worker dropped"  # it cannot load its codec
+    WORKERS_ADDED = "workers added"
+    NODE_DRAINING = "node draining"
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """A decision of the runner, for the run's log and the progress display."""
+    """A decision about a shard, for the run's log and the progress display."""
 
-    kind: str  # committed | retry | give up | abort | copy
+    kind: EventKind
     shard: Shard
     attempts: int
     report: ShardReport | None = None
     error: Exception | None = None
     reason: str = ""
-    delay: float = 0.0  # s until the next try
+    delay: float = 0.0  # s until the next attempt
 
 
 @dataclass(slots=True)
 class Totals:
-    """What a run has done so far."""
+    """Counts and times of a run so far."""
 
     shards: int = 0  # committed
     failed: int = 0  # given up on
@@ -78,7 +97,7 @@ class Totals:
     rows: int = 0
     frames: int = 0
     audio_seconds: float = 0.0
-    encode_seconds: float = 0.0  # summed over workers, as the next three
+    encode_seconds: float = 0.0  # summed over workers, like the next three
     starved_seconds: float = 0.0
     decode_seconds: float = 0.0
     decode_cpu_seconds: float = 0.0
@@ -86,8 +105,8 @@ class Totals:
     rejects: dict[str, int] = field(default_factory=dict)  # by error class
 
     def add(self, event: Event) -> None:
-        self.failed += event.kind == Action.GIVE_UP.value
-        self.retries += event.kind == Action.RETRY.value
+        self.failed += event.kind == EventKind.GIVE_UP
+        self.retries += event.kind == EventKind.RETRY
         if event.report:
             self.shards += 1
             self.rows += event.report.rows
@@ -109,19 +128,19 @@ def run(
     on_event: Callable[[Event], None],
     *,
     clock: Callable[[], float] = time.monotonic,
-    stopping: Callable[[], bool] = lambda: False,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Tokenize every shard, or give up on it after `settings.max_attempts` failures.
+    """Process every shard, or give up on it after `settings.max_attempts` failures.
 
-    Once `stopping` says so, no shard is handed out any more. Raises `RunStopped` when those in
-    flight are done or their grace is over, and any error that makes going on pointless; shards
-    without a part are then left to a resume.
+    Once `should_stop` returns true, no more shards are submitted. Raises `RunStopped` when those
+    in flight have ended or the grace time is over, and any error after which no other shard could
+    succeed; a resumed run then does the shards without a part.
     """
-    _Run(shards, pool, settings, on_event, clock, stopping).finish()
+    _Run(shards, pool, settings, on_event, clock, should_stop).finish()
 
 
 @dataclass(slots=True)
-class _Flight:
+class _InFlight:
     copies: int
     started: float
 
@@ -134,35 +153,35 @@ class _Run:
         settings: RunSettings,
         on_event: Callable[[Event], None],
         clock: Callable[[], float],
-        stopping: Callable[[], bool],
+        should_stop: Callable[[], bool],
     ):
         self.queue = deque(shards)
         self.delayed: list[tuple[float, str, Shard]] = []  # a heap, by time
         self.suspects: deque[Shard] = deque()
-        self.flights: dict[Shard, _Flight] = {}  # in the order of their start
+        self.in_flight: dict[Shard, _InFlight] = {}  # in the order of their start
         self.failures: dict[Shard, Failures] = {}
-        self.paces: deque[float] = deque(maxlen=_PACES)  # s per byte
+        self.seconds_per_byte: deque[float] = deque(maxlen=_LATEST)
         self.pool = pool
         self.settings = settings
         self.on_event = on_event
         self.clock = clock
-        self.stopping = stopping
+        self.should_stop = should_stop
         self.stop_at: float | None = None
-        self.look_at = 0.0  # when to look for stragglers again
+        self.next_straggler_check = 0.0
 
     def finish(self) -> None:
-        while self.queue or self.delayed or self.suspects or self.flights:
+        while self.queue or self.delayed or self.suspects or self.in_flight:
             if self._stopped():
-                raise RunStopped("told to stop; run the same command again to resume")
+                raise RunStopped("stopped by a signal; run the same command again to resume")
             if self.stop_at is None:
-                self._hand_out()
-            for outcome in self.pool.wait(self._timeout()):
-                self._take(outcome)
+                self._submit_all()
+            for result in self.pool.wait(self._timeout()):
+                self._handle(result)
 
     def _stopped(self) -> bool:
-        if self.stop_at is None and self.stopping():
+        if self.stop_at is None and self.should_stop():
             self.stop_at = self.clock() + self.settings.grace_seconds
-        return self.stop_at is not None and (not self.flights or self.clock() >= self.stop_at)
+        return self.stop_at is not None and (not self.in_flight or self.clock() >= self.stop_at)
 
     def _timeout(self) -> float:
         now = self.clock()
@@ -170,10 +189,10 @@ class _Run:
         if self.delayed:
             due.append(self.delayed[0][0])
         if self._may_copy():
-            due.append(self.look_at)
+            due.append(self.next_straggler_check)
         return max(0.0, min(due) - now)
 
-    def _hand_out(self) -> None:
+    def _submit_all(self) -> None:
         while self.delayed and self.delayed[0][0] <= self.clock():
             shard = heapq.heappop(self.delayed)[2]
             suspected = self.failures[shard].suspected
@@ -181,61 +200,62 @@ class _Run:
         while self.queue and (free := self.pool.free()):
             for _ in range(min(free, len(self.queue))):
                 self._submit(self.queue.popleft())
-        while self.suspects and not self.queue and self.pool.free(alone=True):
-            self._submit(self.suspects.popleft(), alone=True)
-        if self._may_copy() and self.clock() >= self.look_at:
+        while self.suspects and not self.queue and self.pool.free(exclusive=True):
+            self._submit(self.suspects.popleft(), exclusive=True)
+        if self._may_copy() and self.clock() >= self.next_straggler_check:
             self._copy_stragglers()
 
-    def _submit(self, shard: Shard, alone: bool = False) -> None:
-        self.pool.submit(shard, alone)
-        self.flights[shard] = _Flight(1, self.clock())
+    def _submit(self, shard: Shard, exclusive: bool = False) -> None:
+        self.pool.submit(shard, exclusive)
+        self.in_flight[shard] = _InFlight(1, self.clock())
 
     def _may_copy(self) -> bool:
-        """Only at the tail: before it, whoever is free has a shard of its own to do."""
+        """Only at the end of a run: before it, a free worker has a shard of its own to do."""
         waiting = self.queue or self.suspects or self.stop_at is not None
-        enough = self.settings.straggler_factor and len(self.paces) >= _MIN_PACES
-        return bool(self.flights and enough and not waiting)
+        enough = self.settings.straggler_factor and len(self.seconds_per_byte) >= _MIN_FINISHED
+        return bool(self.in_flight and enough and not waiting)
 
     def _copy_stragglers(self) -> None:
-        self.look_at = self.clock() + 1.0
-        pace = median(self.paces) * (self.settings.straggler_factor or 0)
-        for shard, flight in self.flights.items():
-            age = self.clock() - flight.started
+        self.next_straggler_check = self.clock() + _STRAGGLER_CHECK_SECONDS
+        slow = median(self.seconds_per_byte) * (self.settings.straggler_factor or 0)
+        for shard, running in self.in_flight.items():
+            age, limit = self.clock() - running.started, slow * shard.size
             if age < self.settings.straggler_seconds:
                 break
-            if flight.copies > 1 or age < pace * shard.size or not self.pool.can_copy(shard):
+            if running.copies > 1 or age < limit or not self.pool.can_copy(shard):
                 continue
             self.pool.submit(shard)
-            flight.copies += 1
-            reason = f"runs for {age:.0f} s, {pace * shard.size:.0f} s are due at most"
-            self.on_event(Event("copy", shard, self._attempts(shard), reason=reason))
+            running.copies += 1
+            reason = f"has run for {age:.0f} s, expected at most {limit:.0f} s"
+            self.on_event(Event(EventKind.COPY, shard, self._attempts(shard), reason=reason))
 
     def _attempts(self, shard: Shard) -> int:
         return self.failures.get(shard, Failures()).total + 1
 
-    def _take(self, outcome: Outcome) -> None:
-        """Act on a shard that came back; of two copies the first part and the last error count."""
-        shard = outcome.shard
-        flight = self.flights.get(shard)
-        if flight is None:
+    def _handle(self, result: ShardResult) -> None:
+        """If a shard ran twice, the first success wins; only the last failure counts."""
+        shard = result.shard
+        running = self.in_flight.get(shard)
+        if running is None:
             return
-        flight.copies -= 1
-        if outcome.error is None:
-            del self.flights[shard]
-            self.paces.append((self.clock() - flight.started) / max(shard.size, 1))
-            self.on_event(Event("committed", shard, self._attempts(shard), outcome.report))
+        running.copies -= 1
+        if result.error is None:
+            del self.in_flight[shard]
+            self.seconds_per_byte.append((self.clock() - running.started) / max(shard.size, 1))
+            attempts = self._attempts(shard)
+            self.on_event(Event(EventKind.COMMITTED, shard, attempts, result.report))
             self.failures.pop(shard, None)
-        elif not flight.copies:
-            del self.flights[shard]
-            self._fail(shard, outcome.error, outcome.in_company)
+        elif not running.copies:
+            del self.in_flight[shard]
+            self._fail(shard, result.error, result.shared_loss)
 
-    def _fail(self, shard: Shard, error: Exception, in_company: bool) -> None:
-        failures = self.failures.get(shard, Failures()).after(error, in_company)
+    def _fail(self, shard: Shard, error: Exception, shared_loss: bool) -> None:
+        failures = self.failures.get(shard, Failures()).after(error, shared_loss)
         self.failures[shard] = failures
         decision = decide(error, failures, self.settings, shard.name)
         self.on_event(
             Event(
-                decision.action.value,
+                EventKind(decision.action),
                 shard,
                 failures.total,
                 error=error,

@@ -26,8 +26,7 @@ from speechmill.pipeline.tokenize.device import (
     SplittingCodec,
 )
 from speechmill.pipeline.tokenize.schema import Batch, ShardEnd, split, with_codes
-from speechmill.pipeline.tokenize.target import Target
-from speechmill.pipeline.tokenize.writer import PartWriter, ShardReport, combined
+from speechmill.pipeline.tokenize.writer import CodecOutput, PartWriter, ShardReport, combined
 
 # Arrays out of Ray's object store are read-only, which torch has no notion of.
 warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
@@ -36,18 +35,18 @@ warnings.filterwarnings("ignore", message="The given NumPy array is not writable
 class Tokenizer:
     """Loaded codecs on one device, and the shards that share them."""
 
-    def __init__(self, targets: Sequence[Target], storage: Storage, settings: DecodeSettings):
-        self.targets = targets
+    def __init__(self, outputs: Sequence[CodecOutput], storage: Storage, settings: DecodeSettings):
+        self.outputs = outputs
         self.storage = storage
         self.settings = settings
         self.lock = DeviceLock()
-        self.prefetchers = [DevicePrefetcher(target.codec_options["device"]) for target in targets]
-        self.codecs = [SplittingCodec(load_codec(**target.codec_options)) for target in targets]
-        for codec, target in zip(self.codecs, targets, strict=True):
-            if codec.info != target.codec:
+        self.prefetchers = [DevicePrefetcher(output.codec_options["device"]) for output in outputs]
+        self.codecs = [SplittingCodec(load_codec(**output.codec_options)) for output in outputs]
+        for codec, output in zip(self.codecs, outputs, strict=True):
+            if codec.info != output.codec:
                 raise CheckpointError(
-                    f"{target.codec.name} is revision {codec.info.revision} on "
-                    f"{socket.gethostname()}, but {target.codec.revision} at the driver; "
+                    f"{output.codec.name} is revision {codec.info.revision} on "
+                    f"{socket.gethostname()}, but {output.codec.revision} at the driver; "
                     "give every node the same checkpoint and the same version of speechmill"
                 )
 
@@ -59,7 +58,7 @@ class Tokenizer:
         needed: Sequence[int],
     ) -> ShardReport:
         """Tokenize a shard for the codecs in these positions, decoding it once."""
-        infos = [self.targets[position].codec for position in needed]
+        infos = [self.outputs[position].codec for position in needed]
         batches = stream(decode_shard, shard, self.storage, self.settings, infos, None, isolation)
         streams = zip(needed, split(batches, len(needed)), strict=True)
         with ThreadPoolExecutor(len(needed)) as threads:
@@ -68,7 +67,7 @@ class Tokenizer:
                     tokenize_shard,
                     batches_of_one,
                     self.codecs[position],
-                    self._writer(shard, self.targets[position]),
+                    self._writer(shard, self.outputs[position]),
                     self.lock,
                     self.prefetchers[position],
                 )
@@ -76,14 +75,14 @@ class Tokenizer:
             ]
         return combined([report.result() for report in reports])
 
-    def _writer(self, shard: Shard, target: Target) -> PartWriter:
-        options = target.codec_options
+    def _writer(self, shard: Shard, output: CodecOutput) -> PartWriter:
+        options = output.codec_options
         provenance = {
             "device": device_kind(options["device"]),
             "precision": options["precision"],
             "compile": options.get("compile", False),
         }
-        return PartWriter(target.output, shard, self.storage, target.codec, provenance)
+        return PartWriter(output.output, shard, self.storage, output.codec, provenance)
 
 
 def tokenize_shard(

@@ -28,6 +28,15 @@ _CODES = "codes.list.element"
 _BIG_CODEBOOK = 2**15
 
 
+@dataclass(frozen=True)
+class CodecOutput:
+    """A codec of a run, and the dataset for its tokens."""
+
+    output: str
+    codec: CodecInfo
+    codec_options: dict[str, Any]  # the arguments of `load_codec`
+
+
 @dataclass(frozen=True, slots=True)
 class ShardReport:
     """What became of one shard."""
