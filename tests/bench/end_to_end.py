@@ -24,9 +24,10 @@ from speechmill.pipeline.run.ray_pool import RayPool
 from speechmill.pipeline.run.runner import Event, Totals, run
 from speechmill.pipeline.shards.listing import list_shards
 from speechmill.pipeline.storage import Storage
+from speechmill.pipeline.tokenize.batching import Batch
 from speechmill.pipeline.tokenize.decode import DecodeSettings, decode_shard
 from speechmill.pipeline.tokenize.job import TokenizeJob
-from speechmill.pipeline.tokenize.schema import Batch, token_schema
+from speechmill.pipeline.tokenize.schema import token_schema
 from tests.bench.feed import make_corpus
 
 CPUS = os.cpu_count() or 1

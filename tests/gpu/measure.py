@@ -970,8 +970,8 @@ def step_env(_):
         with attempt("prefetch"):
             import numpy as np
 
+            from speechmill.pipeline.tokenize.batching import Batch
             from speechmill.pipeline.tokenize.device import DevicePrefetcher
-            from speechmill.pipeline.tokenize.schema import Batch
 
             prefetcher = DevicePrefetcher("cuda")
             for seconds in (2.0, 10.0):

@@ -1,47 +1,18 @@
-"""Every error that the pipeline raises on purpose; foreign ones are translated at the border.
+"""Every error that the pipeline raises on purpose; foreign errors are translated where they occur.
 
-SpeechmillError
-├── InputError             what was asked for cannot be: config, listing, manifest
-├── DatasetConflict        the output holds tokens of another codec or of other input
-├── StorageError           storage refused, for a reason that is none of the below
-│   ├── StorageNotFound    no such object or folder
-│   │   └── BucketNotFound no such bucket, or it is elsewhere
-│   ├── StorageDenied      no permission, or no credentials
-│   ├── StorageFull        the disk or quota is full
-│   └── StorageUnavailable throttled, reset or timed out: worth another try
-├── ShardError             one tar cannot be tokenized as a whole
-│   ├── ShardCut           the tar ends before its end marker
-│   ├── ShardDamaged       the tar holds bytes that are no tar
-│   └── ShardChanged       the tar is not the one that was listed
-├── WorkerLost             the process that held a shard is gone
-│   └── NodeLost           it went with its whole node, or leaves it: no shard's fault
-├── DeviceFull             a single clip does not fit into the memory of the device
-├── DeviceBroken           the GPU computes nothing any more in this process
-├── StreamBroken           decoding stopped before the end of the shard
-├── RunStopped             the run was told to stop before all shards were done
-├── TrainingDiverged       too many training steps in a row had no finite gradient
-└── SampleError            one sample cannot be tokenized: it becomes a row in rejects/
-    ├── UnsafeMember       no regular file, or a name that points out of the archive
-    ├── DuplicateKey       the key came before in this shard
-    ├── NoAudio            no member, or more than one, can be the audio
-    ├── UndecodableAudio   the audio cannot be decoded
-    ├── TruncatedAudio     the header claims more than the body holds
-    ├── EmptyAudio         0 samples, or fewer than the codec needs for one frame
-    ├── OversizedAudio     more bytes or seconds than the limits allow
-    ├── NonFiniteAudio     NaN or infinite samples
-    ├── UnsuitableAudio    a sample rate or channel count that the settings refuse
-    ├── DecodeCrashed      the process that decoded it died of it
-    ├── DecodeTimeout      decoding it takes longer than the limits allow
-    ├── DecodeOutOfMemory  decoding it takes more memory than the limits allow
-    ├── BadSegments        the metadata's lists of starts and ends do not fit the audio
-    └── Unwanted           a filter holds it back
-        ├── TooShort       under filters.min_seconds
-        ├── TooLong        over filters.max_seconds
-        ├── SilentAudio    too much of it is silence
-        ├── ClippedAudio   too much of it is at full scale
-        ├── OtherMetadata  filters.metadata is not true of it
-        └── LowQuality     filters.quality scores it too low
+Their class names are part of the interface: they appear in `rejects/`, `failed/` and the logs.
 """
+
+from enum import StrEnum
+
+
+class RejectStage(StrEnum):
+    """Where a sample was rejected, as the column `stage` of `rejects/` names it."""
+
+    READ = "read"
+    DECODE = "decode"
+    FILTER = "filter"
+    ENHANCE = "enhance"
 
 
 class SpeechmillError(Exception):
@@ -49,7 +20,7 @@ class SpeechmillError(Exception):
 
 
 class InputError(SpeechmillError):
-    """What was asked for cannot be: config, listing, manifest."""
+    """A configuration, listing or manifest asks for something impossible."""
 
 
 class DatasetConflict(SpeechmillError):
@@ -77,7 +48,7 @@ class StorageFull(StorageError):
 
 
 class StorageUnavailable(StorageError):
-    """Throttled, reset or timed out: worth another try."""
+    """Throttled, reset or timed out: another attempt may succeed."""
 
 
 class ShardError(SpeechmillError):
@@ -89,7 +60,7 @@ class ShardCut(ShardError):
 
 
 class ShardDamaged(ShardError):
-    """The tar holds bytes that are no tar."""
+    """The tar contains bytes that are not part of a tar."""
 
 
 class ShardChanged(ShardError):
@@ -101,7 +72,7 @@ class WorkerLost(SpeechmillError):
 
 
 class NodeLost(WorkerLost):
-    """It went with its whole node, or leaves it: no shard's fault."""
+    """Its whole node is gone or draining, which is not the fault of any shard."""
 
 
 class DeviceFull(SpeechmillError):
@@ -109,7 +80,7 @@ class DeviceFull(SpeechmillError):
 
 
 class DeviceBroken(SpeechmillError):
-    """The GPU computes nothing any more in this process."""
+    """The GPU no longer works in this process."""
 
 
 class StreamBroken(SpeechmillError):
@@ -117,7 +88,7 @@ class StreamBroken(SpeechmillError):
 
 
 class RunStopped(SpeechmillError):
-    """The run was told to stop before all shards were done."""
+    """A signal stopped the run before all shards were done."""
 
 
 class TrainingDiverged(SpeechmillError):
@@ -129,11 +100,11 @@ class SampleError(SpeechmillError):
 
 
 class UnsafeMember(SampleError):
-    """No regular file, or a name that points out of the archive."""
+    """Not a regular file, or a name that points outside of the archive."""
 
 
 class DuplicateKey(SampleError):
-    """The key came before in this shard."""
+    """Another sample of this shard has the same key."""
 
 
 class NoAudio(SampleError):
@@ -165,7 +136,7 @@ class UnsuitableAudio(SampleError):
 
 
 class DecodeCrashed(SampleError):
-    """The process that decoded it died of it."""
+    """Decoding it crashed the process."""
 
 
 class DecodeTimeout(SampleError):
@@ -181,7 +152,7 @@ class BadSegments(SampleError):
 
 
 class Unwanted(SampleError):
-    """A filter holds it back."""
+    """A filter rejects it."""
 
 
 class TooShort(Unwanted):
@@ -201,7 +172,7 @@ class ClippedAudio(Unwanted):
 
 
 class OtherMetadata(Unwanted):
-    """filters.metadata is not true of it."""
+    """The condition filters.metadata is false for it."""
 
 
 class LowQuality(Unwanted):

@@ -3,7 +3,7 @@
 from random import Random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from speechmill.pipeline.audio.decoders import Limits
@@ -40,6 +40,7 @@ def test_a_damaged_file_is_rejected(damage, data, random):
     format=st.sampled_from(FORMATS),
     edits=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.binary(max_size=9)), max_size=6),
 )
+@example("m4a", [(0.9144851923427485, bytes(7) + b"\x01")])  # names an unknown codec
 def test_whatever_is_done_to_a_file_it_is_decoded_or_rejected_and_always_alike(format, edits):
     file = bytearray(good(format, 0))
     for place, written in edits:

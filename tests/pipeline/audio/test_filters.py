@@ -57,7 +57,7 @@ def test_silence_and_clipping_are_rejected_by_their_share(kept):
     assert kept(members, max_silence=0.6)[1] == []
 
 
-def test_only_the_pieces_of_a_recording_that_a_filter_names_are_rejected(kept):
+def test_a_filter_rejects_single_clips_of_a_recording(kept):
     members = clips(a=np.concatenate([tone(1.0), np.zeros(16_000, np.float32), tone(1.0)]))
     assert kept(members, by="fixed", max_silence=0.5) == (["a", "a"], [("a", "SilentAudio")])
 

@@ -12,8 +12,8 @@ from speechmill.pipeline.audio.filters import FilterSettings
 from speechmill.pipeline.audio.segment import SegmentSettings
 from speechmill.pipeline.errors import StreamBroken
 from speechmill.pipeline.shards.listing import list_shards
+from speechmill.pipeline.tokenize.batching import ShardEnd
 from speechmill.pipeline.tokenize.decode import DecodeSettings, Isolation, decode_shard
-from speechmill.pipeline.tokenize.schema import ShardEnd
 from tests.corpus import clip, tar_bytes
 from tests.quality_scores import HARMFUL_SECONDS
 
@@ -76,18 +76,18 @@ def test_batches_are_the_same_in_every_isolation(decoded, segment):
 
 def test_a_watched_process_ends_when_a_recording_takes_too_long(tmp_path):
     script = (
-        "import sys; from speechmill.pipeline.audio.clips import *\n"
+        "import sys; from speechmill.pipeline.audio.recordings import *\n"
         "from speechmill.pipeline.audio.isolation import *\n"
         "from speechmill.codecs import codec_info\n"
         "limits, filters = Limits(decode_seconds=0.3), FilterSettings(quality=sys.argv[1])\n"
         "watched = WatchedRecordings(RecordingSettings(limits=limits, filters=filters), "
         "[codec_info('null')])\n"
-        "print(list(watched.pieces(sys.stdin.buffer.read())))"
+        "print(list(watched.clips(sys.stdin.buffer.read())))"
     )
     command = [sys.executable, "-c", script, "tests.quality_scores:harmful"]
     assert subprocess.run(command, input=clip(0.2), timeout=60).returncode == -14  # SIGALRM
     done = subprocess.run(command, input=clip(1.0), timeout=60, capture_output=True)
-    assert (done.returncode, b"Piece" in done.stdout) == (0, True)
+    assert (done.returncode, b"Clip" in done.stdout) == (0, True)
 
 
 def test_memory_that_runs_out_where_it_is_only_watched_breaks_the_stream(decoded):

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from speechmill.codecs import Codec, codec_info, load_codec
-from speechmill.pipeline.audio.buffer import Tape
+from speechmill.pipeline.audio.buffer import SampleBuffer
 from speechmill.pipeline.audio.segment import SegmentSettings, cutter
 from speechmill.pipeline.errors import InputError
 from speechmill.pipeline.shards.listing import list_shards
@@ -93,7 +93,7 @@ def test_windows_keep_every_frame_once_and_its_context(blocks, frames, context, 
     audio_T = np.arange(sum(blocks), dtype=np.float32)
     parts = iter(np.split(audio_T, np.cumsum(blocks)[:-1]))
     fixed = SegmentSettings(by="fixed", seconds=frames / 50, context_seconds=context)
-    segments = list(cutter(fixed, info)(Tape(parts), ()))
+    segments = list(cutter(fixed, info)(SampleBuffer(parts), ()))
     assert sum(segment.num_frames for segment in segments) == info.num_frames(len(audio_T))
     for segment in segments:
         begin, end = segment.audio_T[0], segment.audio_T[-1] + 1
@@ -111,7 +111,7 @@ def test_a_codec_that_sees_everything_needs_its_context_set():
     cutter(SegmentSettings(by="fixed", context_seconds=5.0), codec_info("pure-4k"))
 
 
-def test_metadata_names_the_pieces_and_their_texts(tokenized):
+def test_metadata_lists_the_clips_and_their_texts(tokenized):
     spans = {"start": [2.0, 0.5], "end": [3.04, 1.5], "text": ["second", "first"], "id": 7}
     members = [("a.flac", encode(tone(3.0))), ("a.json", json.dumps(spans).encode())]
     rows, _ = tokenized(members, by="metadata")

@@ -3,8 +3,8 @@ import json
 import pytest
 
 from speechmill.codecs import codec_info
-from speechmill.pipeline.audio.clips import RecordingSettings
 from speechmill.pipeline.audio.filters import FilterSettings
+from speechmill.pipeline.audio.recordings import RecordingSettings
 from speechmill.pipeline.audio.resample import AudioSettings
 from speechmill.pipeline.audio.segment import SegmentSettings
 from speechmill.pipeline.dataset.layout import TokenDataset, identity

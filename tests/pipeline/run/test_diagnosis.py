@@ -1,7 +1,7 @@
 import pytest
 
 from speechmill.pipeline.run.diagnosis import find_bottleneck, timed
-from speechmill.pipeline.tokenize.schema import ShardEnd
+from speechmill.pipeline.tokenize.batching import ShardEnd
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from speechmill.pipeline.shards.listing import list_shards
+from speechmill.pipeline.tokenize.batching import ShardEnd
 from speechmill.pipeline.tokenize.decode import DecodeSettings, decode_shard
 from speechmill.pipeline.tokenize.device import DevicePrefetcher, one_ahead, pad_clips
-from speechmill.pipeline.tokenize.schema import ShardEnd
 from tests.corpus import write_corpus
 
 END = ShardEnd([], 0)

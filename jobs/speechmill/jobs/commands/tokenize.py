@@ -10,7 +10,7 @@ from speechmill.jobs.commands.report import write_report
 from speechmill.jobs.config import TokenizeConfig, to_yaml
 from speechmill.jobs.display import Display
 from speechmill.jobs.shard_run import clear_failures, keep_failures, stop_signal
-from speechmill.pipeline.audio.clips import Recordings
+from speechmill.pipeline.audio.recordings import Recordings
 from speechmill.pipeline.dataset.layout import TokenDataset, identity
 from speechmill.pipeline.errors import RunStopped
 from speechmill.pipeline.run.job import RaySettings, WorkerSettings

@@ -1,4 +1,4 @@
-"""A recording that is read in blocks, of which only what is still needed is kept."""
+"""A recording that is read block by block; samples that are no longer needed are discarded."""
 
 from collections import deque
 from collections.abc import Iterator
@@ -8,11 +8,11 @@ import numpy as np
 from speechmill.pipeline.audio.decoders import Samples
 
 
-class Tape:
-    """Positions are samples from the beginning of the recording."""
+class SampleBuffer:
+    """Positions count samples from the start of the recording."""
 
     def __init__(self, blocks: Iterator[Samples]):
-        self.end = 0  # of what was read
+        self.end = 0  # position after the last sample read
         self.finished = False
         self._blocks = blocks
         self._held: deque[tuple[int, Samples]] = deque()
@@ -27,8 +27,8 @@ class Tape:
                 self._held.append((self.end, block_T))
                 self.end += len(block_T)
 
-    def cut(self, start: int, stop: int) -> Samples:
-        """The samples from `start` to `stop`, which must have been read and not forgotten."""
+    def read(self, start: int, stop: int) -> Samples:
+        """The samples from `start` to `stop`, which must have been read and not discarded."""
         parts = [
             block_T[max(0, start - begin) : stop - begin]
             for begin, block_T in self._held
@@ -36,15 +36,15 @@ class Tape:
         ]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
-    def forget(self, before: int) -> None:
-        while self._held and self._held[0][0] + len(self._held[0][1]) <= before:
+    def discard_before(self, position: int) -> None:
+        while self._held and self._held[0][0] + len(self._held[0][1]) <= position:
             self._held.popleft()
 
 
 def shared(blocks: Iterator[Samples], count: int) -> list[Iterator[Samples]]:
-    """Several readers of one stream; `itertools.tee` would keep dozens of blocks behind the last.
+    """Several readers of one stream; each holds the blocks that the others have read ahead of it.
 
-    Each holds what the others have read ahead of it.
+    `itertools.tee` would keep dozens of blocks that all readers have passed.
     """
     queues: list[deque[Samples]] = [deque() for _ in range(count)]
 

@@ -22,6 +22,8 @@ def read_with_ffmpeg(stream: BinaryIO, demuxer: str) -> Iterator[tuple[npt.NDArr
             if not container.streams.audio:
                 raise UndecodableAudio(f"no audio among {len(container.streams)} streams")
             audio = container.streams.audio[0]
+            if audio.codec_context is None:
+                raise UndecodableAudio("FFmpeg has no decoder for the audio stream")
             audio.codec_context.options = {"err_detect": "crccheck+explode"}
             yield from _decode(container, audio, demuxer)
     except av.FFmpegError as error:

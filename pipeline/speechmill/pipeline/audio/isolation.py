@@ -1,8 +1,8 @@
-"""What keeps one recording from taking a whole shard down with it.
+"""Keeps one recording from failing its whole shard.
 
-Decoding is watched in the process where it runs: an alarm ends it when a recording takes too long,
-and too little memory, or a crash, ends it too. The shard is then done again with every recording
-decoded in a process of its own, so that it is known which one is at fault.
+At first, recordings are decoded in the process of the shard. An alarm ends that process if a
+recording takes too long; a lack of memory or a crash ends it too. The shard then runs again with
+its recordings decoded in a separate process, which shows the recording at fault.
 """
 
 import os
@@ -18,8 +18,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from speechmill.codecs.api import CodecInfo
-from speechmill.pipeline.audio.clips import Fault, Piece, Recordings, RecordingSettings
-from speechmill.pipeline.audio.segment import Span
+from speechmill.pipeline.audio.recordings import Fault, Recordings, RecordingSettings, fault_of
+from speechmill.pipeline.audio.segment import Clip, Span
 from speechmill.pipeline.blob import Blob, spool
 from speechmill.pipeline.errors import (
     DecodeCrashed,
@@ -36,30 +36,30 @@ _STATM = Path("/proc/self/statm")
 
 
 class WatchedRecordings(Recordings):
-    """Decodes in this process, which ends by SIGALRM where a recording takes too long.
+    """Decodes in this process; SIGALRM ends it if a recording takes too long.
 
-    Raises `StreamBroken` where memory runs out, whoever took it.
+    Raises `StreamBroken` if memory runs out, whatever used it.
     """
 
-    def pieces(self, data: Blob, spans: Sequence[Span] = ()) -> Iterator[Piece | Fault]:
+    def clips(self, data: Blob, spans: Sequence[Span] = ()) -> Iterator[Clip | Fault]:
         left = self.settings.limits.decode_seconds
-        pieces = super().pieces(data, spans)
+        clips = super().clips(data, spans)
         while True:
             signal.setitimer(signal.ITIMER_REAL, left)
             try:
-                piece = next(pieces, None)
+                clip = next(clips, None)
             except MemoryError as error:
                 raise StreamBroken("memory ran out while a shard was decoded") from error
             finally:
                 left = max(1e-3, signal.setitimer(signal.ITIMER_REAL, 0)[0])
-            if piece is None:
+            if clip is None:
                 return
-            yield piece
+            yield clip
 
 
 @contextmanager
 def memory_limit(mb: float) -> Iterator[None]:
-    """Let this process take no more than this on top of what it has."""
+    """Let this process allocate at most `mb` on top of its memory now."""
     before = resource.getrlimit(resource.RLIMIT_DATA)
     _limit_memory(mb)
     try:
@@ -69,7 +69,7 @@ def memory_limit(mb: float) -> Iterator[None]:
 
 
 def _limit_memory(mb: float) -> None:
-    if not _STATM.exists():  # only Linux tells, and only Linux holds to it
+    if not _STATM.exists():  # other systems than Linux do not enforce the limit
         return
     held = int(_STATM.read_text().split()[5]) * resource.getpagesize()
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
@@ -81,21 +81,21 @@ def _limit_memory(mb: float) -> None:
 
 
 class IsolatedRecordings(Recordings):
-    """Decodes in another process, which a recording may take down; it is then a `Fault`."""
+    """Decodes in another process; a recording that ends it becomes a `Fault`."""
 
     def __init__(self, settings: RecordingSettings, codecs: Sequence[CodecInfo]):
         super().__init__(settings, codecs)
         self._child: _Child | None = None
 
-    def pieces(self, data: Blob, spans: Sequence[Span] = ()) -> Iterator[Piece | Fault]:
+    def clips(self, data: Blob, spans: Sequence[Span] = ()) -> Iterator[Clip | Fault]:
         self._child = self._child or _Child(self.settings, self.codecs)
         try:
             self._child.send(data, spans)
-            while (piece := self._child.receive()) is not None:
-                yield piece
+            while (clip := self._child.receive()) is not None:
+                yield clip
         except (DecodeCrashed, DecodeTimeout, DecodeOutOfMemory) as error:
             self.close()
-            yield Fault(type(error).__name__, str(error), "decode")
+            yield fault_of(error)
 
     def close(self) -> None:
         if self._child:
@@ -104,7 +104,7 @@ class IsolatedRecordings(Recordings):
 
 
 class _Child:
-    """A process that decodes one recording after the other, until one ends it."""
+    """A process that decodes recordings one after the other, until one ends it."""
 
     def __init__(self, settings: RecordingSettings, codecs: Sequence[CodecInfo]):
         self._limits = settings.limits
@@ -130,15 +130,15 @@ class _Child:
         except OSError as error:
             raise self._death() from error
 
-    def receive(self) -> Piece | Fault | None:
-        """Raises what became of the process where it cannot answer any more."""
+    def receive(self) -> Clip | Fault | None:
+        """Raises a `SampleError` that says how the process died, if it died."""
         try:
             item = self._pipe.recv()
         except (EOFError, OSError, pickle.UnpicklingError) as error:
             raise self._death() from error
         if isinstance(item, SpeechmillError):
             raise item
-        assert item is None or isinstance(item, Piece | Fault)
+        assert item is None or isinstance(item, Clip | Fault)
         return item
 
     def _death(self) -> SampleError:
@@ -155,7 +155,7 @@ class _Child:
 
 
 def _serve(pipe: Connection) -> None:
-    """Decode what comes down the pipe until it is closed."""
+    """Decode the recordings that arrive through the pipe until it is closed."""
     settings, codecs = pipe.recv()
     recordings = WatchedRecordings(settings, codecs)
     pipe.send(None)
@@ -167,8 +167,8 @@ def _serve(pipe: Connection) -> None:
             return
         parts = (pipe.recv_bytes() for _ in range(0, size, _PART))
         try:
-            for piece in recordings.pieces(spool(parts, size), spans):
-                pipe.send(piece)
+            for clip in recordings.clips(spool(parts, size), spans):
+                pipe.send(clip)
             pipe.send(None)
         except StorageFull as error:
             pipe.send(error)

@@ -1,9 +1,10 @@
-"""Recordings into the pieces that become rows: one, fixed windows, spans of metadata, or speech.
+"""Recordings cut into the clips that become rows: whole, by windows, by metadata or by silence.
 
-A window is encoded between context that its row does not keep. Where the context covers all that
-a frame of the codec sees, the windows' tokens are those of the whole recording.
+A window is encoded with context on both sides that its row does not keep. If the context covers
+the receptive field of a frame, the tokens of the windows are those of the whole recording.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,12 +12,12 @@ from typing import Any
 import numpy as np
 
 from speechmill.codecs.api import CodecInfo
-from speechmill.pipeline.audio.buffer import Tape
+from speechmill.pipeline.audio.buffer import SampleBuffer
 from speechmill.pipeline.audio.decoders import Samples, to_float
 from speechmill.pipeline.errors import BadSegments, InputError, SilentAudio
 
-_FAR = 2**62  # samples, past the end of any recording
-_TOLERANCE = 0.1  # s by which a span may outrun its recording: transcripts are rounded
+_FAR = 2**62  # samples, beyond the end of any recording
+_TOLERANCE = 0.1  # s by which a span may exceed its recording: transcripts are rounded
 _STEPS_PER_SECOND = 100  # at which loudness is measured
 _STEPS_AT_ONCE = 1000
 
@@ -26,12 +27,12 @@ class SegmentSettings:
     """How a recording becomes rows; part of a token dataset's identity."""
 
     by: str = "none"  # none | fixed | metadata | silence
-    seconds: float = 30.0  # of a fixed window; the longest piece between two silences
-    context_seconds: float | None = None  # around a fixed window; default: what the codec sees
+    seconds: float = 30.0  # of a fixed window; the longest clip between two silences
+    context_seconds: float | None = None  # around a fixed window; default: the receptive field
     starts: str = "start"  # key of the list of starts, s, in the sample's JSON
     ends: str = "end"
-    silence_db: float = -45.0  # of full scale; quieter is silence
-    silence_seconds: float = 0.3  # from here on a silence parts two pieces
+    silence_db: float = -45.0  # of full scale; audio below this level is silence
+    silence_seconds: float = 0.3  # the shortest silence that separates two clips
 
     def __post_init__(self) -> None:
         if self.by not in ("none", "fixed", "metadata", "silence"):
@@ -44,104 +45,116 @@ class SegmentSettings:
             )
 
 
-@dataclass(frozen=True, slots=True)
-class Segment:
-    """A piece of a recording, with what surrounds it."""
+@dataclass(slots=True)
+class Clip:
+    """The audio of one row, and the facts that the row states.
 
-    audio_T: Samples
+    The cutter sets the first six fields, the reader of the recording the next three, and the reader
+    of the shard the last four.
+    """
+
+    audio_T: Samples  # int16 or float32 at the codec's rate, with the context of a window
     start: float  # s, without the context
-    end: float | None  # s; None: where the recording ends
-    first_frame: int = 0  # of those that the codec gives for `audio_T`
-    num_frames: int | None = None  # None: all from the first one on
+    end: float  # s, without the context; inf until the length of the recording is known
+    num_frames: int
+    first_frame: int = 0  # among the frames that the codec makes from `audio_T`
     text: str | None = None
+    codec: int = 0  # position among the codecs of the run
+    sample_rate: int = 0  # Hz, of the source
+    num_channels: int = 0  # of the source
+    key: str = ""
+    index: int = 0  # position of the sample in its tar
+    audio_xxh3: int = 0
+    metadata: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A piece as metadata names it."""
+    """A segment that the metadata of a sample lists."""
 
     start: float  # s
     end: float  # s
     text: str | None = None
 
 
-Cutter = Callable[[Tape, Sequence[Span]], Iterator[Segment]]
+Cutter = Callable[[SampleBuffer, Sequence[Span]], Iterator[Clip]]
 
 
 def cutter(settings: SegmentSettings, codec: CodecInfo) -> Cutter:
-    """How a tape is cut for a codec.
+    """The function that cuts a recording for a codec.
 
-    Raises `InputError` where the context must be given and is not.
+    Raises `InputError` if the context must be set and is not.
     """
     if settings.by == "fixed":
-        before, behind = _context(settings, codec)
+        before, after = _context(settings, codec)
         frames = max(1, int(settings.seconds * codec.frame_rate))
-        return lambda tape, _: _fixed(tape, codec, frames, before, behind)
+        return lambda buffer, _: _fixed(buffer, codec, frames, before, after)
     if settings.by == "metadata":
-        return lambda tape, spans: _by_spans(tape, codec.sample_rate, spans)
+        return lambda buffer, spans: _by_spans(buffer, codec, spans)
     if settings.by == "silence":
-        return lambda tape, _: _by_silence(tape, codec.sample_rate, settings)
-    return lambda tape, _: _whole(tape)
+        return lambda buffer, _: _by_silence(buffer, codec, settings)
+    return lambda buffer, _: _whole(buffer, codec)
 
 
 def _context(settings: SegmentSettings, codec: CodecInfo) -> tuple[int, int]:
-    """Samples before a window, in whole frames, and behind it."""
+    """Samples before a window, in whole frames, and after it."""
     if settings.context_seconds is not None:
         given = round(settings.context_seconds * codec.sample_rate)
-        before, behind = given, given
+        before, after = given, given
     elif codec.context is not None:
-        before, behind = codec.context
+        before, after = codec.context
     else:
         raise InputError(
-            f"{codec.name} sees the whole recording from every frame: set segment.context_seconds; "
-            "the tokens of windows will differ from those of the whole"
+            f"every frame of {codec.name} depends on the whole recording: set "
+            "segment.context_seconds; the tokens of windows will differ from those of the whole"
         )
-    return -(-before // codec.hop_length) * codec.hop_length, max(behind, -codec.frame_offset)
+    return -(-before // codec.hop_length) * codec.hop_length, max(after, -codec.frame_offset)
 
 
-def _whole(tape: Tape) -> Iterator[Segment]:
-    tape.read_to(_FAR)
-    if tape.end:
-        yield Segment(tape.cut(0, tape.end), 0.0, None)
+def _whole(buffer: SampleBuffer, codec: CodecInfo) -> Iterator[Clip]:
+    buffer.read_to(_FAR)
+    if buffer.end:
+        yield Clip(buffer.read(0, buffer.end), 0.0, math.inf, codec.num_frames(buffer.end))
 
 
 def _fixed(
-    tape: Tape, codec: CodecInfo, frames: int, before: int, behind: int
-) -> Iterator[Segment]:
-    """Windows of `frames` frames; the last one goes to the end of the recording."""
-    hop = codec.hop_length
+    buffer: SampleBuffer, codec: CodecInfo, frames: int, before: int, after: int
+) -> Iterator[Clip]:
+    """Windows of `frames` frames; the last one ends with the recording."""
+    hop, rate = codec.hop_length, codec.sample_rate
     for first in range(0, _FAR, frames):
         start, stop = first * hop, (first + frames) * hop
-        tape.read_to(stop + behind + 2 * hop)  # so far that another frame would show
+        buffer.read_to(stop + after + 2 * hop)  # far enough to know whether another frame follows
         left = max(0, start - before)
         skipped = (start - left) // hop
-        if tape.finished and codec.num_frames(tape.end) <= first + frames:
-            num_frames = codec.num_frames(tape.end) - first
+        if buffer.finished and codec.num_frames(buffer.end) <= first + frames:
+            num_frames = codec.num_frames(buffer.end) - first
             if num_frames > 0:
-                audio_T = tape.cut(left, tape.end)
-                yield Segment(audio_T, start / codec.sample_rate, None, skipped, num_frames)
+                audio_T = buffer.read(left, buffer.end)
+                yield Clip(audio_T, start / rate, math.inf, num_frames, skipped)
             return
-        audio_T = tape.cut(left, min(stop + behind, tape.end))
-        times = (start / codec.sample_rate, stop / codec.sample_rate)
-        yield Segment(audio_T, *times, skipped, frames)
-        tape.forget(stop - before)
+        audio_T = buffer.read(left, min(stop + after, buffer.end))
+        yield Clip(audio_T, start / rate, stop / rate, frames, skipped)
+        buffer.discard_before(stop - before)
 
 
-def _by_spans(tape: Tape, rate: int, spans: Sequence[Span]) -> Iterator[Segment]:
+def _by_spans(buffer: SampleBuffer, codec: CodecInfo, spans: Sequence[Span]) -> Iterator[Clip]:
+    rate = codec.sample_rate
     for span in spans:
         start, stop = round(span.start * rate), round(span.end * rate)
-        tape.forget(start)
-        tape.read_to(stop)
-        if stop > tape.end + _TOLERANCE * rate or start >= tape.end:
+        buffer.discard_before(start)
+        buffer.read_to(stop)
+        if stop > buffer.end + _TOLERANCE * rate or start >= buffer.end:
             raise BadSegments(
-                f"a segment from {span.start:g} to {span.end:g} s in {tape.end / rate:.3f} s"
+                f"a segment from {span.start:g} to {span.end:g} s in {buffer.end / rate:.3f} s"
             )
-        end = span.end if stop <= tape.end else None
-        yield Segment(tape.cut(start, min(stop, tape.end)), span.start, end, text=span.text)
-    tape.forget(_FAR)
-    while not tape.finished:  # damage in what is left over is damage all the same
-        tape.read_to(tape.end + 1)
-        tape.forget(_FAR)
+        end = span.end if stop <= buffer.end else math.inf
+        audio_T = buffer.read(start, min(stop, buffer.end))
+        yield Clip(audio_T, span.start, end, codec.num_frames(len(audio_T)), text=span.text)
+    buffer.discard_before(_FAR)
+    while not buffer.finished:  # damage after the last span rejects the recording too
+        buffer.read_to(buffer.end + 1)
+        buffer.discard_before(_FAR)
 
 
 def read_spans(metadata: Any, settings: SegmentSettings) -> list[Span]:
@@ -174,54 +187,56 @@ def _is_time(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1e9
 
 
-def _by_silence(tape: Tape, rate: int, settings: SegmentSettings) -> Iterator[Segment]:
-    """Stretches of speech with a margin of silence; over-long ones are parted where quietest."""
-    step = rate // _STEPS_PER_SECOND
+def _by_silence(
+    buffer: SampleBuffer, codec: CodecInfo, settings: SegmentSettings
+) -> Iterator[Clip]:
+    """Speech with a margin of silence; what is too long is split at its quietest step."""
+    step = codec.sample_rate // _STEPS_PER_SECOND
     pause = round(settings.silence_seconds * _STEPS_PER_SECOND)
     longest = round(settings.seconds * _STEPS_PER_SECOND)
     margin = min(10, pause // 2)
-    begin: int | None = None  # of the piece; all positions are steps
-    last = free = 0  # the last loud one, and the first behind the piece before
-    recent: list[float] = []  # loudness up to here
-    for position, loudness in _loudness(tape, step):
+    begin: int | None = None  # of the clip; all positions count steps
+    last = free = 0  # the last loud step, and the first one after the previous clip
+    recent: list[float] = []  # loudness of the steps since `begin`
+    for position, loudness in _loudness(buffer, step):
         loud = loudness > settings.silence_db
         last = position if loud else last
         if begin is None:
             if not loud:
-                tape.forget((position - margin) * step)
+                buffer.discard_before((position - margin) * step)
                 continue
             begin, recent = max(free, position - margin), []
         recent.append(loudness)
         if position - last >= pause:
             free = last + 1 + margin
-            yield _piece(tape, begin * step, free * step, rate)
+            yield _take(buffer, begin * step, free * step, codec)
             begin = None
         elif position + 1 - begin >= longest:
             quietest = len(recent) - longest // 2 + int(np.argmin(recent[-(longest // 2) :]))
             free = position + 1 - len(recent) + quietest
-            yield _piece(tape, begin * step, free * step, rate)
+            yield _take(buffer, begin * step, free * step, codec)
             begin, recent = (free if last >= free else None), recent[quietest:]
     if begin is not None:
-        yield _piece(tape, begin * step, min((last + 1 + margin) * step, tape.end), rate)
+        yield _take(buffer, begin * step, min((last + 1 + margin) * step, buffer.end), codec)
     elif not free:
         raise SilentAudio(f"nothing is louder than {settings.silence_db:g} dB")
 
 
-def _piece(tape: Tape, start: int, stop: int, rate: int) -> Segment:
-    segment = Segment(tape.cut(start, stop), start / rate, stop / rate)
-    tape.forget(stop)
-    return segment
+def _take(buffer: SampleBuffer, start: int, stop: int, codec: CodecInfo) -> Clip:
+    audio_T, rate = buffer.read(start, stop), codec.sample_rate
+    buffer.discard_before(stop)
+    return Clip(audio_T, start / rate, stop / rate, codec.num_frames(len(audio_T)))
 
 
-def _loudness(tape: Tape, step: int) -> Iterator[tuple[int, float]]:
-    """The mean power of each step of a recording, dB of full scale; what is over counts as one."""
+def _loudness(buffer: SampleBuffer, step: int) -> Iterator[tuple[int, float]]:
+    """The position and mean power of each step, dB of full scale; the last one may be shorter."""
     position = 0
-    while not (tape.finished and position * step >= tape.end):
-        tape.read_to((position + _STEPS_AT_ONCE) * step)
-        stop = min((position + _STEPS_AT_ONCE) * step, tape.end)
+    while not (buffer.finished and position * step >= buffer.end):
+        buffer.read_to((position + _STEPS_AT_ONCE) * step)
+        stop = min((position + _STEPS_AT_ONCE) * step, buffer.end)
         if stop == position * step:
             return
-        audio_T = to_float(tape.cut(position * step, stop))
+        audio_T = to_float(buffer.read(position * step, stop))
         padded_T = np.pad(audio_T, (0, -len(audio_T) % step))
         power_S = np.square(padded_T.reshape(-1, step), dtype=np.float64).mean(axis=1)
         for loudness in (10 * np.log10(power_S + 1e-12)).tolist():

@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 import pyarrow as pa
 
 from speechmill.codecs.api import CodecInfo
-from speechmill.pipeline.audio.clips import RecordingSettings
 from speechmill.pipeline.audio.filters import FilterSettings
+from speechmill.pipeline.audio.recordings import RecordingSettings
 from speechmill.pipeline.errors import DatasetConflict, StorageNotFound
 from speechmill.pipeline.shards.listing import Shard
 from speechmill.pipeline.storage import Storage, join

@@ -15,10 +15,10 @@ from speechmill.codecs.api import Codec
 from speechmill.pipeline.dataset.layout import TokenDataset
 from speechmill.pipeline.errors import SpeechmillError
 from speechmill.pipeline.shards.listing import Shard
-from speechmill.pipeline.tokenize.batching import BatchSettings
+from speechmill.pipeline.tokenize.batching import BatchSettings, ShardEnd
 from speechmill.pipeline.tokenize.decode import DecodeSettings, decode_shard
 from speechmill.pipeline.tokenize.encode import encode_batch
-from speechmill.pipeline.tokenize.schema import ShardEnd, token_schema
+from speechmill.pipeline.tokenize.schema import token_schema
 
 _ALONE = BatchSettings(seconds=1e-9, window_seconds=1e-9)  # each clip is a batch of its own
 

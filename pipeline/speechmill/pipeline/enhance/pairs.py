@@ -23,12 +23,18 @@ from speechmill.pipeline.audio.resample import AudioSettings, decode_audio
 from speechmill.pipeline.blob import Blob
 from speechmill.pipeline.enhance.api import Enhancer
 from speechmill.pipeline.enhance.gate import GateSettings, judge
-from speechmill.pipeline.errors import InputError, SampleError, StreamBroken, UnsuitableAudio
+from speechmill.pipeline.errors import (
+    InputError,
+    RejectStage,
+    SampleError,
+    StreamBroken,
+    UnsuitableAudio,
+)
 from speechmill.pipeline.shards.listing import Shard
 from speechmill.pipeline.shards.tar_reader import Reject, Sample, read_samples
 from speechmill.pipeline.storage import Storage
+from speechmill.pipeline.tokenize.batching import ShardEnd
 from speechmill.pipeline.tokenize.decode import audio_suffix
-from speechmill.pipeline.tokenize.schema import ShardEnd
 from speechmill.pipeline.tokenize.writer import ShardReport
 
 AUDIO, FACTS = "enhanced.flac", "enhanced.json"  # suffixes of the new members
@@ -178,7 +184,7 @@ def _reject(sample: Sample, error: Exception) -> Reject:
         key=sample.key,
         index=sample.index,
         member=f"{sample.key}.{next(iter(sample.members))}",
-        stage="enhance",
+        stage=RejectStage.ENHANCE,
         error=type(error).__name__,
         message=str(error),
         num_bytes=sum(len(data) for data in sample.members.values()),

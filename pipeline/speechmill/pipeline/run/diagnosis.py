@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from speechmill.pipeline.metrics import DECODE_CPU_SECONDS, DECODE_SECONDS, record
-from speechmill.pipeline.tokenize.schema import Batch, ShardEnd
+from speechmill.pipeline.tokenize.batching import Batch, ShardEnd
 
 _BUSY = 0.9  # share of the time above which a device counts as fully used
 _COMPUTING = 0.5  # share of its time that a decoder computes if storage is fast enough

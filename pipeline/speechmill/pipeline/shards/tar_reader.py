@@ -15,6 +15,7 @@ from speechmill.pipeline.blob import Blob, spool
 from speechmill.pipeline.errors import (
     DuplicateKey,
     OversizedAudio,
+    RejectStage,
     SampleError,
     ShardChanged,
     ShardCut,
@@ -44,7 +45,7 @@ class Reject:
     key: str
     index: int
     member: str
-    stage: str  # read, decode or filter
+    stage: RejectStage
     error: str  # class name
     message: str
     num_bytes: int
@@ -90,7 +91,7 @@ def _group(members: Iterator[_Member]) -> Iterator[Sample | Reject]:
                 key=first.key or first.name,
                 index=index,
                 member=faulty.name,
-                stage="read",
+                stage=RejectStage.READ,
                 error=type(fault).__name__,
                 message=str(fault),
                 num_bytes=faulty.size,

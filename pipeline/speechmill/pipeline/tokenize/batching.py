@@ -1,10 +1,20 @@
-"""Clips of like length side by side, under a budget of padded seconds."""
+"""Clips of similar length in one batch, within a budget of padded seconds."""
 
-from collections.abc import Iterable, Iterator
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from speechmill.pipeline.audio.decoders import Samples, to_float
+from speechmill.pipeline.audio.segment import Clip
 from speechmill.pipeline.errors import InputError
-from speechmill.pipeline.tokenize.schema import Clip
+from speechmill.pipeline.shards.tar_reader import Reject
+from speechmill.pipeline.tokenize.schema import ROW_SCHEMA
 
 
 @dataclass
@@ -22,6 +32,29 @@ class BatchSettings:
             )
 
 
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Clips for one call of the codec, and their rows without the codes."""
+
+    audio_N: Samples  # int16 or float32, all clips concatenated without padding
+    num_samples_B: npt.NDArray[np.int64]
+    first_frame_B: npt.NDArray[np.int64]  # of each row, among the frames of its clip
+    num_frames_B: npt.NDArray[np.int64]
+    rows: pa.RecordBatch
+    codec: int = 0  # position among the codecs of the run
+
+
+@dataclass(frozen=True, slots=True)
+class ShardEnd:
+    """The last item of a shard's stream; a stream without it is incomplete."""
+
+    rejects: list[Reject]
+    num_bad_json: int
+    decode_seconds: float = 0.0  # spent reading and decoding
+    decode_cpu_seconds: float = 0.0  # the part of them spent computing
+    codec: int = 0  # position among the codecs of the run
+
+
 def make_batches(
     clips: Iterable[Clip], settings: BatchSettings, sample_rate: int
 ) -> Iterator[list[Clip]]:
@@ -33,7 +66,7 @@ def make_batches(
 
 
 class Batcher:
-    """Holds one window of audio; clips of a batch are in order of length, then position."""
+    """Holds one window of audio; the clips of a batch are ordered by length, then by position."""
 
     def __init__(self, settings: BatchSettings, sample_rate: int):
         self._budget = int(settings.seconds * sample_rate)
@@ -42,14 +75,14 @@ class Batcher:
         self._num_samples = 0
 
     def add(self, clip: Clip) -> Iterator[list[Clip]]:
-        """Take a clip; gives the batches of the window that it did not fit in any more."""
+        """Take a clip; yield the batches of the window before it if the window is full."""
         if self._window and self._num_samples + len(clip.audio_T) > self._max_samples:
             yield from self.finish()
         self._window.append(clip)
         self._num_samples += len(clip.audio_T)
 
     def finish(self) -> Iterator[list[Clip]]:
-        """Give the batches of the last window."""
+        """Yield the batches of the last window."""
         window, self._window, self._num_samples = self._window, [], 0
         window.sort(key=lambda clip: (len(clip.audio_T), clip.index, clip.start))
         yield from _cut(window, self._budget)
@@ -65,3 +98,52 @@ def _cut(window: list[Clip], budget: int) -> Iterator[list[Clip]]:
         batch.append(clip)
     if batch:
         yield batch
+
+
+def concatenate_clips(clips: Sequence[Clip], shard_url: str) -> Batch:
+    """Join the clips of a batch, all for the same codec; int16 if all of them are, else float32."""
+    exact = all(clip.audio_T.dtype == np.int16 for clip in clips)
+    return Batch(
+        audio_N=np.concatenate([c.audio_T if exact else to_float(c.audio_T) for c in clips]),
+        num_samples_B=np.array([len(clip.audio_T) for clip in clips], dtype=np.int64),
+        first_frame_B=np.array([clip.first_frame for clip in clips], dtype=np.int64),
+        num_frames_B=np.array([clip.num_frames for clip in clips], dtype=np.int64),
+        rows=_rows(clips, shard_url),
+        codec=clips[0].codec,
+    )
+
+
+def _rows(clips: Sequence[Clip], shard_url: str) -> pa.RecordBatch:
+    columns: dict[str, Any] = {
+        "duration": [clip.end - clip.start for clip in clips],
+        "audio_xxh3": np.array([clip.audio_xxh3 for clip in clips], dtype=np.uint64),
+        "shard": [shard_url] * len(clips),
+    }
+    for name in ROW_SCHEMA.names:
+        if name not in columns:
+            columns[name] = [getattr(clip, name) for clip in clips]
+    return pa.RecordBatch.from_pydict(columns, schema=ROW_SCHEMA)
+
+
+def split(items: Iterable[Batch | ShardEnd], count: int) -> list[Iterator[Batch | ShardEnd]]:
+    """One stream for each codec, up to its `ShardEnd`, for readers in different threads.
+
+    A reader that looks for its next item keeps the items of the others for them.
+    """
+    stream, lock = iter(items), threading.Lock()
+    waiting: list[deque[Batch | ShardEnd]] = [deque() for _ in range(count)]
+
+    def reader(codec: int) -> Iterator[Batch | ShardEnd]:
+        while True:
+            with lock:
+                while not waiting[codec]:
+                    item = next(stream, None)
+                    if item is None:
+                        return
+                    waiting[item.codec].append(item)
+                found = waiting[codec].popleft()
+            yield found
+            if isinstance(found, ShardEnd):
+                return
+
+    return [reader(codec) for codec in range(count)]

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from speechmill.codecs.api import Codec
 from speechmill.pipeline.errors import DeviceBroken, DeviceFull
 from speechmill.pipeline.metrics import STARVED_SECONDS, record
-from speechmill.pipeline.tokenize.schema import Batch, ShardEnd
+from speechmill.pipeline.tokenize.batching import Batch, ShardEnd
 
 Result = TypeVar("Result")
 # A full CPU allocator raises a plain RuntimeError.

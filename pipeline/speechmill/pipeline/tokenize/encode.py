@@ -18,6 +18,7 @@ from speechmill.pipeline import metrics
 from speechmill.pipeline.errors import StreamBroken
 from speechmill.pipeline.shards.listing import Shard
 from speechmill.pipeline.storage import Storage
+from speechmill.pipeline.tokenize.batching import Batch, ShardEnd, split
 from speechmill.pipeline.tokenize.decode import DecodeSettings, Isolation, decode_shard
 from speechmill.pipeline.tokenize.device import (
     DeviceBatch,
@@ -25,7 +26,7 @@ from speechmill.pipeline.tokenize.device import (
     DevicePrefetcher,
     SplittingCodec,
 )
-from speechmill.pipeline.tokenize.schema import Batch, ShardEnd, split, with_codes
+from speechmill.pipeline.tokenize.schema import with_codes
 from speechmill.pipeline.tokenize.writer import CodecOutput, PartWriter, ShardReport, combined
 
 # Arrays out of Ray's object store are read-only, which torch has no notion of.

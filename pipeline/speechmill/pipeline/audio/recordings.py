@@ -1,0 +1,138 @@
+"""One recording to the clips that become rows, for one codec or for several at once."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from speechmill.codecs.api import CodecInfo
+from speechmill.pipeline.audio.buffer import SampleBuffer, shared
+from speechmill.pipeline.audio.decoders import Limits, Samples, Source, open_audio
+from speechmill.pipeline.audio.filters import Filters, FilterSettings
+from speechmill.pipeline.audio.resample import AudioSettings, Clock, one_channel, resampled
+from speechmill.pipeline.audio.segment import Clip, SegmentSettings, Span, cutter
+from speechmill.pipeline.blob import Blob
+from speechmill.pipeline.errors import BadSegments, EmptyAudio, RejectStage, Unwanted
+
+
+@dataclass
+class RecordingSettings:
+    """How a file becomes clips."""
+
+    audio: AudioSettings = field(default_factory=AudioSettings)
+    limits: Limits = field(default_factory=Limits)
+    segment: SegmentSettings = field(default_factory=SegmentSettings)
+    filters: FilterSettings = field(default_factory=FilterSettings)
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Why a recording, or one clip of it, does not become a row."""
+
+    error: str  # class name
+    message: str
+    stage: RejectStage
+    start: float | None = None  # s; None: the whole recording, with the clips already yielded
+    end: float | None = None
+    codec: int | None = None  # None: all of them
+
+
+class Recordings:
+    """Decodes recordings in this process.
+
+    Raises `InputError` on construction if settings and codecs do not go together.
+    """
+
+    def __init__(self, settings: RecordingSettings, codecs: Sequence[CodecInfo]):
+        self.settings = settings
+        self.codecs = codecs
+        self._cutters = [cutter(settings.segment, codec) for codec in codecs]
+        self._filters = Filters(settings.filters)
+
+    def close(self) -> None:
+        """Release the processes that decode, if there are any."""
+
+    def clips(self, data: Blob, spans: Sequence[Span] = ()) -> Iterator[Clip | Fault]:
+        """Yield the clips of each codec in order of their start.
+
+        A `Fault` without `start` comes last and rejects the clips before it. `MemoryError` is
+        raised: the recording need not be its cause.
+        """
+        try:
+            yield from self._clips(data, spans)
+        except MemoryError:
+            raise
+        # A damaged file may raise any error inside a decoder; it costs only itself.
+        except Exception as error:
+            yield fault_of(error)
+
+    def _clips(self, data: Blob, spans: Sequence[Span]) -> Iterator[Clip | Fault]:
+        source = open_audio(data, self.settings.limits)
+        clock = Clock(source)
+        buffers = self._buffers(clock.count(source.blocks), source.sample_rate)
+        running = [self._of_codec(n, b, spans, source, clock) for n, b in enumerate(buffers)]
+        reached = dict.fromkeys(range(len(running)), 0.0)
+        while reached:  # codecs advance together, since the blocks that one reads ahead are held
+            number = min(reached, key=lambda n: reached[n])
+            clip = next(running[number], None)
+            if clip is None:
+                del reached[number]
+            else:
+                reached[number] = clip.start or 0.0
+                yield clip
+
+    def _buffers(self, blocks: Iterator[Samples], rate: int) -> list[SampleBuffer]:
+        """A buffer for each codec; mixing and resampling are done once for codecs of one rate."""
+        settings = self.settings.audio
+        mono = one_channel(blocks, settings)
+        rates = [codec.sample_rate for codec in self.codecs]
+        copies = dict(zip(dict.fromkeys(rates), shared(mono, len(set(rates))), strict=True))
+        at_rate = {
+            target: iter(shared(resampled(copy, rate, target, settings), rates.count(target)))
+            for target, copy in copies.items()
+        }
+        return [SampleBuffer(next(at_rate[target])) for target in rates]
+
+    def _of_codec(
+        self, number: int, buffer: SampleBuffer, spans: Sequence[Span], source: Source, clock: Clock
+    ) -> Iterator[Clip | Fault]:
+        empty = True
+        try:
+            for clip in self._cutters[number](buffer, spans):
+                empty = False
+                clip.codec = number
+                clip.sample_rate, clip.num_channels = source.sample_rate, source.num_channels
+                yield self._checked(clip, clock)
+            if empty:
+                raise EmptyAudio("less than one frame of the codec")
+        except (BadSegments, EmptyAudio, Unwanted) as error:
+            yield fault_of(error, codec=number)
+
+    def _checked(self, clip: Clip, clock: Clock) -> Clip | Fault:
+        """The clip with its end, or why it is not a row."""
+        codec = self.codecs[clip.codec]
+        own_T = clip.audio_T[clip.first_frame * codec.hop_length :]  # without the context
+        if clip.end == math.inf:
+            clip.end = clock.seconds
+        else:
+            own_T = own_T[: round((clip.end - clip.start) * codec.sample_rate)]
+        try:
+            if clip.num_frames <= 0:
+                raise EmptyAudio(f"{len(clip.audio_T)} samples are less than one frame")
+            self._filters.check_audio(own_T, codec.sample_rate, clip.end - clip.start)
+        except (EmptyAudio, Unwanted) as error:
+            if self.settings.segment.by == "none":
+                raise
+            return fault_of(error, clip.start, clip.end, clip.codec)
+        return clip
+
+
+def fault_of(
+    error: Exception,
+    start: float | None = None,
+    end: float | None = None,
+    codec: int | None = None,
+    stage: RejectStage = RejectStage.DECODE,
+) -> Fault:
+    """The fault that an error means; filters have a stage of their own."""
+    stage = RejectStage.FILTER if isinstance(error, Unwanted) else stage
+    return Fault(type(error).__name__, str(error), stage, start, end, codec)
