@@ -9,13 +9,8 @@ from typer.testing import CliRunner
 
 from speechmill.codecs import codec_info
 from speechmill.jobs.cli import app
-from speechmill.jobs.config import (
-    EvaluateConfig,
-    PackConfig,
-    TokenizeConfig,
-    from_overrides,
-    load_config,
-)
+from speechmill.jobs.config import from_overrides, load_config
+from speechmill.jobs.schemas import EvaluateConfig, PackConfig, TokenizeConfig
 from speechmill.jobs.training.config import TrainConfig
 from speechmill.pipeline.shards.listing import list_shards
 from speechmill.pipeline.storage import Storage

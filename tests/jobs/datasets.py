@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from speechmill.codecs import load_codec
-from speechmill.jobs.config import TokenizeConfig, from_overrides, to_yaml
+from speechmill.jobs.config import from_overrides, to_yaml
+from speechmill.jobs.schemas import TokenizeConfig
 from speechmill.pipeline.dataset.layout import TokenDataset, identity
 from speechmill.pipeline.run.run_log import RunLog, RunStatus
 from speechmill.pipeline.run.runner import Event, EventKind, Totals

@@ -17,8 +17,8 @@ from rich.console import Console
 
 from speechmill.codecs import load_codec
 from speechmill.jobs.commands.tokenize import tokenize
-from speechmill.jobs.config import TokenizeConfig
-from speechmill.jobs.display import Display
+from speechmill.jobs.display import ShardDisplay
+from speechmill.jobs.schemas import TokenizeConfig
 from speechmill.pipeline.storage import Storage
 from tests.corpus import corpus
 from tests.fault_proxy import FaultProxy
@@ -105,7 +105,7 @@ def calm_run(rgw, shards: str, output: str, monkeypatch) -> None:
     monkeypatch.syspath_prepend(FRAGILE)
     config = TokenizeConfig([shards], output, storage={"s3": rgw.storage_options})
     config.codec.name, config.workers.num_gpus = "fragile", 0
-    display = Display(Console(quiet=True))
+    display = ShardDisplay(Console(quiet=True))
     tokenize(
         config,
         display,

@@ -3,14 +3,8 @@ from pathlib import Path
 import pytest
 
 from speechmill.codecs import codec_info
-from speechmill.jobs.config import (
-    EvaluateConfig,
-    PackConfig,
-    TokenizeConfig,
-    from_overrides,
-    load_config,
-    to_yaml,
-)
+from speechmill.jobs.config import from_overrides, load_config, to_yaml
+from speechmill.jobs.schemas import EvaluateConfig, PackConfig, TokenizeConfig
 from speechmill.pipeline.errors import InputError
 
 ROOT = Path(__file__).parents[2]
@@ -68,8 +62,8 @@ def test_a_named_section_has_the_keys_of_its_kind(tmp_path):
 
 
 def test_overrides_go_over_the_file(path):
-    config = load_config(TokenizeConfig, path, ["workers.num_gpus=0.5", "output=other"])
-    assert (config.workers.num_gpus, config.output) == (0.5, "other")
+    config = load_config(TokenizeConfig, path, ["workers.num_gpus=0.5", "output=/other"])
+    assert (config.workers.num_gpus, config.output) == (0.5, "/other")
 
 
 def test_what_was_resolved_can_be_run_again(path, tmp_path):

@@ -7,15 +7,15 @@ from rich.console import Console
 
 from speechmill.codecs import load_codec
 from speechmill.jobs.commands.tokenize import tokenize
-from speechmill.jobs.config import TokenizeConfig
-from speechmill.jobs.display import Display
+from speechmill.jobs.display import ShardDisplay
+from speechmill.jobs.schemas import TokenizeConfig
 from speechmill.pipeline.storage import Storage
 from tests.corpus import clip, corpus, tar_bytes
 from tests.serial_pool import SerialPool
 from tests.stopping_store import Stopped, StoppingStore
 
 ROOT = "stopping://store"
-DISPLAY = Display(Console(quiet=True))
+DISPLAY = ShardDisplay(Console(quiet=True))
 
 
 def start_pool(job, *_):

@@ -10,7 +10,6 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,16 +20,15 @@ from rich.table import Table
 from speechmill.codecs.errors import CodecError
 from speechmill.jobs.commands.codecs import codecs_table, describe_codecs
 from speechmill.jobs.commands.status import Status, read_status
-from speechmill.jobs.config import (
+from speechmill.jobs.config import for_each_codec, from_overrides, load_config
+from speechmill.jobs.display import Display, ShardDisplay
+from speechmill.jobs.schemas import (
     EnhanceConfig,
     EvaluateConfig,
     PackConfig,
     StatusConfig,
     TokenizeConfig,
-    from_overrides,
-    load_config,
 )
-from speechmill.jobs.display import Display
 from speechmill.pipeline.errors import (
     DatasetConflict,
     InputError,
@@ -39,6 +37,7 @@ from speechmill.pipeline.errors import (
     StorageDenied,
     StorageNotFound,
 )
+from speechmill.pipeline.paths import absolute_path
 from speechmill.pipeline.storage import Storage
 
 app = typer.Typer(
@@ -54,7 +53,9 @@ _USAGE = (InputError, DatasetConflict, CodecError, StorageDenied, StorageNotFoun
 
 Overrides = Annotated[list[str] | None, typer.Argument(help="key=value, over the file's own")]
 Config = Annotated[Path, typer.Argument(help="YAML file, see configs/")]
-Dataset = Annotated[str, typer.Argument(help="folder of a token dataset, local or a URL")]
+Dataset = Annotated[
+    str, typer.Argument(help="folder of a token dataset, local or a URL", callback=absolute_path)
+]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON for a script")]
 
 
@@ -65,7 +66,7 @@ def tokenize(config: Config, overrides: Overrides = None) -> None:
 
     with _exit_codes():
         settings = load_config(TokenizeConfig, config, overrides or [])
-        totals = run_tokenize(settings, Display(console))
+        totals = run_tokenize(settings, ShardDisplay(console))
     raise typer.Exit(1 if totals.failed else 0)
 
 
@@ -77,7 +78,7 @@ def plan(config: Config, overrides: Overrides = None, as_json: AsJson = False) -
 
     with _exit_codes():
         settings = load_config(TokenizeConfig, config, overrides or [])
-        plans = [make_plan(single) for single in settings.for_each_codec()]
+        plans = [make_plan(single) for single in for_each_codec(settings)]
     if as_json:
         print(to_json(plans))
     else:
@@ -104,7 +105,7 @@ def fit_kmeans(config: Config, overrides: Overrides = None) -> None:
         from speechmill.jobs.training.kmeans_config import FitConfig
 
         settings = load_config(FitConfig, config, overrides or [])
-        run_fit(settings, partial(console.print, highlight=False, soft_wrap=True))
+        run_fit(settings, Display(console))
 
 
 @app.command()
@@ -132,7 +133,7 @@ def enhance(config: Config, overrides: Overrides = None) -> None:
 
     with _exit_codes():
         settings = load_config(EnhanceConfig, config, overrides or [])
-        totals = run_enhance(settings, Display(console, "enhancing"))
+        totals = run_enhance(settings, ShardDisplay(console, "enhancing"))
     raise typer.Exit(1 if totals.failed else 0)
 
 
@@ -275,7 +276,9 @@ def report(
 @app.command()
 def decode(
     dataset: Dataset,
-    output: Annotated[str, typer.Argument(help="folder for the audio, local or a URL")],
+    output: Annotated[
+        str, typer.Argument(help="folder for the audio, local or a URL", callback=absolute_path)
+    ],
     overrides: Overrides = None,
     codebooks: Annotated[int | None, typer.Option(help="only the first few")] = None,
     limit: Annotated[int | None, typer.Option(help="utterances to decode at most")] = None,
@@ -299,7 +302,9 @@ def decode(
 @app.command()
 def export(
     dataset: Dataset,
-    output: Annotated[str, typer.Argument(help="folder for the files, local or a URL")],
+    output: Annotated[
+        str, typer.Argument(help="folder for the files, local or a URL", callback=absolute_path)
+    ],
     overrides: Overrides = None,
     kind: Annotated[str, typer.Option("--format", help="parquet, megatron or npy")] = "parquet",
     pattern: Annotated[str, typer.Option(help="parallel, delay or flatten")] = "parallel",

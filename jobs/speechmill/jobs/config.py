@@ -1,194 +1,23 @@
-"""Configurations: a YAML file, overrides on the command line, and a schema that knows every key."""
+"""Configurations: a YAML file and overrides on the command line, checked against a schema."""
 
 import io
 import re
-from dataclasses import dataclass, field, is_dataclass, replace
+from dataclasses import is_dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, TypeVar
+from types import UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from speechmill.codecs.registry import UNTRAINED
-from speechmill.pipeline.audio.decoders import Limits
-from speechmill.pipeline.audio.filters import FilterSettings
-from speechmill.pipeline.audio.resample import AudioSettings
-from speechmill.pipeline.audio.segment import SegmentSettings
-from speechmill.pipeline.enhance.api import EnhancerSettings
-from speechmill.pipeline.enhance.gate import GateSettings
+from speechmill.jobs.schemas import CodecConfig, TokenizeConfig
 from speechmill.pipeline.errors import InputError
-from speechmill.pipeline.quality.testset import TestSetSettings
-from speechmill.pipeline.run.job import RaySettings, WorkerSettings
-from speechmill.pipeline.shards.packing import PackSettings
+from speechmill.pipeline.paths import make_absolute
 from speechmill.pipeline.storage import join
-from speechmill.pipeline.tokenize.batching import BatchSettings
-from speechmill.pipeline.tokenize.decode import DecodeSettings
 
 _SECRET = re.compile("key|secret|token|password|credential|connection_string", re.IGNORECASE)
 _HIDDEN = "***"
-
-
-@dataclass
-class CodecConfig:
-    """Which codec encodes, and with which weights."""
-
-    name: str | None = MISSING  # `speechmill codecs` lists them; YAML reads `null` as no value
-    checkpoint: str | None = None  # path, s3://, hf:// or untrained; none: the published weights
-    sha256: str | None = None  # of the checkpoint's file, where another one is an error
-    config: str | None = None  # JSON of an architecture of your own; default: the variant's
-    precision: str = "fp32"
-    compile: bool = False  # takes minutes at the start, and pays on GPUs
-    device: str | None = None  # default: cuda where workers.num_gpus is above 0, else cpu
-    options: dict[str, Any] = field(default_factory=dict)  # more arguments of this codec's loader
-
-    def loader_options(self, device: str) -> dict[str, Any]:
-        """What `speechmill.codecs.load_codec` takes; `device` is for where none is configured."""
-        return {
-            "name": self.name or "null",
-            "checkpoint": _absolute(self.checkpoint),
-            "sha256": self.sha256,
-            "config": _absolute(self.config),
-            "precision": self.precision,
-            "device": self.device or device,
-            **({"compile": True} if self.compile else {}),
-            **self.options,
-        }
-
-
-def _absolute(file: str | None) -> str | None:
-    """The path as a worker finds it, whose working directory is another; a url as it is."""
-    if file is None or file == UNTRAINED or "://" in file:
-        return file
-    return str(Path(file).expanduser().absolute())
-
-
-@dataclass
-class TokenizeConfig:
-    """All that `speechmill tokenize` can be told."""
-
-    shards: list[str] = MISSING  # tars, brace ranges, globs, folders, .txt manifests
-    output: str = MISSING  # folder of the token dataset, local or s3://…
-    codec: CodecConfig = field(default_factory=CodecConfig)
-    codecs: list[Any] = field(default_factory=list)  # several: names, or sections like `codec`
-    audio: AudioSettings = field(default_factory=AudioSettings)
-    limits: Limits = field(default_factory=Limits)
-    segment: SegmentSettings = field(default_factory=SegmentSettings)
-    filters: FilterSettings = field(default_factory=FilterSettings)
-    batch: BatchSettings = field(default_factory=BatchSettings)
-    workers: WorkerSettings = field(default_factory=WorkerSettings)
-    ray: RaySettings = field(default_factory=RaySettings)
-    storage: dict[str, dict[str, Any]] = field(default_factory=dict)  # by protocol, for fsspec
-    storage_patience: float = 300.0  # s for which one operation is tried again
-
-    def decode_settings(self) -> DecodeSettings:
-        return DecodeSettings(self.audio, self.limits, self.segment, self.filters, self.batch)
-
-    def for_each_codec(self) -> "list[TokenizeConfig]":
-        """One configuration for each of `codecs`, into a folder of its name; else this one.
-
-        Raises `InputError` for entries that are none.
-        """
-        if not self.codecs:
-            return [self]
-        sections = [_codec_section(self.codec, n, one) for n, one in enumerate(self.codecs)]
-        names = [section.name or "null" for section in sections]
-        if len(set(names)) < len(names):
-            raise InputError(f"codecs names one codec twice: {', '.join(names)}")
-        return [
-            replace(self, codec=section, codecs=[], output=join(self.output, name))
-            for section, name in zip(sections, names, strict=True)
-        ]
-
-    def codec_options(self) -> dict[str, Any]:
-        """What `speechmill.codecs.load_codec` takes."""
-        return self.codec.loader_options("cuda" if self.workers.num_gpus else "cpu")
-
-
-def _codec_section(common: CodecConfig, position: int, given: Any) -> CodecConfig:
-    """One entry of `codecs`: a name or a section, over what `codec` says of all of them."""
-    section = OmegaConf.create(given if isinstance(given, dict) else {"name": given})
-    known = OmegaConf.structured(common)
-    _check_keys(section, known, f"codecs[{position}].")
-    try:
-        merged = OmegaConf.to_object(OmegaConf.merge(known, section))
-    except OmegaConfBaseException as error:
-        raise InputError(f"codecs[{position}].{str(error).splitlines()[0]}") from error
-    assert isinstance(merged, CodecConfig)
-    return merged
-
-
-@dataclass
-class PackConfig(PackSettings):
-    """All that `speechmill pack` can be told."""
-
-    source: str = MISSING
-    output: str = MISSING
-    storage: dict[str, dict[str, Any]] = field(default_factory=dict)  # by protocol, for fsspec
-
-
-@dataclass
-class StatusConfig:
-    """All that `speechmill status` can be told."""
-
-    output: str = MISSING
-    storage: dict[str, dict[str, Any]] = field(default_factory=dict)  # by protocol, for fsspec
-
-
-@dataclass
-class EnhanceConfig:
-    """All that `speechmill enhance` can be told."""
-
-    shards: list[str] = MISSING  # tars, brace ranges, globs, folders, .txt manifests
-    output: str = MISSING  # folder of the paired shards, local or s3://…
-    enhancer: EnhancerSettings = MISSING
-    gate: GateSettings = field(default_factory=GateSettings)
-    audio: AudioSettings = field(default_factory=AudioSettings)
-    limits: Limits = field(default_factory=Limits)
-    workers: WorkerSettings = field(default_factory=lambda: WorkerSettings(num_gpus=0))
-    ray: RaySettings = field(default_factory=RaySettings)
-    storage_patience: float = 300.0  # s for which one operation is tried again
-    storage: dict[str, dict[str, Any]] = field(default_factory=dict)  # by protocol, for fsspec
-
-
-@dataclass
-class EvaluatedCodec(CodecConfig):
-    """One of the codecs, or checkpoints of one codec, that are compared."""
-
-    num_codebooks: list[int] | None = None  # decode with only the first 1, 2, …; default: all
-
-
-@dataclass
-class MetricConfig:
-    """What is measured."""
-
-    signal: list[str] = field(default_factory=lambda: ["pesq", "stoi", "si_sdr", "mel", "stft"])
-    dnsmos: str | None = None  # path or URL of DNSMOS P.835's sig_bak_ovr.onnx
-    speaker: str | None = None  # Hugging Face id of an x-vector model, or module:function
-    recognizer: str | None = None  # Hugging Face id of a speech recognizer, or module:function
-    processes: int | None = None  # that score at the same time; default: one for each core
-
-
-@dataclass
-class EvaluateConfig:
-    """All that `speechmill evaluate` can be told."""
-
-    clips: list[str] = MISSING  # shards, or folders or manifests of audio
-    output: str = MISSING  # folder for results.json and report.html
-    codecs: dict[str, EvaluatedCodec] = MISSING  # by the label under which they are compared
-    references: list[str] | None = None  # clean twins of noisy clips, matched by key
-    reference_member: str | None = None  # or their suffix within the same sample
-    max_clips: int | None = None  # evenly spaced over the keys
-    device: str | None = None  # default: cuda where there is one, else cpu
-    metrics: MetricConfig = field(default_factory=MetricConfig)
-    report_clips: int = 6  # clips to see and hear in the report
-    audio: AudioSettings = field(default_factory=AudioSettings)
-    limits: Limits = field(default_factory=Limits)
-    storage: dict[str, dict[str, Any]] = field(default_factory=dict)  # by protocol, for fsspec
-
-    def test_set(self) -> TestSetSettings:
-        return TestSetSettings(self.clips, self.references, self.reference_member, self.max_clips)
-
 
 Schema = TypeVar("Schema")
 
@@ -196,8 +25,8 @@ Schema = TypeVar("Schema")
 def load_config(schema: type[Schema], path: Path, overrides: list[str]) -> Schema:
     """Read a YAML file, apply `key=value` overrides and check all against the schema.
 
-    Raises `InputError` for a file that cannot be read, an unknown key (the nearest valid one is
-    named), a value of another type and a value that is missing.
+    Every local path in it comes out absolute. Raises `InputError` for a file that cannot be read,
+    an unknown key (the nearest valid one is named), a value of another type and a missing value.
     """
     return _checked(schema, OmegaConf.merge(_read(path), _parse(overrides)), f"in {path} or ")
 
@@ -212,11 +41,40 @@ def from_yaml(schema: type[Schema], text: str, where: str, overrides: list[str])
     return _checked(schema, OmegaConf.merge(_parse_yaml(text, where), _parse(overrides)), "")
 
 
-def _checked(schema: type[Schema], given: Any, where: str) -> Schema:
-    known = OmegaConf.structured(schema)
-    _check_keys(given, known)
+def for_each_codec(config: TokenizeConfig) -> list[TokenizeConfig]:
+    """Return one configuration for each of `codecs`, into a folder of its name; else the same.
+
+    Raises `InputError` for an entry that does not name a codec, and for one that occurs twice.
+    """
+    if not config.codecs:
+        return [config]
+    sections = [_codec_section(config.codec, n, one) for n, one in enumerate(config.codecs)]
+    names = [section.name or "null" for section in sections]
+    if len(set(names)) < len(names):
+        raise InputError(f"codecs names one codec twice: {', '.join(names)}")
+    return [
+        replace(config, codec=section, codecs=[], output=join(config.output, name))
+        for section, name in zip(sections, names, strict=True)
+    ]
+
+
+def _codec_section(common: CodecConfig, position: int, given: Any) -> CodecConfig:
+    """Return an entry of `codecs`, a name or a section, over what `codec` says of all of them."""
+    section = OmegaConf.create(given if isinstance(given, dict) else {"name": given})
+    _check_keys(OmegaConf.to_container(section), CodecConfig, f"codecs[{position}].")
     try:
-        merged = OmegaConf.merge(known, given)
+        merged = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(common), section))
+    except OmegaConfBaseException as error:
+        raise InputError(f"codecs[{position}].{str(error).splitlines()[0]}") from error
+    assert isinstance(merged, CodecConfig)
+    make_absolute(merged)
+    return merged
+
+
+def _checked(schema: type[Schema], given: Any, where: str) -> Schema:
+    _check_keys(OmegaConf.to_container(given), schema)
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(schema), given)
     except OmegaConfBaseException as error:
         raise InputError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
     assert isinstance(merged, DictConfig)
@@ -226,6 +84,7 @@ def _checked(schema: type[Schema], given: Any, where: str) -> Schema:
         raise InputError(f"{missing[0]} is not set; write it {where}as {missing[0]}=…")
     loaded = OmegaConf.to_object(merged)
     assert isinstance(loaded, schema)
+    make_absolute(loaded)
     return loaded
 
 
@@ -269,31 +128,39 @@ def _parse(overrides: list[str]) -> DictConfig:
     return OmegaConf.from_dotlist(overrides)
 
 
-def _check_keys(given: DictConfig, known: DictConfig, prefix: str = "") -> None:
+def _check_keys(given: Any, schema: Any, prefix: str = "") -> None:
     """Refuse unknown keys, and a value where a section or a list belongs."""
-    valid = [prefix + str(name) for name in known]
-    for name in map(str, given):
-        key, value = f"{prefix}{name}", given._get_node(name)
+    kinds = get_type_hints(schema)
+    valid = [prefix + name for name in kinds]
+    for name, value in given.items():
+        key = f"{prefix}{name}"
         if key not in valid:
             near = get_close_matches(key, valid, n=1, cutoff=0.0)
             raise InputError(f"unknown key {key}; did you mean {near[0]}?")
-        # A section that must be set is of no type yet but of one that it refers to.
-        kind = OmegaConf.get_type(known, name) or _of_node(known, name, "ref_type")
+        hint = kinds[str(name)]
+        kind, entry = _kind(hint)
+        if value is None and type(None) in get_args(hint):
+            continue
         if is_dataclass(kind):
-            if not isinstance(value, DictConfig):
-                raise InputError(f"{key} is a section; set one of its keys, {key}.<key>=…")
-            _check_keys(value, OmegaConf.structured(kind), f"{key}.")
-        elif is_dataclass(entry := _of_node(known, name, "element_type")):
-            if not isinstance(value, DictConfig):
+            _check_section(value, kind, key)
+        elif kind is dict and is_dataclass(entry):
+            if not isinstance(value, dict):
                 raise InputError(f"{key} has named sections; set one of them, {key}.<name>.…")
-            for label in map(str, value):
-                section = OmegaConf.create({label: OmegaConf.structured(entry)})
-                _check_keys(OmegaConf.create({label: value._get_node(label)}), section, f"{key}.")
-        elif kind is list and not isinstance(value, ListConfig):
+            for label, section in value.items():
+                _check_section(section, entry, f"{key}.{label}")
+        elif kind is list and not isinstance(value, list):
             raise InputError(f"{key} is a list; write {key}=[…]")
 
 
-def _of_node(known: DictConfig, name: str, fact: str) -> Any:
-    """What OmegaConf knows of a key: the type of its value, or of the entries of a section."""
-    node: Any = known._get_node(name)
-    return getattr(node._metadata, fact, None)
+def _check_section(value: Any, schema: Any, key: str) -> None:
+    if not isinstance(value, dict):
+        raise InputError(f"{key} is a section; set one of its keys, {key}.<key>=…")
+    _check_keys(value, schema, f"{key}.")
+
+
+def _kind(hint: Any) -> tuple[Any, Any]:
+    """Return the type of a field, without None or arguments, and the type of its entries."""
+    if get_origin(hint) in (Union, UnionType):
+        [hint] = [each for each in get_args(hint) if each is not type(None)]
+    arguments = get_args(hint)
+    return get_origin(hint) or hint, arguments[-1] if arguments else None

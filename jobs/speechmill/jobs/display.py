@@ -1,7 +1,7 @@
 """What a run shows: a live bar on a terminal, plain lines in a pipe."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -9,25 +9,26 @@ from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from speechmill.pipeline.errors import StorageError
 from speechmill.pipeline.run.run_log import bottleneck_sentence
 from speechmill.pipeline.run.runner import Event, EventKind, Totals
 from speechmill.pipeline.shards.listing import Shard
+from speechmill.pipeline.storage import Storage
 
 LINE_SECONDS = 10.0  # at most one plain line of progress in this time
 _WIDEST = 1000  # columns of a table
+UNREACHABLE = (
+    "workers on other nodes wrote it to their own disks; give an output that every node reaches"
+)
 
 
 class Display:
-    """Prints to a console; `quiet` prints nothing."""
+    """Prints to a console; a quiet console prints nothing."""
 
-    def __init__(self, console: Console, doing: str = "tokenizing"):
+    def __init__(self, console: Console):
         self.console = console
-        self._doing = doing
         self._bar: Progress | None = None
         self._last_line = 0.0
-        self._bytes_left = 0
-        self._bytes_done = 0
-        self._num_shards = 0
 
     def line(self, text: str) -> None:
         self.console.print(text, highlight=False, soft_wrap=True)
@@ -37,6 +38,32 @@ class Display:
         unbound = Console(file=self.console.file, width=_WIDEST)
         unbound.width = Measurement.get(unbound, unbound.options, table).maximum
         unbound.print(table)
+
+    def done(self, text: str, urls: Iterable[str], storage: Storage) -> None:
+        """Print a line that names files of a finished run, if all of them exist.
+
+        Raises `StorageError` for the first that does not.
+        """
+        require_files(urls, storage)
+        self.line(f"done     {text}")
+
+
+def require_files(urls: Iterable[str], storage: Storage) -> None:
+    """Raise `StorageError` for the first file of a finished run that does not exist."""
+    for url in urls:
+        if not storage.exists(url):
+            raise StorageError(f"the run ended, but there is no {url}; {UNREACHABLE}")
+
+
+class ShardDisplay(Display):
+    """Shows a run over shards."""
+
+    def __init__(self, console: Console, doing: str = "tokenizing"):
+        super().__init__(console)
+        self._doing = doing
+        self._bytes_left = 0
+        self._bytes_done = 0
+        self._num_shards = 0
 
     @contextmanager
     def running(self, todo: list[Shard]) -> Iterator[None]:

@@ -4,7 +4,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from speechmill.codecs import Codec, load_codec
-from speechmill.jobs.config import TokenizeConfig, from_overrides, from_yaml
+from speechmill.jobs.config import from_overrides, from_yaml
+from speechmill.jobs.schemas import TokenizeConfig
 from speechmill.pipeline.dataset.layout import TokenDataset
 from speechmill.pipeline.errors import DatasetConflict, InputError
 from speechmill.pipeline.run.run_log import run_folder

@@ -2,12 +2,23 @@
 
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
+from speechmill.jobs.display import UNREACHABLE
 from speechmill.pipeline.dataset.layout import ShardOutput
+from speechmill.pipeline.errors import StorageError
 from speechmill.pipeline.run.runner import Event, EventKind
 from speechmill.pipeline.shards.listing import Shard
+
+
+def require_parts(shards: Iterable[Shard], output: ShardOutput) -> None:
+    """Raise `StorageError` if a shard that was committed has no part at the output."""
+    if missing := sorted({shard.name for shard in shards} - output.parts()):
+        raise StorageError(
+            f"{len(missing)} parts were committed, but are not at {output.root}, such as "
+            f"{missing[0]}; {UNREACHABLE}"
+        )
 
 
 @contextmanager

@@ -6,7 +6,8 @@ import time
 
 import pytest
 
-from speechmill.jobs.config import EnhanceConfig, load_config, to_yaml
+from speechmill.jobs.config import load_config, to_yaml
+from speechmill.jobs.schemas import EnhanceConfig
 from speechmill.pipeline.errors import InputError
 from tests.conftest import REPOSITORY
 from tests.corpus import write_corpus

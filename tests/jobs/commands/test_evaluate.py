@@ -13,8 +13,9 @@ from rich.console import Console
 
 from speechmill.codecs import registry
 from speechmill.jobs.commands.evaluate import evaluate
-from speechmill.jobs.config import EvaluateConfig, load_config
+from speechmill.jobs.config import load_config
 from speechmill.jobs.display import Display
+from speechmill.jobs.schemas import EvaluateConfig
 from speechmill.pipeline.errors import InputError
 from tests.conftest import REPOSITORY
 from tests.corpus import encode, tar_bytes, tone

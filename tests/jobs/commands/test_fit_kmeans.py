@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import load_file, save_file
 
 from speechmill.codecs import load_codec
@@ -15,6 +16,7 @@ from speechmill.codecs.hasrd.config import configured
 from speechmill.codecs.hasrd.untrained import random_ssl
 from speechmill.jobs.commands.fit_kmeans import Fit, fit_kmeans
 from speechmill.jobs.config import load_config
+from speechmill.jobs.display import Display
 from speechmill.jobs.training.config import TrainedCodec
 from speechmill.jobs.training.data import Batch
 from speechmill.jobs.training.kmeans_config import FitConfig
@@ -41,11 +43,8 @@ checkpoint: {{every: 2}}
 threads: 1
 device: cpu
 """
+QUIET = Display(Console(quiet=True))
 WRITTEN = ("checkpoint.safetensors", "config.json")
-
-
-def quiet(line: str) -> None:
-    """Say nothing."""
 
 
 @pytest.fixture
@@ -66,7 +65,7 @@ def filled(folder: Path) -> Path:
 def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """What a fit writes that nobody stops."""
     folder = filled(tmp_path_factory.mktemp("whole"))
-    fit_kmeans(config(folder), quiet)
+    fit_kmeans(config(folder), QUIET)
     return written(folder / "out")
 
 
@@ -115,20 +114,20 @@ def test_a_fit_that_was_stopped_ends_as_if_it_had_not(
     with monkeypatch.context() as patch:
         patch.setattr(Fit, "_points", crash)
         with pytest.raises(KeyboardInterrupt):
-            fit_kmeans(config(folder), quiet)
-    fit_kmeans(config(folder), quiet)
+            fit_kmeans(config(folder), QUIET)
+    fit_kmeans(config(folder), QUIET)
     assert written(folder / "out") == whole
 
 
 def test_more_frames_go_on_where_fewer_ended(folder: Path, whole: dict[str, bytes]) -> None:
-    fit_kmeans(config(folder, "frames=300"), quiet)
+    fit_kmeans(config(folder, "frames=300"), QUIET)
     before = written(folder / "out")
-    fit_kmeans(config(folder, "frames=300"), quiet)
+    fit_kmeans(config(folder, "frames=300"), QUIET)
     assert written(folder / "out") == before
-    fit_kmeans(config(folder), quiet)
+    fit_kmeans(config(folder), QUIET)
     assert written(folder / "out") == whole
     with pytest.raises(InputError, match="seed was 777 and is 1"):
-        fit_kmeans(config(folder, "seed=1"), quiet)
+        fit_kmeans(config(folder, "seed=1"), QUIET)
 
 
 def silence(folder: Path) -> str:
@@ -150,7 +149,7 @@ def test_what_cannot_be_fitted_is_refused_with_the_cure(
 ) -> None:
     overrides = [silence(folder)] if override == "silent" else [override]
     with pytest.raises((InputError, InvalidConfig), match=message):
-        fit_kmeans(config(folder, *overrides), quiet)
+        fit_kmeans(config(folder, *overrides), QUIET)
 
 
 def test_a_codec_without_its_listener_and_one_with_centroids_are_refused(folder: Path) -> None:
@@ -158,13 +157,13 @@ def test_a_codec_without_its_listener_and_one_with_centroids_are_refused(folder:
     bare.codec.options = {}
     other = replace(bare, codec=TrainedCodec("pure-16k-small", "untrained"))
     with pytest.raises(InputError, match="no codebook of k-means centroids"):
-        fit_kmeans(other, quiet)
+        fit_kmeans(other, QUIET)
     with pytest.raises(InvalidConfig, match="give semantic_checkpoint"):
-        fit_kmeans(bare, quiet)
-    fit_kmeans(config(folder, "frames=100"), quiet)
+        fit_kmeans(bare, QUIET)
+    fit_kmeans(config(folder, "frames=100"), QUIET)
     again = f"codec.checkpoint={folder}/out/checkpoint.safetensors"
     with pytest.raises(InputError, match="holds centroids already"):
-        fit_kmeans(config(folder, again, f"output={folder}/again"), quiet)
+        fit_kmeans(config(folder, again, f"output={folder}/again"), QUIET)
 
 
 def test_the_shipped_configuration_is_read(folder: Path) -> None:

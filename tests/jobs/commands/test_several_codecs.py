@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from speechmill.codecs import load_codec
-from speechmill.jobs.config import TokenizeConfig, load_config
+from speechmill.jobs.config import for_each_codec, load_config
+from speechmill.jobs.schemas import TokenizeConfig
 from speechmill.pipeline.audio.filters import FilterSettings
 from speechmill.pipeline.audio.segment import SegmentSettings
 from speechmill.pipeline.errors import InputError
@@ -68,15 +69,15 @@ def test_each_dataset_is_what_a_run_of_its_codec_alone_writes_also_after_a_resum
 
 def several(tmp_path, codecs: str) -> list[TokenizeConfig]:
     path = tmp_path / "c.yaml"
-    path.write_text(f"shards: [x]\noutput: out\ncodec: {{precision: bf16}}\ncodecs: {codecs}\n")
-    return load_config(TokenizeConfig, path, []).for_each_codec()
+    path.write_text(f"shards: [x]\noutput: /out\ncodec: {{precision: bf16}}\ncodecs: {codecs}\n")
+    return for_each_codec(load_config(TokenizeConfig, path, []))
 
 
 def test_each_codec_has_its_name_its_folder_and_what_is_said_of_all(tmp_path):
     one, two = several(tmp_path, "[pure-4k, {name: null, precision: fp32}]")
-    assert (one.codec.name, one.codec.precision, one.output) == ("pure-4k", "bf16", "out/pure-4k")
+    assert (one.codec.name, one.codec.precision, one.output) == ("pure-4k", "bf16", "/out/pure-4k")
     assert (two.codec_options()["name"], two.codec.precision) == ("null", "fp32")
-    assert (two.output, two.codecs) == ("out/null", [])
+    assert (two.output, two.codecs) == ("/out/null", [])
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
@@ -94,7 +95,7 @@ def test_status_counts_what_the_dataset_holds(tmp_path, config, speechmill):
     [
         (["codec.name=pure-16k-smal"], "did you mean 'pure-16k-small'?"),
         (["codec.precison=fp32"], "did you mean codec.precision?"),
-        (["shards=[nowhere/]"], "no .tar found at nowhere/"),
+        (["shards=[nowhere/]"], f"no .tar found at {Path.cwd()}/nowhere/"),
         (["codec.checkpoint=none.safetensors", "codec.name=pure-16k-small"], "none.safetensors"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,11 +11,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from speechmill.codecs import codec_info, load_codec
+from speechmill.jobs.config import load_config
 from speechmill.jobs.training.checkpoints import Checkpoints
+from speechmill.jobs.training.config import TrainConfig
 from speechmill.pipeline.errors import InputError, StorageFull, TrainingDiverged
 from speechmill.pipeline.storage import Storage
+from tests.conftest import REPOSITORY
 from tests.corpus import clip, tar_bytes
 from tests.jobs.training.runs import (
     KEPT,
@@ -26,6 +31,8 @@ from tests.jobs.training.runs import (
     tree,
     weights,
 )
+
+MADE_BEFORE = REPOSITORY / "tests" / "data" / "made-by-3ee6561"
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +94,21 @@ def test_a_killed_process_goes_on_with_the_same_losses(uninterrupted: Path, tmp_
     process.wait()
     subprocess.run(command, check=True, capture_output=True)
     assert tree(tmp_path / "run", *KEPT) == tree(uninterrupted, *KEPT)
+
+
+def test_a_run_of_an_early_version_resumes_from_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its checkpoint holds paths as they were typed."""
+    monkeypatch.chdir(shutil.copytree(MADE_BEFORE / "training", tmp_path / "old"))
+    shutil.copytree(MADE_BEFORE / "shards", "shards")
+    run(load_config(TrainConfig, Path("train.yaml"), []))
+    theirs, ours = load_file("finished.safetensors"), load_file("run/last.safetensors")
+    assert theirs.keys() == ours.keys()
+    for name, weight in theirs.items():
+        torch.testing.assert_close(ours[name], weight)
+    with pytest.raises(InputError, match=r"codec\.config was '.*/tiny\.json' and is '.*/other"):
+        run(load_config(TrainConfig, Path("train.yaml"), ["codec.config=other.json"]))
 
 
 def test_only_the_newest_checkpoints_are_kept(uninterrupted: Path) -> None:

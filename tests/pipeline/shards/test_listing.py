@@ -46,6 +46,15 @@ def test_a_source_without_tars_is_refused_with_a_cure(folder, storage, source):
         list_shards([f"{folder}/{source}"], storage)
 
 
+@pytest.mark.parametrize("name", ["a[1]", "a{1,2}", "what?"])
+def test_a_folder_whose_name_has_marks_of_a_pattern_is_a_folder(tmp_path, storage, name):
+    (tmp_path / name).mkdir()
+    tar = tmp_path / name / "x.tar"
+    tar.write_bytes(tar_bytes([("a.txt", b"")]))
+    for source in (tar, tar.parent, f"{tar.parent}/"):
+        assert [shard.url for shard in list_shards([str(source)], storage)] == [str(tar)]
+
+
 def test_naming_1000_shards_takes_one_listing_and_no_request_per_shard(monkeypatch):
     storage = Storage()
     for number in range(1000):

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from speechmill.codecs import Codec
-from speechmill.jobs.display import Display
+from speechmill.jobs.display import Display, require_files
 from speechmill.jobs.existing_dataset import load_the_codec, open_dataset
 from speechmill.pipeline.dataset.decode import decode_rows, to_flac
 from speechmill.pipeline.errors import InputError
@@ -47,7 +47,7 @@ def decode(
         table = table.slice(0, None if limit is None else limit - count)
         clips = _clips(table, codec, codebooks or codec.info.num_codebooks)
         write = _write_tar if shards else _write_files
-        write(clips, join(output, name), dataset.storage)
+        require_files(write(clips, join(output, name), dataset.storage), dataset.storage)
         count += len(table)
         display.line(f"{name}  {len(table)} utterances")
 
@@ -60,12 +60,19 @@ def _clips(table: pa.Table, codec: Codec, codebooks: int) -> Iterator[tuple[str,
         yield name, flac, table["text"][row].as_py() or ""
 
 
-def _write_files(clips: Iterator[tuple[str, bytes, str]], folder: str, storage: Storage) -> None:
+def _write_files(
+    clips: Iterator[tuple[str, bytes, str]], folder: str, storage: Storage
+) -> list[str]:
+    """Return the URLs of the files."""
+    urls = []
     for name, flac, _ in clips:
-        storage.put(join(folder, f"{name}.flac"), flac)
+        urls.append(join(folder, f"{name}.flac"))
+        storage.put(urls[-1], flac)
+    return urls
 
 
-def _write_tar(clips: Iterator[tuple[str, bytes, str]], stem: str, storage: Storage) -> None:
+def _write_tar(clips: Iterator[tuple[str, bytes, str]], stem: str, storage: Storage) -> list[str]:
+    """Return the URL of the tar, in a list."""
     sink = io.BytesIO()
     with tarfile.open(fileobj=sink, mode="w") as tar:
         for name, flac, text in sorted(clips):
@@ -73,6 +80,7 @@ def _write_tar(clips: Iterator[tuple[str, bytes, str]], stem: str, storage: Stor
             if text:
                 _add(tar, f"{name}.txt", text.encode())
     storage.put(f"{stem}.tar", sink.getvalue())
+    return [f"{stem}.tar"]
 
 
 def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:

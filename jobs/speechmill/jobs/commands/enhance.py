@@ -1,9 +1,10 @@
 """`speechmill enhance`: shards in, shards of original and enhanced audio out."""
 
 from speechmill.jobs.commands.report import write_report
-from speechmill.jobs.config import EnhanceConfig, to_yaml
-from speechmill.jobs.display import Display
-from speechmill.jobs.shard_run import clear_failures, keep_failures, stop_signal
+from speechmill.jobs.config import to_yaml
+from speechmill.jobs.display import ShardDisplay
+from speechmill.jobs.schemas import EnhanceConfig
+from speechmill.jobs.shard_run import clear_failures, keep_failures, require_parts, stop_signal
 from speechmill.pipeline.enhance.load import load_enhancer
 from speechmill.pipeline.enhance.paired_shards import EnhanceJob, PairedShards, identity
 from speechmill.pipeline.enhance.pairs import PairSettings
@@ -15,7 +16,7 @@ from speechmill.pipeline.shards.listing import Shard, list_shards
 from speechmill.pipeline.storage import Storage
 
 
-def enhance(config: EnhanceConfig, display: Display) -> Totals:
+def enhance(config: EnhanceConfig, display: ShardDisplay) -> Totals:
     """Pair every shard that has no part yet.
 
     Raises an `InputError`, `CodecError` or `DatasetConflict` before anything is computed, and
@@ -47,15 +48,18 @@ def _run(
     output: PairedShards,
     todo: list[Shard],
     failed: dict[str, list[str]],
-    display: Display,
+    display: ShardDisplay,
 ) -> Totals:
     totals = Totals()
+    committed: list[Shard] = []
     log = RunLog(output.root, output.storage, to_yaml(config))
     facts = {"enhancer": config.enhancer.name, "revision": job.revision}
     log.record(EventKind.RUN_STARTED, **facts, shards=len(todo))
 
     def on_event(event: Event) -> None:
         totals.add(event)
+        if event.report:
+            committed.append(event.shard)
         log.record_event(event)
         keep_failures(event, output, failed)
         display.event(event, totals, log.elapsed)
@@ -68,6 +72,7 @@ def _run(
             stop_signal() as should_stop,  # after the pool: ray.init sets a handler of its own
         ):
             run(todo, pool, config.workers, on_event, should_stop=should_stop)
+        require_parts(committed, output)
         status = RunStatus.FAILED if totals.failed else RunStatus.DONE
     except (KeyboardInterrupt, RunStopped):
         status = RunStatus.INTERRUPTED

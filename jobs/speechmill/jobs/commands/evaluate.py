@@ -8,7 +8,7 @@ import soxr
 from rich.progress import track
 
 from speechmill.codecs import codec_info, load_codec
-from speechmill.jobs.config import EvaluateConfig, EvaluatedCodec, to_yaml
+from speechmill.jobs.config import to_yaml
 from speechmill.jobs.display import Display
 from speechmill.jobs.evaluation.page import Listening, Player, render
 from speechmill.jobs.evaluation.results import (
@@ -18,6 +18,7 @@ from speechmill.jobs.evaluation.results import (
     System,
     summary_table,
 )
+from speechmill.jobs.schemas import EvaluateConfig, EvaluatedCodec
 from speechmill.pipeline.audio.decoders import Samples, to_float
 from speechmill.pipeline.audio.resample import decode_audio
 from speechmill.pipeline.errors import InputError
@@ -54,10 +55,11 @@ def evaluate(config: EvaluateConfig, display: Display) -> Results:
             systems += bench.codec(label, codec)
     results = Results(len(utterances), seconds, rejects, skipped, systems, to_yaml(config))
     output = storage.absolute(config.output)
-    storage.put(join(output, "results.json"), results.to_json().encode())
-    storage.put(join(output, "report.html"), render(results, bench.listening).encode())
+    page, numbers = join(output, "report.html"), join(output, "results.json")
+    storage.put(numbers, results.to_json().encode())
+    storage.put(page, render(results, bench.listening).encode())
     display.table(summary_table(results))
-    display.line(f"written  {join(output, 'report.html')}, and results.json beside it")
+    display.done(f"{page} and {numbers}", [page, numbers], storage)
     return results
 
 

@@ -1,10 +1,11 @@
 """`speechmill export`: a token dataset in the format and the pattern that a trainer reads."""
 
-from speechmill.jobs.display import Display
+from speechmill.jobs.display import Display, require_files
 from speechmill.jobs.existing_dataset import open_dataset
 from speechmill.pipeline.dataset.export import export as export_parts
 from speechmill.pipeline.dataset.patterns import Pattern
 from speechmill.pipeline.errors import InputError
+from speechmill.pipeline.storage import join
 
 
 def export(
@@ -28,10 +29,12 @@ def export(
         raise InputError(f"codebooks is {codebooks}; the dataset has 1 to {len(sizes)}")
     chosen = Pattern(pattern, sizes[:codebooks], _numbers(shifts), first_id)
     storage = dataset.storage
+    output = storage.absolute(output)
     parts = rows = 0
-    for _, count in export_parts(dataset, storage.absolute(output), storage, kind, chosen):
+    for _, count in export_parts(dataset, output, storage, kind, chosen):
         parts, rows = parts + 1, rows + count
-    display.line(f"{parts} parts of {rows:,} utterances to {storage.absolute(output)}")
+    require_files([join(output, "export.json")], storage)
+    display.line(f"{parts} parts of {rows:,} utterances to {output}")
 
 
 def _numbers(text: str) -> tuple[int, ...]:

@@ -10,7 +10,7 @@ on where its last checkpoint was; on a CPU it ends with the same centroids, to t
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -23,9 +23,9 @@ from speechmill.codecs.nn.kmeans import MiniBatchKMeans
 from speechmill.codecs.precision import autocast, check_precision
 from speechmill.codecs.recipe import CentroidRecipe
 from speechmill.jobs.commands.train import describe_run, settings_of
-from speechmill.jobs.display import LINE_SECONDS
+from speechmill.jobs.display import LINE_SECONDS, Display
 from speechmill.jobs.training.augment import Augment, AugmentSettings
-from speechmill.jobs.training.checkpoints import Checkpoints, refuse_difference
+from speechmill.jobs.training.checkpoints import Checkpoints, refuse_difference, saved_identity
 from speechmill.jobs.training.data import (
     Batch,
     Cropper,
@@ -44,10 +44,8 @@ from speechmill.pipeline.storage import Storage, join
 
 _SEEDS = 3  # frames for each centroid, from which it may begin
 
-Say = Callable[[str], None]
 
-
-def fit_kmeans(config: FitConfig, say: Say) -> None:
+def fit_kmeans(config: FitConfig, display: Display) -> None:
     """Fit the centroids and write them; run it again to resume.
 
     Raises an `InputError` or `CodecError` for what cannot be fitted before anything is computed.
@@ -60,14 +58,17 @@ def fit_kmeans(config: FitConfig, say: Say) -> None:
     stream = SampleStream(
         shards, storage, config.seed, config.data.shuffle_buffer, limits=config.limits
     )
-    fit = Fit(config, recipe, stream, root, say)
+    fit = Fit(config, recipe, stream, root, display)
     describe_run(config, root, storage)
     count, width = recipe.centroids_NH.shape
-    say(f"codec    {config.codec.name}: {count} centroids of {width} dimensions, on {fit.device}")
-    say(f"shards   {len(shards)}")
+    display.line(
+        f"codec    {config.codec.name}: {count} centroids of {width} dimensions, on {fit.device}"
+    )
+    display.line(f"shards   {len(shards)}")
     fit.run()
     fit.write()
-    say(f"done     {root}/checkpoint.safetensors and config.json; train behind them")
+    checkpoint, sizes = join(root, "checkpoint.safetensors"), join(root, "config.json")
+    display.done(f"{checkpoint} and config.json; train with both", [checkpoint, sizes], storage)
 
 
 def _recipe(config: FitConfig) -> CentroidRecipe:
@@ -90,7 +91,12 @@ class Fit:
     """Batches into centroids."""
 
     def __init__(
-        self, config: FitConfig, recipe: CentroidRecipe, stream: SampleStream, root: str, say: Say
+        self,
+        config: FitConfig,
+        recipe: CentroidRecipe,
+        stream: SampleStream,
+        root: str,
+        display: Display,
     ):
         self.config = config
         device = config.device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -103,7 +109,7 @@ class Fit:
         self.stream = stream
         self.storage = stream.storage
         self.root = root
-        self.say = say
+        self.display = display
         self.checkpoints = Checkpoints(root, self.storage, config.checkpoint.keep)
         self.identity = settings_of(config)
         self.step = 0  # batches
@@ -165,7 +171,7 @@ class Fit:
             self._last_line = now
             pace = (self.frames - self._had) / (now - self._started)
             left = max(0, self.config.frames - self.frames) / pace
-            self.say(
+            self.display.line(
                 f"frames {self.frames:,}/{self.config.frames:,}  distance {float(distance):.4g}  "
                 f"{pace:,.0f} frames/s, {left:,.0f} s left"
             )
@@ -203,7 +209,8 @@ class Fit:
         self.checkpoints.save(self.step, state)
 
     def _restore(self, state: Mapping[str, Any]) -> None:
-        refuse_difference(state["identity"], self.identity, self.checkpoints.folder)
+        saved = saved_identity(state, self.config)
+        refuse_difference(saved, self.identity, self.checkpoints.folder)
         self.kmeans.load_state_dict(state["kmeans"])
         self.step, self.frames = state["step"], state["frames"]
         self.position = restore(state["position"])

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from speechmill.jobs.commands.tokenize import codec_of, identity_of
-from speechmill.jobs.config import TokenizeConfig
+from speechmill.jobs.schemas import TokenizeConfig
 from speechmill.pipeline.dataset.layout import TokenDataset
 from speechmill.pipeline.shards.listing import Shard, list_shards
 from speechmill.pipeline.storage import Storage, join

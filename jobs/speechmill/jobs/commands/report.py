@@ -8,6 +8,7 @@ from html import escape
 from string import Template
 from typing import Any
 
+from speechmill.jobs.display import require_files
 from speechmill.jobs.existing_dataset import run_ids
 from speechmill.pipeline.dataset.layout import ShardOutput
 from speechmill.pipeline.errors import InputError
@@ -50,6 +51,7 @@ def write_report(dataset: ShardOutput, run_id: str | None = None) -> str:
     run = read_run(dataset, run_id or runs[-1])
     url = join(run_folder(dataset.root, run.run_id), "report.html")
     dataset.storage.put(url, render(run).encode())
+    require_files([url], dataset.storage)
     return url
 
 

@@ -7,9 +7,10 @@ from typing import Any
 
 from speechmill.codecs import CodecInfo, codec_info
 from speechmill.jobs.commands.report import write_report
-from speechmill.jobs.config import TokenizeConfig, to_yaml
-from speechmill.jobs.display import Display
-from speechmill.jobs.shard_run import clear_failures, keep_failures, stop_signal
+from speechmill.jobs.config import for_each_codec, to_yaml
+from speechmill.jobs.display import ShardDisplay
+from speechmill.jobs.schemas import TokenizeConfig
+from speechmill.jobs.shard_run import clear_failures, keep_failures, require_parts, stop_signal
 from speechmill.pipeline.audio.recordings import Recordings
 from speechmill.pipeline.dataset.layout import TokenDataset, identity
 from speechmill.pipeline.errors import RunStopped
@@ -43,14 +44,16 @@ StartPool = Callable[
 ]
 
 
-def tokenize(config: TokenizeConfig, display: Display, start_pool: StartPool = RayPool) -> Totals:
+def tokenize(
+    config: TokenizeConfig, display: ShardDisplay, start_pool: StartPool = RayPool
+) -> Totals:
     """Tokenize every shard that has no part yet, for every codec.
 
     Raises an `InputError` or `DatasetConflict` before anything is computed, and whatever error
     makes going on pointless afterwards; shards given up on are counted in the result.
     """
     storage = Storage(config.storage, config.storage_patience)
-    parts = [_part(single, storage) for single in config.for_each_codec()]
+    parts = [_part(single, storage) for single in for_each_codec(config)]
     for codec in (part.codec for part in parts):
         display.line(f"codec    {codec.title}, revision {codec.revision}, {codec.kbps:.2f} kbit/s")
     shards = list_shards(config.shards, storage)
@@ -86,10 +89,11 @@ def _run(
     todo: list[Shard],
     needed: dict[Shard, list[int]],
     failed: list[dict[str, list[str]]],
-    display: Display,
+    display: ShardDisplay,
     start_pool: StartPool,
 ) -> Totals:
     totals = Totals()
+    committed: list[list[Shard]] = [[] for _ in parts]
     storage = parts[0].dataset.storage
     logs = [RunLog(part.dataset.root, storage, to_yaml(part.config)) for part in parts]
     for log, part in zip(logs, parts, strict=True):
@@ -100,6 +104,8 @@ def _run(
     def on_event(event: Event) -> None:
         totals.add(event)
         for position in needed[event.shard]:
+            if event.report:
+                committed[position].append(event.shard)
             logs[position].record_event(event)
             keep_failures(event, parts[position].dataset, failed[position])
         display.event(event, totals, logs[0].elapsed)
@@ -125,6 +131,8 @@ def _run(
             stop_signal() as should_stop,  # after the pool: ray.init sets a handler of its own
         ):
             run(todo, pool, config.workers, on_event, should_stop=should_stop)
+        for part, shards in zip(parts, committed, strict=True):
+            require_parts(shards, part.dataset)
         status = RunStatus.FAILED if totals.failed else RunStatus.DONE
     except (KeyboardInterrupt, RunStopped):
         status = RunStatus.INTERRUPTED

@@ -11,7 +11,12 @@ from omegaconf import OmegaConf
 
 from speechmill.codecs.precision import check_precision
 from speechmill.jobs.config import to_yaml
-from speechmill.jobs.training.checkpoints import Checkpoints, identity, refuse_difference
+from speechmill.jobs.training.checkpoints import (
+    Checkpoints,
+    identity,
+    refuse_difference,
+    saved_identity,
+)
 from speechmill.jobs.training.config import TrainConfig
 from speechmill.jobs.training.display import TrainDisplay
 from speechmill.jobs.training.trainer import Place
@@ -40,7 +45,7 @@ def train(config: TrainConfig, display: TrainDisplay) -> None:
             from speechmill.jobs.training.distributed import train_on_ray
 
             train_on_ray(job, display.progress)
-    display.end(root, validated=bool(config.validation.shards))
+    display.end(root, bool(config.validation.shards), storage)
 
 
 def _check(job: TrainJob, root: str, storage: Storage) -> None:
@@ -54,7 +59,7 @@ def _check(job: TrainJob, root: str, storage: Storage) -> None:
         raise InputError("phases is empty; give at least one")
     checkpoints = Checkpoints(root, storage, config.checkpoint.keep)
     if state := checkpoints.latest():
-        refuse_difference(state["identity"], job.identity, checkpoints.folder)
+        refuse_difference(saved_identity(state, config), job.identity, checkpoints.folder)
 
 
 def settings_of(config: object) -> dict[str, Any]:

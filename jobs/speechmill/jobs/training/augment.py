@@ -9,6 +9,7 @@ import numpy.typing as npt
 from speechmill.pipeline.audio.decoders import Limits, Samples, to_float
 from speechmill.pipeline.audio.resample import AudioSettings, decode_audio
 from speechmill.pipeline.errors import InputError, SampleError
+from speechmill.pipeline.paths import PATH
 from speechmill.pipeline.shards.listing import list_shards
 from speechmill.pipeline.shards.tar_reader import Sample, read_samples
 from speechmill.pipeline.storage import Storage
@@ -22,7 +23,7 @@ _SILENT = 1e-4  # RMS under which a crop is not brought to a level: it would be 
 class MixSettings:
     """Which recordings are mixed in, and how often."""
 
-    shards: list[str] = field(default_factory=list)
+    shards: list[str] = field(default_factory=list, metadata=PATH)
     probability: float = 0.0  # of a crop
     pool_mb: float = 256.0  # of recordings at most, held in memory by every worker
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from speechmill.pipeline.errors import DatasetConflict, InputError, StorageNotFound
+from speechmill.pipeline.paths import path_settings
 from speechmill.pipeline.storage import Storage, join
 
 _NAME = re.compile(r"step-(\d+)\.pt")
@@ -85,8 +86,16 @@ class Checkpoints:
 
 def identity(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a resumed run must have in common with the one before, flat: {"a.b": value}."""
-    flat = _flatten(config)
-    return {k: v for k, v in flat.items() if not any(_is_below(k, free) for free in FREE)}
+    return _without_free(_flatten(config))
+
+
+def saved_identity(state: Mapping[str, Any], config: Any) -> dict[str, Any]:
+    """Return the identity in a checkpoint, with the paths that early versions kept as typed."""
+    saved = _without_free(state["identity"])
+    for setting in path_settings(config):
+        if setting.name in saved:
+            saved[setting.name] = setting.absolute(saved[setting.name])
+    return saved
 
 
 def refuse_difference(saved: Mapping[str, Any], current: Mapping[str, Any], url: str) -> None:
@@ -102,6 +111,12 @@ def refuse_difference(saved: Mapping[str, Any], current: Mapping[str, Any], url:
             f"{url} holds a run of another configuration: {'; '.join(differences)}. Give another "
             "output, or begin there from these weights with codec.checkpoint=…"
         )
+
+
+def _without_free(settings: Mapping[str, Any]) -> dict[str, Any]:
+    online = settings.get("enhancement") == "online"
+    free = FREE if online else (*FREE, "enhancer")
+    return {k: v for k, v in settings.items() if not any(_is_below(k, name) for name in free)}
 
 
 def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -5,11 +5,15 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from speechmill.codecs.registry import UNTRAINED, file_arguments
+from speechmill.jobs.schemas import file_options
 from speechmill.jobs.training.augment import AugmentSettings
 from speechmill.jobs.training.data import DataSettings
 from speechmill.pipeline.audio.decoders import Limits
 from speechmill.pipeline.audio.resample import AudioSettings
+from speechmill.pipeline.enhance.api import EnhancerSettings
 from speechmill.pipeline.errors import InputError
+from speechmill.pipeline.paths import PATH, path_entries, path_or
 from speechmill.pipeline.run.job import RaySettings
 
 ENHANCEMENT = ("none", "offline", "online", "clean")
@@ -21,9 +25,12 @@ class TrainedCodec:
     """Which codec is trained, and from which weights."""
 
     name: str = MISSING
-    checkpoint: str | None = None  # default: the published weights, if any; "untrained": random
-    config: str | None = None  # JSON of an architecture of your own
-    options: dict[str, Any] = field(default_factory=dict)  # more arguments of this codec's recipe
+    # Default: the published weights, if any; "untrained": random.
+    checkpoint: str | None = field(default=None, metadata=path_or(UNTRAINED))
+    # JSON of an architecture of your own.
+    config: str | None = field(default=None, metadata=PATH)
+    # More arguments of this codec's recipe.
+    options: dict[str, Any] = field(default_factory=dict, metadata=path_entries(file_options))
 
 
 @dataclass
@@ -71,7 +78,7 @@ class DiscriminatorSettings:
 class ValidationSettings:
     """Held-out clips: the first of these shards, each from its start."""
 
-    shards: list[str] = field(default_factory=list)
+    shards: list[str] = field(default_factory=list, metadata=PATH)
     every: int = 1000  # steps
     clips: int = 32
     seconds: float = 4.0
@@ -105,17 +112,23 @@ class TrainWorkers:
     max_failures: int = 10  # workers that may be lost before the run gives up
 
 
+def _file_settings(config: "TrainConfig") -> frozenset[str]:
+    """Return the settings of the codec's recipe that are paths."""
+    return file_arguments(config.codec.name)[1]
+
+
 @dataclass
 class TrainConfig:
     """All that `speechmill train` can be told."""
 
-    shards: list[str] = MISSING
-    output: str = MISSING  # run directory, local or s3://…
+    shards: list[str] = field(default=MISSING, metadata=PATH)
+    output: str = field(default=MISSING, metadata=PATH)  # run directory, local or s3://…
     codec: TrainedCodec = field(default_factory=TrainedCodec)
     phases: dict[str, PhaseSettings] = MISSING  # in order; `speechmill train` names the known ones
-    recipe: dict[str, Any] = field(default_factory=dict)  # of this codec, see its training.py
+    # Settings of this codec's recipe, see docs/recipes.md.
+    recipe: dict[str, Any] = field(default_factory=dict, metadata=path_entries(_file_settings))
     enhancement: str = "none"  # offline: from the shards; online: in the loop; clean: before noise
-    enhancer: dict[str, Any] = field(default_factory=dict)  # for online
+    enhancer: EnhancerSettings | None = None  # for online
     data: DataSettings = field(default_factory=DataSettings)
     augment: AugmentSettings = field(default_factory=AugmentSettings)
     audio: AudioSettings = field(default_factory=AudioSettings)

@@ -7,25 +7,21 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from speechmill.jobs.display import LINE_SECONDS
+from speechmill.jobs.display import LINE_SECONDS, Display
 from speechmill.jobs.training.config import TrainConfig
 from speechmill.jobs.training.trainer import Progress as TrainProgress
+from speechmill.pipeline.storage import Storage, join
 
 _SHOWN = ("loss", "mel", "si_sdr", "adversarial", "judges", "grad_norm")
 
 
-class TrainDisplay:
-    """Prints to a console."""
+class TrainDisplay(Display):
+    """Shows a training run."""
 
     def __init__(self, console: Console):
-        self.console = console
-        self._bar: Progress | None = None
-        self._last_line = 0.0
+        super().__init__(console)
         self._first: TrainProgress | None = None
         self._began = 0.0
-
-    def line(self, text: str) -> None:
-        self.console.print(text, highlight=False, soft_wrap=True)
 
     def begin(self, config: TrainConfig, root: str, num_shards: int) -> None:
         """Say what is about to run."""
@@ -76,10 +72,13 @@ class TrainDisplay:
                 f"{self._eta(progress)}"
             )
 
-    def end(self, root: str, validated: bool) -> None:
+    def end(self, root: str, validated: bool, storage: Storage) -> None:
         """Say where the weights are."""
-        best = f"{root}/best.safetensors (by validation), " if validated else ""
-        self.line(f"done     weights are {best}{root}/last.safetensors")
+        last, best = join(root, "last.safetensors"), join(root, "best.safetensors")
+        if validated:
+            self.done(f"weights are {best} (by validation), {last}", [best, last], storage)
+        else:
+            self.done(f"weights are {last}", [last], storage)
 
     def _eta(self, progress: TrainProgress) -> str:
         assert self._first is not None

@@ -10,14 +10,19 @@ from speechmill.jobs.training.data import DataSettings
 from speechmill.pipeline.audio.decoders import Limits
 from speechmill.pipeline.audio.resample import AudioSettings
 from speechmill.pipeline.errors import InputError
+from speechmill.pipeline.paths import PATH
 
 
 @dataclass
 class FitConfig:
     """All that `speechmill fit-kmeans` can be told."""
 
-    shards: list[str] = MISSING  # tars, brace ranges, globs, folders, .txt manifests
-    output: str = MISSING  # folder for the checkpoint, local or s3://…
+    shards: list[str] = field(
+        default=MISSING, metadata=PATH
+    )  # tars, brace ranges, globs, folders, .txt manifests
+    output: str = field(
+        default=MISSING, metadata=PATH
+    )  # folder for the checkpoint, local or s3://…
     codec: TrainedCodec = field(default_factory=TrainedCodec)
     frames: int = 18_000_000  # to fit to; 100 h at 50 Hz
     seed_frames: int | None = None  # from which centroids begin; default: 3 for each

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 from speechmill.pipeline.audio.decoders import Samples
 from speechmill.pipeline.errors import InputError
+from speechmill.pipeline.paths import PATH
 
 KINDS = ("ul-unas", "gtcrn", "onnx", "spectral-gating")
 
@@ -39,7 +40,8 @@ class EnhancerSettings:
     """Which enhancer, and with which weights."""
 
     name: str = "ul-unas"  # ul-unas | gtcrn | onnx | spectral-gating
-    model: str | None = None  # path, s3://, hf:// or https:// of the weights; gating has none
+    # Path, s3://, hf:// or https:// of the weights; gating has none.
+    model: str | None = field(default=None, metadata=PATH)
     sample_rate: int = 16_000  # Hz; this and what follows: of the model of `onnx`
     n_fft: int = 512
     hop: int = 256

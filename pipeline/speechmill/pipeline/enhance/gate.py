@@ -1,12 +1,13 @@
 """Which clips are clean enough to be left alone: an enhancer only harms those."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from speechmill.pipeline.audio.decoders import Samples
 from speechmill.pipeline.errors import InputError
+from speechmill.pipeline.paths import PATH
 from speechmill.pipeline.quality.dnsmos import RATE, dnsmos
 
 _FRAME_SECONDS = 0.02
@@ -20,7 +21,8 @@ class GateSettings:
     snr_db: float | None = None  # of `estimated_snr`
     dnsmos_ovr: float | None = None  # 1 to 5
     dnsmos_bak: float | None = None  # 1 to 5, of the background alone
-    dnsmos: str | None = None  # path or URL of sig_bak_ovr.onnx, for the two above
+    # Path or URL of sig_bak_ovr.onnx, for the two above.
+    dnsmos: str | None = field(default=None, metadata=PATH)
 
     def __post_init__(self) -> None:
         if (self.dnsmos_ovr or self.dnsmos_bak) and not self.dnsmos:

@@ -10,7 +10,7 @@ import numpy as np
 from speechmill.pipeline.audio.decoders import Limits, Samples, to_float
 from speechmill.pipeline.audio.resample import AudioSettings, decode_audio
 from speechmill.pipeline.errors import InputError, SampleError, UnsuitableAudio
-from speechmill.pipeline.shards.listing import list_shards
+from speechmill.pipeline.shards.listing import is_pattern, list_shards
 from speechmill.pipeline.shards.manifest import MANIFESTS
 from speechmill.pipeline.shards.members import Clip
 from speechmill.pipeline.shards.packing import READERS, PackSettings, plan_shards, read_member
@@ -135,7 +135,7 @@ def _is_audio(source: str, storage: Storage) -> bool:
     """Whether a source is a manifest or folder of audio files; else it names shards."""
     if source.endswith(MANIFESTS):
         return True
-    if source.endswith((".tar", ".txt")) or any(mark in source for mark in "*?[{"):
+    if source.endswith((".tar", ".txt")) or "{" in source or is_pattern(source):
         return False
     return not any(info.url.endswith(".tar") for info in storage.list_files(source))
 

@@ -4,6 +4,7 @@ import hashlib
 import posixpath
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from braceexpand import braceexpand
 
@@ -43,9 +44,9 @@ def list_shards(sources: Sequence[str], storage: Storage) -> list[Shard]:
     found: dict[str, FileInfo] = {}
     tars: list[str] = []
     for source in _flatten(sources, storage):
-        if source.endswith(".tar") and not _is_pattern(source):
+        if source.endswith(".tar") and not is_pattern(source):
             tars.append(storage.absolute(source))
-        elif _is_pattern(source):
+        elif is_pattern(source):
             found |= {info.url: info for info in _some(storage.glob(source), source)}
         else:
             infos = [i for i in storage.list_files(source) if i.url.endswith(".tar")]
@@ -63,15 +64,16 @@ def _flatten(sources: Iterable[str], storage: Storage) -> Iterable[str]:
             folder = posixpath.dirname(source)
             yield from _flatten((_relative_to(folder, entry) for entry in entries), storage)
         else:
-            yield from braceexpand(source)
+            yield from [source] if Path(source).exists() else braceexpand(source)
 
 
 def _relative_to(folder: str, entry: str) -> str:
     return entry if "://" in entry or entry.startswith("/") or not folder else join(folder, entry)
 
 
-def _is_pattern(source: str) -> bool:
-    return any(mark in source for mark in "*?[")
+def is_pattern(source: str) -> bool:
+    """Return whether a source has wildcards and is not a path that exists."""
+    return any(mark in source for mark in "*?[") and not Path(source).exists()
 
 
 def _some(infos: list[FileInfo], source: str) -> list[FileInfo]:

@@ -1,0 +1,164 @@
+"""What the commands can be told: a dataclass for each, which knows every key and its default."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import MISSING
+
+from speechmill.codecs.registry import UNTRAINED, file_arguments
+from speechmill.pipeline.audio.decoders import Limits
+from speechmill.pipeline.audio.filters import FilterSettings
+from speechmill.pipeline.audio.resample import AudioSettings
+from speechmill.pipeline.audio.segment import SegmentSettings
+from speechmill.pipeline.enhance.api import EnhancerSettings
+from speechmill.pipeline.enhance.gate import GateSettings
+from speechmill.pipeline.paths import PATH, path_entries, path_or
+from speechmill.pipeline.quality.testset import TestSetSettings
+from speechmill.pipeline.run.job import RaySettings, WorkerSettings
+from speechmill.pipeline.shards.packing import PackSettings
+from speechmill.pipeline.tokenize.batching import BatchSettings
+from speechmill.pipeline.tokenize.decode import DecodeSettings
+
+
+def file_options(codec: Any) -> frozenset[str]:
+    """Return the options of a section's codec that are paths."""
+    return file_arguments(codec.name or "null")[0]
+
+
+@dataclass
+class CodecConfig:
+    """Which codec encodes, and with which weights."""
+
+    name: str | None = MISSING  # `speechmill codecs` lists them; YAML reads `null` as no value
+    # Path, s3://, hf:// or untrained; none: the published weights.
+    checkpoint: str | None = field(default=None, metadata=path_or(UNTRAINED))
+    sha256: str | None = None  # of the checkpoint's file, where another one is an error
+    # JSON of an architecture of your own; default: the variant's.
+    config: str | None = field(default=None, metadata=PATH)
+    precision: str = "fp32"
+    compile: bool = False  # takes minutes at the start, and pays on GPUs
+    device: str | None = None  # default: cuda where workers.num_gpus is above 0, else cpu
+    # More arguments of this codec's loader.
+    options: dict[str, Any] = field(default_factory=dict, metadata=path_entries(file_options))
+
+    def loader_options(self, device: str) -> dict[str, Any]:
+        """What `speechmill.codecs.load_codec` takes; `device` is for where none is configured."""
+        return {
+            "name": self.name or "null",
+            "checkpoint": self.checkpoint,
+            "sha256": self.sha256,
+            "config": self.config,
+            "precision": self.precision,
+            "device": self.device or device,
+            **({"compile": True} if self.compile else {}),
+            **self.options,
+        }
+
+
+@dataclass
+class TokenizeConfig:
+    """All that `speechmill tokenize` can be told."""
+
+    shards: list[str] = field(
+        default=MISSING, metadata=PATH
+    )  # tars, brace ranges, globs, folders, .txt manifests
+    output: str = field(
+        default=MISSING, metadata=PATH
+    )  # folder of the token dataset, local or s3://…
+    codec: CodecConfig = field(default_factory=CodecConfig)
+    codecs: list[Any] = field(default_factory=list)  # several: names, or sections like `codec`
+    audio: AudioSettings = field(default_factory=AudioSettings)
+    limits: Limits = field(default_factory=Limits)
+    segment: SegmentSettings = field(default_factory=SegmentSettings)
+    filters: FilterSettings = field(default_factory=FilterSettings)
+    batch: BatchSettings = field(default_factory=BatchSettings)
+    workers: WorkerSettings = field(default_factory=WorkerSettings)
+    ray: RaySettings = field(default_factory=RaySettings)
+    storage: dict[str, dict[str, Any]] = field(default_factory=dict)  # by protocol, for fsspec
+    storage_patience: float = 300.0  # s for which one operation is tried again
+
+    def decode_settings(self) -> DecodeSettings:
+        return DecodeSettings(self.audio, self.limits, self.segment, self.filters, self.batch)
+
+    def codec_options(self) -> dict[str, Any]:
+        """What `speechmill.codecs.load_codec` takes."""
+        return self.codec.loader_options("cuda" if self.workers.num_gpus else "cpu")
+
+
+@dataclass
+class PackConfig(PackSettings):
+    """All that `speechmill pack` can be told."""
+
+    source: str = field(default=MISSING, metadata=PATH)
+    output: str = field(default=MISSING, metadata=PATH)
+    storage: dict[str, dict[str, Any]] = field(default_factory=dict)  # by protocol, for fsspec
+
+
+@dataclass
+class StatusConfig:
+    """All that `speechmill status` can be told."""
+
+    output: str = field(default=MISSING, metadata=PATH)
+    storage: dict[str, dict[str, Any]] = field(default_factory=dict)  # by protocol, for fsspec
+
+
+@dataclass
+class EnhanceConfig:
+    """All that `speechmill enhance` can be told."""
+
+    shards: list[str] = field(
+        default=MISSING, metadata=PATH
+    )  # tars, brace ranges, globs, folders, .txt manifests
+    output: str = field(
+        default=MISSING, metadata=PATH
+    )  # folder of the paired shards, local or s3://…
+    enhancer: EnhancerSettings = MISSING
+    gate: GateSettings = field(default_factory=GateSettings)
+    audio: AudioSettings = field(default_factory=AudioSettings)
+    limits: Limits = field(default_factory=Limits)
+    workers: WorkerSettings = field(default_factory=lambda: WorkerSettings(num_gpus=0))
+    ray: RaySettings = field(default_factory=RaySettings)
+    storage_patience: float = 300.0  # s for which one operation is tried again
+    storage: dict[str, dict[str, Any]] = field(default_factory=dict)  # by protocol, for fsspec
+
+
+@dataclass
+class EvaluatedCodec(CodecConfig):
+    """One of the codecs, or checkpoints of one codec, that are compared."""
+
+    num_codebooks: list[int] | None = None  # decode with only the first 1, 2, …; default: all
+
+
+@dataclass
+class MetricConfig:
+    """What is measured."""
+
+    signal: list[str] = field(default_factory=lambda: ["pesq", "stoi", "si_sdr", "mel", "stft"])
+    # Path or URL of DNSMOS P.835's sig_bak_ovr.onnx.
+    dnsmos: str | None = field(default=None, metadata=PATH)
+    speaker: str | None = None  # Hugging Face id of an x-vector model, or module:function
+    recognizer: str | None = None  # Hugging Face id of a speech recognizer, or module:function
+    processes: int | None = None  # that score at the same time; default: one for each core
+
+
+@dataclass
+class EvaluateConfig:
+    """All that `speechmill evaluate` can be told."""
+
+    # Shards, or folders or manifests of audio.
+    clips: list[str] = field(default=MISSING, metadata=PATH)
+    output: str = field(default=MISSING, metadata=PATH)  # folder for results.json and report.html
+    codecs: dict[str, EvaluatedCodec] = MISSING  # by the label under which they are compared
+    # Clean twins of noisy clips, matched by key.
+    references: list[str] | None = field(default=None, metadata=PATH)
+    reference_member: str | None = None  # or their suffix within the same sample
+    max_clips: int | None = None  # evenly spaced over the keys
+    device: str | None = None  # default: cuda where there is one, else cpu
+    metrics: MetricConfig = field(default_factory=MetricConfig)
+    report_clips: int = 6  # clips to see and hear in the report
+    audio: AudioSettings = field(default_factory=AudioSettings)
+    limits: Limits = field(default_factory=Limits)
+    storage: dict[str, dict[str, Any]] = field(default_factory=dict)  # by protocol, for fsspec
+
+    def test_set(self) -> TestSetSettings:
+        return TestSetSettings(self.clips, self.references, self.reference_member, self.max_clips)
