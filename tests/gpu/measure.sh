@@ -43,4 +43,4 @@ if [ -d "$kit" ]; then
 fi
 export PYTHONPATH=$path PYTHONUNBUFFERED=1 TOKENIZERS_PARALLELISM=false
 export RAY_USAGE_STATS_ENABLED=0 RAY_AUTH_MODE=disabled
-exec $PYTHON tests/gpu/measure.py ${CPU:+--cpu} --budget "${BUDGET:-560}" ${STEPS:+--steps "$STEPS"}
+exec $PYTHON -m tests.gpu.measure ${CPU:+--cpu} --budget "${BUDGET:-560}" ${STEPS:+--steps "$STEPS"}

@@ -1,0 +1,88 @@
+"""A dry run of the measuring kit on a CPU, so that it follows the code that it measures."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ray.cluster_utils import Cluster
+
+from tests.conftest import REPOSITORY
+from tests.gpu.measure import FUNCTIONS, STEPS, planned
+from tests.gpu.steps_pytest import TESTS
+
+# The tests that these steps run are skipped without a GPU.
+ON_GPU_ALONE = {"pytest", "tests_compile"}
+ON_RAY = {"feed", "raytrain"}
+
+
+def dry_run(out: Path, steps: set[str], **variables: str) -> list[dict[str, Any]]:
+    """Results of the steps, run by the script from another folder."""
+    without = {k: v for k, v in os.environ.items() if k not in ("BUDGET", "START", "STEP_END")}
+    kit = {"CPU": "1", "PYTHON": sys.executable, "OUT": str(out), "KIT": str(out / "none")}
+    command = ["bash", str(REPOSITORY / "tests/gpu/measure.sh")]
+    done = subprocess.run(
+        command,
+        env={**without, **kit, "STEPS": ",".join(sorted(steps)), **variables},
+        cwd=out,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
+
+
+def check(results: list[dict[str, Any]], steps: set[str]) -> None:
+    """Every step ended, and no measurement failed."""
+    assert [r for r in results if "failed" in r or r.get("rc")] == []
+    assert {r["name"] for r in results if r["step"] == "ended"} == steps
+
+
+def test_every_step_runs_without_a_gpu(tmp_path: Path) -> None:
+    steps = set(STEPS) - ON_GPU_ALONE - ON_RAY
+    results = dry_run(tmp_path, steps)
+    check(results, steps)
+    assert all(r["same_codes"] for r in results if r["step"] == "graph")
+    assert not any(sum(r["fp32 batch"]) for r in results if "fp32 batch" in r)
+
+
+def test_the_steps_on_ray_run_on_its_workers(tmp_path: Path, cluster: Cluster) -> None:
+    results = dry_run(tmp_path, ON_RAY, RAY_ADDRESS=cluster.address)
+    check(results, ON_RAY)
+    assert all(r["rows"] > 0 for r in results if r.get("codec"))
+
+
+def test_a_failed_measurement_is_a_result_of_its_own(tmp_path: Path) -> None:
+    code = (
+        "from tests.gpu.kit import attempt, emit\n"
+        "with attempt('first', codec='x'): 1 / 0\n"
+        "with attempt('second'): emit(step='second')\n"
+    )
+    subprocess.run(
+        [sys.executable, "-c", code, "--cpu"],
+        env=os.environ | {"OUT": str(tmp_path), "PYTHONPATH": str(REPOSITORY)},
+        check=True,
+    )
+    failed, second = map(json.loads, (tmp_path / "results.jsonl").read_text().splitlines())
+    assert (failed["failed"], failed["codec"], failed["error"]) == (
+        "first",
+        "x",
+        "ZeroDivisionError",
+    )
+    assert second["step"] == "second"
+
+
+def test_steps_are_chosen_by_name_or_by_kind() -> None:
+    assert planned("") == list(STEPS)
+    assert planned("codec:pure-4k,env") == ["env", "codec:pure-4k"]
+    assert planned("compile") == ["compile:focalcodec-50hz", "compile:simwhisper-16k"]
+    assert {step.partition(":")[0] for step in STEPS} == set(FUNCTIONS)
+    with pytest.raises(SystemExit, match="no step codecs; valid: env, codec:focalcodec-50hz"):
+        planned("codecs")
+
+
+def test_the_tests_that_run_on_a_gpu_exist() -> None:
+    assert (REPOSITORY / TESTS).is_file()
