@@ -36,7 +36,7 @@ format: $(STAMP)
 
 ## Decode and feed throughput against Ray Data and a bare loop; takes minutes.
 bench: $(STAMP)
-	$(BIN)/python tests/bench/feed.py
+	$(BIN)/python -m tests.bench.feed
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Speechmill needs Python 3.11 or newer")'

@@ -1,6 +1,6 @@
 """How fast each codec encodes at full size, beside what its authors' code did.
 
-    python tests/bench/encode.py [focalcodec-50hz …] [--device cuda --precision bf16 --compile]
+    python -m tests.bench.encode [focalcodec-50hz …] [--device cuda --precision bf16 --compile]
 
 Weights are random: speed does not depend on them. Each codec has a process of its own, with the
 allocator settings that workers have. The authors' figures are from runs of their own code on

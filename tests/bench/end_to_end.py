@@ -1,6 +1,6 @@
 """How much of a codec's own speed is left when shards go in and parts come out.
 
-    python tests/bench/end_to_end.py [--codec pure-16k-small] [--device cpu] [--minutes 20]
+    python -m tests.bench.end_to_end [--codec pure-16k-small] [--device cpu] [--minutes 20]
 
 Each round encodes the same batches twice: ready in memory, in one process that does nothing else;
 and through the pipeline, from tars to Parquet on Ray. Both have the codec loaded and warmed up

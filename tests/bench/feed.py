@@ -1,6 +1,6 @@
 """How fast shards can be read, decoded, handed to an actor and written: ours, Ray Data, bare loop.
 
-    python tests/bench/feed.py [--hours 3] [--tars 16] [--rounds 3]
+    python -m tests.bench.feed [--hours 3] [--tars 16] [--rounds 3]
 
 The null codec does no arithmetic to speak of, so what is timed is everything around a codec. Each
 round runs all of them on the same tars, two CPUs each, with processes started and warmed up before

@@ -1,8 +1,8 @@
 """How long a resume takes to find out what is left to do, on a store of S3's kind.
 
-    python tests/bench/listing.py [--shards 10000] [--done 0.99]
+    python -m tests.bench.listing [--shards 10000] [--done 0.99]
     eval "$(infra/s3/rgw.sh start)"
-    python tests/bench/listing.py --bucket s3://listing --shards 100000
+    python -m tests.bench.listing --bucket s3://listing --shards 100000
 
 Without a bucket the store is moto, in this very process, which goes through all its keys for each
 page: the requests are then what to look at. With one, the store is whatever AWS_ENDPOINT_URL says,

@@ -1,6 +1,6 @@
 """The share of tokens that another precision, or compiling, changes.
 
-    python tests/bench/mismatch.py [focalcodec-50hz …] [--audio FOLDER] [--clips 6] [--device cuda]
+    python -m tests.bench.mismatch [focalcodec-50hz …] [--audio FOLDER] [--clips 6] [--device cuda]
 
 Tokens are compared with those of the same clips alone, in float32 and not compiled, codebook by
 codebook. Codecs of full size have random weights, whose decisions are closer than those of trained

@@ -1,6 +1,6 @@
 """What the driver costs per shard, at a scale that no test cluster has.
 
-    python tests/bench/scheduler.py [--shards 100000] [--actors 1000] [--failures 0.01]
+    python -m tests.bench.scheduler [--shards 100000] [--actors 1000] [--failures 0.01]
 
 The runner, the policy, the totals and the run's log are the real ones. The workers and the clock
 are simulated: an actor holds a few shards, each takes its time, and one in a hundred attempts ends

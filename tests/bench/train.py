@@ -1,6 +1,6 @@
 """What the loader costs a training step: steps on real batches against steps on cached ones.
 
-    python tests/bench/train.py [--rounds 8] [--steps 10] [--hours 0.3] [--threads 1]
+    python -m tests.bench.train [--rounds 8] [--steps 10] [--hours 0.3] [--threads 1]
 
 Blocks of steps alternate in one process: one takes its batches from the shards (read, decoded,
 cropped and augmented by the loader's threads while the step computes), the next repeats one batch
