@@ -1,7 +1,7 @@
-"""A condition on a sample's metadata, in Python's own notation and with none of its powers.
+"""A condition on a sample's metadata: Python's syntax for comparisons and nothing else.
 
 `lang == "en" and snr > 10 and speaker.age in [20, 30]`: names are keys of the sample's JSON, dots
-and brackets lead into it, and what is not there is `None`. Nothing is ever passed to `eval`.
+and brackets select inside it, and a missing value is `None`. Nothing is ever passed to `eval`.
 """
 
 import ast
@@ -34,7 +34,7 @@ _MOST_NODES = 200  # far below where nesting would exhaust the stack
 
 
 class Expression:
-    """Raises `InputError` on making one of what is not allowed, with the place."""
+    """Raises `InputError` on construction, with the part that is not allowed."""
 
     def __init__(self, text: str, setting: str):
         self.text = text
@@ -44,7 +44,7 @@ class Expression:
             raise InputError(f"{setting} is {text!r}: {error}") from error
         nodes = list(ast.walk(self._tree))
         if len(nodes) > _MOST_NODES:
-            raise InputError(f"{setting} has {len(nodes)} parts; at most {_MOST_NODES} will do")
+            raise InputError(f"{setting} has {len(nodes)} parts; at most {_MOST_NODES} are allowed")
         for node in nodes:
             if not _is_allowed(node):
                 raise InputError(
@@ -53,7 +53,7 @@ class Expression:
                 )
 
     def __call__(self, fields: Any) -> bool:
-        """Whether it is true of parsed JSON; raises `TypeError` or the like where types clash."""
+        """Whether it is true for parsed JSON; raises `TypeError` or the like if types clash."""
         return bool(_value(self._tree, fields))
 
 
@@ -120,7 +120,7 @@ def _entry(container: Any, key: Any) -> Any:
 
 
 def _number(value: Any) -> float:
-    """Keeps strings and lists from growing by arithmetic."""
+    """Only numbers: arithmetic must not make strings and lists grow."""
     if isinstance(value, int | float):
         return value
-    raise TypeError(f"{value!r} is no number")
+    raise TypeError(f"{value!r} is not a number")

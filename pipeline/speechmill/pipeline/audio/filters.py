@@ -1,9 +1,8 @@
-"""Which utterances are worth encoding; each that is held back becomes a row in rejects/."""
+"""Which utterances are worth encoding; the others become rows in rejects/."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any
 
@@ -20,6 +19,7 @@ from speechmill.pipeline.errors import (
     TooLong,
     TooShort,
 )
+from speechmill.pipeline.imports import load_function
 
 ENTRY_POINT_GROUP = "speechmill.quality"
 _STEPS_PER_SECOND = 50  # at which loudness is measured
@@ -30,7 +30,7 @@ Score = Callable[[Samples, int], float]  # float32 samples of one channel, and t
 
 @dataclass
 class FilterSettings:
-    """What an utterance must be like; part of a token dataset's identity."""
+    """The requirements for an utterance; part of a token dataset's identity."""
 
     min_seconds: float = 0.0
     max_seconds: float | None = None
@@ -54,7 +54,7 @@ class FilterSettings:
 class Filters:
     """The checks that the settings ask for, cheapest first.
 
-    Raises `InputError` for a quality function that cannot be imported.
+    Raises `InputError` if the quality function cannot be imported.
     """
 
     def __init__(self, settings: FilterSettings):
@@ -64,20 +64,21 @@ class Filters:
         self._score = load_score(settings.quality) if settings.quality else None
 
     def check_metadata(self, fields: Any) -> None:
-        """Raise `OtherMetadata` where the condition does not hold, or cannot be judged."""
+        """Raise `OtherMetadata` if the condition is false or cannot be evaluated."""
         if self._condition is None:
             return
         try:
             wanted = self._condition(fields)
-        except (TypeError, ValueError, ArithmeticError) as error:
-            raise OtherMetadata(f"{self._condition.text!r} cannot be judged: {error}") from error
+        except (TypeError, ValueError, ArithmeticError, RecursionError) as error:
+            reason = f"{self._condition.text!r} cannot be evaluated: {error}"
+            raise OtherMetadata(reason) from error
         if not wanted:
             raise OtherMetadata(f"{self._condition.text!r} is not true")
 
     def check_audio(self, audio_T: Samples, rate: int, seconds: float) -> None:
-        """Raise an `Unwanted` that says which filter, and by how much.
+        """Raise an `Unwanted` that names the filter, the value and the limit.
 
-        `seconds` is the length of the utterance, of which `audio_T` may hold context.
+        `seconds` is the exact length of the utterance.
         """
         settings = self.settings
         if seconds < settings.min_seconds:
@@ -95,7 +96,7 @@ class Filters:
                 raise ClippedAudio(f"{share:.3%} at full scale; max_clipping is {limit:.3%}")
         if self._score is not None:
             score = float(self._score(to_float(audio_T), rate))
-            if not score >= settings.min_quality:  # not a number is no quality
+            if not score >= settings.min_quality:  # NaN is rejected too
                 raise LowQuality(f"{score:.4g}; filters.min_quality is {settings.min_quality:g}")
 
 
@@ -109,22 +110,8 @@ def silent_share(audio_T: Samples, rate: int, silence_db: float) -> float:
 
 @cache
 def load_score(name: str) -> Score:
-    """A function by the name of its entry point, or by `package.module:function`."""
-    for entry_point in entry_points(group=ENTRY_POINT_GROUP):
-        if entry_point.name == name:
-            return _callable(entry_point.load(), name)
-    module, _, function = name.partition(":")
-    try:
-        return _callable(getattr(import_module(module), function), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise InputError(
-            f"filters.quality is {name!r}: {error}; name an entry point of {ENTRY_POINT_GROUP} or "
-            "write package.module:function"
-        ) from error
-
-
-def _callable(found: Any, name: str) -> Score:
-    if not callable(found):
-        raise InputError(f"filters.quality is {name!r}, which is no function")
-    score: Score = found
-    return score
+    """A quality function by the name of its entry point, or by `package.module:function`."""
+    points = entry_points(group=ENTRY_POINT_GROUP, name=name)
+    function = next((f"{point.module}:{point.attr}" for point in points), name)
+    cure = f"name an entry point of {ENTRY_POINT_GROUP} or write package.module:function"
+    return load_function(function, "filters.quality", cure)

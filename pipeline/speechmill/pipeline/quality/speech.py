@@ -6,14 +6,13 @@ function takes audio_T (float32, 16 kHz) and returns an embedding or a transcrip
 
 import re
 from collections.abc import Callable, Sequence
-from importlib import import_module
 from typing import Any
 
 import numpy as np
 
 from speechmill.pipeline.audio.decoders import Samples
 from speechmill.pipeline.errors import InputError
-from speechmill.pipeline.imports import load_extra
+from speechmill.pipeline.imports import load_extra, load_function
 
 RATE = 16_000  # Hz
 
@@ -24,8 +23,7 @@ Transcribe = Callable[[Samples], str]
 def speaker_model(name: str, device: str) -> Embed:
     """A function from audio to a speaker embedding, such as `microsoft/wavlm-base-plus-sv`'s."""
     if ":" in name:
-        own: Embed = _function(name)
-        return own
+        return load_function(name, "metrics.speaker")
     transformers = load_extra("transformers", "evaluate")
     features, network = _load(
         name, transformers.AutoFeatureExtractor, transformers.AutoModelForAudioXVector
@@ -45,8 +43,7 @@ def speaker_model(name: str, device: str) -> Embed:
 def speech_recognizer(name: str, device: str) -> Transcribe:
     """A function from audio to its transcript, such as `openai/whisper-base`'s."""
     if ":" in name:
-        own: Transcribe = _function(name)
-        return own
+        return load_function(name, "metrics.recognizer")
     transformers = load_extra("transformers", "evaluate")
     try:
         recognize = transformers.pipeline(
@@ -80,11 +77,3 @@ def _load(name: str, *kinds: Any) -> list[Any]:
         return [kind.from_pretrained(name) for kind in kinds]
     except (OSError, ValueError) as error:
         raise InputError(f"cannot load {name!r} from Hugging Face: {error}") from error
-
-
-def _function(name: str) -> Any:
-    module, _, attribute = name.partition(":")
-    try:
-        return getattr(import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise InputError(f"{name!r} names no function: {error}") from error
