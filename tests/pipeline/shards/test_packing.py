@@ -339,9 +339,9 @@ def test_a_file_that_changes_while_packing_is_noticed(tmp_path: Path) -> None:
         ("m.csv", "path,key\na.wav,x/\n", r"line 2: the key 'x/'"),
         ("m.tsv", "path,text\na.wav,x\n", r"line 2 has no `path`, only path,text"),
         ("m.jsonl", '{"path": "a.wav"}\n{"path": 3}\n', r"line 2 has no `path`"),
-        ("m.jsonl", '{"path": "a.wav"\n', r"line 1 is no JSON"),
-        ("m.jsonl", '\n["a.wav"]\n', r"line 2 is no JSON object"),
-        ("m.xlsx", "PK", r"m\.xlsx is no folder; a manifest ends in \.jsonl, \.csv, \.tsv"),
+        ("m.jsonl", '{"path": "a.wav"\n', r"line 1 is not JSON"),
+        ("m.jsonl", '\n["a.wav"]\n', r"line 2 is not a JSON object"),
+        ("m.xlsx", "PK", r"m\.xlsx is not a folder; a manifest ends in \.jsonl, \.csv, \.tsv"),
     ],
 )
 def test_a_bad_manifest_is_refused_by_line(
@@ -386,4 +386,4 @@ def test_the_plan_reads_no_audio(tmp_path: Path) -> None:
             raise AssertionError(f"read {url}")
 
     (shard,) = plan_shards(PackSettings(str(source), "unused"), ListingOnly())
-    assert [clip.key for clip in shard.clips] == ["a", "b"]
+    assert [sample.key for sample in shard.samples] == ["a", "b"]

@@ -1,7 +1,6 @@
 """`speechmill decode`: the audio that the tokens of a dataset stand for."""
 
 import io
-import tarfile
 from collections.abc import Iterator
 
 import pyarrow as pa
@@ -10,8 +9,10 @@ import pyarrow.parquet as pq
 from speechmill.codecs import Codec
 from speechmill.jobs.display import Display, require_files
 from speechmill.jobs.existing_dataset import load_the_codec, open_dataset
-from speechmill.pipeline.dataset.decode import decode_rows, to_flac
+from speechmill.pipeline.audio.flac import encode_flac
+from speechmill.pipeline.dataset.decode import decode_rows
 from speechmill.pipeline.errors import InputError
+from speechmill.pipeline.shards.webdataset import SampleWriter
 from speechmill.pipeline.storage import Storage, join
 from speechmill.pipeline.tokenize.schema import row_name
 
@@ -56,7 +57,7 @@ def _clips(table: pa.Table, codec: Codec, codebooks: int) -> Iterator[tuple[str,
     """Name, FLAC file and text of every row."""
     for row, audio_T in decode_rows(table, codec, codebooks):
         name = row_name(table["key"][row].as_py(), table["start"][row].as_py())
-        flac = to_flac(audio_T, codec.info.output_sample_rate)
+        flac = encode_flac(audio_T, codec.info.output_sample_rate)
         yield name, flac, table["text"][row].as_py() or ""
 
 
@@ -74,16 +75,8 @@ def _write_files(
 def _write_tar(clips: Iterator[tuple[str, bytes, str]], stem: str, storage: Storage) -> list[str]:
     """Return the URL of the tar, in a list."""
     sink = io.BytesIO()
-    with tarfile.open(fileobj=sink, mode="w") as tar:
+    with SampleWriter(sink) as tar:
         for name, flac, text in sorted(clips):
-            _add(tar, f"{name}.flac", flac)
-            if text:
-                _add(tar, f"{name}.txt", text.encode())
+            tar.write(name, {"flac": flac} | ({"txt": text.encode()} if text else {}))
     storage.put(f"{stem}.tar", sink.getvalue())
     return [f"{stem}.tar"]
-
-
-def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
-    info = tarfile.TarInfo(name)
-    info.size = len(data)
-    tar.addfile(info, io.BytesIO(data))

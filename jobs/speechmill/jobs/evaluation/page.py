@@ -7,10 +7,10 @@ from importlib.resources import files
 
 import numpy as np
 import numpy.typing as npt
-import soundfile
 
 from speechmill.jobs.evaluation.results import METRICS, Results, cells, columns, headings
 from speechmill.pipeline.audio.decoders import Samples
+from speechmill.pipeline.audio.flac import encode_flac
 from speechmill.pipeline.imports import load_extra
 
 _FFT, _HOP = 512, 128
@@ -40,9 +40,8 @@ class Player:
     @property
     def source(self) -> str:
         """The audio as a data URL, 16-bit FLAC."""
-        sink = io.BytesIO()
-        soundfile.write(sink, self.audio_T, self.sample_rate, format="FLAC", subtype="PCM_16")
-        return f"data:audio/flac;base64,{base64.b64encode(sink.getvalue()).decode()}"
+        data = encode_flac(self.audio_T, self.sample_rate)
+        return f"data:audio/flac;base64,{base64.b64encode(data).decode()}"
 
     @property
     def picture(self) -> str:

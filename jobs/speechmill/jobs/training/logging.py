@@ -1,16 +1,15 @@
 """What a training run shows of itself: losses by step, TensorBoard, audio to listen to."""
 
-import io
 import json
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import soundfile
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
+from speechmill.pipeline.audio.flac import encode_flac
 from speechmill.pipeline.storage import Storage, join
 
 
@@ -43,9 +42,7 @@ class Curves:
 
     def listen(self, name: str, step: int, audio_T: Tensor, sample_rate: int) -> None:
         """Keep a clip of audio as FLAC and in TensorBoard."""
-        sink = io.BytesIO()
-        soundfile.write(sink, audio_T.numpy().clip(-1, 1), sample_rate, format="FLAC")
-        self._put(f"samples/{name}.flac", sink.getvalue())
+        self._put(f"samples/{name}.flac", encode_flac(audio_T.numpy(), sample_rate))
         self._board.add_audio(name.partition("/")[2] or name, audio_T, step, sample_rate)
 
     def flush(self, step: int) -> None:

@@ -1,16 +1,24 @@
-"""16-bit FLAC through dr_flac, which decodes speech in 0.6 of the time that libFLAC takes."""
+"""16-bit FLAC, decoded by dr_flac and encoded by libFLAC.
 
+For speech, dr_flac takes 0.6 of the time of libFLAC.
+"""
+
+import io
 from dataclasses import dataclass
 from typing import Any
 
 import miniaudio
 import numpy as np
 import numpy.typing as npt
+import soundfile
 
 from speechmill.pipeline.blob import Blob
 from speechmill.pipeline.errors import TruncatedAudio, UndecodableAudio
 
-_MAGIC = (b"fLaC\x00", b"fLaC\x80")  # the stream info comes first, and may be all metadata
+_MAGIC = (
+    b"fLaC\x00",
+    b"fLaC\x80",
+)  # the stream info comes first; the bit says that no metadata follows
 _PACKED = slice(18, 26)  # 20 bits of rate, 3 of channels - 1, 5 of sample bits - 1, 36 of length
 
 
@@ -35,7 +43,7 @@ def flac_header(data: Blob) -> FlacHeader | None:
 def read_flac(data: Blob, header: FlacHeader) -> npt.NDArray[Any]:
     """Decode the whole file to int16 of shape (T, C).
 
-    dr_flac leaves out each frame whose checksum does not fit, so that the length tells of damage.
+    dr_flac skips every frame with a wrong checksum, so damage shows as a wrong length.
     """
     try:
         decoded = miniaudio.flac_read_s16(data[:])
@@ -46,3 +54,11 @@ def read_flac(data: Blob, header: FlacHeader) -> npt.NDArray[Any]:
             f"the header claims {header.num_samples} samples, the body holds {decoded.num_frames}"
         )
     return np.asarray(decoded.samples, dtype=np.int16).reshape(-1, header.num_channels)
+
+
+def encode_flac(audio_T: npt.NDArray[Any], sample_rate: int) -> bytes:
+    """A 16-bit FLAC file of float32 samples in [-1, 1), scaled by 2^15 as decoders take them."""
+    pcm_T = np.clip(np.round(audio_T * 32768), -32768, 32767).astype(np.int16)
+    sink = io.BytesIO()
+    soundfile.write(sink, pcm_T, sample_rate, format="FLAC", subtype="PCM_16")
+    return sink.getvalue()

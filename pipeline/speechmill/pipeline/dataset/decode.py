@@ -1,11 +1,9 @@
 """Tokens back to audio: the rows of a part through the codec's decoder."""
 
-import io
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
-import soundfile
 import torch
 
 from speechmill.codecs.api import Codec
@@ -31,13 +29,6 @@ def decode_rows(table: pa.Table, codec: Codec, num_codebooks: int) -> Iterator[t
         audio_BT = codec.decode(codes_BKF, num_frames_B).cpu().numpy()
         for row, audio_T in zip(rows, audio_BT, strict=True):
             yield row, audio_T[: round(seconds[row] * codec.info.output_sample_rate)]
-
-
-def to_flac(audio_T: Samples, sample_rate: int) -> bytes:
-    """The bytes of a 16-bit FLAC file."""
-    sink = io.BytesIO()
-    soundfile.write(sink, audio_T, sample_rate, format="FLAC", subtype="PCM_16")
-    return sink.getvalue()
 
 
 def _batches(num_frames: Sequence[int], budget: int) -> Iterator[list[int]]:

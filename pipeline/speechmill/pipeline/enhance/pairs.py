@@ -1,26 +1,23 @@
-"""One tar in, one tar out: every sample as it was, with its enhanced audio beside it.
+"""One tar in, one tar out: every sample unchanged, with its enhanced audio added.
 
-A sample `<key>` gains `<key>.enhanced.flac`, 16-bit, one channel at the enhancer's rate, with
-exactly the samples that decoding the original to that rate gives; and `<key>.enhanced.json`, which
-says whether the enhancer was at work. The same shard and settings give the same bytes.
+A sample `<key>` gains `<key>.enhanced.flac`: 16-bit, one channel at the enhancer's rate, as many
+samples as decoding the original at that rate gives. `<key>.enhanced.json` says whether the enhancer
+was applied. The same shard and settings give the same bytes.
 """
 
 import io
 import json
-import tarfile
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
-import soundfile
 
 from speechmill.codecs.errors import CodecError
 from speechmill.pipeline.audio.decoders import Limits, to_float
+from speechmill.pipeline.audio.flac import encode_flac
 from speechmill.pipeline.audio.resample import AudioSettings, decode_audio
-from speechmill.pipeline.blob import Blob
 from speechmill.pipeline.enhance.api import Enhancer
 from speechmill.pipeline.enhance.gate import GateSettings, judge
 from speechmill.pipeline.errors import (
@@ -32,6 +29,7 @@ from speechmill.pipeline.errors import (
 )
 from speechmill.pipeline.shards.listing import Shard
 from speechmill.pipeline.shards.tar_reader import Reject, Sample, read_samples
+from speechmill.pipeline.shards.webdataset import SampleWriter
 from speechmill.pipeline.storage import Storage
 from speechmill.pipeline.tokenize.batching import ShardEnd
 from speechmill.pipeline.tokenize.decode import audio_suffix
@@ -53,7 +51,7 @@ class PairSettings:
 class PairReport(ShardReport):
     """What became of one shard; its rows are pairs."""
 
-    left_alone: int = 0  # clean enough by the gate
+    left_alone: int = 0  # clips that the gate found clean
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +64,12 @@ class PairedTar:
 
 
 def read_shard(shard: Shard, storage: Storage, limits: Limits) -> Iterator[Sample | ShardEnd]:
-    """Yield the samples of a tar, then one `ShardEnd` with the members that are none."""
+    """Yield the samples of a tar, then one `ShardEnd` with the rejected members."""
     rejects = []
     for sample in read_samples(shard, storage, int(limits.member_mb * 1e6)):
         if isinstance(sample, Reject):
             rejects.append(sample)
-        else:  # large members are mapped, and a map cannot go to another process
+        else:  # a large member is a memory map, which cannot be sent to another process
             members = {suffix: data[:] for suffix, data in sample.members.items()}
             yield Sample(sample.key, sample.index, {**members})
     yield ShardEnd(rejects, num_bad_json=0)
@@ -80,27 +78,27 @@ def read_shard(shard: Shard, storage: Storage, limits: Limits) -> Iterator[Sampl
 def pair_shard(
     samples: Iterable[Sample | ShardEnd], shard: Shard, enhancer: Enhancer, settings: PairSettings
 ) -> PairedTar:
-    """Enhance every sample; one that cannot be is left out and becomes a reject.
+    """Enhance every sample; one that fails becomes a reject.
 
-    Raises `StreamBroken` where the samples end without a `ShardEnd`.
+    Raises `StreamBroken` if the samples end without a `ShardEnd`.
     """
     buffer = io.BytesIO()
     pairs: list[_Facts] = []
     rejects: list[Reject] = []
-    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
+    with SampleWriter(buffer) as tar:
         for sample in samples:
             if isinstance(sample, ShardEnd):
                 rejects += sample.rejects
                 break
             try:
                 flac, facts = _pair(sample, enhancer, settings)
+                tar.write(sample.key, {**sample.members, AUDIO: flac, FACTS: facts.to_json()})
             except (CodecError, InputError):
-                raise  # no sample is at fault
-            # A damaged file may raise anything from within a decoder; it costs only itself.
+                raise  # not the fault of a sample
+            # A damaged file may raise any error inside a decoder; it costs only itself.
             except Exception as error:
                 rejects.append(_reject(sample, error))
             else:
-                _write(tar, sample.key, {**sample.members, AUDIO: flac, FACTS: facts.to_json()})
                 pairs.append(facts)
         else:
             raise StreamBroken(f"{shard.url}: the samples ended before the shard did")
@@ -110,7 +108,7 @@ def pair_shard(
 
 @dataclass(frozen=True, slots=True)
 class _Facts:
-    """Of one pair."""
+    """What is known about one pair."""
 
     enhanced: bool
     enhancer: str
@@ -120,7 +118,7 @@ class _Facts:
     enhance_seconds: float
 
     def to_json(self) -> bytes:
-        """What is kept in the tar: nothing that another run would find otherwise."""
+        """The part that goes into the tar: every run finds the same."""
         facts = {"enhanced": self.enhanced, "enhancer": self.enhancer, "revision": self.revision}
         return json.dumps(facts | self.measures, sort_keys=True).encode()
 
@@ -135,14 +133,6 @@ def _report(shard: Shard, pairs: list[_Facts], rejects: list[Reject]) -> PairRep
         encode_seconds=sum(pair.enhance_seconds for pair in pairs),
         left_alone=sum(not pair.enhanced for pair in pairs),
     )
-
-
-def _write(tar: tarfile.TarFile, key: str, members: Mapping[str, Blob]) -> None:
-    """Headers say nothing of who wrote them and when."""
-    for suffix, data in members.items():
-        header = tarfile.TarInfo(f"{key}.{suffix}")
-        header.size = len(data)
-        tar.addfile(header, io.BytesIO(data[:]))
 
 
 def _pair(sample: Sample, enhancer: Enhancer, settings: PairSettings) -> tuple[bytes, _Facts]:
@@ -168,15 +158,7 @@ def _pair(sample: Sample, enhancer: Enhancer, settings: PairSettings) -> tuple[b
         seconds=decoded.duration,
         enhance_seconds=seconds,
     )
-    return _flac(enhanced_T, enhancer.sample_rate), facts
-
-
-def _flac(audio_T: Any, sample_rate: int) -> bytes:
-    """16-bit samples scaled by 2^15, as decoding them takes them to be."""
-    pcm_T = np.clip(np.round(audio_T * 32768), -32768, 32767).astype(np.int16)
-    sink = io.BytesIO()
-    soundfile.write(sink, pcm_T, sample_rate, format="FLAC", subtype="PCM_16")
-    return sink.getvalue()
+    return encode_flac(enhanced_T, enhancer.sample_rate), facts
 
 
 def _reject(sample: Sample, error: Exception) -> Reject:

@@ -11,9 +11,8 @@ from speechmill.pipeline.audio.decoders import Limits, Samples, to_float
 from speechmill.pipeline.audio.resample import AudioSettings, decode_audio
 from speechmill.pipeline.errors import InputError, SampleError, UnsuitableAudio
 from speechmill.pipeline.shards.listing import is_pattern, list_shards
-from speechmill.pipeline.shards.manifest import MANIFESTS
-from speechmill.pipeline.shards.members import Clip
 from speechmill.pipeline.shards.packing import READERS, PackSettings, plan_shards, read_member
+from speechmill.pipeline.shards.sources import MANIFESTS, SampleFiles
 from speechmill.pipeline.shards.tar_reader import Reject, Sample, read_samples
 from speechmill.pipeline.storage import Storage
 from speechmill.pipeline.tokenize.decode import audio_suffix
@@ -149,13 +148,13 @@ def _samples_of_files(source: str, storage: Storage) -> Iterator[Sample]:
     """Keys and members as `pack` would give them."""
     [everything] = plan_shards(PackSettings(source, output="", shard_mb=float("inf")), storage)
 
-    def read(index: int, clip: Clip) -> Sample:
-        names = [member.name.removeprefix(f"{clip.key}.") for member in clip.members]
-        contents = [read_member(member, storage) for member in clip.members]
-        return Sample(clip.key, index, dict(zip(names, contents, strict=True)))
+    def read(index: int, files: SampleFiles) -> Sample:
+        names = [member.name.removeprefix(f"{files.key}.") for member in files.members]
+        contents = [read_member(member, storage) for member in files.members]
+        return Sample(files.key, index, dict(zip(names, contents, strict=True)))
 
     with ThreadPoolExecutor(READERS) as pool:
-        yield from pool.map(read, range(len(everything.clips)), everything.clips)
+        yield from pool.map(read, range(len(everything.samples)), everything.samples)
 
 
 def _text(sample: Sample) -> str | None:

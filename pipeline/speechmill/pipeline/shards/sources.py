@@ -1,0 +1,209 @@
+"""Audio files to pack, from a folder or a manifest: which files become which sample.
+
+A manifest is JSONL, CSV or TSV with a `path` column, one row per file. No audio is read here.
+"""
+
+import csv
+import io
+import json
+import posixpath
+import tarfile
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import xxhash
+
+from speechmill.pipeline.errors import InputError
+from speechmill.pipeline.storage import FileInfo, Storage, join
+
+MANIFESTS = (".jsonl", ".csv", ".tsv")
+SIDECARS = ("json", "txt")
+
+Row = tuple[int, dict[str, Any]]  # line of the manifest, from 1, and its columns
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A member of a tar: a listed file, or bytes made from a row of the manifest."""
+
+    name: str
+    content: FileInfo | bytes
+
+    @property
+    def size(self) -> int:
+        return self.content.size if isinstance(self.content, FileInfo) else len(self.content)
+
+    @property
+    def identity(self) -> tuple[str, int, str]:
+        """Changes with the name and the content."""
+        if isinstance(self.content, FileInfo):
+            return self.name, self.size, self.content.etag
+        return self.name, self.size, xxhash.xxh3_128_hexdigest(self.content)
+
+    def tar_bytes(self) -> int:
+        """Size in the tar with its header: one block, unless the name is long or not ASCII."""
+        header = tarfile.BLOCKSIZE
+        if not self.name.isascii() or len(self.name) > tarfile.LENGTH_NAME or self.size >= 8**11:
+            info = tarfile.TarInfo(self.name)
+            info.size = self.size
+            header = len(info.tobuf(tarfile.PAX_FORMAT))
+        return header + -(-self.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+
+
+@dataclass(frozen=True, slots=True)
+class SampleFiles:
+    """The audio file of one key and its sidecars."""
+
+    key: str
+    members: tuple[Member, ...]
+    origin: str  # file or line of the manifest, for errors
+
+    @classmethod
+    def of(cls, key: str, members: Iterable[Member], origin: str) -> "SampleFiles":
+        """A sample with its members in the order of their names."""
+        return cls(key, tuple(sorted(members, key=lambda member: member.name)), origin)
+
+
+def split_suffix(path: str) -> tuple[str, str]:
+    """Path without its extension, and the extension in lower case without its dot."""
+    stem, suffix = posixpath.splitext(path)
+    return stem, suffix[1:].lower()
+
+
+def clean_url(url: str) -> str:
+    """The URL without `..` and double slashes, as a listing gives it."""
+    protocol, separator, path = url.rpartition("://")
+    return protocol + separator + posixpath.normpath(path)
+
+
+def files_of_folder(root: str, extensions: Sequence[str], storage: Storage) -> list[SampleFiles]:
+    """A sample for each audio file below a folder, with its sidecars; hidden files are ignored."""
+    files: dict[str, dict[str, FileInfo]] = {}
+    for info in storage.list_files(root):
+        if info.url == root:
+            raise InputError(f"{root} is not a folder; a manifest ends in {', '.join(MANIFESTS)}")
+        stem, _ = split_suffix(info.url[len(root) :].lstrip("/"))
+        if not any(part.startswith(".") for part in stem.split("/")):
+            files.setdefault(stem, {})[info.url] = info
+    samples = [sample for stem in files for sample in _files_of_stem(stem, files[stem], extensions)]
+    if not samples:
+        raise InputError(f"no audio (.{', .'.join(extensions)}) in {root}; is the folder right?")
+    return samples
+
+
+def _files_of_stem(
+    stem: str, files: dict[str, FileInfo], extensions: Sequence[str]
+) -> Iterator[SampleFiles]:
+    key = stem.replace(".", "_")
+    members = [Member(f"{key}.{split_suffix(url)[1]}", info) for url, info in files.items()]
+    sidecars = [member for member in members if split_suffix(member.name)[1] in SIDECARS]
+    for member, url in zip(members, files, strict=True):
+        if split_suffix(url)[1] in extensions:
+            yield SampleFiles.of(key, [member, *sidecars], url)
+
+
+def files_of_manifest(url: str, storage: Storage) -> list[SampleFiles]:
+    """A sample for each row, with the other columns as JSON.
+
+    Raises `InputError`, with the line, for a row whose file is not named, does not exist or was
+    named before.
+    """
+    root = posixpath.dirname(url)
+    rows = [(f"{url}, line {line}", row) for line, row in _rows(url, storage)]
+    if not rows:
+        raise InputError(f"{url} has no rows; give one per audio file")
+    urls = [_located(row, root, where, storage) for where, row in rows]
+    files = _look_up(set(urls), root, storage)
+    seen: dict[str, str] = {}
+    for (where, _), file in zip(rows, urls, strict=True):
+        if file not in files:
+            raise InputError(f"{where}: {file} does not exist; a relative path starts at {root}")
+        if file in seen:
+            raise InputError(f"{seen[file]} and {where} both name {file}; drop one")
+        seen[file] = where
+    return [
+        _files_of_row(row, files[file], root, where)
+        for (where, row), file in zip(rows, urls, strict=True)
+    ]
+
+
+def _rows(url: str, storage: Storage) -> Iterator[Row]:
+    try:
+        text = storage.read_bytes(url).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{url} is not UTF-8 ({error}); save it as UTF-8") from error
+    yield from _json_rows(text, url) if split_suffix(url)[1] == "jsonl" else _table_rows(text, url)
+
+
+def _json_rows(text: str, url: str) -> Iterator[Row]:
+    # Not splitlines(): it would cut at a U+2028 inside a JSON string.
+    for line, content in enumerate(text.split("\n"), start=1):
+        if not content.strip():
+            continue
+        try:
+            row = json.loads(content)
+        except ValueError as error:
+            raise InputError(f"{url}, line {line} is not JSON: {error}") from error
+        if not isinstance(row, dict):
+            raise InputError(f'{url}, line {line} is not a JSON object; write {{"path": …}}')
+        yield line, row
+
+
+def _table_rows(text: str, url: str) -> Iterator[Row]:
+    """Rows without their empty cells."""
+    file = io.StringIO(text, newline="")
+    if split_suffix(url)[1] == "tsv":
+        # TSV has no quoting: a sentence may begin with a quotation mark.
+        reader = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
+    else:
+        reader = csv.DictReader(file, strict=True)
+    try:
+        for row in reader:
+            if None in row:
+                raise InputError(f"{url}, line {reader.line_num} has more cells than the header")
+            yield reader.line_num, {name: cell for name, cell in row.items() if cell}
+    except csv.Error as error:
+        raise InputError(f"{url}, after line {reader.line_num}: {error}") from error
+
+
+def _located(row: dict[str, Any], root: str, where: str, storage: Storage) -> str:
+    """The URL of a row's audio file."""
+    path = row.get("path")
+    if not path or not isinstance(path, str):
+        columns = ", ".join(row) or "nothing"
+        raise InputError(f"{where} has no `path`, only {columns}; name the audio file in `path`")
+    if split_suffix(path)[1] in ("", *SIDECARS):
+        raise InputError(f"{where}: {path!r} has no audio extension; name it like {path}.flac")
+    if "://" in path:
+        return clean_url(storage.absolute(path))
+    return clean_url(path if path.startswith("/") else join(root, path))
+
+
+def _look_up(urls: set[str], root: str, storage: Storage) -> dict[str, FileInfo]:
+    """The files that exist, by one listing per folder, never a request per file."""
+    folders = {root if url.startswith(root + "/") else posixpath.dirname(url) for url in urls}
+    listed: list[str] = []
+    for folder in sorted(folders):
+        if not any(folder.startswith(outer + "/") for outer in listed):
+            listed.append(folder)
+    found = (info for folder in listed for info in storage.list_files(folder))
+    return {info.url: info for info in found if info.url in urls}
+
+
+def _files_of_row(row: dict[str, Any], file: FileInfo, root: str, where: str) -> SampleFiles:
+    stem, suffix = split_suffix(file.url)
+    key = str(row.get("key", _inner(stem, root))).replace(".", "_")
+    if not key or key != key.strip("/"):
+        raise InputError(f"{where}: the key {key!r} is empty or has a slash at its end; change it")
+    columns = {name: value for name, value in row.items() if name != "path"}
+    members = [Member(f"{key}.{suffix}", file)]
+    if columns:
+        text = json.dumps(columns, ensure_ascii=False, sort_keys=True)
+        members.append(Member(f"{key}.json", text.encode()))
+    return SampleFiles.of(key, members, f"{where} ({file.url})")
+
+
+def _inner(url: str, root: str) -> str:
+    """A path relative to the root; elsewhere, the whole path without its protocol."""
+    return url.removeprefix(root + "/").rpartition("://")[2].lstrip("/")
