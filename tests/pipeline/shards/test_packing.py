@@ -1,5 +1,7 @@
 import csv
+import hashlib
 import json
+import os
 import tarfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -132,6 +134,25 @@ def test_stopping_after_any_shard_and_going_on_equals_one_run(tmp_path: Path) ->
 
         assert sum(shard.skipped for shard in resumed) == stop
         assert contents(output) == contents(tmp_path / "whole")
+
+
+def test_a_pack_that_commit_3ee6561_began_is_finished_with_the_same_bytes(tmp_path: Path) -> None:
+    """Its plan and its tars, by their digests: what exists is skipped, the rest is the same."""
+    sizes = {"a/ł.wav": 700, "b.flac": 3000, "b.json": 20, "x" * 120 + ".mp3": 5, "c.wav": 4000}
+    for path in write_files(tmp_path / "in", sizes).rglob("*.*"):
+        os.utime(path, (1e9, 1e9))
+    run(tmp_path / "in", tmp_path / "out", shard_mb=0.006)
+    digests = {
+        name: hashlib.sha256(data).hexdigest()[:16]
+        for name, data in contents(tmp_path / "out").items()
+    }
+    assert digests == {
+        "pack.json": "ed264f1fa453fb08",
+        "shard-000000.tar": "8f1e862430d05dde",
+        "shard-000001.tar": "80026d09e5fbf827",
+        "shard-000002.tar": "43c4f7f5f8ce5d32",
+        "shard-000003.tar": "fa746b16eb8d2458",
+    }
 
 
 def test_tars_fill_the_target_and_do_not_exceed_it(tmp_path: Path) -> None:
