@@ -16,7 +16,7 @@ from speechmill.pipeline.shards.listing import list_shards
 from speechmill.pipeline.storage import Storage
 from speechmill.pipeline.tokenize.schema import token_schema
 from tests.corpus import write_corpus
-from tests.serial_pool import tokenize_one
+from tests.one_shard import tokenize_one
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

@@ -11,7 +11,7 @@ from speechmill.pipeline.run.runner import Event, EventKind, Totals
 from speechmill.pipeline.shards.listing import list_shards
 from speechmill.pipeline.storage import Storage
 from tests.corpus import write_corpus
-from tests.serial_pool import tokenize_one
+from tests.one_shard import tokenize_one
 
 
 def make_dataset(folder: Path, codec_name: str = "null") -> TokenDataset:

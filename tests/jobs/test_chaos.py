@@ -15,7 +15,6 @@ import pyarrow.dataset
 import pytest
 from rich.console import Console
 
-from speechmill.codecs import load_codec
 from speechmill.jobs.commands.tokenize import tokenize
 from speechmill.jobs.display import ShardDisplay
 from speechmill.jobs.schemas import TokenizeConfig
@@ -24,7 +23,6 @@ from tests.corpus import corpus
 from tests.fault_proxy import FaultProxy
 from tests.jobs.conftest import command, contents
 from tests.ray_processes import find
-from tests.serial_pool import SerialPool
 
 FRAGILE = Path(__file__).parents[1] / "fragile_codec"
 SHARDS = int(os.environ.get("SPEECHMILL_CHAOS_SHARDS", "30"))
@@ -104,13 +102,8 @@ def settings(shards: str, output: str, **overrides: str) -> list[str]:
 def calm_run(rgw, shards: str, output: str, monkeypatch) -> None:
     monkeypatch.syspath_prepend(FRAGILE)
     config = TokenizeConfig([shards], output, storage={"s3": rgw.storage_options})
-    config.codec.name, config.workers.num_gpus = "fragile", 0
-    display = ShardDisplay(Console(quiet=True))
-    tokenize(
-        config,
-        display,
-        lambda job, *_: SerialPool(job.output, job.storage, load_codec("fragile"), job.decode),
-    )
+    config.codec.name, config.workers.num_gpus, config.workers.count = "fragile", 0, 0
+    tokenize(config, ShardDisplay(Console(quiet=True)))
 
 
 @pytest.mark.timeout(60 + 20 * SHARDS)

@@ -5,27 +5,29 @@ import contextlib
 import pytest
 from rich.console import Console
 
-from speechmill.codecs import load_codec
 from speechmill.jobs.commands.tokenize import tokenize
 from speechmill.jobs.display import ShardDisplay
 from speechmill.jobs.schemas import TokenizeConfig
+from speechmill.pipeline.audio.isolation import kept_process
 from speechmill.pipeline.storage import Storage
 from tests.corpus import clip, corpus, tar_bytes
-from tests.serial_pool import SerialPool
 from tests.stopping_store import Stopped, StoppingStore
 
 ROOT = "stopping://store"
 DISPLAY = ShardDisplay(Console(quiet=True))
 
 
-def start_pool(job, *_):
-    return SerialPool(job.output, job.storage, load_codec("null"), job.decode)
+@pytest.fixture(autouse=True, scope="module")
+def decoding_process():
+    """One for all runs: to start one takes longer than a run."""
+    with kept_process():
+        yield
 
 
 def run(output: str) -> None:
     config = TokenizeConfig(shards=[f"{ROOT}/in/"], output=f"{ROOT}/{output}")
-    config.codec.name, config.workers.num_gpus = "null", 0
-    tokenize(config, DISPLAY, start_pool)
+    config.codec.name, config.workers.num_gpus, config.workers.count = "null", 0, 0
+    tokenize(config, DISPLAY)
 
 
 def dataset(output: str) -> dict[str, bytes]:
@@ -76,10 +78,10 @@ def test_stopped_at_every_operation_of_every_resume_a_run_still_ends(shards):
 
 def test_status_takes_the_settings_of_the_store(moto, moto_bucket, speechmill, shards):
     config = TokenizeConfig([f"{ROOT}/in/"], f"{moto_bucket}/out")
-    config.codec.name, config.workers.num_gpus = "null", 0
+    config.codec.name, config.workers.num_gpus, config.workers.count = "null", 0, 0
     config.storage = {"s3": moto.storage_options}
     StoppingStore.begin()
-    assert tokenize(config, DISPLAY, start_pool).shards == 3
+    assert tokenize(config, DISPLAY).shards == 3
     settings = [f"storage.s3.{name}={value}" for name, value in moto.storage_options.items()]
     found = speechmill("status", f"{moto_bucket}/out", *settings, "--json")
     assert found.returncode == 1, found.stderr  # one shard of the four is cut

@@ -61,7 +61,10 @@ AsJson = Annotated[bool, typer.Option("--json", help="print JSON for a script")]
 
 @app.command()
 def tokenize(config: Config, overrides: Overrides = None) -> None:
-    """Encode shards into a token dataset; run it again to resume."""
+    """Encode shards into a token dataset; run it again to resume.
+
+    Workers run on Ray; workers.count=0 runs in this process, without Ray.
+    """
     from speechmill.jobs.commands.tokenize import tokenize as run_tokenize
 
     with _exit_codes():
@@ -88,7 +91,10 @@ def plan(config: Config, overrides: Overrides = None, as_json: AsJson = False) -
 
 @app.command()
 def train(config: Config, overrides: Overrides = None) -> None:
-    """Train or fine-tune a codec on shards; run it again to resume."""
+    """Train or fine-tune a codec on shards; run it again to resume.
+
+    Workers run on Ray; workers.count=0 trains on the CPU in this process, without Ray.
+    """
     with _exit_codes():
         from speechmill.jobs.commands.train import train as run_train
         from speechmill.jobs.training.config import TrainConfig
@@ -128,7 +134,10 @@ def pack(
 
 @app.command()
 def enhance(config: Config, overrides: Overrides = None) -> None:
-    """Write shards of original and enhanced audio, for training; run it again to resume."""
+    """Write shards of original and enhanced audio, for training; run it again to resume.
+
+    Workers run on Ray; workers.count=0 runs in this process, without Ray.
+    """
     from speechmill.jobs.commands.enhance import enhance as run_enhance
 
     with _exit_codes():
@@ -265,8 +274,8 @@ def report(
     run: Annotated[str | None, typer.Option(help="its id; default: the newest")] = None,
 ) -> None:
     """Write runs/<run id>/report.html anew, also of a run that was killed."""
-    from speechmill.jobs.commands.report import write_report
     from speechmill.jobs.existing_dataset import open_dataset
+    from speechmill.jobs.report.run_page import write_report
 
     with _exit_codes():
         url = write_report(open_dataset(output, overrides or []), run)
@@ -284,7 +293,7 @@ def decode(
     limit: Annotated[int | None, typer.Option(help="utterances to decode at most")] = None,
     shards: Annotated[bool, typer.Option(help="a tar for each part, not a file each")] = False,
 ) -> None:
-    """Turn tokens back into audio with the codec that made them."""
+    """Turn tokens back into audio with the codec that made them, in this process."""
     from speechmill.jobs.commands.decode import decode as run_decode
 
     with _exit_codes():

@@ -1,24 +1,171 @@
-"""What every run over shards does beside its work: stop on a signal, and record failures."""
+"""A run over shards: claims its outputs, processes what they lack, keeps logs and failures."""
 
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
-from speechmill.jobs.display import UNREACHABLE
+from speechmill.jobs.display import UNREACHABLE, ShardDisplay
+from speechmill.jobs.report.run_page import write_report
 from speechmill.pipeline.dataset.layout import ShardOutput
-from speechmill.pipeline.errors import StorageError
-from speechmill.pipeline.run.runner import Event, EventKind
+from speechmill.pipeline.errors import RunStopped, StorageError
+from speechmill.pipeline.run.job import Job, RaySettings, WorkerEventCallback, WorkerSettings
+from speechmill.pipeline.run.local_pool import LocalPool
+from speechmill.pipeline.run.run_log import RunLog, RunStatus
+from speechmill.pipeline.run.runner import Event, EventKind, Pool, Totals, run
 from speechmill.pipeline.shards.listing import Shard
 
 
-def require_parts(shards: Iterable[Shard], output: ShardOutput) -> None:
-    """Raise `StorageError` if a shard that was committed has no part at the output."""
-    if missing := sorted({shard.name for shard in shards} - output.parts()):
-        raise StorageError(
-            f"{len(missing)} parts were committed, but are not at {output.root}, such as "
-            f"{missing[0]}; {UNREACHABLE}"
-        )
+class RunConfig(Protocol):
+    """The part of a configuration that says where a run computes."""
+
+    workers: WorkerSettings
+    ray: RaySettings
+
+
+@dataclass
+class RunOutput:
+    """One output of a run: what it must be of, and the state of the run there."""
+
+    folder: ShardOutput
+    identity: dict[str, Any]  # must be that of the earlier runs
+    facts: dict[str, Any]  # about the model, for the log
+    config_yaml: str
+    needed: set[Shard] = field(default_factory=set)  # no part yet
+    failed: dict[str, list[str]] = field(default_factory=dict)  # records of failures, by shard URL
+    committed: set[str] = field(default_factory=set)  # names of parts
+    log: RunLog = field(init=False)
+
+    def claim(self, shards: Sequence[Shard]) -> None:
+        """Find what is left to do; raises `DatasetConflict` for an output of another identity."""
+        self.folder.claim(self.identity)
+        self.needed = set(self.folder.todo(shards))
+        self.failed = self.folder.failed_names()
+        for shard in set(shards) - self.needed:
+            self._clear_failures(shard)
+
+    def start(self, num_shards: int) -> None:
+        self.log = RunLog(self.folder.root, self.folder.storage, self.config_yaml)
+        facts = {**self.facts, "shards": num_shards}
+        self.log.record(EventKind.RUN_STARTED, **facts)
+
+    def take(self, event: Event) -> None:
+        """Log an event, and keep `failed/` to the shards that are failed now."""
+        self.log.record_event(event)
+        if event.kind is EventKind.GIVE_UP:
+            record = {
+                "shard": event.shard.url,
+                "error": type(event.error).__name__,
+                "message": str(event.error),
+                "reason": event.reason,
+                "attempts": event.attempts,
+            }
+            self.folder.mark_failed(event.shard, record)
+        elif event.kind is EventKind.COMMITTED:
+            self.committed.add(event.shard.name)
+            self._clear_failures(event.shard)
+
+    def require_parts(self) -> None:
+        """Raise `StorageError` if a part that was committed is not there."""
+        if missing := sorted(self.committed - self.folder.parts()):
+            raise StorageError(
+                f"{len(missing)} parts were committed, but are not at {self.folder.root}, such as "
+                f"{missing[0]}; {UNREACHABLE}"
+            )
+
+    def finish(self, status: RunStatus, totals: Totals) -> None:
+        self.log.finish(status, totals)
+        write_report(self.folder, self.log.run_id)
+
+    def _clear_failures(self, shard: Shard) -> None:
+        """Remove the records of every version of a tar."""
+        for name in self.failed.pop(shard.url, []):
+            self.folder.clear_failed(name)
+
+
+def run_shards(
+    shards: Sequence[Shard],
+    outputs: Sequence[RunOutput],
+    job: Job,
+    config: RunConfig,
+    display: ShardDisplay,
+) -> Totals:
+    """Process every shard that lacks a part at one of the outputs.
+
+    Raises `DatasetConflict` before anything is computed, and the error that ends a run early.
+    Shards given up on are counted in the result.
+    """
+    for output in outputs:
+        output.claim(shards)
+        display.line(f"output   {output.folder.root}")
+    todo = [shard for shard in shards if any(shard in output.needed for output in outputs)]
+    display.line(f"shards   {len(shards)}, of which {len(shards) - len(todo)} are done")
+    if not todo:
+        display.line("nothing left to do")
+        return Totals()
+    for output in outputs:
+        output.start(len(todo))
+    totals = Totals()
+    status = RunStatus.ABORTED
+    try:
+        _process(todo, outputs, job, config, display, totals)
+        status = RunStatus.FAILED if totals.failed else RunStatus.DONE
+    except (KeyboardInterrupt, RunStopped):
+        status = RunStatus.INTERRUPTED
+        raise
+    finally:
+        for output in outputs:
+            output.finish(status, totals)
+    display.summary(totals, outputs[0].log.elapsed)
+    return totals
+
+
+def _process(
+    todo: list[Shard],
+    outputs: Sequence[RunOutput],
+    job: Job,
+    config: RunConfig,
+    display: ShardDisplay,
+    totals: Totals,
+) -> None:
+    def on_event(event: Event) -> None:
+        totals.add(event)
+        for output in outputs:
+            if event.shard in output.needed:
+                output.take(event)
+        display.event(event, totals, outputs[0].log.elapsed)
+
+    def on_worker_event(kind: EventKind, **facts: Any) -> None:
+        for output in outputs:
+            output.log.record(kind, **facts)
+
+    needed = {
+        shard: [number for number, output in enumerate(outputs) if shard in output.needed]
+        for shard in todo
+    }
+    with (
+        display.running(todo),
+        _start_pool(job, config, needed, on_worker_event) as pool,
+        stop_signal() as should_stop,  # after the pool: ray.init sets a handler of its own
+    ):
+        run(todo, pool, config.workers, on_event, should_stop=should_stop)
+    for output in outputs:
+        output.require_parts()
+
+
+def _start_pool(
+    job: Job,
+    config: RunConfig,
+    needed: dict[Shard, list[int]],
+    on_worker_event: WorkerEventCallback,
+) -> AbstractContextManager[Pool]:
+    if config.workers.count == 0:
+        return LocalPool(job, config.workers, needed, on_worker_event)
+    from speechmill.pipeline.run.ray_pool import RayPool
+
+    return RayPool(job, config.workers, config.ray, needed, on_worker_event)
 
 
 @contextmanager
@@ -36,24 +183,3 @@ def stop_signal() -> Iterator[Callable[[], bool]]:
         yield received.is_set
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def keep_failures(event: Event, output: ShardOutput, failed: dict[str, list[str]]) -> None:
-    """Keep `failed/` to the shards that are failed now."""
-    if event.kind == EventKind.GIVE_UP:
-        record = {
-            "shard": event.shard.url,
-            "error": type(event.error).__name__,
-            "message": str(event.error),
-            "reason": event.reason,
-            "attempts": event.attempts,
-        }
-        output.mark_failed(event.shard, record)
-    elif event.kind == EventKind.COMMITTED:
-        clear_failures(event.shard, output, failed)
-
-
-def clear_failures(shard: Shard, output: ShardOutput, failed: dict[str, list[str]]) -> None:
-    """Whatever version of the tar it was that failed."""
-    for name in failed.pop(shard.url, []):
-        output.clear_failed(name)

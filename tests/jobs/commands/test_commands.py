@@ -14,7 +14,7 @@ from speechmill.pipeline.dataset.layout import TokenDataset
 from speechmill.pipeline.shards.listing import list_shards
 from speechmill.pipeline.storage import Storage
 from tests.jobs.datasets import make_dataset
-from tests.serial_pool import tokenize_one
+from tests.one_shard import tokenize_one
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from speechmill.pipeline.shards.listing import list_shards
 from speechmill.pipeline.storage import Storage
 from speechmill.pipeline.tokenize.decode import DecodeSettings
 from tests.corpus import clip, encode, tar_bytes, tone
-from tests.serial_pool import tokenize_one
+from tests.one_shard import tokenize_one
 
 CODECS = "[null, {name: pure-16k-small, precision: fp32}]"
 

@@ -13,7 +13,7 @@ from speechmill.pipeline.errors import InputError, OtherMetadata
 from speechmill.pipeline.shards.listing import list_shards
 from speechmill.pipeline.tokenize.decode import DecodeSettings
 from tests.corpus import encode, tar_bytes, tone
-from tests.serial_pool import tokenize_one
+from tests.one_shard import tokenize_one
 
 FIELDS = {"lang": "en", "snr": 12.5, "tags": ["a", "b"], "speaker": {"age": 30, "name": None}}
 

@@ -20,7 +20,7 @@ from speechmill.pipeline.errors import InputError
 from speechmill.pipeline.shards.listing import list_shards
 from speechmill.pipeline.tokenize.decode import DecodeSettings
 from tests.corpus import encode, tar_bytes, tone
-from tests.serial_pool import tokenize_one
+from tests.one_shard import tokenize_one
 
 RATE = 16_000
 CONVOLUTIONAL = {"channels": [4, 8, 8, 8, 16], "dim": 16, "codebook_size": 64, "lstm_layers": 0}

@@ -15,7 +15,7 @@ from speechmill.pipeline.errors import InputError
 from speechmill.pipeline.shards.listing import list_shards
 from speechmill.pipeline.tokenize.decode import DecodeSettings
 from tests.corpus import write_corpus
-from tests.serial_pool import tokenize_one
+from tests.one_shard import tokenize_one
 
 SIZES = (1024,) * 8
 

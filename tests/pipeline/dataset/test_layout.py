@@ -11,7 +11,7 @@ from speechmill.pipeline.dataset.layout import TokenDataset, identity
 from speechmill.pipeline.errors import DatasetConflict
 from speechmill.pipeline.shards.listing import list_shards
 from tests.corpus import write_corpus
-from tests.serial_pool import tokenize_one
+from tests.one_shard import tokenize_one
 
 INFO = codec_info("null")
 

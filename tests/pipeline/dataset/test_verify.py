@@ -16,7 +16,7 @@ from speechmill.pipeline.shards.listing import Shard, list_shards
 from speechmill.pipeline.storage import Storage
 from speechmill.pipeline.tokenize.decode import DecodeSettings
 from tests.corpus import clip, tar_bytes
-from tests.serial_pool import tokenize_one
+from tests.one_shard import tokenize_one
 
 NUM_SHARDS = 3
 

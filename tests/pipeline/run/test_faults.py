@@ -19,8 +19,8 @@ from speechmill.pipeline.shards.listing import list_shards
 from speechmill.pipeline.tokenize.decode import DecodeSettings
 from speechmill.pipeline.tokenize.job import TokenizeJob
 from tests.corpus import write_corpus
+from tests.one_shard import tokenize_one
 from tests.ray_processes import find
-from tests.serial_pool import tokenize_one
 
 FRAGILE = Path(__file__).parents[2] / "fragile_codec"
 NODE = {"object_store_memory": 2**28, "num_cpus": 2}

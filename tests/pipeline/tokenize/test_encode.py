@@ -16,7 +16,7 @@ from speechmill.pipeline.tokenize.encode import tokenize_shard
 from speechmill.pipeline.tokenize.schema import REJECT_SCHEMA, token_schema
 from speechmill.pipeline.tokenize.writer import PartWriter, read_footer
 from tests.corpus import clip, tar_bytes, write_corpus
-from tests.serial_pool import PROVENANCE, tokenize_one
+from tests.one_shard import PROVENANCE, tokenize_one
 
 
 @pytest.fixture

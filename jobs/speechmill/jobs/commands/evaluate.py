@@ -10,7 +10,6 @@ from rich.progress import track
 from speechmill.codecs import codec_info, load_codec
 from speechmill.jobs.config import to_yaml
 from speechmill.jobs.display import Display
-from speechmill.jobs.evaluation.page import Listening, Player, render
 from speechmill.jobs.evaluation.results import (
     CodecFacts,
     Results,
@@ -18,6 +17,7 @@ from speechmill.jobs.evaluation.results import (
     System,
     summary_table,
 )
+from speechmill.jobs.report.evaluation_page import PlayedClip, Player, evaluation_page
 from speechmill.jobs.schemas import EvaluateConfig, EvaluatedCodec
 from speechmill.pipeline.audio.decoders import Samples, to_float
 from speechmill.pipeline.audio.resample import decode_audio
@@ -57,7 +57,7 @@ def evaluate(config: EvaluateConfig, display: Display) -> Results:
     output = storage.absolute(config.output)
     page, numbers = join(output, "report.html"), join(output, "results.json")
     storage.put(numbers, results.to_json().encode())
-    storage.put(page, render(results, bench.listening).encode())
+    storage.put(page, evaluation_page(results, bench.listening).encode())
     display.table(summary_table(results))
     display.done(f"{page} and {numbers}", [page, numbers], storage)
     return results
@@ -173,14 +173,14 @@ def _skipped(config: EvaluateConfig, utterances: Sequence[Utterance]) -> dict[st
     return reasons
 
 
-def _listening(utterance: Utterance, config: EvaluateConfig) -> Listening:
+def _listening(utterance: Utterance, config: EvaluateConfig) -> PlayedClip:
     rate = utterance.sample_rate
     decoded = decode_audio(utterance.data, rate, config.audio, config.limits)
     original_T = np.asarray(to_float(decoded.audio_T), np.float32)
     players = [Player(INPUT if utterance.paired else "original", original_T, rate, {})]
     if utterance.paired:
         players.insert(0, Player("reference", utterance.reference_T, RATE, {}))
-    return Listening(utterance.key, utterance.text, players)
+    return PlayedClip(utterance.key, utterance.text, players)
 
 
 def _spread(utterances: Sequence[Utterance], count: int) -> list[Utterance]:

@@ -18,6 +18,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from speechmill.codecs.api import CodecInfo
+from speechmill.pipeline.audio.decoders import Limits
 from speechmill.pipeline.audio.recordings import Fault, Recordings, RecordingSettings, fault_of
 from speechmill.pipeline.audio.segment import Clip, Span
 from speechmill.pipeline.blob import Blob, spool
@@ -88,26 +89,66 @@ class IsolatedRecordings(Recordings):
         self._child: _Child | None = None
 
     def clips(self, data: Blob, spans: Sequence[Span] = ()) -> Iterator[Clip | Fault]:
-        self._child = self._child or _Child(self.settings, self.codecs)
+        self._child = self._child or _start(self.settings, self.codecs)
         try:
             self._child.send(data, spans)
             while (clip := self._child.receive()) is not None:
                 yield clip
         except (DecodeCrashed, DecodeTimeout, DecodeOutOfMemory) as error:
-            self.close()
+            self._child.end()
+            self._child = None
             yield fault_of(error)
 
     def close(self) -> None:
         if self._child:
-            self._child.end()
+            _release(self._child)
         self._child = None
+
+
+@contextmanager
+def kept_process() -> Iterator[None]:
+    """Let isolated recordings in the block share one process, which takes a second to start."""
+    global _keep_process
+    outer, _keep_process = _keep_process, True
+    try:
+        yield
+    finally:
+        _keep_process = outer
+        while _idle and not outer:
+            _idle.pop().end()
+
+
+_keep_process = False
+_idle: list["_Child"] = []
+
+
+def _start(settings: RecordingSettings, codecs: Sequence[CodecInfo]) -> "_Child":
+    while _idle:
+        child = _idle.pop()
+        try:
+            child.set_up(settings, codecs)
+        except StreamBroken:  # it died since
+            child.end()
+        else:
+            return child
+    child = _Child()
+    child.set_up(settings, codecs)
+    return child
+
+
+def _release(child: "_Child") -> None:
+    if _keep_process and not child.busy:
+        _idle.append(child)
+    else:
+        child.end()
 
 
 class _Child:
     """A process that decodes recordings one after the other, until one ends it."""
 
-    def __init__(self, settings: RecordingSettings, codecs: Sequence[CodecInfo]):
-        self._limits = settings.limits
+    def __init__(self) -> None:
+        self._limits = Limits()
+        self.busy = False  # with a recording
         self._pipe, theirs = Pipe()
         # -P: a file in the working directory must not replace a module of ours or of Python.
         command = [sys.executable, "-P", "-m", "speechmill.pipeline.audio.isolation"]
@@ -115,14 +156,20 @@ class _Child:
         path = os.pathsep.join(entry for entry in sys.path if entry)
         environment = os.environ | {"PYTHONPATH": path}
         self._process = subprocess.Popen(command, env=environment, pass_fds=[theirs.fileno()])
+        self._command = " ".join(command)
         theirs.close()
+
+    def set_up(self, settings: RecordingSettings, codecs: Sequence[CodecInfo]) -> None:
+        """Choose what the next recordings are decoded for."""
+        self._limits = settings.limits
         try:
             self._pipe.send((settings, list(codecs)))
             self._pipe.recv()
         except (EOFError, OSError) as error:
-            raise StreamBroken(f"{' '.join(command)} does not start") from error
+            raise StreamBroken(f"{self._command} does not start") from error
 
     def send(self, data: Blob, spans: Sequence[Span]) -> None:
+        self.busy = True
         try:
             self._pipe.send((len(data), spans))
             for start in range(0, len(data), _PART):
@@ -139,6 +186,7 @@ class _Child:
         if isinstance(item, SpeechmillError):
             raise item
         assert item is None or isinstance(item, Clip | Fault)
+        self.busy = item is not None
         return item
 
     def _death(self) -> SampleError:
@@ -156,15 +204,28 @@ class _Child:
 
 def _serve(pipe: Connection) -> None:
     """Decode the recordings that arrive through the pipe until it is closed."""
+    # Signals to the whole process group are for the parent; a recording must not seem to crash.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     settings, codecs = pipe.recv()
-    recordings = WatchedRecordings(settings, codecs)
-    pipe.send(None)
-    _limit_memory(settings.limits.memory_mb)
     while True:
+        recordings = WatchedRecordings(settings, codecs)
+        pipe.send(None)
+        _limit_memory(settings.limits.memory_mb)
         try:
-            size, spans = pipe.recv()
+            settings, codecs = _decode_until_set_up(pipe, recordings)
         except EOFError:
             return
+
+
+def _decode_until_set_up(
+    pipe: Connection, recordings: Recordings
+) -> tuple[RecordingSettings, list[CodecInfo]]:
+    """Answer with clips, until settings arrive instead of a recording."""
+    while True:
+        size, spans = pipe.recv()
+        if isinstance(size, RecordingSettings):
+            return size, spans
         parts = (pipe.recv_bytes() for _ in range(0, size, _PART))
         try:
             for clip in recordings.clips(spool(parts, size), spans):
@@ -173,7 +234,7 @@ def _serve(pipe: Connection) -> None:
         except StorageFull as error:
             pipe.send(error)
         except (StreamBroken, MemoryError):
-            limit = f"over limits.memory_mb, {settings.limits.memory_mb:g}"
+            limit = f"over limits.memory_mb, {recordings.settings.limits.memory_mb:g}"
             pipe.send(DecodeOutOfMemory(limit))
 
 

@@ -17,12 +17,20 @@ _MAX_SHARDS_IN_FLIGHT = 16
 class WorkerSettings(RunSettings):
     """How many workers run, and the resources of each."""
 
-    count: int | None = None  # default: one per GPU share, also on nodes that join; 1 on CPUs
+    # Default: one per GPU share, also on nodes that join; 1 on CPUs. 0: in this process, no Ray.
+    count: int | None = None
     num_gpus: float = 1.0  # of each worker; a fraction shares a GPU, 0 runs on the CPU
     threads: int | None = None  # CPU threads of each model; default: its share of all CPUs
     shards_in_flight: int | None = None  # default: as many as the CPUs can decode at once, plus 1
     decode_cpus: float = 1.0  # CPUs that one decode stream occupies
     buffer_mb: float = 512.0  # decoded audio that may wait for one worker
+
+    def __post_init__(self) -> None:
+        if self.count is not None and self.count < 0:
+            raise InputError(
+                f"workers.count is {self.count}; give the number of workers, or 0 to run in this "
+                "process without Ray"
+            )
 
 
 @dataclass
@@ -33,6 +41,8 @@ class RaySettings:
     num_cpus: int | None = None  # of the local one
     env: dict[str, str] = field(default_factory=dict)  # variables for every worker process
 
+
+WorkerEventCallback = Callable[..., None]  # called with an EventKind, and facts by keyword
 
 # Runs a generator function in another process and yields its items, some of them ahead.
 Stream = Callable[..., Iterator[Any]]

@@ -10,12 +10,11 @@ import ray
 from ray.exceptions import RayActorError, RayTaskError
 
 from speechmill.pipeline.errors import DeviceBroken, NodeLost, StreamBroken, WorkerLost
-from speechmill.pipeline.run.job import Job, RaySettings, WorkerSettings
+from speechmill.pipeline.run.job import Job, RaySettings, WorkerEventCallback, WorkerSettings
 from speechmill.pipeline.run.ray_cluster import connected, export_metrics, task_error
 from speechmill.pipeline.run.ray_workers import (
     CHECK_SECONDS,
     RayWorkers,
-    WorkerEventCallback,
     WorkerState,
     wait_for_any,
 )

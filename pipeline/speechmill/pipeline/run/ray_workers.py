@@ -2,7 +2,6 @@
 
 import logging
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -15,6 +14,7 @@ from speechmill.pipeline.errors import NodeLost, WorkerLost
 from speechmill.pipeline.retry import Backoff
 from speechmill.pipeline.run.job import (
     Job,
+    WorkerEventCallback,
     WorkerSettings,
     shards_in_flight,
     stream_objects,
@@ -32,8 +32,6 @@ _MAX_EARLY_DEATHS = 5  # in a row, of a worker that never named its node
 _RELOAD = Backoff(first=1.0, longest=30.0)
 
 logger = logging.getLogger(__name__)
-
-WorkerEventCallback = Callable[..., None]  # called with an EventKind, and facts by keyword
 
 
 @dataclass(eq=False, slots=True)

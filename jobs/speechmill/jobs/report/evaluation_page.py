@@ -3,12 +3,12 @@
 import base64
 import io
 from dataclasses import dataclass
-from importlib.resources import files
 
 import numpy as np
 import numpy.typing as npt
 
 from speechmill.jobs.evaluation.results import METRICS, Results, cells, columns, headings
+from speechmill.jobs.report.render import render
 from speechmill.pipeline.audio.decoders import Samples
 from speechmill.pipeline.audio.flac import encode_flac
 from speechmill.pipeline.imports import load_extra
@@ -65,7 +65,7 @@ class Player:
 
 
 @dataclass(frozen=True, slots=True)
-class Listening:
+class PlayedClip:
     """One clip, in every version."""
 
     key: str
@@ -73,23 +73,19 @@ class Listening:
     players: list[Player]
 
 
-def render(results: Results, heard: list[Listening]) -> str:
-    """The whole page; every text in it is escaped."""
-    jinja2 = load_extra("jinja2", "evaluate")
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    template = environment.from_string(
-        files("speechmill.jobs.evaluation").joinpath("page.html").read_text()
-    )
+def evaluation_page(results: Results, clips: list[PlayedClip]) -> str:
+    """Return the page as HTML, with players of these clips."""
     metrics = columns(results)
-    page: str = template.render(
+    return render(
+        "evaluation.html",
+        title="Speechmill evaluation",
         results=results,
         headings=headings(metrics),
         rows=[cells(system, list(metrics)) for system in results.systems],
         codecs={s.label: s.codec for s in results.systems if s.codec},
         metrics=metrics,
-        heard=heard,
+        clips=clips,
     )
-    return page
 
 
 def spectrogram_png(audio_T: Samples, sample_rate: int) -> bytes:

@@ -1,0 +1,58 @@
+"""`workers.count=0` runs in this process and writes what Ray workers write."""
+
+from pathlib import Path
+
+import pytest
+import soundfile
+
+from speechmill.pipeline.storage import Storage
+from tests.corpus import clip, tar_bytes, write_corpus
+from tests.jobs.conftest import contents
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> Path:
+    """Good tars, one with damaged members and one that is cut."""
+    [whole, *_] = write_corpus(tmp_path / "in", num_shards=2, clips_per_shard=3, seconds=0.6)
+    members = [("a.flac", clip(0.5)), ("b.flac", b"junk"), ("c.wav", b""), ("d.json", b"{bad")]
+    (tmp_path / "in" / "damaged.tar").write_bytes(tar_bytes(members))
+    (tmp_path / "in" / "cut.tar").write_bytes(whole.read_bytes()[:3000])
+    return tmp_path / "in"
+
+
+def test_tokenize_writes_the_same_bytes_and_decode_reads_them(tmp_path, config, speechmill, shards):
+    path = config(shards, tmp_path / "ray")
+    options = ["codecs=[null, pure-16k-small]", "segment.by=fixed", "segment.seconds=0.5"]
+    local = ["workers.count=0", f"output={tmp_path}/local", "ray.address=nowhere:1"]
+    for arguments in (options, [*options, *local]):
+        done = speechmill("tokenize", path, *arguments)
+        assert (done.returncode, "4/4 shards" in done.stdout) == (1, True), done.stderr
+    for codec in ("null", "pure-16k-small"):
+        theirs = contents(Storage(), f"{tmp_path}/ray/{codec}")
+        ours = contents(Storage(), f"{tmp_path}/local/{codec}")
+        assert ours == theirs
+        assert len(ours) == 3 + 1 + 1  # tokens, rejects, failed
+    again = speechmill("tokenize", path, *options, *local)
+    assert (again.returncode, "4, of which 3 are done" in again.stdout) == (1, True)
+    audio = tmp_path / "audio"
+    decoded = speechmill("decode", tmp_path / "local" / "null", audio, "workers.count=0")
+    assert decoded.returncode == 0, decoded.stderr
+    assert all(soundfile.info(file).samplerate == 16_000 for file in audio.rglob("*.flac"))
+
+
+def test_enhance_writes_the_same_bytes(tmp_path, cluster, speechmill, shards):
+    path = tmp_path / "enhance.yaml"
+    path.write_text(
+        f"shards: [{shards}/]\noutput: {tmp_path}/ray\nenhancer: {{name: spectral-gating}}\n"
+        f"ray: {{address: '{cluster.address}'}}\n"
+    )
+    local = ["workers.count=0", f"output={tmp_path}/local", "ray.address=nowhere:1"]
+    for arguments in ([], local):
+        done = speechmill("enhance", path, *arguments)
+        assert (done.returncode, "4/4 shards" in done.stdout) == (1, True), done.stderr
+    for name in ("shards", "rejects", "reports"):
+        theirs, ours = (
+            {path.name: path.read_bytes() for path in (tmp_path / output / name).iterdir()}
+            for output in ("ray", "local")
+        )
+        assert ours == theirs != {}

@@ -1,0 +1,22 @@
+"""One shard tokenized in this process, for tests of everything but the pools."""
+
+from speechmill.codecs import Codec
+from speechmill.pipeline.shards.listing import Shard
+from speechmill.pipeline.storage import Storage
+from speechmill.pipeline.tokenize.decode import DecodeSettings, decode_shard
+from speechmill.pipeline.tokenize.encode import tokenize_shard
+from speechmill.pipeline.tokenize.writer import PartWriter, ShardReport
+
+PROVENANCE = {"device": "cpu", "precision": "fp32", "compile": False}
+
+
+def tokenize_one(
+    shard: Shard,
+    output: str,
+    storage: Storage,
+    codec: Codec,
+    settings: DecodeSettings | None = None,
+) -> ShardReport:
+    batches = decode_shard(shard, storage, settings or DecodeSettings(), [codec.info])
+    writer = PartWriter(output, shard, storage, codec.info, PROVENANCE)
+    return tokenize_shard(batches, codec, writer)
