@@ -1,5 +1,5 @@
 #!/bin/bash
-# Measure speechmill on a machine with a GPU and no network, from the root of a checkout:
+# Measure Speechmill on a GPU; no network is needed:
 #
 #   bash tests/gpu/measure.sh                                   every step, by priority, within 560 s
 #   BUDGET=200 STEPS=compile,train bash tests/gpu/measure.sh    some steps

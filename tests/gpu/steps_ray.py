@@ -135,7 +135,7 @@ def gpu_utilisation() -> Iterator[list[float]]:
 
 def let_ray_see_the_gpu() -> None:
     """Ray counts GPUs through NVML; a machine without it would have none."""
-    if DEVICE == "cuda":
+    if DEVICE == "cuda" and not CLUSTER.address:
         init: Callable[..., Any] = ray.init
         ray.init = lambda *args, **kwargs: init(*args, **{"num_gpus": 1, **kwargs})
 
