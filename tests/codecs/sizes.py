@@ -19,8 +19,8 @@ from speechmill.codecs.pure.model import PureNetwork
 from speechmill.codecs.simwhisper.config import VARIANTS as SIMWHISPER
 from speechmill.codecs.simwhisper.model import SimWhisperNetwork
 from speechmill.codecs.transformers_codecs.config import VARIANTS as TRANSFORMERS
-from speechmill.codecs.transformers_codecs.config import configured
-from speechmill.codecs.transformers_codecs.weights import allocate
+from speechmill.codecs.transformers_codecs.config import read_transformers_config
+from speechmill.codecs.transformers_codecs.weights import allocate_transformers
 
 _OF_TRAINING = ("cluster_usage", "cluster_size", "embed_avg", "inited", "initialized")
 NETWORKS: dict[str, Callable[[], list[nn.Module]]] = {
@@ -31,7 +31,10 @@ NETWORKS: dict[str, Callable[[], list[nn.Module]]] = {
     **{
         name: lambda c=c: [DualCodecNetwork(c), W2VBert(c.w2vbert)] for name, c in DUALCODEC.items()
     },
-    **{name: lambda c=c: [allocate(configured(c, None))] for name, c in TRANSFORMERS.items()},
+    **{
+        name: lambda c=c: [allocate_transformers(read_transformers_config(c, None))]
+        for name, c in TRANSFORMERS.items()
+    },
     **{
         name: lambda c=c: [HasrdNetwork(c), SSLModel(c.ssl, c.semantic_layer)]
         for name, c in HASRD.items()

@@ -19,13 +19,13 @@ from tests.gpu.timing import computing
 
 PRECISIONS = sized(("bf16", "tf32", "fp16", "fp32"), ("fp32",))  # the first is measured in depth
 _RANDOM_WEIGHTS = (
-    ("focalcodec.weights", "build_untrained"),
-    ("simwhisper.weights", "build_untrained"),
-    ("pure.weights", "build_untrained"),
-    ("hasrd.untrained", "random_network"),
-    ("hasrd.untrained", "random_ssl"),
-    ("dualcodec.untrained", "random_network"),
-    ("dualcodec.untrained", "random_w2vbert"),
+    ("focalcodec.weights", "untrained_focalcodec"),
+    ("simwhisper.weights", "untrained_simwhisper"),
+    ("pure.weights", "untrained_pure"),
+    ("hasrd.weights", "untrained_hasrd"),
+    ("hasrd.weights", "untrained_ssl"),
+    ("dualcodec.weights", "untrained_dualcodec"),
+    ("dualcodec.weights", "untrained_w2vbert"),
 )
 
 

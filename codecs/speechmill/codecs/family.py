@@ -1,51 +1,59 @@
 """What a codec package exports as `FAMILY`, and how a codec's identity is computed."""
 
+from __future__ import annotations
+
 import hashlib
 import json
+from abc import abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
+from inspect import signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, Generic, TypedDict, TypeVar
 
 from speechmill.codecs.api import Codec, CodecInfo
-from speechmill.codecs.fetch import digest_of
+from speechmill.codecs.config import override
+from speechmill.codecs.fetch import digest_of, fetch
 
 if TYPE_CHECKING:
+    import torch
     from _typeshed import DataclassInstance
+
+    from speechmill.codecs.recipe import Enhance, Recipe
 
 UNTRAINED_SEED = 0
 UNPUBLISHED = "none published"  # the licence of weights that do not exist
 
+Config = dict[str, Any] | None  # given beside the name, before it is checked
+Settings = Mapping[str, Any]  # of a recipe
+SizesT = TypeVar("SizesT", bound="DataclassInstance")
+OptionsT = TypeVar("OptionsT", bound="DataclassInstance")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Card:
-    """What is known of a variant beside its numbers; "unknown" is said where it is.
+    """Facts about a variant that its `info` lacks; "unknown" where nobody says.
 
     `files` are the published weights by role, "checkpoint" or the name of an option: urls, with
-    revision and digest as far as they are known. `load_codec` takes them unless told otherwise.
+    revision and digest as far as they are known. They are the defaults of `load_codec`.
     """
 
-    parameters: int | None = None  # of all networks, for inference; None where it is not known
+    parameters: int | None = None  # of all networks, for inference; None if unknown
     paper: str = "unknown"
     licence: str = "unknown"  # of the published weights
     files: Mapping[str, str] = field(default_factory=dict)
 
 
-if TYPE_CHECKING:
-    from speechmill.codecs.recipe import Recipe
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(kw_only=True, eq=False)
 class CodecFamily:
-    """Codecs that share one architecture: the seat that a codec package fills.
+    """Codecs that share one architecture: what the registry knows of a codec package.
 
     `info(name, checkpoint=, config=, **options)` must be cheap: it builds no network.
-    `load(name, checkpoint=, config=, device=, precision=, **options)` gives a codec whose `info`
-    equals it. `checkpoint` is a path or url or None (random weights), `config` a dict or None,
-    `device` a torch.device; name, option names, precision and device are checked before the call.
-    `cards` hold what is known of the variants, by name.
-    `recipe(name, checkpoint=, config=, settings=, enhance=, **options)` gives a `Recipe`, its
-    weights random from torch's global generator where there is no checkpoint.
+    `load(name, checkpoint=, config=, device=, precision=, **options)` returns a codec whose `info`
+    is equal to that. `checkpoint` is a path or url or None (random weights), `config` a dict or
+    None, `device` a torch.device; name, option names, precision and device are checked before.
+    `recipe(name, checkpoint=, config=, settings=, enhance=, **options)` returns a `Recipe`; without
+    a checkpoint its weights are random, drawn from torch's global generator.
     """
 
     variants: tuple[str, ...]
@@ -54,8 +62,160 @@ class CodecFamily:
     options: frozenset[str] = frozenset()  # keywords that only this family understands
     file_options: frozenset[str] = frozenset()  # those of them whose value is a path or URL
     file_settings: frozenset[str] = frozenset()  # settings of the recipe that are a path or URL
-    cards: Mapping[str, Card] = field(default_factory=dict)
-    recipe: Callable[..., "Recipe"] | None = None  # how it is trained
+    cards: Mapping[str, Card] = field(default_factory=dict)  # by variant
+    recipe: Callable[..., Recipe] | None = None  # how it is trained
+
+    def trains_with(self, option: str) -> bool:
+        """Return whether `recipe` takes the option."""
+        return self.recipe is not None and option in signature(self.recipe).parameters
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Options:
+    """The options of a family whose encoder can be compiled; extend it, or use another dataclass.
+
+    An option with `metadata=FILE` is a path or URL: part of the identity, and taken by recipes.
+    """
+
+    compile: bool = False
+
+
+FILE = {"file": True}
+
+
+@dataclass(frozen=True, slots=True)
+class Request(Generic[SizesT, OptionsT]):
+    """The codec that was asked for."""
+
+    name: str
+    sizes: SizesT
+    options: OptionsT
+    files: Mapping[str, str | Path | None]  # path or URL by role; "checkpoint" is the network's
+
+    def path(self, role: str = "checkpoint") -> Path | None:
+        """Return a local copy of the file, or None if none was given."""
+        url = self.files.get(role)
+        return None if url is None else fetch(url)
+
+
+class NetworkFamily(CodecFamily, Generic[SizesT, OptionsT]):
+    """A family of neural networks that one dataclass of sizes and one of options describe.
+
+    A subclass defines `describe`, `build` and, if its codecs can be trained, `build_recipe`; they
+    import torch only inside `build` and `build_recipe`. `algorithm` is raised when the same weights
+    give other codes.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        sizes: type[SizesT],
+        variants: Mapping[str, Any],
+        options: type[OptionsT],
+        algorithm: int = 1,
+        cards: Mapping[str, Card] | None = None,
+        file_settings: frozenset[str] = frozenset(),
+    ) -> None:
+        trainable = type(self).build_recipe is not NetworkFamily.build_recipe
+        super().__init__(
+            variants=tuple(variants),
+            info=self._info,
+            load=self._load,
+            options=frozenset(option.name for option in fields(options)),
+            file_options=frozenset(o.name for o in fields(options) if o.metadata == FILE),
+            file_settings=file_settings,
+            cards=cards or {},
+            recipe=self._recipe if trainable else None,
+        )
+        self.name, self.algorithm = name, algorithm
+        self.presets, self.sizes_type, self.options_type = variants, sizes, options
+
+    @abstractmethod
+    def describe(self, request: Request[SizesT, OptionsT]) -> CodecInfo:
+        """Return the facts, with those of `identify`."""
+
+    @abstractmethod
+    def build(self, request: Request[SizesT, OptionsT], info: CodecInfo, **execution: Any) -> Codec:
+        """Return the codec, with weights of `UNTRAINED_SEED` if there is no checkpoint.
+
+        `execution` is `device`, `precision` and, of a family with the option `compile`, `compiled`.
+        """
+
+    def build_recipe(
+        self, request: Request[SizesT, OptionsT], settings: Settings, enhance: Enhance | None
+    ) -> Recipe:
+        """Return the recipe before it has read the checkpoint."""
+        raise NotImplementedError
+
+    def read_sizes(
+        self, name: str, config: Config, checkpoint: str | None, options: OptionsT
+    ) -> SizesT:
+        """Return the variant's sizes, or the family's defaults, with those of `config` in place."""
+        return override(self.presets.get(name) or self.sizes_type(), config)
+
+    def files(
+        self, sizes: SizesT, checkpoint: str | None, options: OptionsT
+    ) -> Mapping[str, str | Path | None]:
+        """Return the files that are part of the identity, by role."""
+        roles = {role: getattr(options, role) for role in self.file_options}
+        return {"checkpoint": checkpoint, **roles}
+
+    def identify(self, request: Request[SizesT, OptionsT], **choices: Any) -> Identity:
+        """Return the identity; `choices` are the options that change the codes."""
+        return identity(self.name, self.algorithm, request.sizes, request.files, **choices)
+
+    def trains_with(self, option: str) -> bool:
+        return option in self.file_options
+
+    def _request(
+        self,
+        name: str,
+        checkpoint: str | None,
+        config: Config,
+        values: Mapping[str, Any],
+    ) -> Request[SizesT, OptionsT]:
+        options = self.options_type(**values)
+        sizes = self.read_sizes(name, config, checkpoint, options)
+        return Request(name, sizes, options, self.files(sizes, checkpoint, options))
+
+    def _info(
+        self, name: str, *, checkpoint: str | None, config: Config, **options: Any
+    ) -> CodecInfo:
+        return self.describe(self._request(name, checkpoint, config, options))
+
+    def _load(
+        self,
+        name: str,
+        *,
+        checkpoint: str | None,
+        config: Config,
+        device: torch.device,
+        precision: str,
+        **options: Any,
+    ) -> Codec:
+        execution: dict[str, Any] = {"device": device, "precision": precision}
+        if "compile" in self.options:
+            execution["compiled"] = options.get("compile", False)
+        request = self._request(name, checkpoint, config, options)
+        return self.build(request, self.describe(request), **execution)
+
+    def _recipe(
+        self,
+        name: str,
+        *,
+        checkpoint: str | None,
+        config: Config,
+        settings: Settings,
+        enhance: Enhance | None,
+        **options: Any,
+    ) -> Recipe:
+        request = self._request(name, checkpoint, config, options)
+        recipe = self.build_recipe(request, settings, enhance)
+        path = request.path()
+        if path is not None:
+            recipe.start_from(path)
+        return recipe
 
 
 class Identity(TypedDict):
@@ -69,7 +229,7 @@ class Identity(TypedDict):
 def identity(
     family: str,
     algorithm: int,
-    sizes: "DataclassInstance",
+    sizes: DataclassInstance,
     files: Mapping[str, str | Path | None],
     **choices: Any,
 ) -> Identity:

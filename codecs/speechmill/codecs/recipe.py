@@ -3,6 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -50,6 +51,10 @@ class Recipe(nn.Module):
     mean_features: ClassVar[bool] = False  # feature matching is the mean over layers, not the sum
     sample_rate: int  # Hz, of the audio it is given
     hop_length: int  # crops are multiples of it
+
+    def start_from(self, path: Path) -> None:
+        """Take the weights of a checkpoint."""
+        raise NotImplementedError
 
     @abstractmethod
     def begin_phase(self, phase: str) -> None:

@@ -10,7 +10,6 @@ import warnings
 from collections.abc import Iterator, Mapping
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
-from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -122,8 +121,8 @@ def load_recipe(
     family, arguments = _resolve(name, checkpoint, config, options)
     if family.recipe is None:
         raise InvalidConfig(f"{name} cannot be trained")
-    for option in arguments:
-        if option not in signature(family.recipe).parameters:
+    for option in sorted(arguments.keys() - {"checkpoint", "config"}):
+        if not family.trains_with(option):
             raise InvalidConfig(f"{name} is not trained with the option {option!r}; leave it out")
     return family.recipe(name, settings=dict(settings or {}), enhance=enhance, **arguments)
 

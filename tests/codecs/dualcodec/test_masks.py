@@ -5,8 +5,8 @@ import json
 import pytest
 import torch
 
-from speechmill.codecs.dualcodec.config import DualCodecConfig, configured
-from speechmill.codecs.dualcodec.weights import read_network
+from speechmill.codecs.dualcodec.config import DualCodecConfig, read_dualcodec_config
+from speechmill.codecs.dualcodec.weights import read_dualcodec
 from tests.codecs.dualcodec.goldens import WEIGHTS
 
 FRAMES = [1, 2, 9, 31]
@@ -17,8 +17,8 @@ FRAMES = [1, 2, 9, 31]
 def test_audio_of_a_masked_batch_is_that_of_its_rows_but_for_rounding(
     dtype: torch.dtype, tolerance: float
 ) -> None:
-    config = configured(DualCodecConfig(), json.loads(WEIGHTS["config"].read_text()))
-    decoder = read_network(config, WEIGHTS["checkpoint"]).acoustic_decoder.to(dtype)
+    config = read_dualcodec_config(DualCodecConfig(), json.loads(WEIGHTS["config"].read_text()))
+    decoder = read_dualcodec(config, WEIGHTS["checkpoint"]).acoustic_decoder.to(dtype)
     generator = torch.Generator().manual_seed(0)
     latent_BDF = torch.randn(4, config.latent_dim, 31, generator=generator).to(dtype)
     audio_B1T = decoder(latent_BDF, torch.tensor(FRAMES))

@@ -10,8 +10,8 @@ from speechmill.codecs import CheckpointError, InvalidConfig, codec_info, load_c
 from speechmill.codecs.focalcodec.codec import FocalCodec
 from speechmill.codecs.focalcodec.config import VARIANTS
 from speechmill.codecs.focalcodec.model import FocalCodecNetwork
-from speechmill.codecs.focalcodec.published import configured
-from speechmill.codecs.focalcodec.weights import build, current
+from speechmill.codecs.focalcodec.published import read_focalcodec_config
+from speechmill.codecs.focalcodec.weights import current, read_focalcodec
 from tests.codecs.focalcodec.goldens import CHECKPOINTS, DATA, codec, golden, keys
 
 OFFLINE = ["focalcodec-50hz", "focalcodec-25hz", "focalcodec-12_5hz"]
@@ -41,7 +41,7 @@ def test_the_released_layout_of_the_offline_files_fits_too(variant: str) -> None
 
 def test_a_codec_that_was_saved_again_gives_the_same_codes(tmp_path: Path) -> None:
     path, config = tmp_path / "again.safetensors", DATA / "offline_50hz" / "config.json"
-    network = build(codec("offline_50hz").sizes, CHECKPOINTS["offline_50hz"])
+    network = read_focalcodec(codec("offline_50hz").sizes, CHECKPOINTS["offline_50hz"])
     save_file(network.state_dict(), path)
     again = load_codec("focalcodec", config=config, checkpoint=path)
     sig_BT = golden("offline_50hz")["s1p3.sig"][None]
@@ -71,13 +71,17 @@ def test_a_released_layout_without_a_projection_is_refused(tmp_path: Path) -> No
 
 
 def test_a_file_of_version_0_0_1_has_that_versions_defaults() -> None:
-    old = configured("focalcodec", {"decoder_config": {"input_channels": 1024, "padding": 3}})
+    old = read_focalcodec_config(
+        "focalcodec", {"decoder_config": {"input_channels": 1024, "padding": 3}}
+    )
     assert old == VARIANTS["focalcodec-50hz"]
-    assert configured("focalcodec", {}).decompressor.focal_window == 14
+    assert read_focalcodec_config("focalcodec", {}).decompressor.focal_window == 14
 
 
 def test_a_config_replaces_what_it_names_of_a_variant() -> None:
-    sizes = configured("focalcodec-50hz", {"encoder_config": {"num_layers": 5, "dropout": 0.1}})
+    sizes = read_focalcodec_config(
+        "focalcodec-50hz", {"encoder_config": {"num_layers": 5, "dropout": 0.1}}
+    )
     assert sizes.encoder.num_layers == 5
     assert sizes.decoder == VARIANTS["focalcodec-50hz"].decoder
 

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from speechmill.codecs.hasrd.codec import HasrdCodec
-from speechmill.codecs.hasrd.config import configured
+from speechmill.codecs.hasrd.config import read_hasrd_config
 from speechmill.codecs.hasrd.model import Taps
-from speechmill.codecs.hasrd.untrained import random_network
+from speechmill.codecs.hasrd.weights import untrained_hasrd
 from tests.codecs.hasrd.small import CONFIGS, codec
 from tests.codecs.speech import speech
 from tests.codecs.tokens import encode_alone
@@ -35,7 +35,7 @@ def test_the_first_codebook_is_the_nearest_centroid_of_the_tap(kind: str) -> Non
 def test_the_first_codebook_does_not_know_the_acoustic_branch(kind: str) -> None:
     clip_T, loaded = speech(16_000), codec(kind)
     before_KF = encode_alone(loaded, clip_T)
-    other = random_network(configured("hasrd", CONFIGS[kind]), 1)
+    other = untrained_hasrd(read_hasrd_config("hasrd", CONFIGS[kind]), 1)
     other.centroids = loaded.network.centroids
     device = torch.device("cpu")
     changed = HasrdCodec(other, loaded.ssl, loaded.info, device=device, precision="fp32")
@@ -54,7 +54,7 @@ def test_the_weighted_source_is_a_residual_of_the_mixture() -> None:
 
 
 def test_the_mixture_is_that_of_the_layers_up_to_the_tap() -> None:
-    network, ssl = random_network(configured("hasrd", CONFIGS["default"]), 0), codec().ssl
+    network, ssl = untrained_hasrd(read_hasrd_config("hasrd", CONFIGS["default"]), 0), codec().ssl
     assert ssl is not None
     network.layer_logits.copy_(torch.tensor([0.0, 1.0, -1.0, 2.0, 0.5]))
     states = list(ssl(ssl.heard(speech(8_000)[None])))
@@ -74,7 +74,9 @@ def test_a_tap_at_a_centroid_leaves_nothing_to_the_same_source() -> None:
 
 
 def test_the_residual_sends_no_gradient_to_the_semantic_embedding() -> None:
-    network = random_network(configured("hasrd", CONFIGS["default"]), 0).requires_grad_(True)
+    network = untrained_hasrd(read_hasrd_config("hasrd", CONFIGS["default"]), 0).requires_grad_(
+        True
+    )
     taps, codes_BF = Taps(torch.randn(1, 5, 64), torch.randn(1, 5, 64)), torch.arange(5)[None]
     network.residual(taps, torch.zeros(1, 1), codes_BF).sum().backward()
     assert network.semantic_proj.weight.grad is None
@@ -83,7 +85,7 @@ def test_the_residual_sends_no_gradient_to_the_semantic_embedding() -> None:
 
 
 def test_the_centroids_are_no_parameter_that_an_optimiser_could_move() -> None:
-    network = random_network(configured("hasrd", CONFIGS["default"]), 0)
+    network = untrained_hasrd(read_hasrd_config("hasrd", CONFIGS["default"]), 0)
     assert not any(name.startswith("centroids") for name, _ in network.named_parameters())
     assert "centroids.codebooks_KND" in network.state_dict()
 

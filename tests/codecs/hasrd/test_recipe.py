@@ -10,9 +10,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from speechmill.codecs import InvalidConfig, load_codec, load_recipe
-from speechmill.codecs.hasrd.config import configured
+from speechmill.codecs.hasrd.config import read_hasrd_config
 from speechmill.codecs.hasrd.recipe import HasrdRecipe
-from speechmill.codecs.hasrd.untrained import random_ssl
+from speechmill.codecs.hasrd.weights import untrained_ssl
 from speechmill.codecs.nn.kmeans import MiniBatchKMeans, kmeans, nearest
 from speechmill.codecs.nn.lengths import mask_padding
 from speechmill.codecs.recipe import TrainingBatch, pad_or_trim, random_depths
@@ -28,7 +28,7 @@ FROZEN = "centroids.codebooks_KND"
 
 def ssl_file(kind: str, folder: Path) -> Path:
     """Write the self-supervised model that such a codec listens to."""
-    ssl = random_ssl(configured("hasrd", CONFIGS[kind]), 0)
+    ssl = untrained_ssl(read_hasrd_config("hasrd", CONFIGS[kind]), 0)
     save_file(ssl.state_dict(), folder / "ssl.safetensors")
     return folder / "ssl.safetensors"
 

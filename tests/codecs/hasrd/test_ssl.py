@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from speechmill.codecs.checkpoint import load_strict
-from speechmill.codecs.hasrd.config import SSLConfig, configured
+from speechmill.codecs.hasrd.config import SSLConfig, read_hasrd_config
 from speechmill.codecs.hasrd.ssl import SSLModel, normalized
 from speechmill.codecs.hasrd.weights import allocate_ssl, renamed_ssl
 from tests.codecs.hasrd.small import BASE, HUBERT, LARGE, TINY, codec
@@ -36,7 +36,7 @@ def reference(sizes: dict[str, Any]) -> nn.Module:
 
 
 def ours(sizes: dict[str, Any], state: dict[str, Tensor], layers: int) -> SSLModel:
-    config = configured("hasrd", TINY | {"ssl": sizes, "semantic_layer": layers})
+    config = read_hasrd_config("hasrd", TINY | {"ssl": sizes, "semantic_layer": layers})
     model = allocate_ssl(config)
     load_strict(model, renamed_ssl(state, config))
     return model

@@ -10,17 +10,16 @@ from safetensors.torch import save_file
 from speechmill.codecs import CheckpointError, InvalidConfig, codec_info, load_codec
 from speechmill.codecs.checkpoint import load_strict
 from speechmill.codecs.fetch import digest
-from speechmill.codecs.hasrd.config import VARIANTS, configured
+from speechmill.codecs.hasrd.config import VARIANTS, read_hasrd_config
 from speechmill.codecs.hasrd.model import HasrdNetwork
 from speechmill.codecs.hasrd.ssl import SSLModel
-from speechmill.codecs.hasrd.untrained import random_network, random_ssl
-from speechmill.codecs.hasrd.weights import renamed_ssl
+from speechmill.codecs.hasrd.weights import renamed_ssl, untrained_hasrd, untrained_ssl
 from speechmill.codecs.nn.conv import fold_weight_norm
 from tests.codecs.hasrd.small import TINY, codec
 from tests.codecs.speech import speech
 from tests.codecs.tokens import encode_alone
 
-SIZES = configured("hasrd", TINY)
+SIZES = read_hasrd_config("hasrd", TINY)
 PARAMETERS = {"hasrd-2k": (277.7, 50.5), "hasrd-2k-wavlm-base": (73.1, 50.0)}
 
 
@@ -30,8 +29,8 @@ def files(tmp_path: Path) -> dict[str, Path]:
         "checkpoint": tmp_path / "hasrd.safetensors",
         "semantic_checkpoint": tmp_path / "ssl.safetensors",
     }
-    save_file(random_network(SIZES, 1).state_dict(), ours["checkpoint"])
-    save_file(random_ssl(SIZES, 1).state_dict(), ours["semantic_checkpoint"])
+    save_file(untrained_hasrd(SIZES, 1).state_dict(), ours["checkpoint"])
+    save_file(untrained_ssl(SIZES, 1).state_dict(), ours["semantic_checkpoint"])
     return ours
 
 

@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 
 from speechmill.codecs import load_codec
 from speechmill.codecs.errors import CheckpointError, InvalidConfig
-from speechmill.codecs.hasrd.config import configured
-from speechmill.codecs.hasrd.untrained import random_ssl
+from speechmill.codecs.hasrd.config import read_hasrd_config
+from speechmill.codecs.hasrd.weights import untrained_ssl
 from speechmill.jobs.commands.fit_kmeans import Fit, fit_kmeans
 from speechmill.jobs.config import load_config
 from speechmill.jobs.display import Display
@@ -56,7 +56,9 @@ def filled(folder: Path) -> Path:
     """Write shards, a self-supervised model and a configuration that fits the one to the other."""
     write_corpus(folder / "shards", num_shards=3, clips_per_shard=4, seconds=0.5)
     (folder / "small.json").write_text(json.dumps(SMALL))
-    save_file(random_ssl(configured("hasrd", SMALL), 0).state_dict(), folder / "ssl.safetensors")
+    save_file(
+        untrained_ssl(read_hasrd_config("hasrd", SMALL), 0).state_dict(), folder / "ssl.safetensors"
+    )
     (folder / "fit.yaml").write_text(_YAML.format(folder=folder))
     return folder
 

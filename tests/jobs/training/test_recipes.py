@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import save_file
 
 from speechmill.codecs import InvalidConfig, codec_info, load_codec, load_recipe
-from speechmill.codecs.hasrd.config import configured
-from speechmill.codecs.hasrd.untrained import random_ssl
+from speechmill.codecs.hasrd.config import read_hasrd_config
+from speechmill.codecs.hasrd.weights import untrained_ssl
 from speechmill.jobs.config import load_config
 from speechmill.jobs.training.config import TrainConfig
 from speechmill.pipeline.errors import InputError
@@ -49,7 +49,9 @@ def _simwhisper(folder: Path) -> dict[str, Any]:
 
 def _hasrd(folder: Path) -> dict[str, Any]:
     """Behind centroids that are anything: those of features are fitted in test_fit_kmeans."""
-    save_file(random_ssl(configured("hasrd", HASRD), 0).state_dict(), folder / "ssl.safetensors")
+    save_file(
+        untrained_ssl(read_hasrd_config("hasrd", HASRD), 0).state_dict(), folder / "ssl.safetensors"
+    )
     begun = load_recipe("hasrd", config=HASRD, checkpoint="untrained").weights_for_inference()
     begun["centroids.codebooks_KND"].copy_(torch.randn(1, 64, 64))
     save_file(begun, folder / "centroids.safetensors")

@@ -1,14 +1,7 @@
 """DualCodec: a semantic codebook over self-supervised features, acoustic ones over what is left.
 
 Li et al., "DualCodec: A Low-Frame-Rate, Semantically-Enhanced Neural Audio Codec for Speech
-Generation", arXiv 2505.13000. Options of `load_codec` beside `checkpoint` and `config`:
-`semantic_checkpoint` and `semantic_stats`, the files of w2v-BERT 2.0 and of its features'
-statistics, which encoding needs and decoding does not; `num_codebooks`, to encode to the first
-ones only; `keep_partial`, to encode the end of a clip too.
-
-Without it n frames take n hops and 119 samples more (at 24 kHz), as with the authors: 10 s give
-249 frames at 25 Hz and 124 at 12.5 Hz. With it the last frame is the mean of what features there
-are, and only clips under 599 samples, which hold no fbank window, have none.
+Generation", arXiv 2505.13000.
 
 As with the authors, decoding n frames gives n hops less 4 samples (`CodecInfo.missing_samples`):
 the decoder's odd rate loses a column, and what is not computed is not made up.
@@ -16,154 +9,129 @@ the decoder's odd rate loses a column, and what is not computed is not made up.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from speechmill.codecs.api import Codec, CodecInfo
 from speechmill.codecs.config import override
-from speechmill.codecs.dualcodec.cards import CARDS
 from speechmill.codecs.dualcodec.config import (
+    CARDS,
     FBANK_HOP,
     FBANK_STACK,
     FBANK_WINDOW,
     SEMANTIC_RATE,
     VARIANTS,
     DualCodecConfig,
-    configured,
+    read_dualcodec_config,
 )
 from speechmill.codecs.errors import InvalidConfig
-from speechmill.codecs.family import UNTRAINED_SEED, CodecFamily, identity
+from speechmill.codecs.family import (
+    FILE,
+    UNTRAINED_SEED,
+    Config,
+    NetworkFamily,
+    Options,
+    Request,
+    Settings,
+)
 from speechmill.codecs.fetch import fetch
 
 if TYPE_CHECKING:
-    import torch
-
     from speechmill.codecs.recipe import Enhance, Recipe
 
-_ALGORITHM = 1  # raised when the same weights give other codes
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DualCodecOptions(Options):
+    """Encoding needs both semantic files, decoding does not.
+
+    Without `keep_partial`, n frames take n hops and 119 samples (at 24 kHz), as in the authors'
+    code: 10 s give 249 frames at 25 Hz and 124 at 12.5 Hz. With it, the last frame is the mean of
+    the features that exist; only clips under 599 samples, shorter than a fbank window, have none.
+    """
+
+    semantic_checkpoint: str | Path | None = field(default=None, metadata=FILE)  # w2v-BERT 2.0
+    semantic_stats: str | Path | None = field(default=None, metadata=FILE)  # of its features
+    num_codebooks: int | None = None  # encode to the first ones only
+    keep_partial: bool = False  # encode the end of a clip too
+
+    def __post_init__(self) -> None:
+        if (self.semantic_checkpoint is None) != (self.semantic_stats is None):
+            raise InvalidConfig("semantic_checkpoint and semantic_stats belong together; give both")
 
 
-def info(
-    name: str,
-    *,
-    checkpoint: str | None,
-    config: dict[str, Any] | None,
-    semantic_checkpoint: str | Path | None = None,
-    semantic_stats: str | Path | None = None,
-    num_codebooks: int | None = None,
-    keep_partial: bool = False,
-    compile: bool = False,
-) -> CodecInfo:
-    """Return the facts; the name is recorded as it was given."""
-    sizes = _sizes(name, checkpoint, config)
-    if (semantic_checkpoint is None) != (semantic_stats is None):
-        raise InvalidConfig("semantic_checkpoint and semantic_stats belong together; give both")
-    books = _num_codebooks(sizes, num_codebooks)
-    files = {
-        "checkpoint": checkpoint,
-        "semantic_checkpoint": semantic_checkpoint,
-        "semantic_stats": semantic_stats,
-    }
-    choices = {"num_codebooks": books, "keep_partial": keep_partial}
-    return CodecInfo(
-        name=name,
-        **identity("dualcodec", _ALGORITHM, sizes, files, **choices),
-        sample_rate=sizes.sample_rate,
-        output_sample_rate=sizes.sample_rate,
-        hop_length=sizes.hop_length,
-        frame_offset=_frame_offset(sizes, keep_partial),
-        min_frames=0,
-        codebook_sizes=sizes.codebook_sizes[:books],
-        num_semantic_codebooks=1,
-        missing_samples=sizes.missing_samples,
-    )
+DualCodecRequest = Request[DualCodecConfig, DualCodecOptions]
 
 
-def load(
-    name: str,
-    *,
-    checkpoint: str | None,
-    config: dict[str, Any] | None,
-    device: torch.device,
-    precision: str,
-    semantic_checkpoint: str | Path | None = None,
-    semantic_stats: str | Path | None = None,
-    num_codebooks: int | None = None,
-    keep_partial: bool = False,
-    compile: bool = False,
-) -> Codec:
-    """Return the codec, with random weights where there is no checkpoint."""
-    import torch
+class DualCodecFamily(NetworkFamily[DualCodecConfig, DualCodecOptions]):
+    """Facts, networks and training of DualCodec."""
 
-    from speechmill.codecs.dualcodec.codec import DualCodec
-    from speechmill.codecs.dualcodec.semantic import SemanticFeatures
-    from speechmill.codecs.dualcodec.untrained import random_network, random_w2vbert
-    from speechmill.codecs.dualcodec.weights import read_network, read_stats, read_w2vbert
+    def read_sizes(
+        self, name: str, config: Config, checkpoint: str | None, options: DualCodecOptions
+    ) -> DualCodecConfig:
+        """Return the sizes, with as many codebooks as the checkpoint holds."""
+        sizes = read_dualcodec_config(VARIANTS.get(name, DualCodecConfig()), config)
+        if checkpoint is None:
+            return sizes
+        from speechmill.codecs.dualcodec.weights import count_acoustic_codebooks
 
-    facts = info(
-        name,
-        checkpoint=checkpoint,
-        config=config,
-        semantic_checkpoint=semantic_checkpoint,
-        semantic_stats=semantic_stats,
-        num_codebooks=num_codebooks,
-        keep_partial=keep_partial,
-    )
-    sizes = _sizes(name, checkpoint, config)
-    semantic = None
-    if semantic_checkpoint is not None and semantic_stats is not None:
-        w2vbert = read_w2vbert(sizes, fetch(semantic_checkpoint))
-        stats = read_stats(sizes, fetch(semantic_stats))
-        semantic = SemanticFeatures(sizes, w2vbert, *stats, keep_partial=keep_partial)
-    elif checkpoint is None:
-        w2vbert = random_w2vbert(sizes, UNTRAINED_SEED)
-        stats = torch.zeros(sizes.semantic_in_dim), torch.ones(sizes.semantic_in_dim)
-        semantic = SemanticFeatures(sizes, w2vbert, *stats, keep_partial=keep_partial)
-    if checkpoint is None:
-        network = random_network(sizes, UNTRAINED_SEED)
-    else:
-        network = read_network(sizes, fetch(checkpoint))
-    return DualCodec(network, semantic, facts, device=device, precision=precision, compiled=compile)
+        held = count_acoustic_codebooks(fetch(checkpoint))
+        return replace(sizes, n_codebooks=held) if held else sizes
 
-
-def recipe(
-    name: str,
-    *,
-    checkpoint: str | None,
-    config: dict[str, Any] | None,
-    settings: dict[str, Any],
-    enhance: Enhance | None,
-    semantic_checkpoint: str | Path | None = None,
-    semantic_stats: str | Path | None = None,
-) -> Recipe:
-    """Return how the codec is trained; of random weights throughout without any file."""
-    from speechmill.codecs.dualcodec.recipe import DualCodecRecipe, DualCodecRecipeConfig
-
-    if (semantic_checkpoint is None) != (semantic_stats is None):
-        raise InvalidConfig("semantic_checkpoint and semantic_stats belong together; give both")
-    if checkpoint is not None and semantic_checkpoint is None:
-        raise InvalidConfig(
-            f"{name} is trained behind w2v-BERT; give semantic_checkpoint and semantic_stats"
+    def describe(self, request: DualCodecRequest) -> CodecInfo:
+        sizes, options = request.sizes, request.options
+        books = _num_codebooks(sizes, options.num_codebooks)
+        choices = {"num_codebooks": books, "keep_partial": options.keep_partial}
+        return CodecInfo(
+            name=request.name,
+            **self.identify(request, **choices),
+            sample_rate=sizes.sample_rate,
+            output_sample_rate=sizes.sample_rate,
+            hop_length=sizes.hop_length,
+            frame_offset=_frame_offset(sizes, options.keep_partial),
+            min_frames=0,
+            codebook_sizes=sizes.codebook_sizes[:books],
+            num_semantic_codebooks=1,
+            missing_samples=sizes.missing_samples,
         )
-    sizes = _sizes(name, checkpoint, config)
-    trained = DualCodecRecipe(sizes, override(DualCodecRecipeConfig(), settings))
-    if semantic_checkpoint is not None and semantic_stats is not None:
-        trained.listen_to(fetch(semantic_checkpoint), fetch(semantic_stats))
-    if checkpoint is not None:
-        trained.start_from(fetch(checkpoint))
-    return trained
 
+    def build(self, request: DualCodecRequest, info: CodecInfo, **execution: Any) -> Codec:
+        from speechmill.codecs.dualcodec.codec import DualCodec
+        from speechmill.codecs.dualcodec.weights import (
+            read_dualcodec,
+            read_semantic,
+            untrained_dualcodec,
+            untrained_semantic,
+        )
 
-def _sizes(name: str, checkpoint: str | None, config: dict[str, Any] | None) -> DualCodecConfig:
-    """Return the configuration, with as many codebooks as the checkpoint holds."""
-    sizes = configured(VARIANTS.get(name, DualCodecConfig()), config)
-    if checkpoint is None:
-        return sizes
-    from speechmill.codecs.dualcodec.weights import count_acoustic_codebooks
+        sizes, path, keep_partial = request.sizes, request.path(), request.options.keep_partial
+        w2vbert, stats = request.path("semantic_checkpoint"), request.path("semantic_stats")
+        semantic = None
+        if w2vbert is not None and stats is not None:
+            semantic = read_semantic(sizes, w2vbert, stats, keep_partial=keep_partial)
+        elif path is None:
+            semantic = untrained_semantic(sizes, UNTRAINED_SEED, keep_partial=keep_partial)
+        if path is None:
+            network = untrained_dualcodec(sizes, UNTRAINED_SEED)
+        else:
+            network = read_dualcodec(sizes, path)
+        return DualCodec(network, semantic, info, **execution)
 
-    held = count_acoustic_codebooks(fetch(checkpoint))
-    return replace(sizes, n_codebooks=held) if held else sizes
+    def build_recipe(
+        self, request: DualCodecRequest, settings: Settings, enhance: Enhance | None
+    ) -> Recipe:
+        from speechmill.codecs.dualcodec.recipe import DualCodecRecipe, DualCodecRecipeConfig
+
+        w2vbert, stats = request.path("semantic_checkpoint"), request.path("semantic_stats")
+        if request.files["checkpoint"] is not None and w2vbert is None:
+            raise InvalidConfig(
+                f"{request.name} is trained on features of w2v-BERT; give semantic_checkpoint and "
+                "semantic_stats"
+            )
+        recipe = DualCodecRecipe(request.sizes, override(DualCodecRecipeConfig(), settings))
+        if w2vbert is not None and stats is not None:
+            recipe.load_semantic(w2vbert, stats)
+        return recipe
 
 
 def _num_codebooks(sizes: DualCodecConfig, asked: int | None) -> int:
@@ -187,14 +155,10 @@ def _frame_offset(sizes: DualCodecConfig, keep_partial: bool) -> int:
     return sizes.hop_length - needed if keep_partial else -needed
 
 
-FAMILY = CodecFamily(
-    variants=tuple(VARIANTS),
-    info=info,
-    load=load,
-    options=frozenset(
-        {"compile", "semantic_checkpoint", "semantic_stats", "num_codebooks", "keep_partial"}
-    ),
-    file_options=frozenset({"semantic_checkpoint", "semantic_stats"}),
+FAMILY = DualCodecFamily(
+    "dualcodec",
+    sizes=DualCodecConfig,
+    variants=VARIANTS,
+    options=DualCodecOptions,
     cards=CARDS,
-    recipe=recipe,
 )

@@ -10,6 +10,7 @@ from typing import Any
 
 from speechmill.codecs.config import nearest, override
 from speechmill.codecs.errors import InvalidConfig
+from speechmill.codecs.family import Card
 from speechmill.codecs.nn.strides import missing_columns
 
 SEMANTIC_RATE = 16_000  # Hz, what w2v-BERT 2.0 hears
@@ -148,7 +149,37 @@ SEMANTIC_CHECKPOINT = "hf://facebook/w2v-bert-2.0/model.safetensors"
 SEMANTIC_STATS = "hf://amphion/dualcodec/w2vbert2_mean_var_stats_emilia.pt"
 
 
-def configured(base: DualCodecConfig, values: Mapping[str, Any] | None) -> DualCodecConfig:
+def _card(parameters: int, checkpoint: str) -> Card:
+    files = {
+        "checkpoint": f"hf://amphion/{checkpoint}",
+        "semantic_checkpoint": SEMANTIC_CHECKPOINT,
+        "semantic_stats": SEMANTIC_STATS,
+    }
+    return Card(parameters=parameters, paper="arXiv 2505.13000", files=files)
+
+
+CARDS = {  # without digests: the files could not be fetched
+    name: _card(parameters, file)
+    for name, parameters, file in (
+        ("dualcodec-12hz", 495_212_433, "dualcodec/dualcodec_12hz_16384_4096.safetensors"),
+        ("dualcodec-25hz", 513_486_209, "dualcodec/dualcodec_25hz_16384_1024.safetensors"),
+        (
+            "dualcodec-12hz-noise-robust",
+            495_664_089,
+            "dualcodec-tts/dualcodec_12hzv1_noise_robust.safetensors",
+        ),
+        (
+            "dualcodec-25hz-noise-robust",
+            513_486_209,
+            "dualcodec-tts/dualcodec_25hzv1_noise_robust.safetensors",
+        ),
+    )
+}
+
+
+def read_dualcodec_config(
+    base: DualCodecConfig, values: Mapping[str, Any] | None
+) -> DualCodecConfig:
     """Return `base` with what the sections of a published configuration say.
 
     "dualcodec" and "patched" name the codec's own sizes, "w2vbert" and "feature_extractor" are as

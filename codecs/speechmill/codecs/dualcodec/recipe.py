@@ -86,7 +86,7 @@ class DualCodecRecipe(Recipe):
         self.mel = dac_mel_loss(*scales, power=_MEL_POWER)
         self.low_band = dac_mel_loss(*scales, power=_MEL_POWER, share=config.low_share)
 
-    def listen_to(self, checkpoint: Path, stats: Path) -> None:
+    def load_semantic(self, checkpoint: Path, stats: Path) -> None:
         """Fill in w2v-BERT and the statistics of its features."""
         heard = cast(SemanticFeatures, self.semantic.network)
         load_w2vbert(heard.w2vbert, self.sizes, checkpoint)

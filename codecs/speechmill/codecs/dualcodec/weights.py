@@ -2,17 +2,22 @@
 
 import re
 from collections.abc import Iterable, Mapping
+from math import sqrt
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from speechmill.codecs.checkpoint import allocate, load_strict, read_state_dict
 from speechmill.codecs.dualcodec.config import DualCodecConfig
 from speechmill.codecs.dualcodec.model import DualCodecNetwork
+from speechmill.codecs.dualcodec.semantic import SemanticFeatures
 from speechmill.codecs.dualcodec.w2vbert import W2VBert
 from speechmill.codecs.errors import CheckpointError
 from speechmill.codecs.nn.conv import fold_weight_norm
+from speechmill.codecs.nn.factorized import FactorizedQuantizer
+from speechmill.codecs.nn.snake import Snake
 
 _ACOUSTIC_CODEBOOK = re.compile(r"dac\.quantizer\.quantizers\.\d+\.codebook\.weight")
 _UNIT_PARTS = ("snake1", "conv1.conv", "snake2", "conv2.conv")
@@ -21,8 +26,16 @@ _WEIGHT_NORM = {
     "weight_v": "parametrizations.weight.original1",
 }
 
+# Tried on speech: activations neither die nor explode, frames differ, both latents have a
+# deviation near 1 and a codeword is as long as what it stands for.
+_GAIN = 0.8
+_W2VBERT_GAIN = 0.5
+_ACOUSTIC_GAIN = 10.0
+_AUDIO_GAIN = 0.15
+_CODEWORD_NORM = 2.0
 
-def read_network(config: DualCodecConfig, path: Path) -> DualCodecNetwork:
+
+def read_dualcodec(config: DualCodecConfig, path: Path) -> DualCodecNetwork:
     """Return the network of a published checkpoint."""
     network = allocate_network(config)
     load_strict(network, renamed(read_state_dict(path), config), str(path))
@@ -30,11 +43,13 @@ def read_network(config: DualCodecConfig, path: Path) -> DualCodecNetwork:
     return network
 
 
-def read_w2vbert(config: DualCodecConfig, path: Path) -> W2VBert:
-    """Return the layers that are used of a checkpoint that transformers wrote."""
+def read_semantic(
+    config: DualCodecConfig, w2vbert: Path, stats: Path, *, keep_partial: bool
+) -> SemanticFeatures:
+    """Return the features of a w2v-BERT that transformers wrote, with their statistics."""
     network = allocate_w2vbert(config)
-    load_w2vbert(network, config, path)
-    return network
+    load_w2vbert(network, config, w2vbert)
+    return SemanticFeatures(config, network, *read_stats(config, stats), keep_partial=keep_partial)
 
 
 def read_stats(config: DualCodecConfig, path: Path) -> tuple[Tensor, Tensor]:
@@ -179,3 +194,70 @@ def _units(theirs: str, ours: str, first: int) -> dict[str, str]:
         for unit in range(3)
         for place, part in enumerate(_UNIT_PARTS)
     }
+
+
+def untrained_dualcodec(config: DualCodecConfig, seed: int) -> DualCodecNetwork:
+    """Return a network whose codes follow the audio and depend on `config` and `seed` alone.
+
+    What is constant in time is kept out of the acoustic latent, and each stage of the quantizer
+    takes from the residual what it codes.
+    """
+    network = allocate_network(config)
+    fold_weight_norm(network)
+    _fill(network, _GAIN, torch.Generator().manual_seed(seed))
+    for module in network.modules():
+        if isinstance(module, FactorizedQuantizer):
+            _make_subtractive(module)
+    last: Tensor = network.acoustic_encoder.last.conv.weight
+    last -= last.mean(-1, keepdim=True)
+    last *= _ACOUSTIC_GAIN
+    network.acoustic_decoder.last.conv.weight.mul_(_AUDIO_GAIN)
+    return network
+
+
+def untrained_w2vbert(config: DualCodecConfig, seed: int) -> W2VBert:
+    """Return layers whose output follows the audio and depends on `config` and `seed` alone."""
+    network = allocate_w2vbert(config)
+    _fill(network, _W2VBERT_GAIN, torch.Generator().manual_seed(seed))
+    return network
+
+
+def untrained_semantic(
+    config: DualCodecConfig, seed: int, *, keep_partial: bool
+) -> SemanticFeatures:
+    """Return features of random layers, standardised by no statistics."""
+    width = config.semantic_in_dim
+    stats = torch.zeros(width), torch.ones(width)
+    network = untrained_w2vbert(config, seed)
+    return SemanticFeatures(config, network, *stats, keep_partial=keep_partial)
+
+
+def _fill(network: nn.Module, gain: float, generator: torch.Generator) -> None:
+    for module in network.modules():
+        if isinstance(module, nn.Linear | nn.Conv1d | nn.ConvTranspose1d):
+            module.weight.normal_(std=gain / sqrt(_taps(module)), generator=generator)
+            if module.bias is not None:
+                module.bias.zero_()
+        elif isinstance(module, nn.LayerNorm):
+            module.weight.fill_(1)
+            module.bias.zero_()
+        elif isinstance(module, nn.Embedding):
+            module.weight.normal_(std=1 / sqrt(module.embedding_dim), generator=generator)
+        elif isinstance(module, Snake):
+            module.alpha.fill_(1)
+
+
+def _taps(layer: nn.Linear | nn.Conv1d | nn.ConvTranspose1d) -> int:
+    if isinstance(layer, nn.Linear):
+        return layer.in_features
+    upsampling = layer.stride[0] if isinstance(layer, nn.ConvTranspose1d) else 1
+    return layer.in_channels * layer.kernel_size[0] // (layer.groups * upsampling)
+
+
+def _make_subtractive(quantizer: FactorizedQuantizer) -> None:
+    """Let a codeword stand for the part of the input that the search saw."""
+    into: Tensor = quantizer.in_proj.weight
+    into /= _GAIN
+    quantizer.out_proj.weight.copy_(into.transpose(0, 1))
+    words_NC = quantizer.codebook.weight
+    words_NC *= _CODEWORD_NORM / words_NC.norm(dim=-1, keepdim=True)

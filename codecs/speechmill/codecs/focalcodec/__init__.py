@@ -11,85 +11,69 @@ from typing import TYPE_CHECKING, Any
 
 from speechmill.codecs.api import Codec, CodecInfo
 from speechmill.codecs.config import override
-from speechmill.codecs.family import UNTRAINED_SEED, CodecFamily, identity
-from speechmill.codecs.fetch import fetch
-from speechmill.codecs.focalcodec.cards import CARDS
-from speechmill.codecs.focalcodec.config import SAMPLE_RATE, VARIANTS
-from speechmill.codecs.focalcodec.published import configured
+from speechmill.codecs.family import (
+    UNTRAINED_SEED,
+    Config,
+    NetworkFamily,
+    Options,
+    Request,
+    Settings,
+)
+from speechmill.codecs.focalcodec.config import CARDS, SAMPLE_RATE, VARIANTS, FocalCodecConfig
+from speechmill.codecs.focalcodec.published import read_focalcodec_config
 
 if TYPE_CHECKING:
-    import torch
-
     from speechmill.codecs.recipe import Enhance, Recipe
 
-_ALGORITHM = 1  # raised when the same weights give other codes
+FocalCodecRequest = Request[FocalCodecConfig, Options]
 
 
-def info(
-    name: str, *, checkpoint: str | None, config: dict[str, Any] | None, compile: bool = False
-) -> CodecInfo:
-    """Return the facts; the name is recorded as it was given."""
-    sizes = configured(name, config)
-    return CodecInfo(
-        name=name,
-        **identity("focalcodec", _ALGORITHM, sizes, {"checkpoint": checkpoint}),
-        sample_rate=SAMPLE_RATE,
-        output_sample_rate=sizes.output_sample_rate,
-        hop_length=sizes.hop_length,
-        frame_offset=sizes.frame_offset,
-        min_frames=1,
-        codebook_sizes=(sizes.codebook_size,),
-        num_semantic_codebooks=1,
-    )
+class FocalCodecFamily(NetworkFamily[FocalCodecConfig, Options]):
+    """Facts, networks and training of FocalCodec; `config` is the authors' `config.json`."""
+
+    def read_sizes(
+        self, name: str, config: Config, checkpoint: str | None, options: Options
+    ) -> FocalCodecConfig:
+        return read_focalcodec_config(name, config)
+
+    def describe(self, request: FocalCodecRequest) -> CodecInfo:
+        sizes = request.sizes
+        return CodecInfo(
+            name=request.name,
+            **self.identify(request),
+            sample_rate=SAMPLE_RATE,
+            output_sample_rate=sizes.output_sample_rate,
+            hop_length=sizes.hop_length,
+            frame_offset=sizes.frame_offset,
+            min_frames=1,
+            codebook_sizes=(sizes.codebook_size,),
+            num_semantic_codebooks=1,
+        )
+
+    def build(self, request: FocalCodecRequest, info: CodecInfo, **execution: Any) -> Codec:
+        from speechmill.codecs.focalcodec.codec import FocalCodec
+        from speechmill.codecs.focalcodec.weights import read_focalcodec, untrained_focalcodec
+
+        sizes, path = request.sizes, request.path()
+        if path is None:
+            network = untrained_focalcodec(sizes, UNTRAINED_SEED)
+        else:
+            network = read_focalcodec(sizes, path)
+        return FocalCodec(network, sizes, info, **execution)
+
+    def build_recipe(
+        self, request: FocalCodecRequest, settings: Settings, enhance: Enhance | None
+    ) -> Recipe:
+        from speechmill.codecs.focalcodec.recipe import FocalCodecRecipe, FocalCodecRecipeConfig
+
+        return FocalCodecRecipe(request.sizes, override(FocalCodecRecipeConfig(), settings))
 
 
-def load(
-    name: str,
-    *,
-    checkpoint: str | None,
-    config: dict[str, Any] | None,
-    device: torch.device,
-    precision: str,
-    compile: bool = False,
-) -> Codec:
-    """Return the codec, with random weights where there is no checkpoint."""
-    from speechmill.codecs.focalcodec.codec import FocalCodec
-    from speechmill.codecs.focalcodec.weights import build, build_untrained
-
-    sizes = configured(name, config)
-    if checkpoint is None:
-        network = build_untrained(sizes, UNTRAINED_SEED)
-    else:
-        network = build(sizes, fetch(checkpoint))
-    facts = info(name, checkpoint=checkpoint, config=config)
-    return FocalCodec(network, sizes, facts, device=device, precision=precision, compiled=compile)
-
-
-def recipe(
-    name: str,
-    *,
-    checkpoint: str | None,
-    config: dict[str, Any] | None,
-    settings: dict[str, Any],
-    enhance: Enhance | None,
-) -> Recipe:
-    """Return how the codec is trained."""
-    from speechmill.codecs.focalcodec.recipe import FocalCodecRecipe, FocalCodecRecipeConfig
-
-    trained = FocalCodecRecipe(
-        configured(name, config), override(FocalCodecRecipeConfig(), settings)
-    )
-    if checkpoint is not None:
-        trained.start_from(fetch(checkpoint))
-    return trained
-
-
-FAMILY = CodecFamily(
-    variants=tuple(VARIANTS),
-    info=info,
-    load=load,
-    options=frozenset({"compile"}),
-    file_settings=frozenset({"wavlm"}),
+FAMILY = FocalCodecFamily(
+    "focalcodec",
+    sizes=FocalCodecConfig,
+    variants=VARIANTS,
+    options=Options,
     cards=CARDS,
-    recipe=recipe,
+    file_settings=frozenset({"wavlm"}),
 )

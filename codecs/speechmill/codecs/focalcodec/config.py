@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from math import lcm, prod
 
 from speechmill.codecs.errors import InvalidConfig
+from speechmill.codecs.family import Card
 from speechmill.codecs.nn.strides import receptive_field
 
 SAMPLE_RATE = 16_000
@@ -223,4 +224,35 @@ VARIANTS = {
     "focalcodec-50hz-2k-causal": _causal(11),
     "focalcodec-50hz-4k-causal": _causal(12),
     "focalcodec-50hz-65k-causal": _causal(16),
+}
+
+
+def _card(parameters: int, paper: str, file: str) -> Card:
+    files = {"checkpoint": f"hf://lucadellalib/focalcodec_{file}"}
+    return Card(parameters=parameters, paper=paper, licence="Apache-2.0", files=files)
+
+
+_OFFLINE, _CAUSAL = "arXiv 2502.04465", "arXiv 2509.16195"
+CARDS = {  # revisions and digests of the offline files are those that a third-party port pins
+    "focalcodec-50hz": _card(
+        142_126_257,
+        _OFFLINE,
+        "50hz@d6d6d9524e52155c85193c2c3b8da1cf8842f019/model.safetensors"
+        "#sha256=2700a916ca8d1c11a899995ef8d451ee53a481486650c4b78cd96feff9ac77f0",
+    ),
+    "focalcodec-25hz": _card(
+        144_223_409,
+        _OFFLINE,
+        "25hz@581aa401901b4985fbbdd3569d80a5a191740c1f/model.safetensors"
+        "#sha256=07a5ca4b92fb1fdc0499e761df6373d5b0811b8b950335fc40bcf6dc4f300441",
+    ),
+    "focalcodec-12_5hz": _card(
+        145_271_985,
+        _OFFLINE,
+        "12_5hz@96ddced5e284f109d9022a65d1062fcd92dc33eb/model.safetensors"
+        "#sha256=5362c33ed75801d9bced7e8573f8eece674592ea3c3156451a85f4b924b1c1e5",
+    ),
+    "focalcodec-50hz-2k-causal": _card(249_036_441, _CAUSAL, "50hz_2k_causal/model.safetensors"),
+    "focalcodec-50hz-4k-causal": _card(249_038_490, _CAUSAL, "50hz_4k_causal/model.safetensors"),
+    "focalcodec-50hz-65k-causal": _card(249_046_686, _CAUSAL, "50hz_65k_causal/model.safetensors"),
 }

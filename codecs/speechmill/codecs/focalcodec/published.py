@@ -40,7 +40,7 @@ class _Quantizer:
     codebook_size: int
 
 
-def configured(name: str, values: Mapping[str, Any] | None) -> FocalCodecConfig:
+def read_focalcodec_config(name: str, values: Mapping[str, Any] | None) -> FocalCodecConfig:
     """Return the sizes of the variant `name`, or of the family, with `values` in place of its own.
 
     What a file leaves out is the default of the version that wrote it: version 0.0.1 is known by

@@ -52,7 +52,7 @@ _BRANCH = 0.3  # of random weights: what a residual branch adds to its stream, a
 _SCALES = {DynamicTanh: 0.5, ConvNeXtBlock: 1 / 8}
 
 
-def build(config: FocalCodecConfig, path: Path) -> FocalCodecNetwork:
+def read_focalcodec(config: FocalCodecConfig, path: Path) -> FocalCodecNetwork:
     """Return the network for inference."""
     network = allocate(lambda: FocalCodecNetwork(config))
     load_strict(network, current(read_state_dict(path)), str(path))
@@ -92,7 +92,7 @@ def renamed_wavlm(state: Mapping[str, Tensor], num_layers: int) -> dict[str, Ten
     return _joined(ours)
 
 
-def build_untrained(config: FocalCodecConfig, seed: int) -> FocalCodecNetwork:
+def untrained_focalcodec(config: FocalCodecConfig, seed: int) -> FocalCodecNetwork:
     """Return a network of random weights that depends on nothing but `config` and `seed`.
 
     Tests mean something with it because codes follow the audio: what a GELU adds to every frame

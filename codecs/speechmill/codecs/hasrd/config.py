@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from speechmill.codecs.config import override
 from speechmill.codecs.errors import InvalidConfig
+from speechmill.codecs.family import UNPUBLISHED, Card
 from speechmill.codecs.nn.strides import receptive_field
 
 SAMPLE_RATE = 16_000
@@ -152,9 +153,16 @@ VARIANTS = {
     "hasrd-2k-wavlm-base": replace(_LARGE, ssl=_WAVLM_BASE, semantic_layer=9),
     "hasrd-2k-hubert-base": replace(_LARGE, ssl=_HUBERT_BASE, semantic_layer=9),
 }
+_PARAMETERS = {"hasrd-2k-wavlm-base": 123_079_199, "hasrd-2k-hubert-base": 123_070_571}
+CARDS = {
+    name: Card(
+        parameters=_PARAMETERS.get(name, 328_147_311), paper="arXiv 2506.00843", licence=UNPUBLISHED
+    )
+    for name in VARIANTS
+}
 
 
-def configured(name: str, values: Mapping[str, Any] | None) -> HasrdConfig:
+def read_hasrd_config(name: str, values: Mapping[str, Any] | None) -> HasrdConfig:
     """Return the variant, or the defaults, with `values` in place of theirs; "ssl" is nested."""
     base, own = VARIANTS.get(name, _LARGE), dict(values or {})
     if "ssl" in own:

@@ -85,7 +85,7 @@ class HasrdRecipe(CentroidRecipe):
 
     has_codebooks: Tensor
 
-    def listen_to(self, path: Path) -> None:
+    def load_semantic(self, path: Path) -> None:
         """Fill in the self-supervised model from a file that transformers wrote."""
         state = renamed_ssl(read_state_dict(path), self.sizes)
         load_strict(self.ssl.network, state, str(path))

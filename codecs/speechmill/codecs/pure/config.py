@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from math import prod
 
 from speechmill.codecs.errors import InvalidConfig
+from speechmill.codecs.family import UNPUBLISHED, Card
 
 BACKBONES = ("seanet", "frames")
 
@@ -100,3 +101,15 @@ VARIANTS = {
     "pure-4k": _FULL,
     "pure-16k-small": _SMALL,
 }
+
+_PAPER = "arXiv 2511.22687"
+_SMALL_FILE = (  # of half precision, which float32 holds to the last bit; see docs/training.md
+    "package://speechmill.codecs/pure/pure-16k-small.safetensors"
+    "#sha256=8e16310e3f683e33698043d795dd7f35191f8a97361253acb786768940809e8f"
+)
+CARDS = {
+    name: Card(parameters=24_937_377, paper=_PAPER, licence=UNPUBLISHED) for name in VARIANTS
+}  # all but the small one are prefixes of one network
+CARDS["pure-16k-small"] = Card(
+    parameters=3_723_712, paper=_PAPER, licence="Apache-2.0", files={"checkpoint": _SMALL_FILE}
+)

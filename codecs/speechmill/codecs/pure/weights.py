@@ -17,7 +17,7 @@ _LATENT_NORM = 0.5
 _BRANCH = 1 / 8  # of what a ConvNeXt block adds
 
 
-def build(config: PureConfig, path: Path) -> PureNetwork:
+def read_pure(config: PureConfig, path: Path) -> PureNetwork:
     """Return the network for inference, from a checkpoint of training or of inference.
 
     Training keeps the two factors of every weight-normed weight; here they are multiplied.
@@ -28,7 +28,7 @@ def build(config: PureConfig, path: Path) -> PureNetwork:
     return network
 
 
-def build_untrained(config: PureConfig, seed: int) -> PureNetwork:
+def untrained_pure(config: PureConfig, seed: int) -> PureNetwork:
     """Return a network of random weights that depends on nothing but `config` and `seed`.
 
     It has the traits that make tests mean something: activations neither die nor explode, and

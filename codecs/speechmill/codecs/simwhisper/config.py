@@ -7,6 +7,7 @@ from typing import Any
 
 from speechmill.codecs.config import nearest
 from speechmill.codecs.errors import InvalidConfig
+from speechmill.codecs.family import Card
 
 SAMPLE_RATE = 16_000
 MEL_HOP = 160
@@ -65,6 +66,16 @@ class SimWhisperConfig:
 
 
 VARIANTS = {"simwhisper-16k": SimWhisperConfig()}
+CARDS = {
+    "simwhisper-16k": Card(
+        parameters=291_315_186,
+        paper="arXiv 2510.20504",
+        files={
+            "checkpoint": "hf://ZhangXinWhut/SimWhisper_Codec/SimWhisperCodec.pt"
+            "#sha256=eadb9840af449d39513a2b826e5513af65ead1b1b88083c91fd471237ea90dc7"
+        },
+    )
+}
 
 _KEYS = {
     "feature_extractor": {"feature_size": "num_mels", "n_fft": "mel_n_fft"},

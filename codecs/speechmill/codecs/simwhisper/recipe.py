@@ -18,7 +18,7 @@ from speechmill.codecs.losses import MelLoss
 from speechmill.codecs.recipe import Recipe, StepOutput, TrainingBatch, merge_weights, pad_or_trim
 from speechmill.codecs.simwhisper.config import SAMPLE_RATE, WINDOW_SAMPLES, SimWhisperConfig
 from speechmill.codecs.simwhisper.model import SimWhisperNetwork
-from speechmill.codecs.simwhisper.weights import load, load_whisper
+from speechmill.codecs.simwhisper.weights import load_simwhisper, load_whisper
 
 _WEIGHTS = {  # ours; the mel weight is what HiFi-GAN and Vocos give one scale
     "mel": 45.0,
@@ -65,7 +65,7 @@ class SimWhisperRecipe(Recipe):
                 "the checkpoint holds an encoder of its own; leave whisper out, or set the "
                 "checkpoint to untrained"
             )
-        load(self.network, self.sizes, path)
+        load_simwhisper(self.network, self.sizes, path)
 
     def begin_phase(self, phase: str) -> None:
         bottleneck = ("network.downsample",) if phase == "codec" else ()

@@ -39,14 +39,14 @@ _UNIT_GAIN = 0.3  # tried on speech: the latents' standard deviation is near 1
 _LATENT_GAIN = 6.0
 
 
-def build(config: SimWhisperConfig, path: Path) -> SimWhisperNetwork:
+def read_simwhisper(config: SimWhisperConfig, path: Path) -> SimWhisperNetwork:
     """Return the network for inference with the weights of the authors' file, or of a training."""
     network = allocate(lambda: SimWhisperNetwork(config))
-    load(network, config, path)
+    load_simwhisper(network, config, path)
     return network
 
 
-def load(network: SimWhisperNetwork, config: SimWhisperConfig, path: Path) -> None:
+def load_simwhisper(network: SimWhisperNetwork, config: SimWhisperConfig, path: Path) -> None:
     """Fill in a network from the authors' file, or from a training's."""
     state = read_state_dict(path, _CHECKPOINT_KEY)
     _check_levels(config, state, path)
@@ -65,7 +65,7 @@ def load_whisper(encoder: AcousticEncoder, path: Path) -> None:
     load_strict(encoder, ours, str(path))
 
 
-def build_untrained(config: SimWhisperConfig, seed: int) -> SimWhisperNetwork:
+def untrained_simwhisper(config: SimWhisperConfig, seed: int) -> SimWhisperNetwork:
     """Return a network of random weights that depends on nothing but `config` and `seed`.
 
     Its codes follow the audio as a trained codec's do, because what is constant in time is kept

@@ -6,133 +6,103 @@ arXiv 2306.06546 (DAC). transformers lets padding leak into a clip, so clips are
 on a CPU, and elsewhere with those of the same length.
 
 The family "transformers" takes any `config.json` of these three as `config`, and as `checkpoint`
-also a folder that transformers wrote, or hf://owner/repo. Option beside those: `num_codebooks`,
-to encode to the first ones only. By default they are 8, or all where there are fewer. EnCodec at
-48 kHz is left out: its codes say nothing without a loudness per second, which tokens do not hold.
+also a folder that transformers wrote, or hf://owner/repo. EnCodec at 48 kHz is left out: its codes
+say nothing without a loudness per second, which tokens do not hold.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from speechmill.codecs.api import Codec, CodecInfo
 from speechmill.codecs.errors import MissingDependency
-from speechmill.codecs.family import UNTRAINED_SEED, Card, CodecFamily, identity
-from speechmill.codecs.fetch import fetch
-from speechmill.codecs.transformers_codecs.config import VARIANTS, TransformersConfig, configured
-
-if TYPE_CHECKING:
-    import torch
-
-_ALGORITHM = 1  # raised when the same weights give other codes
-_WEIGHTS = "model.safetensors"
-
-
-def info(
-    name: str,
-    *,
-    checkpoint: str | None,
-    config: dict[str, Any] | None,
-    num_codebooks: int | None = None,
-) -> CodecInfo:
-    """Return the facts; the name is recorded as it was given."""
-    sizes = _sizes(name, checkpoint, config, num_codebooks)
-    return CodecInfo(
-        name=name,
-        **identity("transformers", _ALGORITHM, sizes, {"checkpoint": _file(checkpoint)}),
-        sample_rate=sizes.sample_rate,
-        output_sample_rate=sizes.sample_rate,
-        hop_length=sizes.hop_length,
-        frame_offset=sizes.hop_length - 1,
-        min_frames=1,
-        codebook_sizes=(sizes.codebook_size,) * sizes.num_codebooks,
-        num_semantic_codebooks=sizes.semantic_codebooks,
-        missing_samples=sizes.missing_samples,
-    )
+from speechmill.codecs.family import UNTRAINED_SEED, Config, NetworkFamily, Request
+from speechmill.codecs.transformers_codecs.config import (
+    CARDS,
+    VARIANTS,
+    WEIGHTS,
+    TransformersConfig,
+    read_transformers_config,
+)
 
 
-def load(
-    name: str,
-    *,
-    checkpoint: str | None,
-    config: dict[str, Any] | None,
-    device: torch.device,
-    precision: str,
-    num_codebooks: int | None = None,
-) -> Codec:
-    """Return the codec, with random weights where there is no checkpoint."""
-    try:
-        import transformers  # noqa: F401
-    except ImportError as error:
-        raise MissingDependency(
-            f"{name} is computed by transformers; pip install 'speechmill[baselines]'"
-        ) from error
-    from speechmill.codecs.transformers_codecs.codec import TransformersCodec
-    from speechmill.codecs.transformers_codecs.weights import build, build_untrained
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TransformersOptions:
+    """`num_codebooks` encodes to the first ones only; None: 8, or all where there are fewer."""
 
-    sizes, file = _sizes(name, checkpoint, config, num_codebooks), _file(checkpoint)
-    network = build_untrained(sizes, UNTRAINED_SEED) if file is None else build(sizes, fetch(file))
-    facts = info(name, checkpoint=checkpoint, config=config, num_codebooks=num_codebooks)
-    return TransformersCodec(network, sizes, facts, device=device, precision=precision)
+    num_codebooks: int | None = None
 
 
-def _sizes(
-    name: str, checkpoint: str | None, config: dict[str, Any] | None, num_codebooks: int | None
-) -> TransformersConfig:
-    """Return the sizes of the variant, with what `config` or the checkpoint's folder says."""
-    beside = None if checkpoint is None else Path(checkpoint) / "config.json"
-    if config is None and beside is not None and beside.is_file():
-        config = json.loads(beside.read_text())
-    return configured({**VARIANTS.get(name, {}), **(config or {})}, num_codebooks)
+TransformersRequest = Request[TransformersConfig, TransformersOptions]
 
 
-def _file(checkpoint: str | None) -> str | None:
-    """Return the file of weights; a folder of transformers and a repository hold one."""
-    if checkpoint is None:
-        return None
-    is_repository = checkpoint.startswith("hf://") and checkpoint.count("/") == 3
-    if is_repository or Path(checkpoint).is_dir():
-        return f"{checkpoint}/{_WEIGHTS}"
-    return checkpoint
+class TransformersFamily(NetworkFamily[TransformersConfig, TransformersOptions]):
+    """Facts and networks of what transformers computes; it trains none of them."""
+
+    def read_sizes(
+        self, name: str, config: Config, checkpoint: str | None, options: TransformersOptions
+    ) -> TransformersConfig:
+        """Return the sizes of the variant, with what `config` or the checkpoint's folder says."""
+        beside = None if checkpoint is None else Path(checkpoint) / "config.json"
+        if config is None and beside is not None and beside.is_file():
+            config = json.loads(beside.read_text())
+        values = {**VARIANTS.get(name, {}), **(config or {})}
+        return read_transformers_config(values, options.num_codebooks)
+
+    def files(
+        self, sizes: TransformersConfig, checkpoint: str | None, options: TransformersOptions
+    ) -> Mapping[str, str | Path | None]:
+        """Return the file of weights; a folder of transformers and a repository hold one."""
+        if checkpoint is not None:
+            is_repository = checkpoint.startswith("hf://") and checkpoint.count("/") == 3
+            if is_repository or Path(checkpoint).is_dir():
+                checkpoint = f"{checkpoint}/{WEIGHTS}"
+        return {"checkpoint": checkpoint}
+
+    def describe(self, request: TransformersRequest) -> CodecInfo:
+        sizes = request.sizes
+        return CodecInfo(
+            name=request.name,
+            **self.identify(request),
+            sample_rate=sizes.sample_rate,
+            output_sample_rate=sizes.sample_rate,
+            hop_length=sizes.hop_length,
+            frame_offset=sizes.hop_length - 1,
+            min_frames=1,
+            codebook_sizes=(sizes.codebook_size,) * sizes.num_codebooks,
+            num_semantic_codebooks=sizes.semantic_codebooks,
+            missing_samples=sizes.missing_samples,
+        )
+
+    def build(self, request: TransformersRequest, info: CodecInfo, **execution: Any) -> Codec:
+        try:
+            import transformers  # noqa: F401
+        except ImportError as error:
+            raise MissingDependency(
+                f"{request.name} is computed by transformers; pip install 'speechmill[baselines]'"
+            ) from error
+        from speechmill.codecs.transformers_codecs.codec import TransformersCodec
+        from speechmill.codecs.transformers_codecs.weights import (
+            read_transformers,
+            untrained_transformers,
+        )
+
+        sizes, path = request.sizes, request.path()
+        if path is None:
+            network = untrained_transformers(sizes, UNTRAINED_SEED)
+        else:
+            network = read_transformers(sizes, path)
+        return TransformersCodec(network, sizes, info, **execution)
 
 
-CARDS = {
-    "mimi": Card(
-        parameters=96_085_825,
-        paper="arXiv 2410.00037",
-        licence="CC-BY-4.0",
-        files={"checkpoint": f"hf://kyutai/mimi/{_WEIGHTS}"},
-    ),
-    "encodec-24khz": Card(
-        parameters=19_041_121,
-        paper="arXiv 2210.13438",
-        files={"checkpoint": f"hf://facebook/encodec_24khz/{_WEIGHTS}"},
-    ),
-    "dac-16khz": Card(
-        parameters=74_141_697,
-        paper="arXiv 2306.06546",
-        licence="MIT",
-        files={"checkpoint": f"hf://descript/dac_16khz/{_WEIGHTS}"},
-    ),
-    "dac-24khz": Card(
-        parameters=74_653_857,
-        paper="arXiv 2306.06546",
-        licence="MIT",
-        files={"checkpoint": f"hf://descript/dac_24khz/{_WEIGHTS}"},
-    ),
-    "dac-44khz": Card(
-        parameters=76_620_777,
-        paper="arXiv 2306.06546",
-        licence="MIT",
-        files={"checkpoint": f"hf://descript/dac_44khz/{_WEIGHTS}"},
-    ),
-}
-FAMILY = CodecFamily(
-    variants=tuple(VARIANTS),
-    info=info,
-    load=load,
-    options=frozenset({"num_codebooks"}),
+FAMILY = TransformersFamily(
+    "transformers",
+    sizes=TransformersConfig,
+    variants=VARIANTS,
+    options=TransformersOptions,
     cards=CARDS,
 )

@@ -10,6 +10,7 @@ from typing import Any
 
 from speechmill.codecs.config import nearest
 from speechmill.codecs.errors import InvalidConfig
+from speechmill.codecs.family import Card
 from speechmill.codecs.nn.strides import missing_columns
 
 _DEFAULTS: dict[str, dict[str, Any]] = {  # of transformers' configuration classes
@@ -56,7 +57,9 @@ class TransformersConfig:
     values: tuple[tuple[str, Any], ...]
 
 
-def configured(values: Mapping[str, Any], num_codebooks: int | None) -> TransformersConfig:
+def read_transformers_config(
+    values: Mapping[str, Any], num_codebooks: int | None
+) -> TransformersConfig:
     """Return what a `config.json` of transformers says; `model_type` decides its vocabulary."""
     model_type = str(values.get("model_type"))
     if model_type not in _DEFAULTS:
@@ -123,4 +126,17 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "n_codebooks": 32,
     },
     "dac-44khz": {**_DAC, "sampling_rate": 44_100, "downsampling_ratios": (2, 4, 8, 8)},
+}
+
+WEIGHTS = "model.safetensors"
+_MIT_DAC = {"paper": "arXiv 2306.06546", "licence": "MIT"}
+CARDS = {
+    name: Card(parameters=parameters, files={"checkpoint": f"hf://{repository}/{WEIGHTS}"}, **known)
+    for name, parameters, repository, known in (
+        ("mimi", 96_085_825, "kyutai/mimi", {"paper": "arXiv 2410.00037", "licence": "CC-BY-4.0"}),
+        ("encodec-24khz", 19_041_121, "facebook/encodec_24khz", {"paper": "arXiv 2210.13438"}),
+        ("dac-16khz", 74_141_697, "descript/dac_16khz", _MIT_DAC),
+        ("dac-24khz", 74_653_857, "descript/dac_24khz", _MIT_DAC),
+        ("dac-44khz", 76_620_777, "descript/dac_44khz", _MIT_DAC),
+    )
 }

@@ -23,7 +23,7 @@ _CLASSES: dict[str, tuple[Any, Any]] = {
 _CODEWORD_LENGTH = {"mimi": 0.2, "encodec": 0.1, "dac": 1.0}
 
 
-def build(sizes: TransformersConfig, path: Path) -> nn.Module:
+def read_transformers(sizes: TransformersConfig, path: Path) -> nn.Module:
     """Return the network for inference; transformers maps the names that it used before."""
     _, model = _CLASSES[sizes.model_type]
     network, found = model.from_pretrained(
@@ -43,7 +43,7 @@ def build(sizes: TransformersConfig, path: Path) -> nn.Module:
     return network  # type: ignore[no-any-return]
 
 
-def allocate(sizes: TransformersConfig) -> Any:
+def allocate_transformers(sizes: TransformersConfig) -> Any:
     """Return the network as transformers builds it, which draws from torch's generator."""
     _, model = _CLASSES[sizes.model_type]
     return model(_configuration(sizes))
@@ -58,14 +58,14 @@ def _configuration(sizes: TransformersConfig) -> Any:
         raise InvalidConfig(f"transformers takes no such {sizes.model_type}: {error}") from error
 
 
-def build_untrained(sizes: TransformersConfig, seed: int) -> nn.Module:
+def untrained_transformers(sizes: TransformersConfig, seed: int) -> nn.Module:
     """Return a network of random weights that depends on nothing but `sizes` and `seed`.
 
     Codes follow the audio, because the encoder's convolutions pass on nothing constant in time
     and all codewords are equally long.
     """
     with torch.random.fork_rng(devices=[]):
-        network = allocate(sizes)
+        network = allocate_transformers(sizes)
     fold_weight_norm(network)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
