@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterable, Mapping
-from math import sqrt
 from pathlib import Path
 
 import torch
@@ -17,7 +16,7 @@ from speechmill.codecs.dualcodec.w2vbert import W2VBert
 from speechmill.codecs.errors import CheckpointError
 from speechmill.codecs.nn.conv import fold_weight_norm
 from speechmill.codecs.nn.factorized import FactorizedQuantizer
-from speechmill.codecs.nn.snake import Snake
+from speechmill.codecs.untrained import draw_weights, make_subtractive, remove_mean_over_time
 
 _ACOUSTIC_CODEBOOK = re.compile(r"dac\.quantizer\.quantizers\.\d+\.codebook\.weight")
 _UNIT_PARTS = ("snake1", "conv1.conv", "snake2", "conv2.conv")
@@ -197,67 +196,38 @@ def _units(theirs: str, ours: str, first: int) -> dict[str, str]:
 
 
 def untrained_dualcodec(config: DualCodecConfig, seed: int) -> DualCodecNetwork:
-    """Return a network whose codes follow the audio and depend on `config` and `seed` alone.
+    """Return a network of random weights.
 
-    What is constant in time is kept out of the acoustic latent, and each stage of the quantizer
-    takes from the residual what it codes.
+    Nothing that is constant in time reaches the acoustic latent, and each stage of the quantizer
+    subtracts from the residual what it codes.
     """
     network = allocate_network(config)
     fold_weight_norm(network)
-    _fill(network, _GAIN, torch.Generator().manual_seed(seed))
+    generator = torch.Generator().manual_seed(seed)
+    draw_weights(network, generator, gain=_GAIN, embeddings="unit")
     for module in network.modules():
         if isinstance(module, FactorizedQuantizer):
-            _make_subtractive(module)
-    last: Tensor = network.acoustic_encoder.last.conv.weight
-    last -= last.mean(-1, keepdim=True)
-    last *= _ACOUSTIC_GAIN
+            make_subtractive(module, _CODEWORD_NORM, _GAIN)
+    last = network.acoustic_encoder.last.conv
+    remove_mean_over_time(last)
+    last.weight.mul_(_ACOUSTIC_GAIN)
     network.acoustic_decoder.last.conv.weight.mul_(_AUDIO_GAIN)
     return network
 
 
 def untrained_w2vbert(config: DualCodecConfig, seed: int) -> W2VBert:
-    """Return layers whose output follows the audio and depends on `config` and `seed` alone."""
+    """Return layers of random weights."""
     network = allocate_w2vbert(config)
-    _fill(network, _W2VBERT_GAIN, torch.Generator().manual_seed(seed))
+    generator = torch.Generator().manual_seed(seed)
+    draw_weights(network, generator, gain=_W2VBERT_GAIN, embeddings="unit")
     return network
 
 
 def untrained_semantic(
     config: DualCodecConfig, seed: int, *, keep_partial: bool
 ) -> SemanticFeatures:
-    """Return features of random layers, standardised by no statistics."""
+    """Return the features of random layers, as they come: of mean 0 and variance 1."""
     width = config.semantic_in_dim
     stats = torch.zeros(width), torch.ones(width)
     network = untrained_w2vbert(config, seed)
     return SemanticFeatures(config, network, *stats, keep_partial=keep_partial)
-
-
-def _fill(network: nn.Module, gain: float, generator: torch.Generator) -> None:
-    for module in network.modules():
-        if isinstance(module, nn.Linear | nn.Conv1d | nn.ConvTranspose1d):
-            module.weight.normal_(std=gain / sqrt(_taps(module)), generator=generator)
-            if module.bias is not None:
-                module.bias.zero_()
-        elif isinstance(module, nn.LayerNorm):
-            module.weight.fill_(1)
-            module.bias.zero_()
-        elif isinstance(module, nn.Embedding):
-            module.weight.normal_(std=1 / sqrt(module.embedding_dim), generator=generator)
-        elif isinstance(module, Snake):
-            module.alpha.fill_(1)
-
-
-def _taps(layer: nn.Linear | nn.Conv1d | nn.ConvTranspose1d) -> int:
-    if isinstance(layer, nn.Linear):
-        return layer.in_features
-    upsampling = layer.stride[0] if isinstance(layer, nn.ConvTranspose1d) else 1
-    return layer.in_channels * layer.kernel_size[0] // (layer.groups * upsampling)
-
-
-def _make_subtractive(quantizer: FactorizedQuantizer) -> None:
-    """Let a codeword stand for the part of the input that the search saw."""
-    into: Tensor = quantizer.in_proj.weight
-    into /= _GAIN
-    quantizer.out_proj.weight.copy_(into.transpose(0, 1))
-    words_NC = quantizer.codebook.weight
-    words_NC *= _CODEWORD_NORM / words_NC.norm(dim=-1, keepdim=True)

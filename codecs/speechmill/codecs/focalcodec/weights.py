@@ -7,7 +7,6 @@ one, stages number their two parts, and there are a norm and a mask that nothing
 
 import re
 from collections.abc import Mapping
-from math import sqrt
 from pathlib import Path
 
 import torch
@@ -18,8 +17,8 @@ from speechmill.codecs.focalcodec.config import FocalCodecConfig
 from speechmill.codecs.focalcodec.model import FocalCodecNetwork, LinearHead
 from speechmill.codecs.focalcodec.wavlm import Attention, WavLM
 from speechmill.codecs.nn.conv import scaled
-from speechmill.codecs.nn.convnext import ConvNeXtBlock
-from speechmill.codecs.nn.focal import DynamicTanh, FeedForward, FocalModulation
+from speechmill.codecs.nn.focal import FeedForward, FocalModulation
+from speechmill.codecs.untrained import Drawn, draw_weights, fan_in
 
 _V001_UNUSED = {"encoder.encoder.norm.weight", "encoder.encoder.norm.bias", "quantizer.mask"}
 _V001_STAGES = [
@@ -49,7 +48,6 @@ _WAVLM_NAMES = (  # transformers', and ours
     (r"\.output_dense\.", ".out_proj."),
 )
 _BRANCH = 0.3  # of random weights: what a residual branch adds to its stream, and WaveNeXt's level
-_SCALES = {DynamicTanh: 0.5, ConvNeXtBlock: 1 / 8}
 
 
 def read_focalcodec(config: FocalCodecConfig, path: Path) -> FocalCodecNetwork:
@@ -93,22 +91,21 @@ def renamed_wavlm(state: Mapping[str, Tensor], num_layers: int) -> dict[str, Ten
 
 
 def untrained_focalcodec(config: FocalCodecConfig, seed: int) -> FocalCodecNetwork:
-    """Return a network of random weights that depends on nothing but `config` and `seed`.
-
-    Tests mean something with it because codes follow the audio: what a GELU adds to every frame
-    alike is taken out by weights that sum to zero over its channels.
-    """
+    """Return a network of random weights."""
     network = allocate(lambda: FocalCodecNetwork(config))
     generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for module in network.modules():
-            _randomise(module, generator)
-        for module in network.modules():
-            if isinstance(module, FeedForward | FocalModulation | Attention):
-                module.out_proj.weight *= _BRANCH
-            if isinstance(module, LinearHead):
-                module.proj.weight *= _BRANCH
+    draw_weights(network, generator, centered=True, fan_in=_fan_in)
+    for module in network.modules():
+        if isinstance(module, FeedForward | FocalModulation | Attention):
+            module.out_proj.weight *= _BRANCH
+        if isinstance(module, LinearHead):
+            module.proj.weight *= _BRANCH
     return network
+
+
+def _fan_in(layer: Drawn) -> int:
+    """Ignore the stride: a transposed convolution of the decompressor has no overlap."""
+    return fan_in(layer) * (layer.stride[0] if isinstance(layer, nn.ConvTranspose1d) else 1)
 
 
 def _joined(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -124,22 +121,3 @@ def _renamed(key: str) -> str:
     for pattern, replacement in _V001_STAGES:
         key = pattern.sub(replacement, key)
     return key
-
-
-def _randomise(module: nn.Module, generator: torch.Generator) -> None:
-    if isinstance(module, nn.Conv1d | nn.ConvTranspose1d | nn.Linear):
-        weight = module.weight
-        inputs = weight.numel() // weight.shape[isinstance(module, nn.ConvTranspose1d)]
-        weight.normal_(std=1 / sqrt(inputs), generator=generator)
-        if weight.shape[1] > 1:
-            weight -= weight.mean(1, keepdim=True)
-        if module.bias is not None:
-            module.bias.zero_()
-    elif isinstance(module, nn.Embedding):
-        module.weight.normal_(generator=generator)
-    elif isinstance(module, nn.LayerNorm):
-        module.weight.fill_(1)
-        module.bias.zero_()
-    else:
-        for scale in module.parameters(recurse=False):
-            scale.fill_(_SCALES.get(type(module), 1))

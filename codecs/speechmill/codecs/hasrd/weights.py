@@ -6,21 +6,26 @@ are transformers', before and after PyTorch renamed the factors of weight norm.
 
 import re
 from collections.abc import Mapping
-from math import log, sqrt
+from math import sqrt
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from speechmill.codecs.checkpoint import allocate, load_strict, read_state_dict
 from speechmill.codecs.hasrd.config import HasrdConfig
 from speechmill.codecs.hasrd.model import HasrdNetwork
-from speechmill.codecs.hasrd.ssl import Attention, FeedForward, SSLModel, TimeNorm
+from speechmill.codecs.hasrd.ssl import Attention, FeedForward, SSLModel
 from speechmill.codecs.nn.conv import fold_weight_norm, load_folded, scaled
 from speechmill.codecs.nn.dac import ResidualUnit
 from speechmill.codecs.nn.factorized import FactorizedQuantizer
 from speechmill.codecs.nn.quantize import ResidualQuantizer
-from speechmill.codecs.nn.snake import Snake
+from speechmill.codecs.untrained import (
+    best_projection,
+    draw_codewords,
+    draw_weights,
+    make_subtractive,
+)
 
 _POSITIONS = "encoder.pos_conv_embed.conv."
 _FACTORS = {
@@ -82,74 +87,33 @@ def renamed_ssl(state: Mapping[str, Tensor], config: HasrdConfig) -> dict[str, T
 
 
 def untrained_hasrd(config: HasrdConfig, seed: int) -> HasrdNetwork:
-    """Return a network whose codes follow the audio and depend on `config` and `seed` alone."""
+    """Return a network of random weights.
+
+    Codewords are as long as the projection of a latent on the best of all directions.
+    """
     network = allocate_hasrd(config)
     fold_weight_norm(network)
     generator = torch.Generator().manual_seed(seed)
-    _fill(network, generator)
+    draw_weights(network, generator, centered=True)
     for module in network.modules():
         if isinstance(module, ResidualQuantizer):
-            _fill_codebooks(module.codebooks_KND, generator)
+            words_KND = module.codebooks_KND
+            draw_codewords(words_KND, best_projection(words_KND.shape[1]), generator)
         elif isinstance(module, FactorizedQuantizer):
-            _make_subtractive(module)
+            make_subtractive(module, sqrt(module.codebook.embedding_dim))
         elif isinstance(module, ResidualUnit):
             module.conv2.conv.weight.mul_(_BRANCH)
-    if config.acoustic_source == "weighted":
-        network.layer_logits.zero_()
     network.decoder.last.conv.weight.mul_(_AUDIO_GAIN)
     return network
 
 
 def untrained_ssl(config: HasrdConfig, seed: int) -> SSLModel:
-    """Return layers whose output follows the audio and depends on `config` and `seed` alone."""
+    """Return layers of random weights."""
     network = allocate_ssl(config)
-    _fill(network, torch.Generator().manual_seed(seed))
+    draw_weights(network, torch.Generator().manual_seed(seed), centered=True)
     for module in network.modules():
         if isinstance(module, Attention):
             module.out_proj.weight.mul_(_BRANCH)
-            if config.ssl.model_type == "wavlm":
-                module.gru_rel_pos_const.fill_(1)
         elif isinstance(module, FeedForward):
             module.output_dense.weight.mul_(_BRANCH)
     return network
-
-
-def _fill(network: nn.Module, generator: torch.Generator) -> None:
-    """Fill in weights that pass on no mean over channels: it would be the same in every frame."""
-    for module in network.modules():
-        if isinstance(module, nn.Linear | nn.Conv1d | nn.ConvTranspose1d):
-            weight = module.weight
-            inputs = _taps(module)
-            weight.normal_(std=1 / sqrt(inputs), generator=generator)
-            if weight.shape[1] > 1:
-                weight -= weight.mean(1, keepdim=True)
-            if module.bias is not None:
-                module.bias.zero_()
-        elif isinstance(module, nn.LayerNorm | TimeNorm):
-            module.weight.fill_(1)
-            module.bias.zero_()
-        elif isinstance(module, nn.Embedding):
-            module.weight.normal_(generator=generator)
-        elif isinstance(module, Snake):
-            module.alpha.fill_(1)
-
-
-def _taps(layer: nn.Linear | nn.Conv1d | nn.ConvTranspose1d) -> int:
-    if isinstance(layer, nn.Linear):
-        return layer.in_features
-    upsampling = layer.stride[0] if isinstance(layer, nn.ConvTranspose1d) else 1
-    return layer.in_channels * layer.kernel_size[0] // (layer.groups * upsampling)
-
-
-def _fill_codebooks(codebooks_KND: Tensor, generator: torch.Generator) -> None:
-    """Fill in codewords as long as a latent's projection on the best of N directions."""
-    size = codebooks_KND.shape[1]
-    codebooks_KND.normal_(generator=generator)
-    codebooks_KND *= sqrt(2 * log(max(2, size))) / codebooks_KND.norm(dim=-1, keepdim=True)
-
-
-def _make_subtractive(quantizer: FactorizedQuantizer) -> None:
-    """Let a codeword stand for the part of the input that the search saw."""
-    quantizer.out_proj.weight.copy_(quantizer.in_proj.weight.transpose(0, 1))
-    words_NC = quantizer.codebook.weight
-    words_NC *= sqrt(words_NC.shape[1]) / words_NC.norm(dim=-1, keepdim=True)

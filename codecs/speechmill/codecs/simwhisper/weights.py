@@ -2,19 +2,17 @@
 
 import re
 from collections.abc import Mapping
-from math import sqrt
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from speechmill.codecs.checkpoint import allocate, load_strict, read_state_dict
 from speechmill.codecs.errors import CheckpointError
-from speechmill.codecs.nn.alias_free import AliasFreeSnakeBeta
 from speechmill.codecs.nn.conv import scaled
-from speechmill.codecs.nn.convnext import ConvNeXtBlock
 from speechmill.codecs.simwhisper.config import SimWhisperConfig
 from speechmill.codecs.simwhisper.model import AcousticEncoder, SimWhisperNetwork
+from speechmill.codecs.untrained import draw_weights
 
 _CHECKPOINT_KEY = "model"  # where the authors' trainer puts the weights
 _DERIVED = re.compile(
@@ -66,22 +64,15 @@ def load_whisper(encoder: AcousticEncoder, path: Path) -> None:
 
 
 def untrained_simwhisper(config: SimWhisperConfig, seed: int) -> SimWhisperNetwork:
-    """Return a network of random weights that depends on nothing but `config` and `seed`.
-
-    Its codes follow the audio as a trained codec's do, because what is constant in time is kept
-    out of the latents.
-    """
+    """Return a network of random weights; nothing that is constant in time reaches its latents."""
     network = allocate(lambda: SimWhisperNetwork(config))
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for module in network.modules():
-            _randomise(module, generator)
-        stacked_ODS = network.downsample.in_proj.weight.view(config.hidden_dim, -1, config.stack)
-        stacked_ODS -= stacked_ODS.mean(-1, keepdim=True)
-        for name, parameter in network.downsample.named_parameters():
-            if name.endswith("conv2.weight"):
-                parameter.mul_(_UNIT_GAIN)
-        network.downsample.to_latent.weight.mul_(_LATENT_GAIN)
+    draw_weights(network, torch.Generator().manual_seed(seed))
+    stacked_ODS = network.downsample.in_proj.weight.view(config.hidden_dim, -1, config.stack)
+    stacked_ODS -= stacked_ODS.mean(-1, keepdim=True)
+    for name, parameter in network.downsample.named_parameters():
+        if name.endswith("conv2.weight"):
+            parameter.mul_(_UNIT_GAIN)
+    network.downsample.to_latent.weight.mul_(_LATENT_GAIN)
     return network
 
 
@@ -115,26 +106,3 @@ def _check_levels(config: SimWhisperConfig, state: Mapping[str, Tensor], path: P
             f"{str(path)!r} was trained with the levels {found.flatten().tolist()}, "
             f"not {list(config.levels)}; give its own config"
         )
-
-
-def _randomise(module: nn.Module, generator: torch.Generator) -> None:
-    if isinstance(module, nn.Conv1d | nn.ConvTranspose1d | nn.Linear):
-        module.weight.normal_(std=1 / sqrt(_inputs(module)), generator=generator)
-        if module.bias is not None:
-            module.bias.zero_()
-    elif isinstance(module, nn.LayerNorm):
-        module.weight.fill_(1)
-        module.bias.zero_()
-    elif isinstance(module, AliasFreeSnakeBeta):
-        module.log_alpha.zero_()
-        module.log_beta.zero_()
-    elif isinstance(module, ConvNeXtBlock) and module.gamma is not None:
-        module.gamma.fill_(1 / 8)
-
-
-def _inputs(module: nn.Conv1d | nn.ConvTranspose1d | nn.Linear) -> int:
-    """Return how many products make one output."""
-    if isinstance(module, nn.Linear):
-        return module.in_features
-    taps = module.in_channels * module.kernel_size[0] // module.groups
-    return taps // module.stride[0] if isinstance(module, nn.ConvTranspose1d) else taps

@@ -1,6 +1,6 @@
 """A network of transformers with weights: from a checkpoint, or random from a seed."""
 
-from math import sqrt
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from speechmill.codecs.checkpoint import read_state_dict, refuse_misfits
 from speechmill.codecs.errors import InvalidConfig
 from speechmill.codecs.nn.conv import fold_weight_norm
 from speechmill.codecs.transformers_codecs.config import TransformersConfig
+from speechmill.codecs.untrained import draw_codewords, draw_weights, remove_mean_over_time
 
 _CLASSES: dict[str, tuple[Any, Any]] = {
     "mimi": (transformers.MimiConfig, transformers.MimiModel),
@@ -59,53 +60,24 @@ def _configuration(sizes: TransformersConfig) -> Any:
 
 
 def untrained_transformers(sizes: TransformersConfig, seed: int) -> nn.Module:
-    """Return a network of random weights that depends on nothing but `sizes` and `seed`.
-
-    Codes follow the audio, because the encoder's convolutions pass on nothing constant in time
-    and all codewords are equally long.
-    """
+    """Return a network of random weights, whose encoder ignores what is constant in time."""
     with torch.random.fork_rng(devices=[]):
-        network = allocate_transformers(sizes)
+        network = allocate_transformers(sizes).requires_grad_(False)
     fold_weight_norm(network)
     generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for module in network.modules():
-            _randomise(module, generator)
-        for module in network.encoder.modules():
-            if isinstance(module, nn.Conv1d) and module.kernel_size[0] > 1:
-                module.weight -= module.weight.mean(-1, keepdim=True)
-        for module in network.modules():
-            _fill_codebook(module, _CODEWORD_LENGTH[sizes.model_type], generator)
+    draw_weights(network, generator, embeddings="kept")
+    for module in network.encoder.modules():
+        if isinstance(module, nn.Conv1d) and module.kernel_size[0] > 1:
+            remove_mean_over_time(module)
+    for words_ND in _codebooks(network):
+        draw_codewords(words_ND, _CODEWORD_LENGTH[sizes.model_type], generator)
     return network  # type: ignore[no-any-return]
 
 
-def _randomise(module: nn.Module, generator: torch.Generator) -> None:
-    if isinstance(module, nn.Linear | nn.Conv1d | nn.ConvTranspose1d):
-        module.weight.normal_(std=1 / sqrt(_taps(module)), generator=generator)
-        if module.bias is not None:
-            module.bias.zero_()
-    elif isinstance(module, nn.LSTM):
-        bound = 1 / sqrt(module.hidden_size)
-        for weight in module.parameters():
-            weight.uniform_(-bound, bound, generator=generator)
-
-
-def _taps(layer: nn.Linear | nn.Conv1d | nn.ConvTranspose1d) -> float:
-    if isinstance(layer, nn.Linear):
-        return layer.in_features
-    upsampling = layer.stride[0] if isinstance(layer, nn.ConvTranspose1d) else 1
-    return layer.in_channels * layer.kernel_size[0] / (layer.groups * upsampling)
-
-
-def _fill_codebook(module: nn.Module, length: float, generator: torch.Generator) -> None:
-    """Fill what the three call a codebook: Mimi a sum over uses, EnCodec a table, DAC a layer."""
-    for name in ("embed_sum", "embed", "weight") if _is_codebook(module) else ():
-        words_ND = getattr(module, name, None)
-        if isinstance(words_ND, Tensor):
-            words_ND.normal_(generator=generator)
-            words_ND *= length / words_ND.norm(dim=-1, keepdim=True)
-            return
-
-
-def _is_codebook(module: nn.Module) -> bool:
-    return isinstance(module, nn.Embedding) or type(module).__name__.endswith("EuclideanCodebook")
+def _codebooks(network: nn.Module) -> Iterator[Tensor]:
+    """Yield the codewords: Mimi has a sum over their uses, EnCodec a table, DAC a layer."""
+    for module in network.modules():
+        is_codebook = type(module).__name__.endswith("EuclideanCodebook")
+        if is_codebook or isinstance(module, nn.Embedding):
+            candidates = (getattr(module, name, None) for name in ("embed_sum", "embed", "weight"))
+            yield next(words_ND for words_ND in candidates if isinstance(words_ND, Tensor))
