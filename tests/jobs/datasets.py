@@ -5,7 +5,7 @@ from pathlib import Path
 from speechmill.codecs import load_codec
 from speechmill.jobs.config import from_overrides, to_yaml
 from speechmill.jobs.schemas import TokenizeConfig
-from speechmill.pipeline.dataset.layout import TokenDataset, identity
+from speechmill.pipeline.dataset.layout import TokenDataset, dataset_identity
 from speechmill.pipeline.run.run_log import RunLog, RunStatus
 from speechmill.pipeline.run.runner import Event, EventKind, Totals
 from speechmill.pipeline.shards.listing import list_shards
@@ -22,7 +22,7 @@ def make_dataset(folder: Path, codec_name: str = "null") -> TokenDataset:
     wanted = [f"shards=[{folder}/in]", f"output={dataset.root}", f"codec.name='{codec_name}'"]
     config = from_overrides(TokenizeConfig, wanted)
     codec = load_codec(codec_name)
-    dataset.claim(identity(codec.info, "fp32", config.decode_settings()))
+    dataset.claim(dataset_identity(codec.info, "fp32", config.decode_settings()))
     log, totals = RunLog(dataset.root, storage, to_yaml(config)), Totals()
     log.record(EventKind.RUN_STARTED)
     for shard in list_shards(config.shards, storage):

@@ -46,9 +46,7 @@ def load_the_codec(dataset: TokenDataset, overrides: list[str]) -> tuple[Codec, 
     """
     import torch
 
-    identity = dataset.read_identity()
-    if identity is None:
-        raise InputError(f"no token dataset at {dataset.root}: there is no dataset.json")
+    identity = dataset.require_identity()
     config = last_config(dataset, overrides)
     device = config.codec.device or ("cuda" if torch.cuda.is_available() else "cpu")
     codec = load_codec(**config.codec_options() | {"device": device})

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from speechmill.pipeline.dataset.export import export
-from speechmill.pipeline.dataset.layout import TokenDataset, identity
+from speechmill.pipeline.dataset.export import export_parts
+from speechmill.pipeline.dataset.layout import TokenDataset, dataset_identity
 from speechmill.pipeline.dataset.patterns import NAMES, Pattern
 from speechmill.pipeline.errors import InputError
 from speechmill.pipeline.shards.listing import list_shards
@@ -24,7 +24,7 @@ SIZES = (1024,) * 8
 def dataset(tmp_path, storage, null_codec) -> TokenDataset:
     write_corpus(tmp_path / "in", num_shards=2, clips_per_shard=3, seconds=0.3)
     dataset = TokenDataset(str(tmp_path / "out"), storage)
-    dataset.claim(identity(null_codec.info, "fp32", DecodeSettings()))
+    dataset.claim(dataset_identity(null_codec.info, "fp32", DecodeSettings()))
     for shard in list_shards([str(tmp_path / "in")], storage):
         tokenize_one(shard, dataset.root, storage, null_codec)
     return dataset
@@ -37,7 +37,7 @@ def stored(dataset) -> list[np.ndarray]:
 
 
 def run(dataset, folder, kind, pattern) -> list[str]:
-    return [name for name, _ in export(dataset, str(folder), dataset.storage, kind, pattern)]
+    return [name for name, _ in export_parts(dataset, str(folder), dataset.storage, kind, pattern)]
 
 
 def read_megatron(folder, name: str) -> list[np.ndarray]:

@@ -7,7 +7,7 @@ from speechmill.pipeline.audio.filters import FilterSettings
 from speechmill.pipeline.audio.recordings import RecordingSettings
 from speechmill.pipeline.audio.resample import AudioSettings
 from speechmill.pipeline.audio.segment import SegmentSettings
-from speechmill.pipeline.dataset.layout import TokenDataset, identity
+from speechmill.pipeline.dataset.layout import TokenDataset, dataset_identity
 from speechmill.pipeline.errors import DatasetConflict
 from speechmill.pipeline.shards.listing import list_shards
 from tests.corpus import write_corpus
@@ -28,7 +28,7 @@ def shards(tmp_path, storage):
 
 
 def test_a_dataset_is_claimed_once_and_again_by_the_same_identity(dataset):
-    wanted = identity(INFO, "fp32", RecordingSettings())
+    wanted = dataset_identity(INFO, "fp32", RecordingSettings())
     dataset.claim(wanted)
     dataset.claim(wanted)
     assert dataset.read_identity() == wanted == json.loads(json.dumps(wanted))
@@ -37,27 +37,33 @@ def test_a_dataset_is_claimed_once_and_again_by_the_same_identity(dataset):
 @pytest.mark.parametrize(
     ("key", "other"),
     [
-        ("codec", identity(codec_info("pure-16k-small"), "fp32", RecordingSettings())),
-        ("precision", identity(INFO, "bf16", RecordingSettings())),
-        ("channels", identity(INFO, "fp32", RecordingSettings(AudioSettings(channels="first")))),
+        ("codec", dataset_identity(codec_info("pure-16k-small"), "fp32", RecordingSettings())),
+        ("precision", dataset_identity(INFO, "bf16", RecordingSettings())),
+        (
+            "channels",
+            dataset_identity(INFO, "fp32", RecordingSettings(AudioSettings(channels="first"))),
+        ),
         (
             "resampler",
-            identity(INFO, "fp32", RecordingSettings(AudioSettings(resampler="soxr_vhq"))),
+            dataset_identity(INFO, "fp32", RecordingSettings(AudioSettings(resampler="soxr_vhq"))),
         ),
-        ("segment", identity(INFO, "fp32", RecordingSettings(segment=SegmentSettings(by="fixed")))),
-        ("filters", identity(INFO, "fp32", RecordingSettings(filters=FilterSettings(1.0)))),
+        (
+            "segment",
+            dataset_identity(INFO, "fp32", RecordingSettings(segment=SegmentSettings(by="fixed"))),
+        ),
+        ("filters", dataset_identity(INFO, "fp32", RecordingSettings(filters=FilterSettings(1.0)))),
     ],
 )
 def test_another_identity_is_refused_with_the_difference_and_the_cure(dataset, key, other):
-    dataset.claim(identity(INFO, "fp32", RecordingSettings()))
+    dataset.claim(dataset_identity(INFO, "fp32", RecordingSettings()))
     with pytest.raises(DatasetConflict, match=f"{key} = .*set another output"):
         dataset.claim(other)
 
 
 def test_parts_of_an_unknown_codec_are_refused(dataset, shards, storage, null_codec):
     tokenize_one(shards[0], dataset.root, storage, null_codec)
-    with pytest.raises(DatasetConflict, match=r"no dataset\.json.*set another output"):
-        dataset.claim(identity(INFO, "fp32", RecordingSettings()))
+    with pytest.raises(DatasetConflict, match=r"dataset\.json, which names their model, is missing; set another output"):
+        dataset.claim(dataset_identity(INFO, "fp32", RecordingSettings()))
 
 
 def test_todo_is_what_has_no_part_yet(dataset, shards, storage, null_codec):

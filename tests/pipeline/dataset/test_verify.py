@@ -9,8 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from speechmill.pipeline.dataset.layout import TokenDataset, identity
-from speechmill.pipeline.dataset.verify import verify
+from speechmill.pipeline.dataset.layout import TokenDataset, dataset_identity
+from speechmill.pipeline.dataset.verify import verify_files
 from speechmill.pipeline.errors import InputError
 from speechmill.pipeline.shards.listing import Shard, list_shards
 from speechmill.pipeline.storage import Storage
@@ -25,7 +25,7 @@ NUM_SHARDS = 3
 def dataset(tmp_path, storage, null_codec) -> TokenDataset:
     """Three shards of three rows and two rejects each."""
     dataset = TokenDataset(str(tmp_path / "out"), storage)
-    dataset.claim(identity(null_codec.info, "fp32", DecodeSettings()))
+    dataset.claim(dataset_identity(null_codec.info, "fp32", DecodeSettings()))
     for number in range(NUM_SHARDS):
         members = [(f"{number}-{i}.flac", clip(0.2, 9 * number + i)) for i in range(3)]
         members += [(f"{number}-bad.flac", b"junk"), (f"{number}-0.flac", clip(0.1))]
@@ -41,7 +41,7 @@ def first(dataset: TokenDataset, folder: str = "tokens") -> str:
 
 
 def checks(dataset: TokenDataset, **options: Any) -> set[str]:
-    return {fault.check for fault in verify(dataset, **options).faults}
+    return {fault.check for fault in verify_files(dataset, **options).faults}
 
 
 def rewrite(
@@ -72,14 +72,14 @@ def with_column(name: str, change: Callable[[Any], Any]) -> Callable[[pa.Table],
 
 
 def test_a_sound_dataset_has_no_fault_and_every_sample_is_accounted_for(dataset):
-    found = verify(dataset, keys=True, unique_keys=True)
+    found = verify_files(dataset, keys=True, unique_keys=True)
     assert (found.faults, found.notes) == ([], [])
     assert (found.parts, found.rows, found.rejects, found.sources_read) == (3, 9, 6, 3)
 
 
-def test_what_is_no_dataset_is_refused(tmp_path, storage):
-    with pytest.raises(InputError, match=r"no dataset\.json"):
-        verify(TokenDataset(str(tmp_path), storage))
+def test_a_folder_without_a_dataset_is_refused(tmp_path, storage):
+    with pytest.raises(InputError, match=r"no token dataset at .*dataset\.json is missing"):
+        verify_files(TokenDataset(str(tmp_path), storage))
 
 
 @pytest.mark.parametrize("folder", ["tokens", "rejects"])
@@ -88,7 +88,7 @@ def test_a_truncated_file_is_unreadable_and_named(dataset, folder, share):
     url = first(dataset, folder)
     data = dataset.storage.read_bytes(url)
     dataset.storage.put(url, data[: int(share * len(data))])
-    [fault] = verify(dataset).faults
+    [fault] = verify_files(dataset).faults
     assert (fault.check, f"{dataset.root}/{fault.file}") == ("unreadable", url)
 
 
@@ -103,7 +103,7 @@ def test_a_flipped_bit_in_a_page_is_found_or_changes_nothing_that_is_read(datase
     damaged = bytearray(whole)
     damaged[4 + int(where * (pages - 4))] ^= 1 << bit
     dataset.storage.put(url, bytes(damaged))
-    if not verify(dataset, keys=False).faults:
+    if not verify_files(dataset, keys=False).faults:
         tables = [pq.read_table(io.BytesIO(data)) for data in (whole, damaged)]
         assert tables[0].equals(tables[1])
     dataset.storage.put(url, whole)
@@ -180,7 +180,7 @@ def test_a_part_copied_under_another_name_is_a_duplicate(dataset):
 @pytest.mark.parametrize("name", ["notes.txt", "old/0-0123456789ab.parquet", "part.parquet"])
 def test_a_foreign_file_among_the_parts_is_found(dataset, name):
     dataset.storage.put(f"{dataset.root}/tokens/{name}", b"PAR1")
-    assert [(f.check, f.file) for f in verify(dataset).faults] == [("name", f"tokens/{name}")]
+    assert [(f.check, f.file) for f in verify_files(dataset).faults] == [("name", f"tokens/{name}")]
 
 
 def test_a_key_in_two_shards_is_noted_and_a_fault_where_keys_must_be_unique(
@@ -189,17 +189,17 @@ def test_a_key_in_two_shards_is_noted_and_a_fault_where_keys_must_be_unique(
     storage.put(f"{tmp_path}/in/9.tar", tar_bytes([("0-1.flac", clip(0.3))]))
     [shard] = list_shards([f"{tmp_path}/in/9.tar"], storage)
     tokenize_one(shard, dataset.root, storage, null_codec)
-    assert [note.check for note in verify(dataset).notes] == ["duplicate"]
+    assert [note.check for note in verify_files(dataset).notes] == ["duplicate"]
     assert checks(dataset, unique_keys=True) == {"duplicate"}
 
 
 def test_sources_that_are_gone_are_noted_and_a_fault_where_keys_are_asked_for(tmp_path, dataset):
     (tmp_path / "in" / "1.tar").unlink()
-    found = verify(dataset)
+    found = verify_files(dataset)
     assert (found.faults, found.sources_read) == ([], 2)
     assert [note.check for note in found.notes] == ["keys"]
     assert checks(dataset, keys=True) == {"keys"}
-    assert verify(dataset, keys=False).notes == []
+    assert verify_files(dataset, keys=False).notes == []
 
 
 def test_a_tar_that_was_replaced_since_is_found_out(tmp_path, dataset, storage):
@@ -211,14 +211,14 @@ def test_shards_given_up_on_are_listed_and_stale_records_too(tmp_path, dataset, 
     record = {"shard": "x.tar", "error": "ShardCut", "message": "is cut at byte 7"}
     dataset.mark_failed(Shard("x.tar", 7, "e"), record)
     dataset.mark_failed(list_shards([f"{tmp_path}/in/1.tar"], storage)[0], record)
-    messages = [fault.message for fault in verify(dataset).faults]
+    messages = [fault.message for fault in verify_files(dataset).faults]
     assert any("x.tar: ShardCut: is cut at byte 7" in message for message in messages)
-    assert any("has a part all the same" in message for message in messages)
+    assert any("has a part; delete this file" in message for message in messages)
 
 
 def test_rejects_whose_part_never_came_are_noted(dataset):
     dataset.storage.delete(first(dataset))
-    found = verify(dataset)
+    found = verify_files(dataset)
     assert (found.faults, [note.check for note in found.notes]) == ([], ["rejects"])
 
 
@@ -230,5 +230,5 @@ def test_verifying_takes_a_fixed_number_of_reads_per_part(dataset):
             Counting.reads += 1
             return super().read_bytes(url)
 
-    assert verify(TokenDataset(dataset.root, Counting()), keys=False).faults == []
+    assert verify_files(TokenDataset(dataset.root, Counting()), keys=False).faults == []
     assert Counting.reads == 1 + 2 * NUM_SHARDS

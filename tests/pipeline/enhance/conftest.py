@@ -7,9 +7,8 @@ import soundfile
 import torch
 from onnx import TensorProto, helper
 
-from speechmill.pipeline.enhance.api import EnhancerSettings
+from speechmill.pipeline.enhance.api import EnhancerSettings, load_enhancer
 from speechmill.pipeline.enhance.gtcrn import GtcrnNetwork
-from speechmill.pipeline.enhance.load import load_enhancer
 from tests.conftest import REPOSITORY
 
 PAIRS = REPOSITORY.parent / "shared" / "data" / "pairs"

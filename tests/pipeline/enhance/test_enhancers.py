@@ -3,10 +3,9 @@ import pytest
 import torch
 
 from speechmill.codecs import CheckpointError
-from speechmill.pipeline.enhance.api import EnhancerSettings
-from speechmill.pipeline.enhance.gate import GateSettings, estimated_snr, judge
+from speechmill.pipeline.enhance.api import EnhancerSettings, load_enhancer
+from speechmill.pipeline.enhance.gate import GateSettings, check_gate, estimated_snr
 from speechmill.pipeline.enhance.gtcrn import GtcrnNetwork
-from speechmill.pipeline.enhance.load import load_enhancer
 from speechmill.pipeline.errors import InputError
 from speechmill.pipeline.quality.signal import si_sdr
 from tests.corpus import tone
@@ -99,7 +98,7 @@ def test_weights_of_another_network_are_refused(tmp_path, tiny_onnx):
         load_enhancer(EnhancerSettings("gtcrn", str(tmp_path / "other.tar")))
     with pytest.raises(CheckpointError, match="cannot be loaded as ONNX"):
         load_enhancer(EnhancerSettings("ul-unas", str(tmp_path / "other.tar")))
-    with pytest.raises(CheckpointError, match=r"wanted are mix \[1, 129, 1, 2\]"):
+    with pytest.raises(CheckpointError, match=r"expected mix \[1, 129, 1, 2\]"):
         load_enhancer(EnhancerSettings("onnx", str(tiny_onnx), n_fft=256, hop=128))
 
 
@@ -129,15 +128,15 @@ def test_the_estimated_snr_follows_the_noise():
 
 def test_a_clip_is_clean_when_it_reaches_every_threshold_that_is_set():
     clean, noisy = speech_with_pauses(0.0005), speech_with_pauses(0.1)
-    assert judge(clean, RATE, GateSettings(snr_db=30)).clean
-    assert not judge(noisy, RATE, GateSettings(snr_db=30)).clean
-    assert not judge(clean, RATE, GateSettings()).clean
+    assert check_gate(clean, RATE, GateSettings(snr_db=30)).clean
+    assert not check_gate(noisy, RATE, GateSettings(snr_db=30)).clean
+    assert not check_gate(clean, RATE, GateSettings()).clean
 
 
 def test_the_gate_can_ask_dnsmos(dnsmos_model, noisy_pairs):
     clean, noisy = noisy_pairs[0]
     gate = GateSettings(dnsmos_bak=3.5, dnsmos=dnsmos_model)
-    verdicts = [judge(audio, RATE, gate) for audio in (clean, noisy)]
-    assert [verdict.clean for verdict in verdicts] == [True, False]
+    results = [check_gate(audio, RATE, gate) for audio in (clean, noisy)]
+    assert [result.clean for result in results] == [True, False]
     with pytest.raises(InputError, match=r"gate\.dnsmos is not set"):
         GateSettings(dnsmos_ovr=3.0)

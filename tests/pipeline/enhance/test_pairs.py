@@ -10,10 +10,9 @@ import soundfile
 from speechmill.codecs import CheckpointError
 from speechmill.pipeline.audio.decoders import Limits
 from speechmill.pipeline.audio.resample import AudioSettings, decode_audio
-from speechmill.pipeline.enhance.api import EnhancerSettings
+from speechmill.pipeline.enhance.api import EnhancerSettings, load_enhancer
 from speechmill.pipeline.enhance.gate import GateSettings
-from speechmill.pipeline.enhance.load import load_enhancer
-from speechmill.pipeline.enhance.paired_shards import EnhanceJob, PairedShards, identity
+from speechmill.pipeline.enhance.paired_shards import EnhanceJob, PairedShards, pairs_identity
 from speechmill.pipeline.enhance.pairs import PairSettings, pair_shard, read_shard
 from speechmill.pipeline.errors import DatasetConflict, StreamBroken
 from speechmill.pipeline.shards.listing import list_shards
@@ -171,13 +170,13 @@ def test_a_worker_with_other_weights_than_the_driver_is_refused(storage, tmp_pat
 
 def test_an_output_of_another_enhancer_or_gate_is_refused(storage, tmp_path, gating, tiny_onnx):
     output = PairedShards(f"{tmp_path}/out", storage)
-    output.claim(identity(gating, PairSettings()))
-    output.claim(identity(gating, PairSettings()))
+    output.claim(pairs_identity(gating, PairSettings()))
+    output.claim(pairs_identity(gating, PairSettings()))
     with pytest.raises(DatasetConflict, match="holds pairs of gate"):
-        output.claim(identity(gating, PairSettings(gate=GateSettings(snr_db=30))))
+        output.claim(pairs_identity(gating, PairSettings(gate=GateSettings(snr_db=30))))
     other = load_enhancer(EnhancerSettings("onnx", str(tiny_onnx)))
     with pytest.raises(DatasetConflict, match="holds pairs of enhancer = 'spectral-gating'"):
-        output.claim(identity(other, PairSettings()))
+        output.claim(pairs_identity(other, PairSettings()))
 
 
 def test_a_tar_that_was_replaced_after_it_was_paired_is_noticed(storage, tmp_path, gating):

@@ -6,10 +6,11 @@ import pytest
 from speechmill.pipeline.audio.decoders import Limits, to_float
 from speechmill.pipeline.audio.resample import AudioSettings, decode_audio
 from speechmill.pipeline.errors import InputError
+from speechmill.pipeline.quality import RATE
 from speechmill.pipeline.quality.codebook_usage import CodeCounts
 from speechmill.pipeline.quality.dnsmos import dnsmos
 from speechmill.pipeline.quality.scoring import Scorer, scored, scoring_processes
-from speechmill.pipeline.quality.signal import RATE, SIGNAL_METRICS, fitted
+from speechmill.pipeline.quality.signal import SIGNAL_METRICS, match_length
 from speechmill.pipeline.quality.speech import similarity, speaker_model, word_error_rate
 from tests.conftest import REPOSITORY
 
@@ -70,8 +71,8 @@ def test_a_clip_too_short_for_stoi_has_none(speech):
 
 def test_a_reconstruction_is_cut_or_continued_to_the_length_of_its_reference():
     audio = np.arange(1, 5, dtype=np.float64)
-    assert fitted(audio, 2).tolist() == [1, 2]
-    assert fitted(audio, 6).tolist() == [1, 2, 3, 4, 0, 0]
+    assert match_length(audio, 2).tolist() == [1, 2]
+    assert match_length(audio, 6).tolist() == [1, 2, 3, 4, 0, 0]
 
 
 def test_processes_score_in_the_order_of_the_pairs(speech):

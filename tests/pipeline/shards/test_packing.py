@@ -11,7 +11,7 @@ import webdataset
 
 from speechmill.pipeline.errors import InputError
 from speechmill.pipeline.shards.listing import list_shards
-from speechmill.pipeline.shards.packing import PackedShard, PackSettings, pack, plan_shards
+from speechmill.pipeline.shards.packing import PackedShard, PackSettings, pack_files, plan_shards
 from speechmill.pipeline.shards.tar_reader import Sample, read_samples
 from speechmill.pipeline.storage import Storage
 from tests.s3_server import S3Server
@@ -47,7 +47,7 @@ def write_manifest(path: Path, rows: list[dict[str, str]]) -> Path:
 
 
 def run(source: object, output: object, **settings: object) -> list[PackedShard]:
-    return list(pack(PackSettings(str(source), str(output), **settings), Storage()))
+    return list(pack_files(PackSettings(str(source), str(output), **settings), Storage()))
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -125,7 +125,7 @@ def test_stopping_after_any_shard_and_going_on_equals_one_run(tmp_path: Path) ->
     whole = run(SAMPLES, tmp_path / "whole", shard_mb=0.3)
     for stop in range(1, len(whole)):
         output = tmp_path / f"stopped-{stop}"
-        shards = pack(PackSettings(str(SAMPLES), str(output), shard_mb=0.3), Storage())
+        shards = pack_files(PackSettings(str(SAMPLES), str(output), shard_mb=0.3), Storage())
         for _ in range(stop):
             next(shards)
         shards.close()
@@ -303,14 +303,14 @@ def test_packs_from_s3_to_s3_as_on_a_local_disk(
     storage.put(f"{moto_bucket}/in/manifest.jsonl", kept.encode())
     settings = PackSettings(f"{moto_bucket}/in/manifest.jsonl", f"{moto_bucket}/out", shard_mb=0.01)
 
-    remote = list(pack(settings, storage))
+    remote = list(pack_files(settings, storage))
 
     for name in names:
         storage.put(str(tmp_path / name), storage.read_bytes(f"{moto_bucket}/in/{name}"))
     local = run(tmp_path / "manifest.jsonl", tmp_path / "out", shard_mb=0.01)
     assert len(remote) == 3
     assert [storage.read_bytes(s.url) for s in remote] == [storage.read_bytes(s.url) for s in local]
-    assert all(shard.skipped for shard in pack(settings, storage))
+    assert all(shard.skipped for shard in pack_files(settings, storage))
 
 
 def test_two_files_of_one_key_are_both_named(tmp_path: Path) -> None:
@@ -339,7 +339,7 @@ def test_a_foreign_tar_at_the_output_is_not_overwritten(tmp_path: Path) -> None:
 
 def test_a_file_that_changes_while_packing_is_noticed(tmp_path: Path) -> None:
     source = write_files(tmp_path / "in", {"a.wav": 1, "b.wav": 1})
-    shards = pack(PackSettings(str(source), str(tmp_path / "out"), shard_mb=0.001), Storage())
+    shards = pack_files(PackSettings(str(source), str(tmp_path / "out"), shard_mb=0.001), Storage())
     next(shards)
     (source / "b.wav").write_bytes(b"longer")
     with pytest.raises(InputError, match=r"b\.wav had 1 bytes .* and has 6 now"):

@@ -4,8 +4,8 @@ from speechmill.jobs.config import to_yaml
 from speechmill.jobs.display import ShardDisplay
 from speechmill.jobs.schemas import EnhanceConfig
 from speechmill.jobs.shard_run import RunOutput, run_shards
-from speechmill.pipeline.enhance.load import load_enhancer
-from speechmill.pipeline.enhance.paired_shards import EnhanceJob, PairedShards, identity
+from speechmill.pipeline.enhance.api import load_enhancer
+from speechmill.pipeline.enhance.paired_shards import EnhanceJob, PairedShards, pairs_identity
 from speechmill.pipeline.enhance.pairs import PairSettings
 from speechmill.pipeline.run.runner import Totals
 from speechmill.pipeline.shards.listing import list_shards
@@ -26,5 +26,5 @@ def enhance(config: EnhanceConfig, display: ShardDisplay) -> Totals:
     folder = PairedShards(storage.absolute(config.output), storage)
     job = EnhanceJob(folder.root, storage, config.enhancer, enhancer.revision, settings)
     facts = {"enhancer": config.enhancer.name, "revision": enhancer.revision}
-    output = RunOutput(folder, identity(enhancer, settings), facts, to_yaml(config))
+    output = RunOutput(folder, pairs_identity(enhancer, settings), facts, to_yaml(config))
     return run_shards(shards, [output], job, config, display)

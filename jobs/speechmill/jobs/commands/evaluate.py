@@ -22,17 +22,18 @@ from speechmill.jobs.schemas import EvaluateConfig, EvaluatedCodec
 from speechmill.pipeline.audio.decoders import Samples, to_float
 from speechmill.pipeline.audio.resample import decode_audio
 from speechmill.pipeline.errors import InputError
+from speechmill.pipeline.quality import RATE
 from speechmill.pipeline.quality.codebook_usage import CodeCounts
-from speechmill.pipeline.quality.judge import Judge, Opinion
 from speechmill.pipeline.quality.reconstruct import Reconstruction, reconstruct
 from speechmill.pipeline.quality.scoring import Scorer, scored, scoring_processes
-from speechmill.pipeline.quality.signal import fitted
-from speechmill.pipeline.quality.testset import RATE, Utterance, read_test_set
+from speechmill.pipeline.quality.signal import match_length
+from speechmill.pipeline.quality.speech import SpeechMetrics, SpeechScores
+from speechmill.pipeline.quality.testset import Utterance, evenly_spaced, read_test_set
 from speechmill.pipeline.storage import Storage, join
 
 INPUT = "input"  # label of the clips themselves, as they go into the codecs
 
-Tag = tuple[Reconstruction, Opinion]
+Tag = tuple[Reconstruction, SpeechScores]
 
 
 def evaluate(config: EvaluateConfig, display: Display) -> Results:
@@ -79,8 +80,12 @@ class _Bench:
         self.display = display
         self.device = config.device or _default_device()
         self.scorer = Scorer(config.metrics.signal, config.metrics.dnsmos)
-        self.judge = Judge(config.metrics.speaker, config.metrics.recognizer, self.device)
-        self.listening = [_listening(u, config) for u in _spread(utterances, config.report_clips)]
+        self.speech_metrics = SpeechMetrics(
+            config.metrics.speaker, config.metrics.recognizer, self.device
+        )
+        self.listening = [
+            _listening(u, config) for u in evenly_spaced(utterances, config.report_clips)
+        ]
 
     def inputs(self) -> list[System]:
         """The clips themselves: what no codec can be better than, or what it gets of noise."""
@@ -102,13 +107,13 @@ class _Bench:
     def _run(self, label: str, trials: Iterable[Reconstruction]) -> dict[int, list[ScoredClip]]:
         """Scored clips, by the number of codebooks."""
         found: dict[int, list[ScoredClip]] = {}
-        for (trial, opinion), scores in scored(self._pairs(trials), self.scorer, self.processes):
+        for (trial, speech), scores in scored(self._pairs(trials), self.scorer, self.processes):
             clip = ScoredClip(
                 key=trial.utterance.key,
                 seconds=trial.utterance.seconds,
-                scores=scores | opinion.scores,
+                scores=scores | speech.scores,
                 text=trial.utterance.text,
-                transcript=opinion.transcript,
+                transcript=speech.transcript,
                 encode_seconds=trial.encode_seconds,
                 decode_seconds=trial.decode_seconds,
             )
@@ -122,10 +127,10 @@ class _Bench:
         for trial in trials:
             utterance = trial.utterance
             at_rate_T = soxr.resample(trial.audio_T, trial.sample_rate, RATE, "VHQ")
-            estimate_T = fitted(at_rate_T, len(utterance.reference_T))
+            estimate_T = match_length(at_rate_T, len(utterance.reference_T))
             trivial = estimate_T is utterance.reference_T or not trial.num_codebooks
             reference_T = None if trivial and not utterance.paired else utterance.reference_T
-            yield (trial, self.judge(utterance, estimate_T)), reference_T, estimate_T
+            yield (trial, self.speech_metrics(utterance, estimate_T)), reference_T, estimate_T
 
     def _keep(self, label: str, trial: Reconstruction, clip: ScoredClip) -> None:
         for listening in self.listening:
@@ -181,11 +186,6 @@ def _listening(utterance: Utterance, config: EvaluateConfig) -> PlayedClip:
     if utterance.paired:
         players.insert(0, Player("reference", utterance.reference_T, RATE, {}))
     return PlayedClip(utterance.key, utterance.text, players)
-
-
-def _spread(utterances: Sequence[Utterance], count: int) -> list[Utterance]:
-    count = min(count, len(utterances))
-    return [utterances[i * len(utterances) // count] for i in range(count)]
 
 
 def _default_device() -> str:

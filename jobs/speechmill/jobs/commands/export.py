@@ -2,7 +2,7 @@
 
 from speechmill.jobs.display import Display, require_files
 from speechmill.jobs.existing_dataset import open_dataset
-from speechmill.pipeline.dataset.export import export as export_parts
+from speechmill.pipeline.dataset.export import export_parts
 from speechmill.pipeline.dataset.patterns import Pattern
 from speechmill.pipeline.errors import InputError
 from speechmill.pipeline.storage import join
@@ -22,9 +22,7 @@ def export(
 ) -> None:
     """Write what is not there yet; run it again to resume."""
     dataset = open_dataset(root, overrides)
-    sizes = tuple((dataset.read_identity() or {}).get("codebook_sizes", ()))
-    if not sizes:
-        raise InputError(f"no token dataset at {dataset.root}: there is no dataset.json")
+    sizes = tuple(dataset.require_identity()["codebook_sizes"])
     if codebooks is not None and not 1 <= codebooks <= len(sizes):
         raise InputError(f"codebooks is {codebooks}; the dataset has 1 to {len(sizes)}")
     chosen = Pattern(pattern, sizes[:codebooks], _numbers(shifts), first_id)

@@ -2,7 +2,7 @@
 
 from speechmill.jobs.display import Display, require_files
 from speechmill.jobs.schemas import PackConfig
-from speechmill.pipeline.shards.packing import pack as pack_files
+from speechmill.pipeline.shards.packing import pack_files
 from speechmill.pipeline.storage import Storage
 
 

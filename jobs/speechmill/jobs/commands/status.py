@@ -6,7 +6,6 @@ from typing import Any
 
 from speechmill.jobs.existing_dataset import run_ids
 from speechmill.pipeline.dataset.layout import TokenDataset
-from speechmill.pipeline.errors import InputError
 from speechmill.pipeline.run.run_log import read_summary, run_folder
 from speechmill.pipeline.storage import Storage
 
@@ -33,9 +32,7 @@ class Status:
 def read_status(root: str, storage: Storage) -> Status:
     """Raises `InputError` where there is no dataset."""
     dataset = TokenDataset(storage.absolute(root), storage)
-    identity = dataset.read_identity()
-    if identity is None:
-        raise InputError(f"no token dataset at {dataset.root}: there is no dataset.json")
+    identity = dataset.require_identity()
     names = sorted(dataset.parts())
     footers = dataset.footers(names)
     rejects: Counter[str] = Counter()

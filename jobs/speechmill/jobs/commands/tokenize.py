@@ -8,7 +8,7 @@ from speechmill.jobs.display import ShardDisplay
 from speechmill.jobs.schemas import TokenizeConfig
 from speechmill.jobs.shard_run import RunOutput, run_shards
 from speechmill.pipeline.audio.recordings import Recordings
-from speechmill.pipeline.dataset.layout import TokenDataset, identity
+from speechmill.pipeline.dataset.layout import TokenDataset, dataset_identity
 from speechmill.pipeline.run.runner import Totals
 from speechmill.pipeline.shards.listing import list_shards
 from speechmill.pipeline.storage import Storage
@@ -58,4 +58,6 @@ def codec_of(config: TokenizeConfig) -> CodecInfo:
 def identity_of(config: TokenizeConfig, codec: CodecInfo) -> dict[str, Any]:
     """Return what two runs must share to write into one dataset."""
     chosen = config.codec
-    return identity(codec, chosen.precision, config.decode_settings(), compiled=chosen.compile)
+    return dataset_identity(
+        codec, chosen.precision, config.decode_settings(), compiled=chosen.compile
+    )

@@ -8,8 +8,7 @@ from rich.table import Table
 
 from speechmill.jobs.existing_dataset import last_config, load_the_codec, open_dataset
 from speechmill.pipeline.dataset.layout import TokenDataset
-from speechmill.pipeline.dataset.verify import Finding, Verification
-from speechmill.pipeline.dataset.verify import verify as verify_files
+from speechmill.pipeline.dataset.verify import Finding, Verification, verify_files
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
-"""What must hold within one part of a token dataset, as pure functions over its tables.
+"""Checks of one part of a token dataset: pure functions over its tables.
 
-Each yields pairs: the name of the check and what it found.
+Each yields pairs of the name of the check and a fault.
 """
 
 from collections import Counter
@@ -19,7 +19,7 @@ Finding = tuple[str, str]
 
 
 def check_identity(footer: dict[str, Any], identity: dict[str, Any]) -> Iterator[Finding]:
-    """The part is of the codec that `dataset.json` names."""
+    """The part was made by the codec that `dataset.json` names."""
     codec = footer["codec"]
     said = {
         "schema_version": footer["schema_version"],
@@ -35,11 +35,11 @@ def check_identity(footer: dict[str, Any], identity: dict[str, Any]) -> Iterator
         if identity[key] != value:
             yield "footer", f"{key} is {value!r}, dataset.json says {identity[key]!r}"
     if (footer["schema_version"], footer["layout"]) != (SCHEMA_VERSION, LAYOUT):
-        yield "footer", f"schema {footer['schema_version']} is not the one this version reads"
+        yield "footer", f"this version cannot read schema {footer['schema_version']}"
 
 
 def check_counts(table: pa.Table, footer: dict[str, Any], rejected: pa.Table) -> Iterator[Finding]:
-    """The footer counts what is there."""
+    """The counts of the footer are right."""
     counted = {
         "rows": len(table),
         "frames": pc.sum(table["num_frames"]).as_py() or 0,
@@ -56,8 +56,8 @@ def check_counts(table: pa.Table, footer: dict[str, Any], rejected: pa.Table) ->
         yield "footer", f"the footer says {footer['audio_seconds']} s of audio, rows {seconds} s"
 
 
-def check_codes(table: pa.Table, codec: CodecInfo) -> Iterator[Finding]:
-    """As many codes as the shape says, each below the size of its codebook."""
+def check_code_values(table: pa.Table, codec: CodecInfo) -> Iterator[Finding]:
+    """Every row has as many codes as its shape says, each below the size of its codebook."""
     num_codebooks = table["num_codebooks"].to_numpy()
     if (num_codebooks != codec.num_codebooks).any():
         yield "codes", f"num_codebooks is not {codec.num_codebooks} in every row"
@@ -83,7 +83,7 @@ def check_codes(table: pa.Table, codec: CodecInfo) -> Iterator[Finding]:
 
 
 def check_times(table: pa.Table, codec: CodecInfo) -> Iterator[Finding]:
-    """As many frames as the codec makes of that much audio; resampling may round by a sample."""
+    """Every row has the frames of its duration; one more or less, since resampling rounds."""
     seconds = table["end"].to_numpy() - table["start"].to_numpy()
     if not ((table["start"].to_numpy() >= 0) & (seconds > 0)).all():
         yield "rows", "start and end are not 0 <= start < end in every row"
@@ -104,7 +104,7 @@ def check_times(table: pa.Table, codec: CodecInfo) -> Iterator[Finding]:
 def check_rows(
     table: pa.Table, rejected: pa.Table, source: Shard, segmented: bool
 ) -> Iterator[Finding]:
-    """Rows and rejects are of the tar that the footer names, each once."""
+    """Rows and rejects are of the tar that the footer names, and no key occurs twice."""
     for name, rows in (("row", table), ("reject", rejected)):
         if others := set(rows["shard"].unique().to_pylist()) - {source.url}:
             yield "rows", f"a {name} is of {min(others)}, the footer says {source.url}"
@@ -118,7 +118,7 @@ def check_rows(
 
 
 def check_keys(found: dict[int, str], wanted: dict[int, str]) -> Iterator[str]:
-    """Every sample of a tar, by position and key, is a row or a reject, and nothing else is."""
+    """Rows and rejects are exactly the samples of the tar, by position and key."""
     if missing := wanted.keys() - found.keys():
         first = min(missing)
         yield (
@@ -127,7 +127,7 @@ def check_keys(found: dict[int, str], wanted: dict[int, str]) -> Iterator[str]:
         )
     if extra := found.keys() - wanted.keys():
         key = found[min(extra)]
-        yield f"{len(extra)} rows or rejects are of no sample of the tar, first {key!r}"
+        yield f"{len(extra)} rows or rejects are not samples of the tar, first {key!r}"
     other = [index for index in found.keys() & wanted.keys() if found[index] != wanted[index]]
     if other:
         first = min(other)

@@ -1,4 +1,4 @@
-"""Tokens back to audio: the rows of a part through the codec's decoder."""
+"""Decode the rows of a part to audio."""
 
 from collections.abc import Iterator, Sequence
 
@@ -13,9 +13,9 @@ BATCH_SECONDS = 120.0  # padded, of one batch
 
 
 def decode_rows(table: pa.Table, codec: Codec, num_codebooks: int) -> Iterator[tuple[int, Samples]]:
-    """Yield the position of every row and its float32 audio_T, no longer than its source was.
+    """Yield the position of every row and its float32 audio_T, at most as long as its source.
 
-    Rows of like length come together.
+    Rows of similar length share a batch.
     """
     num_frames = table["num_frames"].to_numpy()
     seconds = table["end"].to_numpy() - table["start"].to_numpy()
@@ -32,7 +32,7 @@ def decode_rows(table: pa.Table, codec: Codec, num_codebooks: int) -> Iterator[t
 
 
 def _batches(num_frames: Sequence[int], budget: int) -> Iterator[list[int]]:
-    """Row numbers in order of length, so many that count x longest stays within the budget."""
+    """Row numbers in order of length; count x longest stays within the budget of frames."""
     batch: list[int] = []
     for row in np.argsort(num_frames, kind="stable").tolist():
         if batch and (len(batch) + 1) * num_frames[row] > budget:

@@ -2,14 +2,15 @@
 
 import io
 import json
-from collections.abc import Callable, Iterator
+import struct
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from speechmill.pipeline.dataset import megatron
 from speechmill.pipeline.dataset.layout import TokenDataset
 from speechmill.pipeline.dataset.patterns import VERSION, Codes, Pattern
 from speechmill.pipeline.errors import InputError
@@ -17,25 +18,25 @@ from speechmill.pipeline.storage import Storage, join
 from speechmill.pipeline.tokenize.schema import row_name
 
 _KEPT = ["key", "text", "start", "end", "num_frames"]
+_MEGATRON_MAGIC = b"MMIDIDX\x00\x00"
+_UINT16, _INT32 = (8, np.dtype("<u2")), (4, np.dtype("<i4"))  # code and type of the ids
+_UINT16_IDS = 65_500  # Megatron uses uint16 below this number of ids
 
 
-def export(
+def export_parts(
     dataset: TokenDataset,
     output: str,
     storage: Storage,
     kind: str,
     pattern: Pattern,
 ) -> Iterator[tuple[str, int]]:
-    """Write what is not there yet below `data/`; yield the name of each part and its rows.
+    """Write the missing parts below `data/`; yield the name of each one and its number of rows.
 
-    `export.json` says what the ids mean; another export in the same folder is refused.
+    `export.json` describes the ids; another export into the same folder is refused.
     """
     if kind not in FORMATS:
         raise InputError(f"format is {kind!r}; use one of {', '.join(FORMATS)}")
-    identity = dataset.read_identity()
-    if identity is None:
-        raise InputError(f"no token dataset at {dataset.root}: there is no dataset.json")
-    _claim(output, storage, describe(identity, kind, pattern))
+    _claim(output, storage, _description(dataset.require_identity(), kind, pattern))
     done = {info.url.rpartition("/")[2] for info in storage.list_files(join(output, "done"))}
     for name in sorted(dataset.parts()):
         if name in done:
@@ -47,8 +48,8 @@ def export(
         yield name, len(table)
 
 
-def describe(identity: dict[str, Any], kind: str, pattern: Pattern) -> dict[str, Any]:
-    """What must be known to turn the ids back into codes."""
+def _description(identity: dict[str, Any], kind: str, pattern: Pattern) -> dict[str, Any]:
+    """All facts needed to turn the ids back into codes."""
     facts = {name: identity[name] for name in ("codec", "revision", "trained", "frame_rate")}
     return facts | {
         "format": kind,
@@ -64,7 +65,7 @@ def describe(identity: dict[str, Any], kind: str, pattern: Pattern) -> dict[str,
 
 
 def codes_of(table: pa.Table, num_codebooks: int) -> Iterator[Codes]:
-    """codes_FK of every row, of the first `num_codebooks` codebooks."""
+    """codes_FK of every row, for the first `num_codebooks` codebooks."""
     books = table["num_codebooks"].to_pylist()
     for row, codes in zip(books, table["codes"], strict=True):
         yield codes.values.to_numpy().reshape(-1, row)[:, :num_codebooks]
@@ -82,7 +83,7 @@ def _is_flat(kind: str, pattern: Pattern) -> bool:
 
 
 def _parquet(name: str, table: pa.Table, pattern: Pattern) -> Iterator[tuple[str, bytes]]:
-    """`input_ids`, or one column of codes for each codebook."""
+    """A column `input_ids`, or a column of codes for each codebook."""
     columns = {column: table[column] for column in _KEPT}
     codes = list(codes_of(table, len(pattern.sizes)))
     if pattern.name == "flatten":
@@ -100,13 +101,31 @@ def _parquet(name: str, table: pa.Table, pattern: Pattern) -> Iterator[tuple[str
 
 def _megatron(name: str, table: pa.Table, pattern: Pattern) -> Iterator[tuple[str, bytes]]:
     ids = [pattern.flat(codes_FK) for codes_FK in codes_of(table, len(pattern.sizes))]
-    data, index = megatron.pack(ids, int(pattern.bases[-1]))
+    data, index = _indexed_dataset(ids, int(pattern.bases[-1]))
     yield f"{name}.bin", data
     yield f"{name}.idx", index
 
 
+def _indexed_dataset(sequences: Sequence[npt.NDArray[Any]], num_ids: int) -> tuple[bytes, bytes]:
+    """The `.bin` and `.idx` of Megatron-Core, with each sequence as a document.
+
+    The format is that of `megatron/core/datasets/indexed_dataset.py`. `.bin` holds the ids of all
+    sequences, concatenated. `.idx`, little-endian: the magic, version 1 (u64), a code of the ids'
+    type (u8), the numbers of sequences and of document ends (u64 each), then lengths (i32),
+    positions in the `.bin` in bytes (i64) and document ends (i64). Ids are below `num_ids`.
+    """
+    code, kind = _UINT16 if num_ids < _UINT16_IDS else _INT32
+    lengths = np.array([len(sequence) for sequence in sequences], dtype="<i4")
+    ends = np.cumsum(lengths, dtype="<i8") * kind.itemsize
+    positions = np.concatenate([[0], ends[:-1]]).astype("<i8") if len(ends) else ends
+    documents = np.arange(len(sequences) + 1, dtype="<i8")
+    header = _MEGATRON_MAGIC + struct.pack("<QBQQ", 1, code, len(lengths), len(documents))
+    data = b"".join(sequence.astype(kind).tobytes() for sequence in sequences)
+    return data, header + lengths.tobytes() + positions.tobytes() + documents.tobytes()
+
+
 def _npy(name: str, table: pa.Table, pattern: Pattern) -> Iterator[tuple[str, bytes]]:
-    """One file for each utterance: (K, T), or (T,) where flat."""
+    """One file for each utterance, of shape (K, T), or (T,) for flat ids."""
     for key, start, codes_FK in zip(
         table["key"].to_pylist(),
         table["start"].to_pylist(),

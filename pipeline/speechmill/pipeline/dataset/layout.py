@@ -1,4 +1,4 @@
-"""An output on storage, shard by shard: whose it is, what is done, what is left to do."""
+"""An output on storage, shard by shard: its identity, what is done, and what is left to do."""
 
 import json
 from abc import ABC, abstractmethod
@@ -12,20 +12,20 @@ import pyarrow as pa
 from speechmill.codecs.api import CodecInfo
 from speechmill.pipeline.audio.filters import FilterSettings
 from speechmill.pipeline.audio.recordings import RecordingSettings
-from speechmill.pipeline.errors import DatasetConflict, StorageNotFound
+from speechmill.pipeline.errors import DatasetConflict, InputError, StorageNotFound
 from speechmill.pipeline.shards.listing import Shard
 from speechmill.pipeline.storage import Storage, join
 from speechmill.pipeline.tokenize.schema import LAYOUT, SCHEMA_VERSION
 from speechmill.pipeline.tokenize.writer import read_footer
 
-FOOTER_BYTES = 64 * 1024  # one ranged read that holds the whole footer of nearly every part
+FOOTER_BYTES = 64 * 1024  # one ranged read, enough for the footer of nearly every part
 _PARALLEL_READS = 32
 
 
-def identity(
+def dataset_identity(
     codec: CodecInfo, precision: str, recording: RecordingSettings, *, compiled: bool = False
 ) -> dict[str, Any]:
-    """What must be the same for two runs to write into one dataset."""
+    """The facts that must be equal for two runs to write into one dataset."""
     audio, segment, filters = recording.audio, recording.segment, asdict(recording.filters)
     default = asdict(FilterSettings())
     return {
@@ -48,7 +48,7 @@ def identity(
 
 @dataclass
 class ShardOutput(ABC):
-    """A folder with one file for each shard, the part, which is the commit.
+    """A folder with one file for each shard: the part, which is the commit.
 
     Every method costs a fixed number of requests.
     """
@@ -59,13 +59,14 @@ class ShardOutput(ABC):
     identity_file: ClassVar[str]
     folder: ClassVar[str]  # of the parts
     suffix: ClassVar[str]
-    content: ClassVar[str]  # what the parts hold, in words
+    content: ClassVar[str]  # what the parts hold, for messages
+    title: ClassVar[str]  # for messages
 
     def claim(self, wanted: dict[str, Any]) -> None:
-        """Write the identity, or see that the one there is the same.
+        """Write the identity, or check that the existing one is equal.
 
-        Removes what writes that were killed long ago left on a local disk. Raises
-        `DatasetConflict` that names the first difference and the cure.
+        Removes temporary files that killed writes left on a local disk. Raises `DatasetConflict`
+        with the first difference and the cure.
         """
         for folder in ("", self.folder, "rejects", "failed"):
             self.storage.clear_leftovers(join(self.root, folder))
@@ -73,8 +74,8 @@ class ShardOutput(ABC):
         if found is None:
             if self.parts():
                 raise DatasetConflict(
-                    f"{self.root}/{self.folder} holds parts, but there is no {self.identity_file} "
-                    "that says of which model; set another output"
+                    f"{self.root}/{self.folder} holds parts, but {self.identity_file}, which "
+                    "names their model, is missing; set another output"
                 )
             data = json.dumps(wanted, indent=2) + "\n"
             self.storage.put(join(self.root, self.identity_file), data.encode())
@@ -82,7 +83,7 @@ class ShardOutput(ABC):
         self.refuse_other(found, wanted)
 
     def refuse_other(self, found: dict[str, Any], wanted: dict[str, Any]) -> None:
-        """Raise `DatasetConflict` where two identities differ."""
+        """Raise `DatasetConflict` if two identities differ."""
         for key in wanted:
             if found.get(key) != wanted[key]:
                 raise DatasetConflict(
@@ -96,23 +97,30 @@ class ShardOutput(ABC):
         except StorageNotFound:
             return None
 
+    def require_identity(self) -> dict[str, Any]:
+        """The identity; raises `InputError` if there is none."""
+        found = self.read_identity()
+        if found is None:
+            raise InputError(f"no {self.title} at {self.root}: {self.identity_file} is missing")
+        return found
+
     def parts(self, folder: str | None = None) -> set[str]:
-        """Names of the shards that have a file in a folder of the output, from one listing."""
+        """Names of the shards that have a file in a folder of the output, by one listing."""
         infos = self.storage.list_files(join(self.root, folder or self.folder))
         names = (info.url.rpartition("/")[2] for info in infos)
         return {name.rpartition(".")[0] for name in names if not name.startswith(".")}
 
     def todo(self, shards: Sequence[Shard]) -> list[Shard]:
-        """The shards that have no part yet.
+        """The shards without a part.
 
-        Raises `DatasetConflict` where a tar was replaced after its part had been written.
+        Raises `DatasetConflict` if a tar was replaced after its part was written.
         """
         done = self.parts()
         self._refuse_changed(shards, done - {shard.name for shard in shards})
         return [shard for shard in shards if shard.name not in done]
 
     def _refuse_changed(self, shards: Sequence[Shard], others: set[str]) -> None:
-        """Only parts named like a shard of this run can be of an older version of it."""
+        """Only a part with the stem of a shard of this run can be of an older version of it."""
         stems = {shard.stem for shard in shards}
         suspects = [name for name in sorted(others) if name[:-13] in stems]
         by_url = {shard.url: shard for shard in shards}
@@ -126,13 +134,13 @@ class ShardOutput(ABC):
 
     @abstractmethod
     def sources(self, names: Sequence[str]) -> list[dict[str, Any]]:
-        """Url, size and etag of the shards that parts were made of, in the order of their names."""
+        """Url, size and etag of the shard of each part, in the order of `names`."""
 
     def part_url(self, name: str) -> str:
         return join(self.root, self.folder, f"{name}{self.suffix}")
 
     def failures(self) -> list[dict[str, Any]]:
-        """The shards given up on, with the error and the attempts."""
+        """The shards given up on, with error and attempts."""
         return [self.failure(name) for name in sorted(self.parts("failed"))]
 
     def failure(self, name: str) -> dict[str, Any]:
@@ -140,7 +148,7 @@ class ShardOutput(ABC):
         return dict(json.loads(self.storage.read_bytes(url)))
 
     def failed_names(self) -> dict[str, list[str]]:
-        """Names of the records of failure, by the URL of their shard."""
+        """Names of the failure records, by the URL of their shard."""
         names: dict[str, list[str]] = {}
         for name in sorted(self.parts("failed")):
             record = json.loads(self.storage.read_bytes(self._failed_url(name)))
@@ -159,16 +167,17 @@ class ShardOutput(ABC):
 
 
 class TokenDataset(ShardOutput):
-    """The folder that the README describes."""
+    """A token dataset: the folder that the README describes."""
 
     identity_file, folder, suffix, content = "dataset.json", "tokens", ".parquet", "tokens"
+    title = "token dataset"
 
     def sources(self, names: Sequence[str]) -> list[dict[str, Any]]:
         """From the footers of the parts."""
         return [footer["source"] for footer in self.footers(names)]
 
     def footers(self, names: Iterable[str]) -> list[dict[str, Any]]:
-        """The footer metadata of parts, in the order of their names."""
+        """The footer metadata of parts, in the order of `names`."""
         with ThreadPoolExecutor(_PARALLEL_READS) as threads:
             return list(threads.map(self._footer, names))
 

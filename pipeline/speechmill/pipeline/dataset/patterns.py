@@ -1,12 +1,12 @@
-"""How the codebooks of a frame are laid side by side for a language model: named, and undone.
+"""Patterns of codes for language models, applied and undone.
 
-A dataset stores codes un-delayed and un-offset. A pattern is applied once, here, and never by a
-dataset's reader as well: applied twice it gives noise.
+A dataset stores codes un-delayed and un-offset. A pattern must be applied once: a reader that
+applies it a second time gets noise.
 
     parallel   row t is frame t
-    delay      codebook k comes `shifts[k]` rows later (MusicGen, section 2.2); the rows that have
-               no frame hold the padding code, which is the codebook's size
-    flatten    one sequence, frame after frame, every codebook with ids of its own
+    delay      codebook k comes `shifts[k]` rows later (MusicGen, section 2.2); rows without a
+               frame hold the padding code, which is the size of the codebook
+    flatten    one sequence, frame after frame; every codebook has its own range of ids
 """
 
 from dataclasses import dataclass
@@ -26,12 +26,12 @@ Codes = npt.NDArray[Any]
 
 @dataclass(frozen=True, slots=True)
 class Pattern:
-    """One of the patterns, for codebooks of these sizes."""
+    """A pattern for codebooks of these sizes."""
 
     name: str
     sizes: tuple[int, ...]
     shifts: tuple[int, ...] = ()  # of each codebook, for delay; default 0, 1, 2, …
-    first_id: int = 0  # of the flat ids: the size of the text vocabulary before them
+    first_id: int = 0  # the lowest flat id, for instance the size of a text vocabulary
 
     def __post_init__(self) -> None:
         if self.name not in NAMES:
@@ -41,21 +41,21 @@ class Pattern:
 
     @property
     def delays(self) -> tuple[int, ...]:
-        """Rows by which each codebook comes later."""
+        """The delay of each codebook in rows."""
         if self.name != "delay":
             return (0,) * len(self.sizes)
         return self.shifts or tuple(range(len(self.sizes)))
 
     @property
     def bases(self) -> npt.NDArray[np.int64]:
-        """The flat id of code 0 of each codebook, then the first id behind them all."""
+        """The flat id of code 0 of each codebook, then the first id after all of them."""
         padding = int(self.name == "delay")
         return np.array(list(accumulate((size + padding for size in self.sizes), initial=0))) + (
             self.first_id
         )
 
     def rows(self, codes_FK: Codes) -> Codes:
-        """Lay codes_FK out as rows of shape (F + longest delay, K)."""
+        """Arrange codes_FK as rows of shape (F + longest delay, K)."""
         num_frames, longest = len(codes_FK), max(self.delays)
         rows_TK = np.tile(np.array(self.sizes, dtype=np.int64), (num_frames + longest, 1))
         for book, delay in enumerate(self.delays):
@@ -69,7 +69,7 @@ class Pattern:
         return np.stack(columns, axis=1)
 
     def flat(self, codes_FK: Codes) -> Codes:
-        """The rows one after the other, as ids that say which codebook they are of."""
+        """The rows one after the other, as ids with a range for each codebook."""
         return (self.rows(codes_FK) + self.bases[:-1]).reshape(-1)
 
     def unflat(self, ids_N: Codes) -> Codes:

@@ -1,4 +1,4 @@
-"""Rows of a token dataset encoded again, each alone, from the audio they came from."""
+"""Encode rows of a token dataset again, each alone, from their source audio."""
 
 import io
 import random
@@ -25,21 +25,21 @@ _ALONE = BatchSettings(seconds=1e-9, window_seconds=1e-9)  # each clip is a batc
 
 @dataclass(frozen=True, slots=True)
 class Reencoded:
-    """One row against its tokens of now."""
+    """The comparison of one row with its tokens of today."""
 
     part: str
     key: str
     start: float  # s
     num_frames: int
     mismatches: tuple[int, ...]  # codes that differ, per codebook
-    device: str  # kind, on which the row was encoded at first
-    error: str | None = None  # why there is nothing to compare with
+    device: str  # kind of device that first encoded the row
+    error: str | None = None  # why the row could not be compared
 
 
 def reencode(
     dataset: TokenDataset, count: int, codec: Codec, settings: DecodeSettings, seed: int = 0
 ) -> Iterator[Reencoded]:
-    """Yield `count` rows drawn at random, or all of a smaller dataset."""
+    """Yield `count` random rows, or all rows of a smaller dataset."""
     names = sorted(dataset.parts())
     footers = dataset.footers(names)
     settings = replace(settings, batch=_ALONE)
@@ -52,7 +52,7 @@ def reencode(
 
 
 def _drawn(sizes: Sequence[int], count: int, seed: int) -> dict[int, list[int]]:
-    """Rows by part, each row of the dataset with the same chance."""
+    """Random rows by part; every row of the dataset has the same probability."""
     ends = list(accumulate(sizes, initial=0))
     picked = sorted(random.Random(seed).sample(range(ends[-1]), min(count, ends[-1])))
     parts = np.searchsorted(ends, picked, side="right") - 1
@@ -72,7 +72,7 @@ def _reencode_rows(
 ) -> Iterator[Reencoded]:
     shard, only = Shard(**footer["source"]), set(wanted["index"].to_pylist())
     again: dict[tuple[int, float], dict[str, Any]] = {}
-    reason = "the sample gives no such row any more"
+    reason = "the sample no longer gives this row"
     try:
         for batch in decode_shard(shard, dataset.storage, settings, [codec.info], only):
             if isinstance(batch, ShardEnd):
@@ -95,7 +95,7 @@ def _compared(
     if now is None:
         return replace(result, error=reason)
     if now["audio_xxh3"] != row["audio_xxh3"]:
-        return replace(result, error="the encoded audio is not the one of the row")
+        return replace(result, error="the audio is not the one that was encoded")
     if now["num_frames"] != row["num_frames"]:
         return replace(result, error=f"{now['num_frames']} frames, the row has {row['num_frames']}")
     before_FK, now_FK = (np.array(r["codes"]).reshape(-1, books) for r in (row, now))

@@ -1,4 +1,4 @@
-"""Whether a token dataset is what it says it is: every part read whole, and held to its source."""
+"""Verify a token dataset: read every part completely and compare it with its source."""
 
 import io
 import re
@@ -16,7 +16,7 @@ import xxhash
 
 from speechmill.codecs.api import CodecInfo
 from speechmill.pipeline.dataset.checks import (
-    check_codes,
+    check_code_values,
     check_counts,
     check_identity,
     check_keys,
@@ -24,7 +24,7 @@ from speechmill.pipeline.dataset.checks import (
     check_times,
 )
 from speechmill.pipeline.dataset.layout import TokenDataset
-from speechmill.pipeline.errors import InputError, ShardError, StorageError
+from speechmill.pipeline.errors import ShardError, StorageError
 from speechmill.pipeline.shards.listing import Shard
 from speechmill.pipeline.shards.tar_reader import read_samples
 from speechmill.pipeline.storage import join
@@ -37,7 +37,7 @@ _THREADS = 8  # each holds one part in memory
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something to know about one file of a dataset."""
+    """A fault or note about one file of a dataset."""
 
     check: str  # unreadable | name | footer | codes | rows | keys | duplicate | rejects | …
     file: str  # below the root of the dataset
@@ -46,7 +46,7 @@ class Finding:
 
 @dataclass(slots=True)
 class Verification:
-    """What was read, what is wrong with it, and what could not be judged."""
+    """The counts of what was read, the faults, and notes about what could not be checked."""
 
     root: str
     parts: int = 0
@@ -60,7 +60,7 @@ class Verification:
 
 @dataclass(slots=True)
 class _Part:
-    """What one file of `tokens/` came to; `source` is None where the file cannot be read."""
+    """The result for one file of `tokens/`; `source` is None if the file cannot be read."""
 
     file: str
     findings: list[Finding] = field(default_factory=list)
@@ -77,26 +77,24 @@ class _Part:
 
 
 class _Unreadable(Exception):
-    """A file that is there and cannot be understood."""
+    """A file exists and cannot be read."""
 
     def __init__(self, file: str, cause: Exception):
         super().__init__(file)
         self.finding = Finding("unreadable", file, f"{type(cause).__name__}: {cause}")
 
 
-def verify(
+def verify_files(
     dataset: TokenDataset, *, keys: bool | None = None, unique_keys: bool = False
 ) -> Verification:
-    """Read every file of a dataset and list what is wrong.
+    """Read every file of a dataset and list its faults.
 
-    `keys` compares rows and rejects with the member names of the source tars: None does so where
-    they can be read, True finds fault where they cannot. A key that occurs in two shards is a
-    fault only with `unique_keys`, since many corpora number the clips of each shard anew. Raises
-    `InputError` where there is no dataset.
+    `keys` compares rows and rejects with the member names of the source tars: None compares if the
+    tars can be read, True makes an unreadable tar a fault. A key that occurs in two shards is a
+    fault only with `unique_keys`, since in many corpora each shard numbers its clips from 0. Raises
+    `InputError` if there is no dataset.
     """
-    identity = dataset.read_identity()
-    if identity is None:
-        raise InputError(f"no token dataset at {dataset.root}: there is no dataset.json")
+    identity = dataset.require_identity()
     files, strangers = _listed(dataset)
     rejects = dataset.parts("rejects")
     check = _PartCheck(dataset, identity, rejects, keys)
@@ -120,20 +118,20 @@ def verify(
 
 
 def _listed(dataset: TokenDataset) -> tuple[list[str], list[Finding]]:
-    """The files under `tokens/` that are parts by name, and a fault for each that is not."""
+    """The files under `tokens/` with the name of a part, and a fault for each other file."""
     infos = dataset.storage.list_files(join(dataset.root, "tokens"))
     below = len(join(dataset.storage.absolute(dataset.root), "tokens")) + 1
     names = [info.url[below:] for info in infos]
     visible = [name for name in names if not name.startswith((".", "_"))]  # as pyarrow reads them
     parts = [f"tokens/{name}" for name in visible if _PART.fullmatch(name) and "/" not in name]
-    why = "is no <tar>-<12 hex>.parquet, yet readers of the folder see it; move it away"
+    why = "is not named <tar>-<12 hex>.parquet, but readers of the folder see it; move it away"
     strangers = sorted({f"tokens/{name}" for name in visible} - set(parts))
     return parts, [Finding("name", file, why) for file in strangers]
 
 
 @dataclass(frozen=True, slots=True)
 class _PartCheck:
-    """Reads one part with its rejects and its source; what is wrong becomes findings."""
+    """Checks one part with its rejects and its source."""
 
     dataset: TokenDataset
     identity: dict[str, Any]
@@ -171,7 +169,7 @@ class _PartCheck:
     def _check(
         self, part: _Part, table: pa.Table, footer: dict[str, Any], rejected: pa.Table
     ) -> None:
-        """Later checks rely on what the earlier ones found to be right."""
+        """Later checks rely on the results of earlier ones."""
         with _reading(part.file):
             source = Shard(**footer["source"])
             sizes = tuple(footer["codec"]["codebook_sizes"])
@@ -187,7 +185,7 @@ class _PartCheck:
         part.frames = sum(table["num_frames"].to_pylist())
         part.key_hashes_N = _hashes(table["key"])
         part.add(check_counts(table, footer, rejected))
-        part.add(check_codes(table, codec))
+        part.add(check_code_values(table, codec))
         part.add(check_times(table, codec))
         part.add(check_rows(table, rejected, source, self._segmented))
 
@@ -213,7 +211,7 @@ class _PartCheck:
 
 @contextmanager
 def _reading(file: str) -> Iterator[None]:
-    """Whatever damage makes a Parquet reader raise is a finding about this file."""
+    """Turn any error of a Parquet reader into a finding about this file."""
     try:
         yield
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
@@ -221,13 +219,13 @@ def _reading(file: str) -> Iterator[None]:
 
 
 def _source_keys(source: Shard, dataset: TokenDataset) -> Iterator[str]:
-    """The key of every sample of a tar, by position; a limit that no body keeps skips them all."""
+    """The key of every sample of a tar, by position; a limit of -1 skips every member's data."""
     for entry in read_samples(source, dataset.storage, max_member_bytes=-1):
         yield entry.key
 
 
 def _same_source(parts: list[_Part]) -> Iterator[Finding]:
-    """Two parts of one tar: its utterances would be read twice."""
+    """A fault for each second part of a tar: readers would see its utterances twice."""
     first: dict[str, str] = {}
     for part in parts:
         if part.source and first.setdefault(part.source.url, part.file) != part.file:
@@ -236,7 +234,7 @@ def _same_source(parts: list[_Part]) -> Iterator[Finding]:
 
 
 def _keys_across(parts: list[_Part]) -> Iterator[Finding]:
-    """Keys of 64-bit hashes that several shards hold; a part's own duplicates come but once."""
+    """A note if shards share keys, by 64-bit hashes; duplicates within a part do not count."""
     if not parts:
         return
     hashes_N = np.sort(np.concatenate([np.unique(part.key_hashes_N) for part in parts]))
@@ -258,7 +256,7 @@ def _failures(dataset: TokenDataset, done: set[str]) -> Iterator[Finding]:
     for name in sorted(dataset.parts("failed")):
         file = f"failed/{name}.json"
         if name in done:
-            yield Finding("failed", file, "the shard has a part all the same; delete this file")
+            yield Finding("failed", file, "the shard has a part; delete this file")
             continue
         try:
             with _reading(file):
@@ -271,7 +269,7 @@ def _failures(dataset: TokenDataset, done: set[str]) -> Iterator[Finding]:
 
 def _uncommitted(names: set[str]) -> Iterator[Finding]:
     for name in sorted(names):
-        message = "has no part beside it: a run stopped between the two, or gave up; resume it"
+        message = "has no part: a run stopped between the two files, or gave up; resume it"
         yield Finding("rejects", f"rejects/{name}.parquet", message)
 
 

@@ -1,37 +1,44 @@
-"""What every enhancer offers, and how one is chosen."""
+"""The interface of all enhancers, and how one is chosen and loaded."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from speechmill.pipeline.audio.decoders import Samples
 from speechmill.pipeline.errors import InputError
+from speechmill.pipeline.imports import load_function
 from speechmill.pipeline.paths import PATH
 
-KINDS = ("ul-unas", "gtcrn", "onnx", "spectral-gating")
+# Imported when one is loaded: each needs libraries that the others do not.
+_ENHANCERS = {
+    "ul-unas": "onnx_stft:OnnxStft.ul_unas",
+    "gtcrn": "gtcrn:Gtcrn",
+    "onnx": "onnx_stft:OnnxStft",
+    "spectral-gating": "spectral_gating:SpectralGating",
+}
 
 
 class Enhancer(Protocol):
-    """Takes noise out of speech, one clip at a time."""
+    """Removes noise from speech, one clip at a time."""
 
     name: str
     revision: str  # digest of the algorithm and its weights
-    sample_rate: int  # Hz, of what it takes and gives
+    sample_rate: int  # Hz, of input and output
 
     def enhance(self, audio_T: Samples) -> Samples:
-        """Return float32 audio of the same length that lies on `audio_T` sample by sample."""
+        """Return float32 audio of the same length, aligned with `audio_T` to the sample."""
         ...
 
 
 class StreamingEnhancer(Enhancer, Protocol):
-    """An enhancer that can give a clip back while it still comes."""
+    """An enhancer that can return the start of a clip before it has the end."""
 
     def stream(self, blocks: Iterable[Samples]) -> Iterator[Samples]:
-        """Return the clip in other blocks, together equal to what `enhance` gives."""
+        """Return the clip in other blocks, together equal to the result of `enhance`."""
         ...
 
 
@@ -42,7 +49,7 @@ class EnhancerSettings:
     name: str = "ul-unas"  # ul-unas | gtcrn | onnx | spectral-gating
     # Path, s3://, hf:// or https:// of the weights; gating has none.
     model: str | None = field(default=None, metadata=PATH)
-    sample_rate: int = 16_000  # Hz; this and what follows: of the model of `onnx`
+    sample_rate: int = 16_000  # Hz; this and the settings below describe the model of `onnx`
     n_fft: int = 512
     hop: int = 256
     window: str = "hann"  # hann | sqrt_hann, periodic, before and after
@@ -51,8 +58,9 @@ class EnhancerSettings:
     states: dict[str, str] | None = None  # output by input; default: the others, in their order
 
     def __post_init__(self) -> None:
-        if self.name not in KINDS:
-            raise InputError(f"enhancer.name is {self.name!r}; use one of {', '.join(KINDS)}")
+        if self.name not in _ENHANCERS:
+            known = ", ".join(_ENHANCERS)
+            raise InputError(f"enhancer.name is {self.name!r}; use one of {known}")
         if not self.model and self.name != "spectral-gating":
             raise InputError(
                 f"enhancer.model is not set: {self.name} needs its weights, a path or URL; "
@@ -60,11 +68,13 @@ class EnhancerSettings:
             )
 
 
-def revision_of(algorithm: dict[str, Any]) -> str:
-    """Digest of everything that decides what comes out, 16 hex digits."""
+def load_enhancer(settings: EnhancerSettings) -> Enhancer:
+    """Raises `CheckpointError` for weights that cannot be fetched or are not of this model."""
+    name = f"speechmill.pipeline.enhance.{_ENHANCERS[settings.name]}"
+    enhancer: Enhancer = load_function(name, "enhancer.name")(settings)
+    return enhancer
+
+
+def enhancer_revision(**algorithm: Any) -> str:
+    """Digest of everything that decides the output, 16 hex digits."""
     return hashlib.sha256(json.dumps(algorithm, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def describe(settings: EnhancerSettings) -> dict[str, Any]:
-    """The settings without where the weights lie: these count by their content."""
-    return {name: value for name, value in asdict(settings).items() if name != "model"}

@@ -1,4 +1,4 @@
-"""Which clips are clean enough to be left alone: an enhancer only harms those."""
+"""Which clips are clean enough to stay unchanged: an enhancer can only harm them."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,7 +8,8 @@ import numpy as np
 from speechmill.pipeline.audio.decoders import Samples
 from speechmill.pipeline.errors import InputError
 from speechmill.pipeline.paths import PATH
-from speechmill.pipeline.quality.dnsmos import RATE, dnsmos
+from speechmill.pipeline.quality import RATE
+from speechmill.pipeline.quality.dnsmos import dnsmos
 
 _FRAME_SECONDS = 0.02
 _SPEECH_PERCENTILE, _NOISE_PERCENTILE = 95, 10
@@ -16,7 +17,7 @@ _SPEECH_PERCENTILE, _NOISE_PERCENTILE = 95, 10
 
 @dataclass
 class GateSettings:
-    """A clip that reaches every threshold that is set is left alone; without one, none is."""
+    """A clip that reaches every set threshold stays unchanged; without thresholds, none does."""
 
     snr_db: float | None = None  # of `estimated_snr`
     dnsmos_ovr: float | None = None  # 1 to 5
@@ -30,15 +31,15 @@ class GateSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
-    """Whether a clip is clean enough, and by which measures."""
+class GateResult:
+    """Whether a clip is clean enough, and its measures."""
 
     clean: bool
     measures: dict[str, float]
 
 
-def judge(audio_T: Samples, sample_rate: int, settings: GateSettings) -> Verdict:
-    """Measure what the settings have a threshold for."""
+def check_gate(audio_T: Samples, sample_rate: int, settings: GateSettings) -> GateResult:
+    """Measure a clip wherever the settings have a threshold."""
     thresholds = {
         name: value
         for name in ("snr_db", "dnsmos_ovr", "dnsmos_bak")
@@ -50,14 +51,14 @@ def judge(audio_T: Samples, sample_rate: int, settings: GateSettings) -> Verdict
     if settings.dnsmos and {"dnsmos_ovr", "dnsmos_bak"} & thresholds.keys():
         measures |= _dnsmos(audio_T, sample_rate, settings.dnsmos, thresholds)
     clean = bool(thresholds) and all(measures[n] >= limit for n, limit in thresholds.items())
-    return Verdict(clean, {name: round(value, 3) for name, value in measures.items()})
+    return GateResult(clean, {name: round(value, 3) for name, value in measures.items()})
 
 
 def estimated_snr(audio_T: Samples, sample_rate: int) -> float:
-    """Signal to noise in dB, at most 100, from the levels of frames of 20 ms alone.
+    """Signal-to-noise ratio in dB, at most 100, estimated from the levels of frames of 20 ms.
 
-    The 10th percentile is taken for the noise, the 95th for speech and noise: right for clips that
-    have pauses and noise that stays.
+    The 10th percentile stands for the noise, the 95th for speech and noise. This holds for clips
+    with pauses and stationary noise.
     """
     size = max(1, round(_FRAME_SECONDS * sample_rate))
     padded_T = np.pad(audio_T.astype(np.float64), (0, -len(audio_T) % size))

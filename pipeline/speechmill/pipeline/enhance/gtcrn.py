@@ -13,32 +13,33 @@ from torch.nn import functional as F
 from speechmill.codecs.checkpoint import load_strict, read_state_dict
 from speechmill.codecs.fetch import digest, fetch
 from speechmill.pipeline.audio.decoders import Samples
-from speechmill.pipeline.enhance.api import revision_of
+from speechmill.pipeline.enhance.api import EnhancerSettings, enhancer_revision
 
-_ALGORITHM = 1  # raised when the same weights give other audio
+_ALGORITHM = 1  # raised when the same weights give another result
 _N_FFT, _HOP = 512, 256
-_LOW_BINS, _BANDS = 65, 64  # bins that are kept, bands that the others are summed to
+_LOW_BINS, _BANDS = 65, 64  # bins that are kept, and bands into which the others are merged
 _CHANNELS, _WIDTH = 16, 33
 _DILATIONS = (1, 2, 5)
 
 
 class Gtcrn:
-    """The enhancer, 16 kHz; computes a clip in one go, on the CPU."""
+    """The enhancer at 16 kHz; processes a whole clip at once, on the CPU."""
 
     name = "gtcrn"
     sample_rate = 16_000
 
-    def __init__(self, model: str):
-        path = fetch(model)
+    def __init__(self, settings: EnhancerSettings):
+        assert settings.model
+        path = fetch(settings.model)
         self._network = GtcrnNetwork().eval().requires_grad_(False)
-        load_strict(self._network, read_state_dict(path, key="model"), model)
-        self.revision = revision_of(
-            {"algorithm": _ALGORITHM, "name": self.name, "weights": digest(path)}
+        load_strict(self._network, read_state_dict(path, key="model"), settings.model)
+        self.revision = enhancer_revision(
+            algorithm=_ALGORITHM, name=self.name, weights=digest(path)
         )
 
     @torch.inference_mode()
     def enhance(self, audio_T: Samples) -> Samples:
-        """Return audio of the same length, sample by sample."""
+        """Return audio of the same length, aligned to the sample."""
         padded_T = F.pad(torch.from_numpy(np.asarray(audio_T, np.float32)), (0, _N_FFT))
         window = torch.hann_window(_N_FFT).sqrt()
         spectrum_FT = torch.stft(
@@ -55,10 +56,10 @@ class GtcrnNetwork(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.erb = Bands()
-        self.encoder = Encoder()
+        self.encoder = GtcrnEncoder()
         self.dpgrnn1 = DualPath()
         self.dpgrnn2 = DualPath()
-        self.decoder = Decoder()
+        self.decoder = GtcrnDecoder()
 
     def forward(self, spectrum_BFT: Tensor) -> Tensor:
         spectrum_BTF = spectrum_BFT.transpose(1, 2)
@@ -73,7 +74,7 @@ class GtcrnNetwork(nn.Module):
 
 
 class Bands(nn.Module):
-    """Low bins as they are, high bins in bands of equal rectangular bandwidth, and back."""
+    """Low bins unchanged, high bins in bands of equal rectangular bandwidth, and back."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -88,13 +89,13 @@ class Bands(nn.Module):
         return torch.cat([x_BCTF[..., :_LOW_BINS], self.ierb_fc(x_BCTF[..., _LOW_BINS:])], dim=-1)
 
 
-class Encoder(nn.Module):
-    """129 columns to 33; gives the output of every layer as well."""
+class GtcrnEncoder(nn.Module):
+    """129 columns to 33; also returns the output of every layer."""
 
     def __init__(self) -> None:
         super().__init__()
         self.en_convs = nn.ModuleList(
-            [ConvBlock(9, _CHANNELS), ConvBlock(_CHANNELS, _CHANNELS, groups=2)]
+            [GtcrnBlock(9, _CHANNELS), GtcrnBlock(_CHANNELS, _CHANNELS, groups=2)]
             + [TemporalBlock(dilation) for dilation in _DILATIONS]
         )
 
@@ -106,16 +107,16 @@ class Encoder(nn.Module):
         return x_BCTF, skips
 
 
-class Decoder(nn.Module):
-    """The encoder mirrored; each layer takes the sum of what came before and of its twin."""
+class GtcrnDecoder(nn.Module):
+    """The mirrored encoder; each layer takes its input plus the output of its twin."""
 
     def __init__(self) -> None:
         super().__init__()
         blocks: list[nn.Module] = [
             TemporalBlock(dilation, transposed=True) for dilation in _DILATIONS[::-1]
         ]
-        blocks.append(ConvBlock(_CHANNELS, _CHANNELS, groups=2, transposed=True))
-        blocks.append(ConvBlock(_CHANNELS, 2, transposed=True, act=nn.Tanh()))
+        blocks.append(GtcrnBlock(_CHANNELS, _CHANNELS, groups=2, transposed=True))
+        blocks.append(GtcrnBlock(_CHANNELS, 2, transposed=True, act=nn.Tanh()))
         self.de_convs = nn.ModuleList(blocks)
 
     def forward(self, x_BCTF: Tensor, skips: list[Tensor]) -> Tensor:
@@ -124,8 +125,8 @@ class Decoder(nn.Module):
         return x_BCTF
 
 
-class ConvBlock(nn.Module):
-    """Five columns wide, every second one kept (or, transposed, as many again)."""
+class GtcrnBlock(nn.Module):
+    """A convolution over five columns with stride 2, or its transpose."""
 
     def __init__(
         self,
@@ -147,7 +148,7 @@ class ConvBlock(nn.Module):
 
 
 class TemporalBlock(nn.Module):
-    """Half of the channels through a dilated causal convolution, then shuffled with the others."""
+    """A dilated causal convolution of half of the channels, then shuffled with the other half."""
 
     def __init__(self, dilation: int, transposed: bool = False) -> None:
         super().__init__()
@@ -230,6 +231,6 @@ class GroupedGru(nn.Module):
 
 
 def with_neighbours(x_BCTF: Tensor) -> Tensor:
-    """Three channels for each: its lower neighbour's column, its own and its upper neighbour's."""
+    """Three channels for each: the columns of its lower neighbour, its own and its upper one."""
     columns = F.pad(x_BCTF, (1, 1)).unfold(-1, 3, 1)
     return columns.permute(0, 1, 4, 2, 3).flatten(1, 2)

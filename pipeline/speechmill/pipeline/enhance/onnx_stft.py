@@ -1,10 +1,11 @@
-"""Any ONNX model that takes one frame of a spectrum at a time and keeps states in between.
+"""Any ONNX model that takes one frame of a spectrum at a time and keeps states between frames.
 
 UL-UNAS is one: Rong et al., "UL-UNAS: Ultra-Lightweight U-Nets for Real-Time Speech Enhancement",
 arXiv 2503.00340; the weights are those of Xiaobin-Rong/ul-unas, `ulunas_stream_simple.onnx` (MIT).
 """
 
 from collections.abc import Iterable, Iterator
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -12,43 +13,43 @@ import numpy as np
 from speechmill.codecs.errors import CheckpointError
 from speechmill.codecs.fetch import digest, fetch
 from speechmill.pipeline.audio.decoders import Samples
-from speechmill.pipeline.enhance.api import EnhancerSettings, describe, revision_of
+from speechmill.pipeline.enhance.api import EnhancerSettings, enhancer_revision
 from speechmill.pipeline.enhance.stft import Spectrum, Stft
 from speechmill.pipeline.imports import load_extra
 
-_ALGORITHM = 1  # raised when the same weights give other audio
+_ALGORITHM = 1  # raised when the same weights give another result
 
 
 class OnnxStft:
-    """Spectra as [1, bins, 1, 2], real and imaginary; every state begins with zeros."""
+    """Spectra have shape [1, bins, 1, 2], real and imaginary; states begin with zeros."""
 
     def __init__(self, settings: EnhancerSettings):
         assert settings.model
         path = fetch(settings.model)
         self.name = settings.name
         self.sample_rate = settings.sample_rate
-        self.revision = revision_of(
-            {"algorithm": _ALGORITHM, "weights": digest(path), **describe(settings)}
-        )
+        facts = asdict(settings)
+        del facts["model"]  # its content counts, not its location
+        self.revision = enhancer_revision(algorithm=_ALGORITHM, weights=digest(path), **facts)
         self._stft = Stft(settings.n_fft, settings.hop, settings.window)
-        self._session = _session(str(path))
+        self._session = _load(str(path))
         self._bind(settings)
 
     @classmethod
-    def ul_unas(cls, model: str) -> "OnnxStft":
+    def ul_unas(cls, settings: EnhancerSettings) -> "OnnxStft":
         """The published streaming model, 16 kHz."""
-        return cls(EnhancerSettings(name="ul-unas", model=model))
+        return cls(EnhancerSettings(name="ul-unas", model=settings.model))
 
     def enhance(self, audio_T: Samples) -> Samples:
-        """Return audio of the same length, sample by sample."""
+        """Return audio of the same length, aligned to the sample."""
         return np.concatenate(list(self.stream([audio_T])))
 
     def stream(self, blocks: Iterable[Samples]) -> Iterator[Samples]:
-        """Return the clip in other blocks, as soon as a frame is whole."""
+        """Return the clip in other blocks, as soon as a frame is complete."""
         return self._stft.through(blocks, _Clip(self).process)
 
     def _bind(self, settings: EnhancerSettings) -> None:
-        """Find the graph's inputs and outputs, or raise a `CheckpointError` that names both."""
+        """Find the graph's inputs and outputs; raises a `CheckpointError` that names both."""
         inputs = {node.name: node.shape for node in self._session.get_inputs()}
         outputs = [node.name for node in self._session.get_outputs()]
         self.spectrum = settings.spectrum or next(iter(inputs))
@@ -63,7 +64,7 @@ class OnnxStft:
             or not {self.enhanced, *self.states.values()} <= set(outputs)
         ):
             raise CheckpointError(
-                f"{settings.model!r} has inputs {inputs} and outputs {outputs}; wanted are "
+                f"{settings.model!r} has inputs {inputs} and outputs {outputs}; expected "
                 f"{self.spectrum} [1, {bins}, 1, 2], {self.enhanced} and the states {self.states}"
             )
         self.shapes = {name: inputs[name] for name in others}
@@ -88,12 +89,12 @@ class _Clip:
         return np.asarray(enhanced[:, 0] + 1j * enhanced[:, 1], np.complex64)
 
 
-def _session(path: str) -> Any:
-    """One thread: the same sums in the same order, and a model this small gains nothing by more."""
+def _load(path: str) -> Any:
+    """One thread: sums keep their order, and a model this small gains nothing from more."""
     onnxruntime = load_extra("onnxruntime", "enhance")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     try:
         return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # of many kinds, none of them of a public base
+    except Exception as error:  # of many classes without a public base class
         raise CheckpointError(f"{path!r} cannot be loaded as ONNX: {error}") from error

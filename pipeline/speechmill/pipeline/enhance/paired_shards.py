@@ -16,8 +16,7 @@ import pyarrow.parquet as pq
 from speechmill.codecs.errors import CheckpointError
 from speechmill.codecs.fetch import digest, fetch
 from speechmill.pipeline.dataset.layout import ShardOutput
-from speechmill.pipeline.enhance.api import Enhancer, EnhancerSettings
-from speechmill.pipeline.enhance.load import load_enhancer
+from speechmill.pipeline.enhance.api import Enhancer, EnhancerSettings, load_enhancer
 from speechmill.pipeline.enhance.pairs import (
     PairedTar,
     PairReport,
@@ -40,6 +39,7 @@ class PairedShards(ShardOutput):
     """The folder of shards that training reads pairs from."""
 
     identity_file, folder, suffix, content = "enhance.json", "shards", ".tar", "pairs"
+    title = "set of paired shards"
 
     def sources(self, names: Sequence[str]) -> list[dict[str, Any]]:
         """From the reports of the parts."""
@@ -47,11 +47,11 @@ class PairedShards(ShardOutput):
             return list(threads.map(lambda name: self.report(name)["source"], names))
 
     def report(self, name: str) -> dict[str, Any]:
-        """What became of one shard."""
+        """The report of one shard."""
         return dict(json.loads(self.storage.read_bytes(self._url("reports", name, ".json"))))
 
     def commit(self, shard: Shard, paired: PairedTar) -> None:
-        """Write the tar so that it appears whole, after all that belongs to it."""
+        """Write the rejects and the report, then the tar, which appears whole."""
         if paired.rejects:
             sink = io.BytesIO()
             pq.write_table(reject_table(paired.rejects, shard.url), sink, compression="zstd")
@@ -66,11 +66,11 @@ class PairedShards(ShardOutput):
         return join(self.root, folder, f"{name}{suffix}")
 
 
-_UNKEPT = {"encode_seconds", "frames", "num_bad_json"}  # another run has other seconds
+_UNKEPT = {"encode_seconds", "frames", "num_bad_json"}  # differ between runs, or are always 0
 
 
-def identity(enhancer: Enhancer, settings: PairSettings) -> dict[str, Any]:
-    """What must be the same for two runs to write into one output."""
+def pairs_identity(enhancer: Enhancer, settings: PairSettings) -> dict[str, Any]:
+    """The facts that must be equal for two runs to write into one output."""
     gate: dict[str, Any] = asdict(settings.gate)
     if settings.gate.dnsmos:
         gate["dnsmos"] = digest(fetch(settings.gate.dnsmos))
@@ -102,11 +102,11 @@ class EnhanceJob:
 
     @property
     def object_mb(self) -> float:
-        """Of a sample, about: a long clip as FLAC."""
+        """Approximate size of a sample with a long clip, as FLAC."""
         return 1.0
 
     def load(self) -> Work:
-        """Load the enhancer; raises `CheckpointError` where it is not the one of the driver."""
+        """Load the enhancer; raises `CheckpointError` if it differs from that of the driver."""
         enhancer = load_enhancer(self.enhancer)
         if enhancer.revision != self.revision:
             raise CheckpointError(

@@ -19,7 +19,7 @@ from speechmill.pipeline.audio.decoders import Limits, to_float
 from speechmill.pipeline.audio.flac import encode_flac
 from speechmill.pipeline.audio.resample import AudioSettings, decode_audio
 from speechmill.pipeline.enhance.api import Enhancer
-from speechmill.pipeline.enhance.gate import GateSettings, judge
+from speechmill.pipeline.enhance.gate import GateSettings, check_gate
 from speechmill.pipeline.errors import (
     InputError,
     RejectStage,
@@ -141,9 +141,9 @@ def _pair(sample: Sample, enhancer: Enhancer, settings: PairSettings) -> tuple[b
     data = sample.members[audio_suffix(sample, settings.audio.member)]
     decoded = decode_audio(data, enhancer.sample_rate, settings.audio, settings.limits)
     audio_T = np.asarray(to_float(decoded.audio_T), np.float32)
-    verdict = judge(audio_T, enhancer.sample_rate, settings.gate)
+    gate = check_gate(audio_T, enhancer.sample_rate, settings.gate)
     started = time.perf_counter()
-    enhanced_T = audio_T if verdict.clean else enhancer.enhance(audio_T)
+    enhanced_T = audio_T if gate.clean else enhancer.enhance(audio_T)
     seconds = time.perf_counter() - started
     if len(enhanced_T) != len(audio_T) or not np.isfinite(enhanced_T).all():
         raise SampleError(
@@ -151,10 +151,10 @@ def _pair(sample: Sample, enhancer: Enhancer, settings: PairSettings) -> tuple[b
             f"{np.count_nonzero(~np.isfinite(enhanced_T))} of them NaN or inf"
         )
     facts = _Facts(
-        enhanced=not verdict.clean,
+        enhanced=not gate.clean,
         enhancer=enhancer.name,
         revision=enhancer.revision,
-        measures=verdict.measures,
+        measures=gate.measures,
         seconds=decoded.duration,
         enhance_seconds=seconds,
     )

@@ -1,37 +1,35 @@
-"""Spectral gating, for where no weights are at hand: Sainburg's noisereduce, non-stationary."""
+"""Spectral gating, which needs no weights: Sainburg's noisereduce, non-stationary."""
 
 from importlib.metadata import version
 
 import numpy as np
 
 from speechmill.pipeline.audio.decoders import Samples
-from speechmill.pipeline.enhance.api import revision_of
+from speechmill.pipeline.enhance.api import EnhancerSettings, enhancer_revision
 from speechmill.pipeline.imports import load_extra
 
-_ALGORITHM = 1  # raised when the same audio comes out otherwise
+_ALGORITHM = 1  # raised when the same audio gives another result
 
 
 class SpectralGating:
-    """Lowers each band where it is not above its own average over the last seconds."""
+    """Attenuates each band while it is not above its own average over the last seconds."""
 
     name = "spectral-gating"
 
-    def __init__(self, sample_rate: int):
+    def __init__(self, settings: EnhancerSettings):
         self._noisereduce = load_extra("noisereduce", "enhance")
-        self.sample_rate = sample_rate
-        self.revision = revision_of(
-            {
-                "algorithm": _ALGORITHM,
-                "name": self.name,
-                "sample_rate": sample_rate,
-                "noisereduce": version("noisereduce"),
-            }
+        self.sample_rate = settings.sample_rate
+        self.revision = enhancer_revision(
+            algorithm=_ALGORITHM,
+            name=self.name,
+            sample_rate=self.sample_rate,
+            noisereduce=version("noisereduce"),
         )
 
     def enhance(self, audio_T: Samples) -> Samples:
-        """Return audio of the same length, sample by sample."""
+        """Return audio of the same length, aligned to the sample."""
         if not audio_T.any():
-            return audio_T  # where there is nothing, levels relative to it are not defined
+            return audio_T  # levels relative to silence are not defined
         reduced_T = self._noisereduce.reduce_noise(
             y=audio_T, sr=self.sample_rate, stationary=False, n_jobs=1
         )

@@ -17,8 +17,8 @@ WINDOWS = ("hann", "sqrt_hann")
 class Stft:
     """Frames of `n_fft` samples every `hop`, under one window before the transform and after it.
 
-    What lies before and behind a clip is taken for silence, so that every sample of it is covered
-    by as many frames. With `hop` = `n_fft` / 2 frame i is centred on sample i * hop.
+    A clip is padded with silence on both sides, so that equally many frames cover each sample.
+    With `hop` = `n_fft` / 2, frame i is centred on sample i * hop.
     """
 
     n_fft: int = 512
@@ -36,10 +36,10 @@ class Stft:
     def through(
         self, blocks: Iterable[Samples], process: Callable[[Spectrum], Spectrum]
     ) -> Iterator[Samples]:
-        """Take audio in blocks of any length and give it back, each frame changed by `process`.
+        """Take audio in blocks of any length and return it, with `process` applied to each frame.
 
-        What comes out has the length of what went in and lies on it sample by sample; how it was
-        cut into blocks changes nothing.
+        The output has the length of the input and is aligned to the sample; block sizes do not
+        change it.
         """
         frames = _Frames(self, process)
         missing = 0
@@ -51,7 +51,7 @@ class Stft:
 
 
 class _Frames:
-    """The samples that wait for their frame, and what came out of frames but is not yet whole."""
+    """Input samples that wait for their frame, and output samples that wait for the next frame."""
 
     def __init__(self, stft: Stft, process: Callable[[Spectrum], Spectrum]):
         self.stft = stft
@@ -59,17 +59,19 @@ class _Frames:
         angles = 2 * np.pi * np.arange(stft.n_fft) / stft.n_fft
         hann = 0.5 - 0.5 * np.cos(angles)
         window = hann if stft.window == "hann" else np.sqrt(hann)
-        # Its overlapping squares sum up to a sequence that repeats with every hop.
+        # The overlapping squares of the window sum up to a sequence with the period of a hop.
         total = (window**2).reshape(-1, stft.hop).sum(axis=0)
         self.analysis = window.astype(np.float32)
         self.synthesis = (window / np.tile(total, stft.n_fft // stft.hop)).astype(np.float32)
         lead = stft.n_fft - stft.hop
         self.waiting = np.zeros(lead, np.float32)
         self.partial = np.zeros(lead, np.float32)
-        self.lead = lead  # samples of the silence before the clip that are still to come out
+        self.lead = (
+            lead  # output samples of the padding before the clip that are still to be dropped
+        )
 
     def push(self, block: Samples) -> Samples:
-        """The samples that are done once these are known."""
+        """Take samples; return those that are finished."""
         self.waiting = np.concatenate([self.waiting, block.astype(np.float32, copy=False)])
         count = max(0, (len(self.waiting) - self.stft.n_fft) // self.stft.hop + 1)
         done = [self._frame(i * self.stft.hop) for i in range(count)]

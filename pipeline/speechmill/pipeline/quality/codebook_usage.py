@@ -9,12 +9,12 @@ import numpy.typing as npt
 
 @dataclass(frozen=True, slots=True)
 class CodebookUse:
-    """One codebook; entropy is that of single codes, without context, from their counts."""
+    """The use of one codebook; the entropy is that of single codes, estimated from their counts."""
 
     size: int
-    used: int  # entries that came up at least once
+    used: int  # entries that occur at least once
     entropy: float  # bit per code
-    perplexity: float  # 2 ** entropy: as many equally likely entries would have it
+    perplexity: float  # 2 ** entropy: the number of equally likely entries with this entropy
 
 
 class CodeCounts:
@@ -25,7 +25,7 @@ class CodeCounts:
 
     @property
     def frames(self) -> int:
-        """How many there were; far fewer than entries, and the entropy comes out too low."""
+        """Number of frames; with far fewer frames than entries, the entropy is too low."""
         return int(self._counts[0].sum())
 
     def add(self, codes_KF: npt.NDArray[np.int64]) -> None:
@@ -36,12 +36,12 @@ class CodeCounts:
         return [_use(counts) for counts in self._counts]
 
     def entropy_kbps(self, num_codebooks: int, frame_rate: float) -> float:
-        """What an ideal entropy coder would need for the first codebooks, kbit/s."""
+        """Bit rate of an ideal entropy coder for the first codebooks, kbit/s."""
         return frame_rate * sum(use.entropy for use in self.use()[:num_codebooks]) / 1000
 
 
 def _use(counts: npt.NDArray[np.int64]) -> CodebookUse:
     seen = counts[counts > 0]
     share = seen / max(seen.sum(), 1)
-    entropy = float(-(share * np.log2(share)).sum()) + 0.0  # no -0.0
+    entropy = float(-(share * np.log2(share)).sum()) + 0.0  # turns -0.0 into 0.0
     return CodebookUse(len(counts), len(seen), entropy, 2.0**entropy)

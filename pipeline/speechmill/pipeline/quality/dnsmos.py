@@ -1,4 +1,4 @@
-"""DNSMOS P.835: a network's guess at how listeners would rate speech, without a reference.
+"""DNSMOS P.835: a network predicts how listeners would rate speech, without a reference.
 
 Reddy, Gopal, Cutler: "DNSMOS P.835", ICASSP 2022, arXiv 2110.01763. The model is
 `sig_bak_ovr.onnx` of microsoft/DNS-Challenge (CC BY 4.0), a path or URL that the user gives.
@@ -13,11 +13,11 @@ import numpy as np
 from speechmill.codecs.fetch import fetch
 from speechmill.pipeline.audio.decoders import Samples
 from speechmill.pipeline.imports import load_extra
+from speechmill.pipeline.quality import RATE
 
-RATE = 16_000  # Hz
-_WINDOW = 144_160  # samples that the network takes: 9.01 s
+_WINDOW = 144_160  # samples of one input of the network: 9.01 s
 _HOP = RATE
-# From the network's raw scores to the scale of the listeners, highest power first.
+# Polynomials from raw scores to the scale of listeners, highest power first.
 _FIT = {
     "sig": np.poly1d([-0.08397278, 1.22083953, 0.0052439]),
     "bak": np.poly1d([-0.13166888, 1.60915514, -0.39604546]),
@@ -35,10 +35,10 @@ class Dnsmos:
 
 
 def dnsmos(audio_T: Samples, model: str, threads: int = 1) -> Dnsmos:
-    """Rate a clip at 16 kHz: the mean over windows of 9.01 s, one each second.
+    """Rate a clip at 16 kHz: the mean over windows of 9.01 s, one per second.
 
-    A shorter clip is repeated until it fills a window, as the authors' script does. `model` is a
-    path or URL; it is loaded once in a process. Raises `CheckpointError` where it cannot be had.
+    A shorter clip is repeated until it fills a window, as in the authors' script. `model` is a path
+    or URL, loaded once in a process. Raises `CheckpointError` if it cannot be fetched.
     """
     session = _session(model, threads)
     raw_N3 = session.run(None, {session.get_inputs()[0].name: _windows(audio_T)})[0]

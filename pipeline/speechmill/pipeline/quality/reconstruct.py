@@ -1,4 +1,4 @@
-"""Audio through a codec and back, clip by clip, with the time it took."""
+"""Encode and decode clips one by one, and measure the time."""
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,13 +10,14 @@ import torch
 from speechmill.codecs.api import Codec
 from speechmill.pipeline.audio.decoders import Limits, Samples, to_float
 from speechmill.pipeline.audio.resample import AudioSettings, decode_audio
+from speechmill.pipeline.quality import RATE
 from speechmill.pipeline.quality.codebook_usage import CodeCounts
-from speechmill.pipeline.quality.testset import RATE, Utterance
+from speechmill.pipeline.quality.testset import Utterance
 
 
 @dataclass(frozen=True, slots=True)
 class Reconstruction:
-    """What a codec made of one clip with its first codebooks."""
+    """One clip after encoding and decoding with the first codebooks."""
 
     utterance: Utterance
     num_codebooks: int
@@ -34,16 +35,15 @@ def reconstruct(
     limits: Limits,
     counts: CodeCounts,
 ) -> Iterator[Reconstruction]:
-    """Encode each clip once and decode each prefix of its codebooks; `counts` counts its codes.
+    """Encode each clip once, then decode each prefix of its codebooks; `counts` counts the codes.
 
-    One clip at a time, so that the seconds are those of a batch of one. Clips that are shorter
-    than a frame of the codec are left out.
+    The seconds are those of a batch of one clip. Clips shorter than a frame are left out.
     """
     for position, utterance in enumerate(utterances):
         audio_T = torch.from_numpy(_at_rate(utterance, codec.info.sample_rate, audio, limits))
         if not codec.info.num_frames(len(audio_T)):
             continue
-        if position == 0:  # what is set up on the first call is no part of the speed
+        if position == 0:  # the first call includes one-time work
             codec.decode(codec.encode(audio_T[None], _lengths(audio_T)), _frames(codec, audio_T))
         started = time.perf_counter()
         codes_KF = codec.encode(audio_T[None], _lengths(audio_T))[0].cpu()

@@ -1,4 +1,4 @@
-"""Many pairs scored side by side in processes, since most of these libraries use one core."""
+"""Score many pairs in parallel processes, since most of the libraries use one core."""
 
 import multiprocessing
 import os
@@ -22,7 +22,7 @@ _AHEAD = 4  # pairs that wait for each process
 
 @dataclass(frozen=True)
 class Scorer:
-    """Scores one pair at 16 kHz: the metrics by name, and DNSMOS where its model is given."""
+    """Scores one pair at 16 kHz with the named metrics, and with DNSMOS if its model is given."""
 
     names: Sequence[str]
     dnsmos_model: str | None = None
@@ -34,7 +34,7 @@ class Scorer:
                 raise InputError(f"no metric {name!r} in metrics.signal; known: {known}")
 
     def __call__(self, reference_T: Samples | None, estimate_T: Samples) -> Scores:
-        """Without a reference only what needs none."""
+        """Without a reference, only the metrics that need none."""
         scores: Scores = {}
         if reference_T is not None:
             scores |= {name: SIGNAL_METRICS[name](reference_T, estimate_T) for name in self.names}
@@ -46,12 +46,14 @@ class Scorer:
 
 @contextmanager
 def scoring_processes(count: int | None) -> Iterator[Executor | None]:
-    """That many processes, by default one for each core; None where one is all."""
+    """Yield that many processes, by default one for each core; None for one process."""
     count = count or len(os.sched_getaffinity(0))
     if count == 1:
         yield None
         return
-    context = multiprocessing.get_context("spawn")  # a fork of torch's threads may hang
+    context = multiprocessing.get_context(
+        "spawn"
+    )  # forking a process with torch's threads may hang
     with ProcessPoolExecutor(count, context, initializer=_use_one_thread) as processes:
         yield processes
 
@@ -61,7 +63,7 @@ def scored(
     scorer: Callable[[Samples | None, Samples], Scores],
     processes: Executor | None,
 ) -> Iterator[tuple[Tag, Scores]]:
-    """The scores of each pair, in order, with the tag that came with it."""
+    """Yield the tag and the scores of each pair, in order."""
     if processes is None:
         for tag, reference_T, estimate_T in pairs:
             yield tag, scorer(reference_T, estimate_T)

@@ -1,7 +1,7 @@
-"""How close an estimate is to its reference, from libraries that the field compares itself by.
+"""How close an estimate is to its reference, by the libraries that are standard in the field.
 
-Both are float32 in about [-1, 1], of one length and at `RATE`. A metric gives None for a pair on
-which it is not defined: PESQ finds no utterance in silence, STOI needs 0.4 s of speech.
+Both are float32 in about [-1, 1], of equal length, at `RATE`. A metric is None for a pair on which
+it is not defined: PESQ finds no utterance in silence, STOI needs 0.4 s of speech.
 """
 
 import math
@@ -13,9 +13,8 @@ import torch
 
 from speechmill.pipeline.audio.decoders import Samples
 from speechmill.pipeline.imports import load_extra
+from speechmill.pipeline.quality import RATE
 from speechmill.pipeline.quality.spectra import mel_distance, stft_distance
-
-RATE = 16_000  # Hz, that of wide-band PESQ
 
 
 def pesq(reference_T: Samples, estimate_T: Samples) -> float | None:
@@ -83,8 +82,8 @@ SIGNAL_METRICS: dict[str, Callable[[Samples, Samples], float | None]] = {
 }
 
 
-def fitted(estimate_T: Samples, num_samples: int) -> Samples:
-    """Cut, or continue with silence, to the length of the reference: codecs give whole frames."""
+def match_length(estimate_T: Samples, num_samples: int) -> Samples:
+    """Trim or pad with silence to the length of the reference: codecs return whole frames."""
     missing = max(0, num_samples - len(estimate_T))
     return np.pad(estimate_T[:num_samples], (0, missing)).astype(np.float32)
 

@@ -1,4 +1,4 @@
-"""Distances between spectra, in torch alone: a training loop can watch them as well."""
+"""Distances between spectra, with torch alone, so that a training loop can use them too."""
 
 from functools import cache
 
@@ -38,7 +38,7 @@ def _log_mel(audio_T: Tensor, sample_rate: int) -> Tensor:
 
 
 def _magnitude(audio_T: Tensor, size: int, hop: int) -> Tensor:
-    """A clip shorter than a window is followed by zeros: reflection needs half a window."""
+    """Pads with zeros, not by reflection, which would need half a window of audio."""
     window = torch.hann_window(size)
     padded_T = torch.nn.functional.pad(audio_T, (size // 2, size // 2 + hop))
     spectrum_FT = torch.stft(padded_T, size, hop, window=window, center=False, return_complex=True)

@@ -1,11 +1,12 @@
-"""Who speaks and what is said, judged by models that the user names.
+"""Speaker similarity and transcripts of reconstructions, by models that the user names.
 
-A model is a Hugging Face id or folder, or `package.module:function` of the user's own. Such a
-function takes audio_T (float32, 16 kHz) and returns an embedding or a transcript.
+A model is a Hugging Face id or folder, or `package.module:function`. Such a function takes audio_T
+(float32, 16 kHz) and returns an embedding or a transcript.
 """
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,11 +14,41 @@ import numpy as np
 from speechmill.pipeline.audio.decoders import Samples
 from speechmill.pipeline.errors import InputError
 from speechmill.pipeline.imports import load_extra, load_function
-
-RATE = 16_000  # Hz
+from speechmill.pipeline.quality import RATE
+from speechmill.pipeline.quality.testset import Utterance
 
 Embed = Callable[[Samples], Any]
 Transcribe = Callable[[Samples], str]
+
+
+@dataclass(frozen=True, slots=True)
+class SpeechScores:
+    """The results of the models for one clip."""
+
+    scores: dict[str, float | None] = field(default_factory=dict)
+    transcript: str | None = None
+
+
+class SpeechMetrics:
+    """Scores clips at 16 kHz with the models that are given."""
+
+    def __init__(self, speaker: str | None, recognizer: str | None, device: str):
+        self._embed = speaker_model(speaker, device) if speaker else None
+        self._transcribe = speech_recognizer(recognizer, device) if recognizer else None
+        self._references: dict[str, Any] = {}  # embeddings, by key
+
+    def __call__(self, utterance: Utterance, audio_T: Samples) -> SpeechScores:
+        scores: dict[str, float | None] = {}
+        transcript = None
+        if self._embed:
+            reference = self._references.get(utterance.key)
+            if reference is None:
+                reference = self._references[utterance.key] = self._embed(utterance.reference_T)
+            scores["speaker"] = similarity(reference, self._embed(audio_T))
+        if self._transcribe and utterance.text and words(utterance.text):
+            transcript = self._transcribe(audio_T)
+            scores["wer"] = word_error_rate([utterance.text], [transcript])
+        return SpeechScores(scores, transcript)
 
 
 def speaker_model(name: str, device: str) -> Embed:
@@ -55,20 +86,20 @@ def speech_recognizer(name: str, device: str) -> Transcribe:
 
 
 def similarity(one: Any, other: Any) -> float:
-    """Cosine of the angle between two embeddings."""
+    """Cosine similarity of two embeddings."""
     a, b = np.ravel(one).astype(np.float64), np.ravel(other).astype(np.float64)
     norms = float(np.linalg.norm(a) * np.linalg.norm(b))
     return float(a @ b) / norms if norms else 0.0
 
 
 def word_error_rate(texts: Sequence[str], transcripts: Sequence[str]) -> float:
-    """Wrong words over spoken words, of all clips together; case and punctuation do not count."""
+    """Wrong words over spoken words of all clips; case and punctuation are ignored."""
     metric = load_extra("torchmetrics.functional.text", "evaluate").word_error_rate
     return float(metric([words(t) for t in transcripts], [words(t) for t in texts]))
 
 
 def words(text: str) -> str:
-    """A text as its words are compared."""
+    """A text normalized for comparison: case-folded words without punctuation."""
     return " ".join(re.findall(r"[^\W_]+(?:['\u2019][^\W_]+)*", text.casefold()))
 
 

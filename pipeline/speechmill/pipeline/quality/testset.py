@@ -1,15 +1,17 @@
-"""The clips of a test set: out of shards, or straight from a folder or manifest of audio."""
+"""The clips of a test set, from shards or from a folder or manifest of audio files."""
 
 import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
 from speechmill.pipeline.audio.decoders import Limits, Samples, to_float
 from speechmill.pipeline.audio.resample import AudioSettings, decode_audio
 from speechmill.pipeline.errors import InputError, SampleError, UnsuitableAudio
+from speechmill.pipeline.quality import RATE
 from speechmill.pipeline.shards.listing import is_pattern, list_shards
 from speechmill.pipeline.shards.packing import READERS, PackSettings, plan_shards, read_member
 from speechmill.pipeline.shards.sources import MANIFESTS, SampleFiles
@@ -17,8 +19,9 @@ from speechmill.pipeline.shards.tar_reader import Reject, Sample, read_samples
 from speechmill.pipeline.storage import Storage
 from speechmill.pipeline.tokenize.decode import audio_suffix
 
-RATE = 16_000  # Hz, at which clips are compared
-_MAX_DIFFERENCE = 0.02  # s by which a clip and its clean twin may differ in length
+_MAX_DIFFERENCE = 0.02  # s by which the lengths of a clip and its reference may differ
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,9 +29,9 @@ class Utterance:
     """One clip of a test set."""
 
     key: str
-    data: bytes  # as it was encoded: each codec decodes it at its own rate
+    data: bytes  # the encoded file: each codec decodes it at its own rate
     input_T: Samples  # float32 at RATE
-    reference_T: Samples  # the clean twin of a noisy clip, else the clip itself
+    reference_T: Samples  # the clean version of a noisy clip, or the clip itself
     sample_rate: int  # Hz, of the source
     text: str | None
 
@@ -43,20 +46,20 @@ class Utterance:
 
 @dataclass
 class TestSetSettings:
-    """Where the clips are, and their clean twins where they have some."""
+    """Where the clips are, and their clean references if they have any."""
 
-    clips: list[str]  # shards as of `tokenize`, or folders or manifests of audio as of `pack`
-    references: list[str] | None = None  # the same for the clean twins, matched by key
-    reference_member: str | None = None  # suffix of the clean twin in the same sample
-    max_clips: int | None = None  # evenly spaced over the keys in their order
+    clips: list[str]  # shards as for `tokenize`, or folders or manifests of audio as for `pack`
+    references: list[str] | None = None  # the same for clean references, matched by key
+    reference_member: str | None = None  # suffix of the clean reference in the same sample
+    max_clips: int | None = None  # evenly spaced over the sorted keys
 
 
 def read_test_set(
     settings: TestSetSettings, audio: AudioSettings, limits: Limits, storage: Storage
 ) -> tuple[list[Utterance], dict[str, str]]:
-    """Every clip in the order of its key, and why others were left out, by key.
+    """All clips in the order of their keys, and by key the reason why others were left out.
 
-    All of it is held in memory, encoded. Raises `InputError` where nothing is left.
+    All of them are held in memory, encoded. Raises `InputError` if none is left.
     """
     rejects: dict[str, str] = {}
     samples = dict(_samples(settings.clips, limits, storage, rejects))
@@ -66,7 +69,7 @@ def read_test_set(
     else:
         twins = samples if settings.reference_member else {}
     utterances = []
-    for key in _spread(sorted(samples.keys() - rejects.keys()), settings.max_clips):
+    for key in evenly_spaced(sorted(samples.keys() - rejects.keys()), settings.max_clips):
         try:
             utterances.append(_Reader(settings, audio, limits).read(samples[key], twins.get(key)))
         except SampleError as error:
@@ -109,10 +112,11 @@ class _Reader:
         return np.asarray(to_float(reference_T[:num_samples]), np.float32)
 
 
-def _spread(keys: list[str], count: int | None) -> list[str]:
-    if count is None or count >= len(keys):
-        return keys
-    return [keys[i * len(keys) // count] for i in range(count)]
+def evenly_spaced(items: Sequence[Item], count: int | None) -> list[Item]:
+    """At most `count` items, in order."""
+    if count is None or count >= len(items):
+        return list(items)
+    return [items[i * len(items) // count] for i in range(count)]
 
 
 def _samples(
@@ -145,7 +149,7 @@ def _samples_of_shards(source: str, limits: Limits, storage: Storage) -> Iterato
 
 
 def _samples_of_files(source: str, storage: Storage) -> Iterator[Sample]:
-    """Keys and members as `pack` would give them."""
+    """Keys and members are those that `pack` would write."""
     [everything] = plan_shards(PackSettings(source, output="", shard_mb=float("inf")), storage)
 
     def read(index: int, files: SampleFiles) -> Sample:
@@ -158,7 +162,7 @@ def _samples_of_files(source: str, storage: Storage) -> Iterator[Sample]:
 
 
 def _text(sample: Sample) -> str | None:
-    """What is said: the `.txt` member, or `text` of the JSON."""
+    """The transcript: the `.txt` member, or `text` of the JSON."""
     if "txt" in sample.members:
         return sample.members["txt"][:].decode(errors="replace")
     try:

@@ -78,7 +78,7 @@ class PackedShard:
     skipped: bool  # it existed before
 
 
-def pack(settings: PackSettings, storage: Storage) -> Iterator[PackedShard]:
+def pack_files(settings: PackSettings, storage: Storage) -> Iterator[PackedShard]:
     """Write the missing tars, one at a time and in order.
 
     Raises `InputError` for a source that cannot be packed and for an output with another plan.
