@@ -62,7 +62,10 @@ def test_another_identity_is_refused_with_the_difference_and_the_cure(dataset, k
 
 def test_parts_of_an_unknown_codec_are_refused(dataset, shards, storage, null_codec):
     tokenize_one(shards[0], dataset.root, storage, null_codec)
-    with pytest.raises(DatasetConflict, match=r"dataset\.json, which names their model, is missing; set another output"):
+    with pytest.raises(
+        DatasetConflict,
+        match=r"dataset\.json, which names their model, is missing; set another output",
+    ):
         dataset.claim(dataset_identity(INFO, "fp32", RecordingSettings()))
 
 
