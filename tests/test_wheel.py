@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import sysconfig
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -40,7 +39,8 @@ def speechmill(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pip = (sys.executable, "-m", "pip", "--python", python)
     run(*pip, "install", "--quiet", "--no-deps", "--no-index", wheel, folder=root)
     [site] = (root / "venv").glob("lib/python*/site-packages")
-    (site / "libraries.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    libraries = [entry for entry in sys.path if entry.endswith("site-packages")]
+    (site / "libraries.pth").write_text("\n".join(libraries))
     return root / "venv" / "bin" / "speechmill"
 
 
