@@ -10,7 +10,7 @@ from tests.codecs.focalcodec import goldens as focalcodec
 from tests.codecs.speech import padded, speech
 from tests.codecs.tokens import encode_alone
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 FAMILIES = ("pure", "focalcodec offline_50hz", "focalcodec causal", "dualcodec", "simwhisper")
 ROUNDED = 0.01  # share of tokens that float32 on a GPU may round to another side of a decision
 LENGTHS = (24_000, 40_000, 15_999)
