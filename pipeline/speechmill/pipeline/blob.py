@@ -1,4 +1,4 @@
-"""The bytes of one member of a tar: in memory, or mapped from a file if they are many."""
+"""The bytes of one member of a tar: in memory, or mapped from a file if it is large."""
 
 import errno
 import mmap
@@ -9,13 +9,14 @@ from speechmill.pipeline.errors import StorageFull
 
 Blob = bytes | mmap.mmap
 
-_IN_MEMORY = 64 * 2**20  # bytes; what is larger goes to a file
+_IN_MEMORY = 64 * 2**20  # bytes; larger members go to a file
 
 
 def spool(parts: Iterable[bytes], size: int) -> Blob:
-    """Join the parts of a member of `size` bytes, or map it from a file that has no name.
+    """Join the parts of a member of `size` bytes, in memory or in an unnamed file.
 
-    Raises `StorageFull` where that file does not fit. What comes may be shorter than `size`.
+    The result is shorter than `size` if the parts are. Raises `StorageFull` if the file does not
+    fit.
     """
     if size <= _IN_MEMORY:
         return b"".join(parts)

@@ -1,6 +1,6 @@
-"""What a run counts on its way, in whichever of its processes; where it is shown is set elsewhere.
+"""The metrics that the processes of a run record.
 
-Without a sink, as in a script or a test, recording goes nowhere.
+They go to the sink of the process; without one, as in a script or a test, they are dropped.
 """
 
 from collections.abc import Callable
@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Metric:
-    """A time series; counters only grow."""
+class TimeSeries:
+    """A counter, which only grows, or a gauge."""
 
     name: str
     help: str
@@ -17,45 +17,49 @@ class Metric:
     is_gauge: bool = False
 
 
-Sink = Callable[[Metric, float, dict[str, str]], None]
+Sink = Callable[[TimeSeries, float, dict[str, str]], None]
 
-# Counted by the driver, as shards end.
-SHARDS = Metric("shards", "Shards that ended", ("end",))  # committed | give up
-RETRIES = Metric("retries", "Failures of shards that were tried again", ("error",))
-REJECTS = Metric("rejects", "Samples that became rejects", ("reason",))
-UTTERANCES = Metric("utterances", "Rows of committed parts")
-AUDIO_SECONDS = Metric("audio_seconds", "Seconds of audio in committed parts")
-FRAMES = Metric("frames", "Frames in committed parts")
-BOTTLENECK = Metric("bottleneck", "1 for the stage that holds the run up", ("stage",), True)
+# Recorded by the driver, as shards end.
+SHARDS = TimeSeries("shards", "Shards that ended", ("end",))  # committed | give up
+RETRIES = TimeSeries("retries", "Failures of shards that were retried", ("error",))
+REJECTS = TimeSeries("rejects", "Samples that became rejects", ("reason",))
+UTTERANCES = TimeSeries("utterances", "Rows of committed parts")
+AUDIO_SECONDS = TimeSeries("audio_seconds", "Seconds of audio in committed parts")
+FRAMES = TimeSeries("frames", "Frames in committed parts")
+BOTTLENECK = TimeSeries(
+    "bottleneck", "1 for the stage that limits the speed of the run", ("stage",), True
+)
 
-# Counted by the workers, batch by batch.
-BATCHES = Metric("batches", "Batches encoded")
-BATCH_SECONDS = Metric("batch_audio_seconds", "Seconds of audio in the batches encoded")
-PADDED_SECONDS = Metric("batch_padded_seconds", "The same with the padding behind each clip")
-ENCODE_SECONDS = Metric("encode_busy_seconds", "Seconds in which the codec computed")
-STARVED_SECONDS = Metric("encode_starved_seconds", "Seconds in which it had shards but no batch")
+# Recorded by the workers, batch by batch.
+BATCHES = TimeSeries("batches", "Batches encoded")
+BATCH_SECONDS = TimeSeries("batch_audio_seconds", "Seconds of audio in the batches encoded")
+PADDED_SECONDS = TimeSeries("batch_padded_seconds", "The same with the padding after each clip")
+ENCODE_SECONDS = TimeSeries("encode_busy_seconds", "Seconds in which the codec computed")
+STARVED_SECONDS = TimeSeries(
+    "encode_starved_seconds", "Seconds in which it had shards but no batch"
+)
 
-# Counted by the processes that decode.
-DECODE_SECONDS = Metric("decode_busy_seconds", "Seconds in which shards were read and decoded")
-DECODE_CPU_SECONDS = Metric("decode_cpu_seconds", "The part of them spent computing")
+# Recorded by the processes that decode.
+DECODE_SECONDS = TimeSeries("decode_busy_seconds", "Seconds in which shards were read and decoded")
+DECODE_CPU_SECONDS = TimeSeries("decode_cpu_seconds", "The part of them spent computing")
 
-# Counted by all of them.
-STORAGE_REQUESTS = Metric("storage_requests", "Operations on storage", ("operation",))
-STORAGE_BYTES = Metric("storage_bytes", "Bytes to and from storage", ("direction",))
-STORAGE_RETRIES = Metric("storage_retries", "Operations on storage that were tried again")
+# Recorded by all of them.
+STORAGE_REQUESTS = TimeSeries("storage_requests", "Operations on storage", ("operation",))
+STORAGE_BYTES = TimeSeries("storage_bytes", "Bytes to and from storage", ("direction",))
+STORAGE_RETRIES = TimeSeries("storage_retries", "Operations on storage that were retried")
 
-ALL = tuple(value for value in list(globals().values()) if isinstance(value, Metric))
+ALL = tuple(value for value in list(globals().values()) if isinstance(value, TimeSeries))
 
 _sink: Sink | None = None
 
 
 def send_to(sink: Sink | None) -> None:
-    """Hand over all that this process records from now on; None for nowhere."""
+    """Set the sink of this process; None drops everything."""
     global _sink
     _sink = sink
 
 
-def record(metric: Metric, value: float, **labels: str) -> None:
+def record(metric: TimeSeries, value: float, **labels: str) -> None:
     """Add to a counter, or set a gauge."""
     if _sink:
         _sink(metric, value, labels)

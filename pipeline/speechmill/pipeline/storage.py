@@ -1,7 +1,7 @@
-"""Objects on local disk, s3://, memory:// or anything else that fsspec knows.
+"""Objects on local disk, s3://, memory:// or any other store that fsspec supports.
 
-The only module that imports fsspec. Errors of the backends leave it as `StorageError`, and passing
-faults are retried here and nowhere else: the retries of s3fs and botocore are turned off.
+The only module that imports fsspec. It turns errors of the backends into `StorageError` and retries
+temporary faults; no other module does, and the retries of s3fs and botocore are off.
 """
 
 import errno
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 READ_AHEAD = 8 * 2**20  # bytes per ranged GET of a streamed object
-_READ_SIZE = 2**20  # bytes taken of them at a time: a tar is read in many small pieces
+_READ_SIZE = 2**20  # bytes of one read of the buffer: tars are read in many small parts
 LEFTOVER_AGE = 24 * 3600.0  # s; no write to a local disk takes longer
 _RETRY = Backoff(first=0.2, longest=20.0)
-_UNRETRIED = {"total_max_attempts": 1, "mode": "standard"}  # botocore's own name for no retry
+_NO_RETRIES = {"total_max_attempts": 1, "mode": "standard"}  # for botocore
 
 logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -41,26 +41,26 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, slots=True)
 class FileInfo:
-    """One object as a listing shows it."""
+    """An entry of a listing."""
 
     url: str
     size: int  # bytes
-    etag: str  # changes with the content: the store's ETag, or the time of the last change
+    etag: str  # changes with the content: the store's ETag, or the modification time
 
 
 @dataclass
 class Storage:
-    """Access to every store by URL; picklable, and opened anew in each process.
+    """Access to every store by URL; picklable, each process opens its own connections.
 
     `options` maps a protocol to the arguments of its fsspec filesystem, for instance
     `{"s3": {"endpoint_url": "http://127.0.0.1:9000"}}`.
     """
 
     options: dict[str, dict[str, Any]] = field(default_factory=dict)
-    patience: float = 300.0  # s for which one operation that meets passing faults is tried again
+    patience: float = 300.0  # s for which one operation is retried after temporary faults
 
     def list_files(self, url: str, prefix: str = "") -> list[FileInfo]:
-        """Every object below a folder whose name begins with `prefix`, sorted by URL."""
+        """Every object below a folder whose name starts with `prefix`, sorted by URL."""
 
         def find(fs: fsspec.AbstractFileSystem, path: str) -> list[FileInfo]:
             narrowed = {"prefix": prefix} if prefix and "s3" in fs.protocol else {}
@@ -87,12 +87,12 @@ class Storage:
         return True
 
     def absolute(self, url: str) -> str:
-        """The one spelling of a URL, by which it is compared and stored."""
+        """The canonical spelling of a URL, used to compare and store it."""
         fs, path = self._resolve(url)
         return _unstripped(fs, path)
 
     def open(self, url: str) -> BinaryIO:
-        """A sequential reader that fetches ranges ahead and never holds the whole object."""
+        """A sequential reader that prefetches ranges and never holds the whole object."""
         return io.BufferedReader(_Reader(self, url), _READ_SIZE)
 
     def read_bytes(self, url: str) -> bytes:
@@ -100,7 +100,7 @@ class Storage:
             return stream.read()
 
     def read_tail(self, url: str, size: int) -> bytes:
-        """The last `size` bytes of an object, or all of a smaller one."""
+        """The last `size` bytes of an object, or all bytes of a smaller one."""
 
         def tail(fs: fsspec.AbstractFileSystem, path: str) -> bytes:
             whole = fs.info(path)["size"]
@@ -113,7 +113,7 @@ class Storage:
         return data
 
     def put(self, url: str, data: bytes) -> None:
-        """Write an object so that it appears whole or not at all."""
+        """Write an object atomically."""
 
         def put(fs: fsspec.AbstractFileSystem, path: str) -> None:
             if "file" in fs.protocol:
@@ -125,9 +125,9 @@ class Storage:
         record(STORAGE_BYTES, len(data), direction="out")
 
     def put_new(self, url: str, data: bytes) -> bool:
-        """Like `put`, but False, and nothing is changed, where the object is there already.
+        """Write an object atomically if it does not exist; False if it does.
 
-        A store that knows no conditional write replaces it.
+        A store without conditional writes replaces it.
         """
 
         def put(fs: fsspec.AbstractFileSystem, path: str) -> bool:
@@ -153,13 +153,13 @@ class Storage:
         self._try("delete", url, lambda fs, path: fs.rm_file(path))
 
     def clear_leftovers(self, url: str) -> int:
-        """Remove the temporary files of local writes that were killed; gives their number."""
+        """Remove the temporary files of killed local writes; returns their number."""
         old = time.time() - LEFTOVER_AGE
 
         def clear(fs: fsspec.AbstractFileSystem, path: str) -> int:
             count = 0
             for leftover in Path(path).glob(".*.tmp") if "file" in fs.protocol else ():
-                with suppress(FileNotFoundError):  # another run clears as well
+                with suppress(FileNotFoundError):  # another run removes them too
                     if leftover.stat().st_mtime < old:
                         leftover.unlink()
                         count += 1
@@ -170,7 +170,7 @@ class Storage:
     def _try(
         self, kind: str, url: str, operation: Callable[[fsspec.AbstractFileSystem, str], Result]
     ) -> Result:
-        """Run an operation until it meets no passing fault any more, or patience is over."""
+        """Run an operation; retry it after temporary faults until `patience` is over."""
         started = time.monotonic()
         attempt = 0
         while True:
@@ -187,16 +187,16 @@ class Storage:
                         f"{error} (tried {attempt} times in {spent:.0f} s)"
                     ) from error
                 record(STORAGE_RETRIES, 1)
-                logger.info("try %d in %.1f s: %s", attempt + 1, delay, error)
+                logger.info("attempt %d in %.1f s: %s", attempt + 1, delay, error)
                 time.sleep(delay)
 
     def _resolve(self, url: str) -> tuple[fsspec.AbstractFileSystem, str]:
         protocol = url.partition("://")[0] if "://" in url else "file"
-        # A listing kept from before a commit would hide it.
+        # A cached listing from before a commit would hide it.
         options = {"use_listings_cache": False} | self.options.get(protocol, {})
         if protocol in ("s3", "s3a"):
             config = options.get("config_kwargs", {})
-            options["config_kwargs"] = config | {"retries": _UNRETRIED}
+            options["config_kwargs"] = config | {"retries": _NO_RETRIES}
         fs, path = url_to_fs(url, **options)
         if hasattr(fs, "retries"):
             fs.retries = 1
@@ -204,9 +204,9 @@ class Storage:
 
 
 class _Reader(io.RawIOBase):
-    """A stream whose errors name the object and are ours.
+    """A stream that raises `StorageError` with the name of the object.
 
-    A read that fails or comes short of the object's size is done again on a new connection.
+    A read that fails, or returns too few bytes, is repeated on a new connection.
     """
 
     def __init__(self, storage: Storage, url: str):
@@ -276,14 +276,14 @@ def _whole(data: bytes, size: int) -> bytes:
 
 
 def join(url: str, *parts: str) -> str:
-    """A URL below another one."""
+    """The URL of an object below a folder."""
     return "/".join((url.rstrip("/"), *parts))
 
 
 def _objects(fs: fsspec.AbstractFileSystem, found: Mapping[str, dict[str, Any]]) -> list[FileInfo]:
-    """What a search found, sorted by URL; a link is what it points to, a folder is left out.
+    """The results of a search, sorted by URL; links are followed, folders omitted.
 
-    s3fs finds the folder itself where its first object comes while it is listed.
+    s3fs also returns the folder itself if its first object is written during the listing.
     """
     followed = {name: fs.info(name) if d.get("islink") else d for name, d in found.items()}
     files = [_info(fs, name, d) for name, d in followed.items() if d["type"] == "file"]
@@ -303,9 +303,9 @@ def _unstripped(fs: fsspec.AbstractFileSystem, path: str) -> str:
 
 
 def _replace(path: Path, data: bytes, exclusive: bool = False) -> None:
-    """Write beside the target, then rename: a reader and a crash see the old file or the new.
+    """Write to a temporary file, then rename it: readers and crashes see the old file or the new.
 
-    With `exclusive`, raises `FileExistsError` where there is one.
+    With `exclusive`, raises `FileExistsError` if the file exists.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
@@ -326,7 +326,7 @@ def _replace(path: Path, data: bytes, exclusive: bool = False) -> None:
 
 
 def _link(temporary: Path, path: Path) -> bool:
-    """Give a file its name unless another has it; False on a disk that knows no hard links."""
+    """Hard-link a file to its name, which must be free; False if the disk has no hard links."""
     try:
         path.hardlink_to(temporary)
     except FileExistsError:

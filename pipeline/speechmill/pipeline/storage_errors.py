@@ -1,4 +1,4 @@
-"""Which of our storage errors an error of a backend is, be it of the disk, botocore or aiohttp."""
+"""Errors of the disk, botocore and aiohttp, translated to our storage errors."""
 
 import errno
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ _BY_ERRNO: dict[int, type[StorageError]] = {
     errno.ETIMEDOUT: StorageUnavailable,
     errno.EREMOTEIO: StorageUnavailable,
 }
-# By name: the libraries of a backend that is not in use are never imported.
+# By name, so that the libraries of unused backends are never imported.
 _BY_NAME: dict[str, type[StorageError]] = {
     "FileNotFoundError": StorageNotFound,
     "PermissionError": StorageDenied,
@@ -61,7 +61,7 @@ _BY_CODE: dict[str, type[StorageError]] = {
 
 @contextmanager
 def translated(url: str) -> Iterator[None]:
-    """Raise what goes wrong with a URL in the block as the `StorageError` that it is."""
+    """Raise the errors of the block as the matching `StorageError`, with the URL."""
     try:
         yield
     except StorageError:
@@ -74,7 +74,7 @@ def translated(url: str) -> Iterator[None]:
 
 
 def _kind(error: Exception) -> type[StorageError] | None:
-    """Which of our errors a backend's error is; None for one that is no storage error."""
+    """The class of ours for an error of a backend; None if it is not a storage error."""
     code, status = _http_code(error), http_status(error)
     if code in _BY_CODE:
         return _BY_CODE[code]
@@ -89,7 +89,7 @@ def _kind(error: Exception) -> type[StorageError] | None:
 
 
 def http_status(error: BaseException) -> int:
-    """The status that an object store answered with; 0 where it did not."""
+    """The HTTP status of an object store's answer; 0 without an answer."""
     return int(_response(error).get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
 
 

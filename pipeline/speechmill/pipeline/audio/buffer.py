@@ -1,4 +1,4 @@
-"""A recording that is read block by block; samples that are no longer needed are discarded."""
+"""A recording that is read block by block; samples are discarded after their last use."""
 
 from collections import deque
 from collections.abc import Iterator

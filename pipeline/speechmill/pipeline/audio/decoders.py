@@ -1,4 +1,4 @@
-"""Encoded audio as a stream of blocks, so that the longest recording takes no more memory."""
+"""Encoded audio as a stream of blocks, so that memory does not grow with the recording."""
 
 import io
 import mmap
@@ -27,26 +27,26 @@ from speechmill.pipeline.errors import (
 Samples = npt.NDArray[Any]  # int16 or float32
 
 BLOCK = 2**20  # samples of each channel
-SAMPLE_RATES = range(2_000, 384_001)  # Hz; a header outside is taken for damage
-_AT_ONCE = 8 * BLOCK  # samples of all channels that a decoder without blocks may give
-_UNKNOWN_LENGTH = 2**63 - 1  # frames, as libsndfile says of a FLAC that was written to a pipe
-_MP3_TAG = 2**16  # bytes among which the Xing or Info tag stands, behind an ID3 tag
+SAMPLE_RATES = range(2_000, 384_001)  # Hz; another rate counts as damage
+_AT_ONCE = 8 * BLOCK  # samples of all channels, for a decoder that cannot decode in blocks
+_UNKNOWN_LENGTH = 2**63 - 1  # frames, by libsndfile, of a FLAC that was written to a pipe
+_MP3_TAG = 2**16  # bytes that contain the Xing or Info tag, which follows an ID3 tag
 
 
 @dataclass
 class Limits:
-    """What a sample may cost at most; beyond it is rejected, not read."""
+    """The most that a sample may cost; beyond these limits it is rejected."""
 
     member_mb: float = 2048.0  # MB of one tar member
     seconds: float = 3600.0  # of audio
     decoded_mb: float = 8192.0  # MB of decoded audio: 4 bytes a sample, of all channels
-    decode_seconds: float = 300.0  # s that decoding it may take
-    memory_mb: float = 4096.0  # MB that decoding it may take on top of what the process has
+    decode_seconds: float = 300.0  # s of decoding
+    memory_mb: float = 4096.0  # MB of decoding, on top of the memory of the process
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One recording as it is in its file."""
+    """One recording, as its file stores it."""
 
     sample_rate: int  # Hz
     num_channels: int
@@ -54,10 +54,10 @@ class Source:
 
 
 def open_audio(data: Blob, limits: Limits) -> Source:
-    """Begin to decode WAV, FLAC, MP3, Ogg, AIFF, AAC, M4A, MP4, WebM and their like.
+    """Start to decode WAV, FLAC, MP3, Ogg, AIFF, AAC, M4A, MP4, WebM or a similar format.
 
-    Raises a `SampleError` for what is damaged or over the limits, here or while the blocks are
-    read: what came before it is then not to be used.
+    Raises a `SampleError` for a file that is damaged or over the limits, here or while the blocks
+    are read; the blocks before the error must not be used.
     """
     if (header := flac_header(data)) and header.num_samples * header.num_channels <= _AT_ONCE:
         rate, channels = header.sample_rate, header.num_channels
@@ -82,14 +82,14 @@ def open_audio(data: Blob, limits: Limits) -> Source:
 
 
 class _Sequential(soundfile.SoundFile):  # type: ignore[misc]
-    """Never seeks between blocks, which for MP3 could land beside the right sample."""
+    """Never seeks between blocks, since seeking in MP3 is not exact to the sample."""
 
     def seekable(self) -> bool:
         return False
 
 
 class _Bytes(io.BytesIO):
-    """libsndfile seeks before the beginning of damaged files, and a callback must not raise."""
+    """libsndfile seeks before the start of damaged files, and a callback must not raise."""
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         return super().seek(max(offset, 0) if whence == io.SEEK_SET else offset, whence)
@@ -103,7 +103,7 @@ def _stream(data: Blob) -> BinaryIO:
 
 
 def _sndfile_blocks(file: soundfile.SoundFile) -> Iterator[Samples]:
-    # libsndfile gives zeros for float WAV read as int16.
+    # libsndfile returns zeros for float WAV read as int16.
     dtype = "int16" if file.subtype == "PCM_16" and file.channels == 1 else "float32"
     num_samples = 0
     with file, _translated():
@@ -133,7 +133,7 @@ def _through_ffmpeg(data: Blob, demuxer: str, limits: Limits) -> Source:
 
 
 def _ffmpeg_blocks(frames: Iterator[tuple[Samples, int]], limits: Limits) -> Iterator[Samples]:
-    """Join frames to blocks; a decoder may not change its mind about rate and channels."""
+    """Join frames to blocks; rate and channels must not change between frames."""
     parts: list[Samples] = []
     held, total, kind = 0, 0, None
     for part_TC, rate in frames:
@@ -158,7 +158,7 @@ def to_float(audio: Samples) -> Samples:
 
 
 def _states_length(file: soundfile.SoundFile, data: Blob) -> bool:
-    """Whether the file says how long it is; libsndfile guesses for an MP3 and stops there."""
+    """Whether the file states its length; for an MP3 libsndfile guesses one and stops there."""
     if file.format == "MP3":
         head = data[:_MP3_TAG]
         return b"Xing" in head or b"Info" in head
@@ -181,7 +181,7 @@ def _check_size(num_samples: int, rate: int, channels: int, limits: Limits, who:
 
 @contextmanager
 def _translated() -> Iterator[None]:
-    """libsndfile's errors as ours, without the address of the buffer in their message."""
+    """Turn errors of libsndfile into ours, without the address of the buffer in the message."""
     try:
         yield
     except soundfile.LibsndfileError as error:

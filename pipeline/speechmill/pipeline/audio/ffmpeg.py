@@ -1,4 +1,4 @@
-"""Audio that libsndfile cannot read, or not to its end, through the FFmpeg that PyAV carries."""
+"""Audio that libsndfile cannot read to its end, decoded by the FFmpeg of PyAV."""
 
 from collections.abc import Iterator
 from typing import Any, BinaryIO
@@ -8,14 +8,14 @@ import numpy.typing as npt
 
 from speechmill.pipeline.errors import EmptyAudio, TruncatedAudio, UndecodableAudio
 
-_STATING = ("mov", "matroska")  # the others only guess how long they are
-_TAIL = 0.1  # s that an encoder's padding may add to the length that a container states
+_STATE_LENGTH = ("mov", "matroska")  # for other containers FFmpeg estimates the length
+_TAIL = 0.1  # s of an encoder's padding that the stated length may include
 
 
 def read_with_ffmpeg(stream: BinaryIO, demuxer: str) -> Iterator[tuple[npt.NDArray[Any], int]]:
-    """Yield frames of the first audio stream as float32 of shape (T, C), each with its rate in Hz.
+    """Yield frames of the first audio stream, float32 of shape (T, C), each with its rate in Hz.
 
-    Raises `UndecodableAudio` at the first damaged frame, which FFmpeg would conceal.
+    Raises `UndecodableAudio` at the first damaged frame, which FFmpeg would otherwise conceal.
     """
     try:
         with av.open(stream, mode="r", format=demuxer) as container:
@@ -33,7 +33,7 @@ def read_with_ffmpeg(stream: BinaryIO, demuxer: str) -> Iterator[tuple[npt.NDArr
 def _decode(container: Any, stream: Any, demuxer: str) -> Iterator[tuple[npt.NDArray[Any], int]]:
     interleaved = av.AudioResampler(format="flt")
     num_samples, seconds = 0, 0.0
-    due: float | None = None  # when the next frame must begin, s
+    due: float | None = None  # s, when the next frame must begin
     for frame in container.decode(stream):
         tolerance = float(stream.time_base) + 1 / frame.rate  # Matroska counts milliseconds
         if frame.time is None or (due is not None and abs(frame.time - due) > tolerance):
@@ -45,7 +45,7 @@ def _decode(container: Any, stream: Any, demuxer: str) -> Iterator[tuple[npt.NDA
             yield part.to_ndarray().reshape(-1, part.layout.nb_channels), frame.rate
     if not num_samples:
         raise EmptyAudio("0 samples")
-    stated = _stated_seconds(container, stream) if demuxer in _STATING else None
+    stated = _stated_seconds(container, stream) if demuxer in _STATE_LENGTH else None
     if stated is not None and seconds < stated - _TAIL:
         raise TruncatedAudio(f"the container claims {stated:.3f} s, there are {seconds:.3f}")
 

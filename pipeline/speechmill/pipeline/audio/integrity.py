@@ -1,6 +1,6 @@
-"""What kind of file some bytes are, and whether they are whole, by what the container itself says.
+"""The format of a file, and whether the file is complete, according to its container.
 
-Decoders pass over a missing tail or a damaged page in silence; most containers tell.
+Decoders silently ignore a missing end or a damaged page; most containers reveal it.
 """
 
 import struct
@@ -15,7 +15,10 @@ from speechmill.pipeline.errors import SampleError, TruncatedAudio, UndecodableA
 
 _BY_LIBSNDFILE = ("wav", "flac", "mp3", "ogg", "oga", "opus", "aiff", "aif", "au", "caf", "w64")
 _BY_FFMPEG = ("m4a", "aac", "mp4", "webm", "mka", "wma", "amr")
-AUDIO_SUFFIXES = (*_BY_LIBSNDFILE, *_BY_FFMPEG)  # names say where audio is, bytes say what it is
+AUDIO_SUFFIXES = (
+    *_BY_LIBSNDFILE,
+    *_BY_FFMPEG,
+)  # suffixes of audio members; their bytes decide the format
 
 _EBML, _SEGMENT, _CLUSTER = 0x1A45DFA3, 0x18538067, 0x1F43B675  # element ids of Matroska
 _OGG_END = 4  # flag of a page
@@ -24,9 +27,9 @@ _PIPE = "; if it was written to a pipe, write it to a file instead"
 
 
 def ffmpeg_format(data: Blob) -> str | None:
-    """FFmpeg's demuxer for a container that libsndfile does not know; None for any other bytes.
+    """FFmpeg's demuxer for a container that libsndfile does not support; None for other bytes.
 
-    Going by these marks alone keeps FFmpeg from taking text for audio.
+    Probing by FFmpeg itself could take text for audio.
     """
     if data[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free"):
         return "mov"
@@ -40,7 +43,7 @@ def ffmpeg_format(data: Blob) -> str | None:
 
 
 def check_whole(data: Blob) -> None:
-    """Raise `TruncatedAudio` or `UndecodableAudio` where a container is not whole."""
+    """Raise `TruncatedAudio` or `UndecodableAudio` if a container is not complete."""
     kind = ffmpeg_format(data)
     if kind in _CHECKS:
         _CHECKS[kind](data)
@@ -54,13 +57,13 @@ def check_whole(data: Blob) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Chunks:
-    """How a format lays its chunks one behind the other."""
+    """How a format arranges its chunks, one after the other."""
 
     first: int  # byte
     head: str  # of a chunk: name and size, for `struct`
     align: int = 2
     size_counts_head: bool = False
-    data_is_last: bool = False  # what comes behind is none of our business
+    data_is_last: bool = False  # bytes after the data chunk are not checked
     cure: str = ""
 
 
@@ -76,14 +79,14 @@ _CHUNKED = {
 
 def _check_chunks(data: Blob, layout: _Chunks) -> None:
     position, head = layout.first, struct.calcsize(layout.head)
-    large = 0  # what RF64 says of a data chunk that 32 bits cannot count
+    large = 0  # size of the data chunk in RF64, where 32 bits are too few
     while position + head <= len(data):
         name: bytes
         size: int
         name, size = struct.unpack_from(layout.head, data, position)
         if name == b"ds64" and position + head + 16 <= len(data):
             large = struct.unpack_from("<8xQ", data, position + head)[0]
-        if name == b"data" and size == -1:  # up to the end
+        if name == b"data" and size == -1:  # to the end of the file
             return
         size = large if large and size == 0xFFFFFFFF else size
         position += max(size, head) if layout.size_counts_head else head + max(size, 0)
@@ -102,7 +105,7 @@ def _check_au(data: Blob) -> None:
 
 
 def _check_ogg(data: Blob) -> None:
-    """Every page whole, of the right checksum and next in number, and the last marked as such."""
+    """Pages must be complete, with right checksums and consecutive numbers, and end with a mark."""
     numbers: dict[int, list[int]] = {}
     position, flags = 0, 0
     while position < len(data):
@@ -127,14 +130,14 @@ def _check_ogg(data: Blob) -> None:
 
 
 def _ogg_checksum(page: bytes) -> int:
-    """CRC-32 with the bits of zlib's mirrored, and no inversion (RFC 3533, section 6)."""
+    """CRC-32 with the bit order of zlib's reversed, without inversion (RFC 3533, section 6)."""
     blank = page[:22] + bytes(4) + page[26:]
     mirrored = zlib.crc32(blank.translate(_MIRRORED), 0xFFFFFFFF) ^ 0xFFFFFFFF
     return int.from_bytes(mirrored.to_bytes(4, "little").translate(_MIRRORED), "big")
 
 
 def _check_mov(data: Blob) -> None:
-    """Boxes one behind the other up to the last byte (ISO/IEC 14496-12, section 4.2)."""
+    """Boxes must follow each other up to the last byte (ISO/IEC 14496-12, section 4.2)."""
     position = 0
     while position < len(data):
         head = data[position : position + 16]
@@ -143,7 +146,7 @@ def _check_mov(data: Blob) -> None:
         size = int.from_bytes(head[:4])
         if size == 1:
             size = int.from_bytes(head[8:16])
-        if size == 0:  # up to the end
+        if size == 0:  # to the end of the file
             return
         if size < 8:
             raise UndecodableAudio(f"a box of {size} bytes at byte {position}")
@@ -153,21 +156,21 @@ def _check_mov(data: Blob) -> None:
 
 
 def _check_matroska(data: Blob) -> None:
-    """Elements one behind the other up to the last byte (RFC 8794); live ones are looked into."""
+    """Elements must follow each other up to the last byte (RFC 8794); live ones are entered."""
     position = 0
     while position < len(data):
         kind, position = _ebml_number(data, position, keep_marker=True)
         size, position = _ebml_number(data, position)
         unknown = size is None
         if size is None and kind not in (_SEGMENT, _CLUSTER):
-            raise UndecodableAudio(f"element {kind:x} before byte {position} is of no known size")
+            raise UndecodableAudio(f"element {kind:x} before byte {position} has an unknown size")
         if size is not None and position + size > len(data):
             raise _cut(position + size - len(data))
         position += 0 if unknown or kind == _SEGMENT else size or 0
 
 
 def _ebml_number(data: Blob, start: int, keep_marker: bool = False) -> tuple[int | None, int]:
-    """A number of variable length and where it ends; None where all its bits are set."""
+    """A number of variable length and its end; None if all its bits are set."""
     first = data[start] if start < len(data) else 0
     length = 9 - first.bit_length()
     if not first or start + length > len(data):
@@ -195,7 +198,7 @@ def _check_adts(data: Blob) -> None:
 
 
 def _adts_bytes(data: Blob, position: int) -> int:
-    """Length of the ADTS frame that begins here, or 0 (ISO/IEC 14496-3, table 1.A.6)."""
+    """Length of the ADTS frame at this position, or 0 (ISO/IEC 14496-3, table 1.A.6)."""
     head = data[position : position + 6]
     if len(head) < 6 or head[0] != 0xFF or head[1] & 0xF6 != 0xF0:
         return 0

@@ -1,4 +1,4 @@
-"""Decoded audio to one channel of samples at the codec's rate."""
+"""Decoded audio to one channel at the codec's sample rate."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,11 +15,11 @@ from speechmill.pipeline.errors import EmptyAudio, InputError, NonFiniteAudio, U
 
 @dataclass
 class AudioSettings:
-    """How audio becomes what a codec takes; part of a token dataset's identity."""
+    """How audio becomes the input of a codec; part of a token dataset's identity."""
 
-    channels: str = "mean"  # mean | first | error: what to do with more than one channel
+    channels: str = "mean"  # mean | first | error, for more than one channel
     resampler: str = "soxr_hq"  # soxr_hq | soxr_vhq | torchaudio
-    member: str | None = None  # suffix of the audio member where a sample has several
+    member: str | None = None  # suffix of the audio member if a sample has several
 
     def __post_init__(self) -> None:
         if self.channels not in _CHANNELS:
@@ -31,9 +31,9 @@ class AudioSettings:
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """One clip at the codec's rate, and what it was in its file."""
+    """One clip at the codec's rate, and facts about its file."""
 
-    audio_T: Samples  # int16 where that is exact, else float32 in about [-1, 1]
+    audio_T: Samples  # int16 if that is exact, else float32 in about [-1, 1]
     sample_rate: int  # Hz, of the source
     num_channels: int  # of the source
     duration: float  # s
@@ -42,8 +42,8 @@ class Decoded:
 def decode_audio(data: Blob, target_rate: int, settings: AudioSettings, limits: Limits) -> Decoded:
     """Decode a whole file to one channel at `target_rate` Hz.
 
-    16-bit PCM that needs neither mixing nor resampling stays int16: `x / 32768` in float32 is then
-    the same to the last bit. Raises a `SampleError` for audio that is damaged or not wanted.
+    16-bit PCM that needs neither mixing nor resampling stays int16: `x / 32768` in float32 is
+    exact. Raises a `SampleError` for audio that is damaged or refused by the settings.
     """
     source = open_audio(data, limits)
     clock = Clock(source)
@@ -54,7 +54,7 @@ def decode_audio(data: Blob, target_rate: int, settings: AudioSettings, limits: 
 
 
 class Clock:
-    """Counts the samples of a source while they pass."""
+    """Counts the samples of a source while they are read."""
 
     def __init__(self, source: Source):
         self.rate = source.sample_rate
@@ -73,7 +73,7 @@ class Clock:
 def one_channel(blocks: Iterator[Samples], settings: AudioSettings) -> Iterator[Samples]:
     """Mix the channels of every block.
 
-    Raises `NonFiniteAudio`, `UnsuitableAudio`, and `EmptyAudio` where there is no block.
+    Raises `NonFiniteAudio`, `UnsuitableAudio`, and `EmptyAudio` without a block.
     """
     empty = True
     for block_TC in blocks:
@@ -90,7 +90,7 @@ def one_channel(blocks: Iterator[Samples], settings: AudioSettings) -> Iterator[
 def resampled(
     blocks: Iterator[Samples], rate: int, target_rate: int, settings: AudioSettings
 ) -> Iterator[Samples]:
-    """Blocks at `target_rate` Hz, cut wherever that is convenient; as they are if they have it."""
+    """Resample to `target_rate` Hz; block sizes may change."""
     if rate == target_rate:
         return blocks
     return _RESAMPLERS[settings.resampler](map(to_float, blocks), rate, target_rate)
@@ -113,7 +113,7 @@ def _soxr(
 ) -> Iterator[Samples]:
     first_T = next(blocks)
     second_T = next(blocks, None)
-    if second_T is None:  # the same samples as of the stream, in 0.7 of the time
+    if second_T is None:  # the same samples as by a stream, in 0.7 of the time
         yield np.asarray(soxr.resample(first_T, rate, target_rate, quality))
         return
     stream = soxr.ResampleStream(rate, target_rate, 1, dtype="float32", quality=quality)
@@ -123,13 +123,13 @@ def _soxr(
 
 
 def _torchaudio(blocks: Iterator[Samples], rate: int, target_rate: int) -> Iterator[Samples]:
-    """Resample each block between as much of its neighbours as the filter reaches over."""
+    """Resample each block together with as much of its neighbours as the filter spans."""
     import torch
     from torchaudio.functional import resample
 
-    step = rate // np.gcd(rate, target_rate)  # samples in, after which the filter repeats
+    step = rate // np.gcd(rate, target_rate)  # input samples after which the filter repeats
     margin = step * -(-64 * max(rate, target_rate) // (target_rate * step))
-    held_T, start = next(blocks), 0  # what was not given out begins at `start`
+    held_T, start = next(blocks), 0  # samples from `start` on are still to be resampled
     for block_T in chain(blocks, [None]):
         stop = len(held_T) if block_T is None else (len(held_T) - margin) // step * step
         if stop > start or block_T is None:

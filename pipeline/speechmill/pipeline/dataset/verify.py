@@ -92,7 +92,7 @@ def verify_files(
     `keys` compares rows and rejects with the member names of the source tars: None compares if the
     tars can be read, True makes an unreadable tar a fault. A key that occurs in two shards is a
     fault only with `unique_keys`, since in many corpora each shard numbers its clips from 0. Raises
-    `InputError` if there is no dataset.
+    `InputError` without a dataset.
     """
     identity = dataset.require_identity()
     files, strangers = _listed(dataset)

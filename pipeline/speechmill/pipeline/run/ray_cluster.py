@@ -95,7 +95,7 @@ def export_metrics() -> None:
     metrics.send_to(_show)
 
 
-def _show(metric: metrics.Metric, value: float, labels: dict[str, str]) -> None:
+def _show(metric: metrics.TimeSeries, value: float, labels: dict[str, str]) -> None:
     series = _series(metric)
     if isinstance(series, Gauge):
         series.set(value, tags=labels)
@@ -104,7 +104,7 @@ def _show(metric: metrics.Metric, value: float, labels: dict[str, str]) -> None:
 
 
 @cache
-def _series(metric: metrics.Metric) -> Counter | Gauge:
+def _series(metric: metrics.TimeSeries) -> Counter | Gauge:
     kind = Gauge if metric.is_gauge else Counter
     return kind(f"speechmill_{metric.name}", description=metric.help, tag_keys=metric.labels)
 

@@ -14,7 +14,7 @@ from speechmill.pipeline.storage import FileInfo, Storage, join
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """One tar as it was listed; its identity is its content, never a rank or an index."""
+    """One tar of a listing; its identity is its content, never a rank or an index."""
 
     url: str
     size: int  # bytes
@@ -26,18 +26,18 @@ class Shard:
 
     @property
     def name(self) -> str:
-        """What its files in a token dataset are called, without folder and suffix."""
+        """The name of its files in a token dataset, without folder and suffix."""
         identity = "\n".join((self.url, str(self.size), self.etag))
         return f"{self.stem}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
 
 
 def list_shards(sources: Sequence[str], storage: Storage) -> list[Shard]:
-    """Every tar that the sources name, sorted by URL, each once.
+    """Every tar of the sources, sorted by URL, each once.
 
     A source is a tar, a brace range (`s3://b/x-{000..127}.tar`), a glob, a folder (every `.tar`
-    below it) or a manifest: a `.txt` with one source per line, relative to its own folder. It
-    takes one listing per folder, never a request per shard. Raises `InputError` for a tar that
-    does not exist and for sources that hold none.
+    below it) or a manifest: a `.txt` with one source per line, relative to its own folder.
+    This takes one listing per folder, never a request per shard. Raises `InputError` for a tar
+    that does not exist and for a source without tars.
     """
     if isinstance(sources, str) or not sources:
         raise InputError(f"shards must be a list of at least one tar, folder or glob: {sources!r}")
@@ -47,10 +47,10 @@ def list_shards(sources: Sequence[str], storage: Storage) -> list[Shard]:
         if source.endswith(".tar") and not is_pattern(source):
             tars.append(storage.absolute(source))
         elif is_pattern(source):
-            found |= {info.url: info for info in _some(storage.glob(source), source)}
+            found |= {info.url: info for info in _not_empty(storage.glob(source), source)}
         else:
             infos = [i for i in storage.list_files(source) if i.url.endswith(".tar")]
-            found |= {info.url: info for info in _some(infos, source)}
+            found |= {info.url: info for info in _not_empty(infos, source)}
     found |= _look_up(tars, storage)
     return [Shard(i.url, i.size, i.etag) for i in sorted(found.values(), key=lambda i: i.url)]
 
@@ -76,14 +76,14 @@ def is_pattern(source: str) -> bool:
     return any(mark in source for mark in "*?[") and not Path(source).exists()
 
 
-def _some(infos: list[FileInfo], source: str) -> list[FileInfo]:
+def _not_empty(infos: list[FileInfo], source: str) -> list[FileInfo]:
     if not infos:
         raise InputError(f"no .tar found at {source}; `speechmill pack` makes shards from audio")
     return infos
 
 
 def _look_up(tars: list[str], storage: Storage) -> dict[str, FileInfo]:
-    """Size and etag of tars named one by one, from one listing per folder."""
+    """Size and etag of single tars, by one listing per folder."""
     by_folder: dict[str, list[str]] = {}
     for tar in tars:
         by_folder.setdefault(posixpath.dirname(tar), []).append(tar)

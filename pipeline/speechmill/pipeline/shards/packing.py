@@ -44,7 +44,7 @@ class PackSettings:
     def __post_init__(self) -> None:
         if self.shard_mb <= 0:
             raise InputError(f"shard_mb is {self.shard_mb}; give the size of a tar in MB, above 0")
-        if not self.pattern.endswith(".tar") or not _numbers(self.pattern):
+        if not self.pattern.endswith(".tar") or not _is_numbered(self.pattern):
             raise InputError(f"pattern is {self.pattern!r}; use one like 'shard-%06d.tar'")
 
 
@@ -104,7 +104,7 @@ def pack_shards(
     """Carry out a plan; a tar of the planned size that exists is skipped."""
     plan = list(plan)
     output = storage.absolute(output)
-    present = _claim(output, plan, storage)
+    present = _claim_output(output, plan, storage)
     # One pool for all tars: every new thread opens its own connections.
     with ThreadPoolExecutor(READERS) as pool:
         for shard in plan:
@@ -115,7 +115,7 @@ def pack_shards(
             yield PackedShard(url, len(shard.samples), size, skipped)
 
 
-def _numbers(pattern: str) -> bool:
+def _is_numbered(pattern: str) -> bool:
     try:
         return pattern % 0 != pattern % 1
     except (TypeError, ValueError):
@@ -145,7 +145,7 @@ def _cut(samples: Iterable[SampleFiles], limit: float) -> Iterator[list[SampleFi
     yield group
 
 
-def _claim(output: str, plan: list[PlannedShard], storage: Storage) -> dict[str, int]:
+def _claim_output(output: str, plan: list[PlannedShard], storage: Storage) -> dict[str, int]:
     """Write the plan, or check the existing one; returns the sizes of the files at the output."""
     present = {info.url: info.size for info in storage.list_files(output)}
     url = join(output, PLAN)

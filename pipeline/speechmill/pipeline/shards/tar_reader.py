@@ -1,8 +1,8 @@
-"""Samples out of a tar that is read once, from front to back, and never held whole.
+"""Samples of a tar that is read once, from front to back, and never held as a whole.
 
-A sample is a run of neighbouring members with one key: what stands before the first dot of the
-file name (the WebDataset convention). The `webdataset` library takes a damaged header for the end
-of the archive and so loses what follows in silence; this reader says at which byte the tar is cut.
+A sample is a run of adjacent members with one key: the part of the file name before its first dot
+(the WebDataset convention). The `webdataset` library takes a damaged header for the end of the
+archive and silently loses the rest; this reader raises with the byte where the tar is cut.
 """
 
 import re
@@ -25,7 +25,7 @@ from speechmill.pipeline.errors import (
 from speechmill.pipeline.shards.listing import Shard
 from speechmill.pipeline.storage import Storage
 
-_PART = 2**26  # bytes of a member that are read at a time
+_PART = 2**26  # bytes of one read
 _NAME = re.compile(r"((?:.*/)?[^./][^.]*)\.([^/]*)", re.DOTALL)
 
 
@@ -40,7 +40,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Reject:
-    """A sample, or a stray member, that cannot be tokenized, and why."""
+    """A sample, or a single member, that cannot be tokenized, and why."""
 
     key: str
     index: int
@@ -56,13 +56,13 @@ class Reject:
 def read_samples(
     shard: Shard, storage: Storage, max_member_bytes: int
 ) -> Iterator[Sample | Reject]:
-    """Yield the samples of a tar in order, and a `Reject` for each member that is none.
+    """Yield the samples of a tar in order, and a `Reject` for each invalid one.
 
-    Raises `ShardCut`, `ShardDamaged` or `ShardChanged` where the tar itself is at fault.
+    Raises `ShardCut`, `ShardDamaged` or `ShardChanged` if the tar itself is at fault.
     """
     listed = storage.info(shard.url)
     if (listed.size, listed.etag) != (shard.size, shard.etag):
-        raise ShardChanged(f"{shard.url} was replaced while the run had it listed; run again")
+        raise ShardChanged(f"{shard.url} was replaced after it was listed; run again")
     with storage.open(shard.url) as stream:
         yield from _group(_members(stream, shard, max_member_bytes))
 
@@ -99,7 +99,7 @@ def _group(members: Iterator[_Member]) -> Iterator[Sample | Reject]:
 
 
 def _runs(members: Iterator[_Member]) -> Iterator[list[_Member]]:
-    """Neighbours of one key; a suffix that comes again begins another run."""
+    """Adjacent members with one key; a repeated suffix starts another run."""
     run: list[_Member] = []
     for member in members:
         same = run and member.key is not None and member.key == run[0].key
@@ -118,13 +118,13 @@ def _name_fault(member: _Member, seen: set[str]) -> SampleError | None:
         return UnsafeMember(f"{member.name!r} has no key; name members <key>.<suffix>")
     if member.key in seen:
         return DuplicateKey(
-            f"key {member.key!r} came before; members of one sample must be neighbours"
+            f"key {member.key!r} came before; the members of a sample must be adjacent"
         )
     return None
 
 
 def _split(name: str) -> tuple[str | None, str]:
-    """Key and suffix of a member name; no key where the file name begins with its first dot."""
+    """Key and suffix of a member name; no key if the file name starts with a dot."""
     match = _NAME.fullmatch(name)
     return (match[1], match[2].lower()) if match else (None, "")
 
@@ -148,7 +148,7 @@ def _members(stream: BinaryIO, shard: Shard, max_bytes: int) -> Iterator[_Member
 
 
 def _refuse_trailing(stream: BinaryIO, end: int, shard: Shard) -> None:
-    """Only zeros may follow the end marker: whatever else stands there would be lost."""
+    """Only zeros may follow the end marker: any other data would be lost."""
     stream.seek(end)
     while block := stream.read(2**20):
         if block.count(0) != len(block):
@@ -182,18 +182,18 @@ def _parts(stream: BinaryIO, size: int) -> Iterator[bytes]:
 
 def _member_fault(info: tarfile.TarInfo, max_bytes: int) -> SampleError | None:
     if not info.isreg() or info.issparse():
-        return UnsafeMember(f"{info.name!r} is no regular file")
+        return UnsafeMember(f"{info.name!r} is not a regular file")
     if info.size > max_bytes:
         return OversizedAudio(f"{info.size} bytes; limits.member_mb is {max_bytes / 1e6:g}")
     return None
 
 
 class _HeaderCut(Exception):
-    """Holds the byte at which a header should stand."""
+    """Carries the byte at which a header is missing."""
 
 
 class _StrictTarInfo(tarfile.TarInfo):
-    """`tarfile` takes a missing or garbled header behind the first for the end of the archive."""
+    """`tarfile` takes a missing or damaged header, but for the first, for the end of the tar."""
 
     @classmethod
     def fromtarfile(cls, tar: tarfile.TarFile) -> "_StrictTarInfo":

@@ -1,7 +1,7 @@
-"""What a codec's device needs: one user at a time, the next batch in its memory, and room.
+"""The device of a codec: shared by shards, fed one batch ahead, and never overfilled.
 
 `DeviceLock` lets the shards in flight share the device, `DevicePrefetcher` copies the next batch
-while one is encoded, and `SplittingCodec` encodes in parts a batch that does not fit into memory.
+while one is encoded, and `SplittingCodec` splits a batch that does not fit into memory.
 """
 
 import threading

@@ -1,4 +1,4 @@
-"""The codec's half of tokenizing a shard: batches of audio in, one committed part out."""
+"""The GPU half of tokenizing a shard: batches of audio in, one committed part out."""
 
 import socket
 import time
@@ -29,12 +29,12 @@ from speechmill.pipeline.tokenize.device import (
 from speechmill.pipeline.tokenize.schema import with_codes
 from speechmill.pipeline.tokenize.writer import CodecOutput, PartWriter, ShardReport, combined
 
-# Arrays out of Ray's object store are read-only, which torch has no notion of.
+# Arrays from Ray's object store are read-only, which torch does not support.
 warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
 
 
 class Tokenizer:
-    """Loaded codecs on one device, and the shards that share them."""
+    """Codecs loaded on one device; several shards use them at the same time."""
 
     def __init__(self, outputs: Sequence[CodecOutput], storage: Storage, settings: DecodeSettings):
         self.outputs = outputs
@@ -58,7 +58,7 @@ class Tokenizer:
         isolation: Isolation,
         needed: Sequence[int],
     ) -> ShardReport:
-        """Tokenize a shard for the codecs in these positions, decoding it once."""
+        """Tokenize a shard for the codecs in these positions; it is decoded once."""
         infos = [self.outputs[position].codec for position in needed]
         batches = stream(decode_shard, shard, self.storage, self.settings, infos, None, isolation)
         streams = zip(needed, split(batches, len(needed)), strict=True)
@@ -95,9 +95,8 @@ def tokenize_shard(
 ) -> ShardReport:
     """Encode the batches of one shard and commit its part.
 
-    `lock` is held while the codec computes, and only then, so that shards in flight share one
-    device. Raises `StreamBroken` where the batches end without a `ShardEnd`; nothing is written
-    then.
+    `lock` is held only while the codec computes, so that the shards in flight share one device.
+    Raises `StreamBroken`, and writes nothing, if the batches end without a `ShardEnd`.
     """
     lock = lock or DeviceLock()
     with writer:
@@ -121,7 +120,7 @@ def tokenize_shard(
 def _encode_all(
     batches: Iterator[DeviceBatch | ShardEnd], codec: Codec, writer: PartWriter, lock: DeviceLock
 ) -> tuple[float, ShardEnd]:
-    """Add the rows of every batch; gives the seconds that the codec took, and the end."""
+    """Add the rows of every batch; returns the seconds of the codec, and the end."""
     seconds = 0.0
     for ready in batches:
         if isinstance(ready, ShardEnd):
@@ -132,11 +131,11 @@ def _encode_all(
             took = time.perf_counter() - started
         writer.add(_rows(ready.batch, codes_BKF, writer.schema))
         seconds += took
-        _count(ready.batch, took, codec.info.sample_rate)
+        _record(ready.batch, took, codec.info.sample_rate)
     raise StreamBroken(f"{writer.shard.url}: the batches ended before the shard did")
 
 
-def _count(batch: Batch, seconds: float, sample_rate: int) -> None:
+def _record(batch: Batch, seconds: float, sample_rate: int) -> None:
     metrics.record(metrics.BATCHES, 1)
     lengths = batch.num_samples_B.tolist()
     metrics.record(metrics.BATCH_SECONDS, sum(lengths) / sample_rate)
@@ -145,14 +144,14 @@ def _count(batch: Batch, seconds: float, sample_rate: int) -> None:
 
 
 def encode_batch(batch: Batch, codec: Codec, schema: pa.Schema) -> pa.RecordBatch:
-    """Rows of the token schema for one batch."""
+    """Encode one batch to rows of the token schema."""
     [ready] = DevicePrefetcher().prefetch([batch])
     assert isinstance(ready, DeviceBatch)
     return _rows(batch, _encode(ready, codec), schema)
 
 
 def _encode(ready: DeviceBatch, codec: Codec) -> torch.Tensor:
-    """codes_BKF in the memory of the host; the device is done with the batch then."""
+    """Return codes_BKF in host memory; the device has then finished the batch."""
     return codec.encode(ready.audio(), torch.from_numpy(ready.batch.num_samples_B)).cpu()
 
 
@@ -162,5 +161,5 @@ def _rows(batch: Batch, codes_BKF: torch.Tensor, schema: pa.Schema) -> pa.Record
 
 
 def device_kind(device: str) -> str:
-    """What a device is called in the footers: tokens are the same bytes on one kind only."""
+    """The kind of a device, for the footers: only one kind gives identical bytes."""
     return torch.cuda.get_device_name(device) if device.startswith("cuda") else "cpu"

@@ -1,4 +1,4 @@
-"""One Parquet part per shard: it appears whole, or not at all."""
+"""One Parquet part per shard, committed as a whole."""
 
 import io
 import json
@@ -24,7 +24,7 @@ from speechmill.pipeline.tokenize.schema import LAYOUT, SCHEMA_VERSION, reject_t
 FOOTER_KEY = "speechmill"
 ROWS_PER_GROUP = 4096
 _CODES = "codes.list.element"
-# From here on bit-packed dictionary indices are no smaller than the codes split by byte.
+# From this size on, codes split by byte are not larger than bit-packed dictionary indices.
 _BIG_CODEBOOK = 2**15
 
 
@@ -39,7 +39,7 @@ class CodecOutput:
 
 @dataclass(frozen=True, slots=True)
 class ShardReport:
-    """What became of one shard."""
+    """The counts and times of one shard."""
 
     shard: str  # name of its part
     rows: int
@@ -48,13 +48,13 @@ class ShardReport:
     rejects: dict[str, int]  # by error class
     num_bad_json: int = 0
     encode_seconds: float = field(default=0.0, compare=False)
-    starved_seconds: float = field(default=0.0, compare=False)  # of its device, meanwhile
+    starved_seconds: float = field(default=0.0, compare=False)  # in which its device had no batch
     decode_seconds: float = field(default=0.0, compare=False)
     decode_cpu_seconds: float = field(default=0.0, compare=False)
 
 
 def combined(reports: Sequence[ShardReport]) -> ShardReport:
-    """One report of a shard for several codecs: the frames of all, every utterance once."""
+    """One report for several codecs: the frames of all, but every utterance once."""
     first = max(reports, key=lambda report: report.rows)
     return replace(
         first,
@@ -67,10 +67,10 @@ def combined(reports: Sequence[ShardReport]) -> ShardReport:
 
 
 class PartWriter:
-    """Collects the rows of one shard and commits them on leaving the `with` block.
+    """Collects the rows of one shard and commits them at the end of a `with` block.
 
-    Leaving by an exception, or without `close`, writes nothing. Rejects are written before the
-    part, so that a part that exists has all that belongs to it.
+    After an exception, or without `close`, nothing is written. Rejects are written before the part,
+    so an existing part always has its rejects.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class PartWriter:
         self._batches.append(rows)
 
     def close(self, rejects: Sequence[Reject], num_bad_json: int) -> None:
-        """Declare the shard whole: nothing is written without it."""
+        """Declare the shard complete; without this nothing is written."""
         self._rejects = list(rejects)
         self._num_bad_json = num_bad_json
         self._closed = True
@@ -126,7 +126,7 @@ class PartWriter:
         )
         if self._rejects:
             self._put("rejects", reject_table(self._rejects, self.shard.url), report)
-        self._put("tokens", table, report)  # of two runs of one shard the first wins
+        self._put("tokens", table, report)  # if a shard ran twice, the first part wins
         self.report = report
 
     def _put(self, folder: str, table: pa.Table, report: ShardReport) -> None:
@@ -137,7 +137,7 @@ class PartWriter:
             table,
             sink,
             row_group_size=ROWS_PER_GROUP,
-            write_page_checksum=True,  # zstd would decode many a flipped bit to other codes
+            write_page_checksum=True,  # zstd does not detect every flipped bit
             **self._encoding(table.column_names),
         )
         name = f"{self.shard.name}.parquet"
@@ -171,7 +171,7 @@ class PartWriter:
 
 
 def _without(table: pa.Table, rejects: Sequence[Reject]) -> pa.Table:
-    """Take back the pieces of a recording that turned out to be damaged further on."""
+    """Remove the clips of recordings that were rejected as a whole afterwards."""
     rejected = {reject.index for reject in rejects if reject.start is None}
     if rejected.isdisjoint(table["index"].to_pylist()):
         return table
@@ -180,7 +180,7 @@ def _without(table: pa.Table, rejects: Sequence[Reject]) -> pa.Table:
 
 @cache
 def library_versions() -> dict[str, str]:
-    """Versions of what can change a token or a byte of a part."""
+    """Versions of the libraries that can change a token or a byte of a part."""
     names = ("speechmill", "torch", "pyarrow", "soundfile", "soxr", "av")
     return {name: version(name) for name in names} | {
         "libsndfile": soundfile.__libsndfile_version__
@@ -188,6 +188,6 @@ def library_versions() -> dict[str, str]:
 
 
 def read_footer(data: bytes) -> dict[str, Any]:
-    """The `speechmill` metadata of a part, from its last bytes or from all of them."""
+    """The `speechmill` metadata of a part, from its last bytes or all of them."""
     metadata = pq.read_metadata(io.BytesIO(data)).metadata or {}
     return dict(json.loads(metadata[FOOTER_KEY.encode()]))
