@@ -34,7 +34,7 @@ def root(request, tmp_path):
     return f"{bucket}/folder", Storage({"s3": server.storage_options})
 
 
-def test_what_was_put_is_listed_and_read_whole_or_in_parts(root):
+def test_written_objects_are_listed_and_read_whole_or_in_parts(root):
     url, storage = root
     storage.put(join(url, "a/b.bin"), b"0123456789")
     storage.put(join(url, "a/c.bin"), b"")
@@ -55,7 +55,7 @@ def test_a_listing_and_a_lookup_agree_on_size_and_etag(root):
     assert storage.info(listed.url) == listed
 
 
-def test_a_folder_whose_first_object_comes_while_it_is_listed_is_no_object(
+def test_a_folder_is_not_listed_as_an_object_if_its_first_object_appears_during_the_listing(
     moto, moto_bucket, monkeypatch
 ):
     storage = Storage({"s3": moto.storage_options})
@@ -98,7 +98,7 @@ def test_a_new_version_of_an_object_has_another_etag_and_shows_at_once(root):
     assert storage.read_bytes(join(url, "x")) == b"124"
 
 
-def test_what_is_not_there_is_not_found(root):
+def test_a_missing_object_is_not_found(root):
     url, storage = root
     assert storage.list_files(join(url, "nowhere")) == []
     assert not storage.exists(join(url, "nothing"))
@@ -127,7 +127,7 @@ def test_an_interrupted_local_write_leaves_the_old_file_and_no_other(tmp_path, m
     ("number", "expected"),
     [(errno.ENOSPC, StorageFull), (errno.EDQUOT, StorageFull), (errno.EROFS, StorageDenied)],
 )
-def test_errors_of_the_disk_say_what_they_are(tmp_path, monkeypatch, number, expected):
+def test_errors_of_the_disk_are_translated(tmp_path, monkeypatch, number, expected):
     def fail(*_):
         raise OSError(number, os.strerror(number))
 
@@ -151,14 +151,14 @@ def test_a_server_that_does_not_answer_is_unavailable():
         Storage({"s3": options}, patience=0.9).list_files("s3://bucket/x")
 
 
-def test_a_missing_bucket_is_told_from_a_missing_object(moto):
+def test_a_missing_bucket_is_not_a_missing_object(moto):
     storage = Storage({"s3": moto.storage_options})
     for attempt in (lambda url: storage.put(url, b"1"), storage.read_bytes, storage.list_files):
         with pytest.raises(BucketNotFound, match="no-such-bucket"):
             attempt("s3://no-such-bucket/folder/x")
 
 
-def test_what_is_put_new_is_kept_and_a_second_one_changes_nothing(root):
+def test_a_new_object_is_kept_and_a_second_write_changes_nothing(root):
     url, storage = root
     assert storage.put_new(join(url, "a/x"), b"first")
     assert not storage.put_new(join(url, "a/x"), b"second")
@@ -167,7 +167,7 @@ def test_what_is_put_new_is_kept_and_a_second_one_changes_nothing(root):
 
 
 @pytest.mark.parametrize("kind", ["local", "rgw"])
-def test_of_many_that_put_new_at_once_one_wins(kind, request, tmp_path):
+def test_one_of_many_concurrent_new_writes_wins(kind, request, tmp_path):
     url, storage = str(tmp_path), Storage()
     if kind == "rgw":
         url = request.getfixturevalue("bucket")
@@ -190,7 +190,7 @@ def faulty(moto, moto_bucket):
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_passing_fault_of_storage_is_not_seen_by_its_user(faulty, fault):
+def test_a_temporary_fault_of_storage_is_retried(faulty, fault):
     data = os.urandom(3 * READ_AHEAD // 2)
     proxy, storage, bucket = faulty(0.3, [fault])
     with proxy:
@@ -257,7 +257,7 @@ def test_an_object_that_is_replaced_while_it_is_read_is_not_read_as_a_mixture(ro
     assert set(first + rest) == {ord("a")}
 
 
-def test_what_killed_writes_left_is_removed_when_it_is_old(tmp_path):
+def test_old_temporary_files_of_killed_writes_are_removed(tmp_path):
     storage = Storage()
     storage.put(f"{tmp_path}/kept", b"1")
     for name, age in ((".kept.1.tmp", LEFTOVER_AGE + 60), (".kept.2.tmp", 0.0)):

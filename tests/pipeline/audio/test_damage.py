@@ -41,15 +41,15 @@ def test_a_damaged_file_is_rejected(damage, data, random):
     edits=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.binary(max_size=9)), max_size=6),
 )
 @example("m4a", [(0.9144851923427485, bytes(7) + b"\x01")])  # names an unknown codec
-def test_whatever_is_done_to_a_file_it_is_decoded_or_rejected_and_always_alike(format, edits):
+def test_a_mutated_file_is_decoded_or_rejected_with_the_same_result_every_time(format, edits):
     file = bytearray(good(format, 0))
     for place, written in edits:
         at = int(place * len(file))
         file[at : at + len(written)] = written
-    assert outcome(bytes(file)) == outcome(bytes(file))
+    assert result_of(bytes(file)) == result_of(bytes(file))
 
 
-def outcome(file: bytes) -> object:
+def result_of(file: bytes) -> object:
     try:
         return decode_audio(file, 16_000, AudioSettings(), Limits(seconds=60)).audio_T.tobytes()
     except SampleError as error:

@@ -108,7 +108,7 @@ def test_a_missing_quality_function_is_refused(name):
         ('"c" not in tags', True),
     ],
 )
-def test_an_expression_means_what_it_means_in_python(text, value):
+def test_an_expression_has_the_value_that_python_gives_it(text, value):
     assert Expression(text, "x")(FIELDS) is value
 
 

@@ -49,5 +49,5 @@ def test_a_flipped_bit_is_found_or_changes_no_sample(at, bit):
     ],
     ids=["24 bit", "ogg", "no length", "cut", "empty"],
 )
-def test_other_files_are_left_to_libraries_that_know_them(data):
+def test_other_formats_are_left_to_other_decoders(data):
     assert flac_header(data) is None

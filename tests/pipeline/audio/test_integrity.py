@@ -40,7 +40,7 @@ def decode(encoded: bytes, rate: int = RATE):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_containers_beyond_libsndfile_give_the_audio_that_went_in(kind):
+def test_containers_that_libsndfile_does_not_support_give_the_encoded_audio(kind):
     assert ffmpeg_format(data(kind))
     decoded = decode(data(kind), 48_000 if "webm" in kind else RATE)
     expected = tone(2.0, 48_000) if "webm" in kind else AUDIO
@@ -88,12 +88,12 @@ def test_a_missing_ogg_page_is_found():
         check_whole(b"OggS".join(pages[:-1]))
 
 
-def test_text_and_zeros_are_no_container():
+def test_text_and_zeros_are_not_containers():
     for junk in (b"", b"plain text " * 99, bytes(5000), b"ID3" + bytes(500), b"\xff\xfb" * 500):
         assert ffmpeg_format(junk) is None
 
 
-def test_a_video_without_sound_is_no_audio():
+def test_a_video_without_sound_is_undecodable():
     import io
 
     import av

@@ -90,7 +90,7 @@ def test_a_watched_process_ends_when_a_recording_takes_too_long(tmp_path):
     assert (done.returncode, b"Clip" in done.stdout) == (0, True)
 
 
-def test_memory_that_runs_out_where_it_is_only_watched_breaks_the_stream(decoded):
+def test_a_watched_process_that_runs_out_of_memory_breaks_the_stream(decoded):
     before = resource.getrlimit(resource.RLIMIT_DATA)
     with pytest.raises(StreamBroken, match="memory"):
         decoded([("a.flac", clip(0.4))], harmful(), Isolation.WATCHED)

@@ -82,12 +82,12 @@ def test_a_truncated_file_is_rejected_never_shortened(format, subtype, lost):
 
 
 @pytest.mark.parametrize("data", [b"", b"RIFF", b"this is text, not a wav file " * 40, bytes(9000)])
-def test_what_is_no_audio_is_undecodable(data):
+def test_bytes_that_are_not_audio_are_undecodable(data):
     with pytest.raises(UndecodableAudio):
         decode(data)
 
 
-def test_a_header_that_claims_too_many_samples_is_rejected_before_memory_is_taken():
+def test_a_header_that_claims_too_many_samples_is_rejected_before_memory_is_allocated():
     flac = bytearray(encode(AUDIO))
     flac[22:26] = struct.pack(">I", 2**31)
     with pytest.raises(OversizedAudio, match="2147483648 samples"):
@@ -146,7 +146,7 @@ def test_a_clip_over_the_limit_of_seconds_is_oversized():
         decode_audio(encode(AUDIO), 16_000, AudioSettings(), Limits(seconds=1.5))
 
 
-def test_flac_that_libsndfile_loses_sync_in_is_whole_where_its_digest_says_so(real_speech):
+def test_flac_in_which_libsndfile_loses_sync_is_complete_by_its_digest(real_speech):
     paths = sorted((real_speech.parent / "corrupt").glob("*.flac"))
     assert paths
     for path in paths:

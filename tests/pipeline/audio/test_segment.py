@@ -56,11 +56,11 @@ def test_windows_of_a_convolutional_codec_give_the_tokens_of_the_whole_recording
     whole, _ = tokenized(members, name)
     windows, _ = tokenized(members, name, by="fixed", seconds=1.1)
     for row in whole:
-        pieces = [window for window in windows if window["key"] == row["key"]]
-        assert [code for piece in pieces for code in piece["codes"]] == row["codes"]
-        assert [piece["end"] for piece in pieces[:-1]] == [p["start"] for p in pieces[1:]]
-        assert (pieces[0]["start"], pieces[-1]["end"]) == (0.0, row["end"])
-        assert len(pieces) == -(-row["num_frames"] // 55)
+        parts = [window for window in windows if window["key"] == row["key"]]
+        assert [code for part in parts for code in part["codes"]] == row["codes"]
+        assert [part["end"] for part in parts[:-1]] == [p["start"] for p in parts[1:]]
+        assert (parts[0]["start"], parts[-1]["end"]) == (0.0, row["end"])
+        assert len(parts) == -(-row["num_frames"] // 55)
 
 
 @pytest.mark.parametrize("name", ["null", "pure"])
@@ -68,10 +68,10 @@ def test_no_sample_beyond_the_stated_context_changes_a_frame(name):
     import torch
 
     info = codec(name).info
-    before, behind = info.context
+    before, after = info.context
     audio_T = torch.from_numpy(tone(1.5))
     frame = 30
-    first, last = frame * info.hop_length - before, (frame + 1) * info.hop_length + behind
+    first, last = frame * info.hop_length - before, (frame + 1) * info.hop_length + after
     other_T = audio_T.clone()
     other_T[:first] = other_T[last:] = 0.3
     codes = [
@@ -105,7 +105,7 @@ def test_windows_keep_every_frame_once_and_its_context(blocks, frames, context, 
         np.testing.assert_array_equal(segment.audio_T, audio_T[int(begin) : int(end)])
 
 
-def test_a_codec_that_sees_everything_needs_its_context_set():
+def test_a_codec_without_a_stated_context_needs_the_setting():
     with pytest.raises(InputError, match=r"set segment\.context_seconds"):
         cutter(SegmentSettings(by="fixed"), codec_info("pure-4k"))
     cutter(SegmentSettings(by="fixed", context_seconds=5.0), codec_info("pure-4k"))
@@ -138,7 +138,7 @@ def test_metadata_lists_the_clips_and_their_texts(tokenized):
         {"start": [0.0], "end": [1.2]},
     ],
 )
-def test_metadata_that_do_not_fit_the_audio_cost_the_recording(tokenized, spans):
+def test_metadata_that_do_not_fit_the_audio_reject_the_recording(tokenized, spans):
     members = [("a.flac", encode(tone(1.0))), ("b.flac", encode(tone(1.0)))]
     members.insert(1, ("a.json", json.dumps(spans).encode()))
     members.append(("b.json", b'{"start": [0.0], "end": [1.0]}'))
@@ -153,7 +153,7 @@ def speech_and_pauses() -> bytes:
     return encode(np.concatenate(loud).astype(np.float32))
 
 
-def test_silence_parts_the_speech_and_is_left_out(tokenized):
+def test_silence_separates_clips_and_is_dropped(tokenized):
     rows, _ = tokenized([("a.flac", speech_and_pauses())], by="silence")
     times = [(row["start"], row["end"]) for row in rows]
     expected = [(0.4, 1.9), (2.5, 4.15)]  # a pause of 0.15 s is none
@@ -161,7 +161,7 @@ def test_silence_parts_the_speech_and_is_left_out(tokenized):
     assert [end for _, end in times] == pytest.approx([e[1] + 0.1 for e in expected], abs=0.02)
 
 
-def test_speech_without_a_pause_is_parted_where_it_is_quietest(tokenized):
+def test_speech_without_a_pause_is_split_where_it_is_quietest(tokenized):
     audio_T = tone(7.0)
     audio_T[int(1.8 * RATE) : int(1.85 * RATE)] *= 0.01
     rows, _ = tokenized([("a.flac", encode(audio_T))], by="silence", seconds=2.0)
@@ -177,7 +177,7 @@ def test_a_recording_of_silence_alone_is_rejected(tokenized):
 
 
 @pytest.mark.parametrize("by", ["fixed", "silence"])
-def test_damage_late_in_a_recording_takes_back_what_came_before(tokenized, by, monkeypatch):
+def test_damage_late_in_a_recording_rejects_its_earlier_clips(tokenized, by, monkeypatch):
     monkeypatch.setattr("speechmill.pipeline.audio.decoders.BLOCK", RATE)
     monkeypatch.setattr("speechmill.pipeline.audio.decoders._AT_ONCE", RATE)
     damaged = bytearray(encode(tone(12.0)))

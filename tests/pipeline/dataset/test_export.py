@@ -81,7 +81,7 @@ def test_a_delay_shifts_each_codebook_and_pads_with_its_size():
     assert rows_TK.tolist() == [[1, 20, 30], [4, 2, 30], [10, 5, 3], [10, 20, 6]]
 
 
-def test_flat_ids_are_frame_major_and_of_their_codebook_alone():
+def test_flat_ids_are_frame_major_with_a_range_for_each_codebook():
     ids_N = Pattern("flatten", (10, 20), first_id=100).flat(np.array([[1, 2], [3, 4]]))
     assert ids_N.tolist() == [101, 112, 103, 114]
 
@@ -117,7 +117,7 @@ def test_npy_files_are_codebooks_by_frames(dataset, tmp_path):
         np.testing.assert_array_equal(np.load(io.BytesIO(file.read_bytes())).T, codes_FK)
 
 
-def test_an_export_resumes_says_what_its_ids_mean_and_refuses_another(dataset, tmp_path):
+def test_an_export_resumes_describes_its_ids_and_refuses_another(dataset, tmp_path):
     pattern = Pattern("flatten", SIZES)
     assert len(run(dataset, tmp_path / "to", "megatron", pattern)) == 2
     assert run(dataset, tmp_path / "to", "megatron", pattern) == []
@@ -128,6 +128,6 @@ def test_an_export_resumes_says_what_its_ids_mean_and_refuses_another(dataset, t
 
 
 @pytest.mark.parametrize("wrong", [{"name": "zigzag"}, {"name": "delay", "shifts": (1, 2)}])
-def test_a_pattern_that_cannot_be_is_refused(wrong):
+def test_an_invalid_pattern_is_refused(wrong):
     with pytest.raises(InputError, match=r"pattern|shifts"):
         Pattern(**{"sizes": SIZES, **wrong})

@@ -69,7 +69,7 @@ def test_parts_of_an_unknown_codec_are_refused(dataset, shards, storage, null_co
         dataset.claim(dataset_identity(INFO, "fp32", RecordingSettings()))
 
 
-def test_todo_is_what_has_no_part_yet(dataset, shards, storage, null_codec):
+def test_todo_lists_the_shards_without_a_part(dataset, shards, storage, null_codec):
     assert dataset.todo(shards) == shards
     tokenize_one(shards[1], dataset.root, storage, null_codec)
     assert dataset.todo(shards) == [shards[0], shards[2]]
@@ -90,7 +90,7 @@ def test_a_run_over_other_shards_may_add_to_a_dataset(dataset, shards, storage, 
     assert dataset.todo(shards[1:]) == shards[1:]
 
 
-def test_half_written_files_are_no_parts(dataset, shards, storage, null_codec, tmp_path):
+def test_half_written_files_are_not_parts(dataset, shards, storage, null_codec, tmp_path):
     (tmp_path / "out" / "tokens").mkdir(parents=True)
     (tmp_path / "out" / "tokens" / f".{shards[0].name}.parquet.abc.tmp").write_bytes(b"PAR1")
     assert dataset.parts() == set()

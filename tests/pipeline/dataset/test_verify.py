@@ -71,7 +71,7 @@ def with_column(name: str, change: Callable[[Any], Any]) -> Callable[[pa.Table],
     return changed
 
 
-def test_a_sound_dataset_has_no_fault_and_every_sample_is_accounted_for(dataset):
+def test_a_valid_dataset_has_no_faults_and_every_sample_is_found(dataset):
     found = verify_files(dataset, keys=True, unique_keys=True)
     assert (found.faults, found.notes) == ([], [])
     assert (found.parts, found.rows, found.rejects, found.sources_read) == (3, 9, 6, 3)
@@ -96,7 +96,7 @@ def test_a_truncated_file_is_unreadable_and_named(dataset, folder, share):
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(where=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
-def test_a_flipped_bit_in_a_page_is_found_or_changes_nothing_that_is_read(dataset, where, bit):
+def test_a_flipped_bit_in_a_page_is_found_or_changes_no_value(dataset, where, bit):
     url = first(dataset)
     whole = dataset.storage.read_bytes(url)
     pages = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
@@ -128,7 +128,7 @@ def test_a_flipped_bit_in_a_page_is_found_or_changes_nothing_that_is_read(datase
         ("rejects", with_column("index", lambda _: 3)),
     ],
 )
-def test_a_part_whose_rows_were_changed_is_found_out(dataset, check, change):
+def test_changed_rows_are_found(dataset, check, change):
     rewrite(dataset, table=change)
     assert check in checks(dataset)
 
@@ -144,17 +144,17 @@ def test_a_part_whose_rows_were_changed_is_found_out(dataset, check, change):
         ("name", lambda footer: footer | {"source": footer["source"] | {"etag": "of another"}}),
     ],
 )
-def test_a_footer_that_is_not_true_is_found_out(dataset, check, change):
+def test_a_wrong_footer_is_found(dataset, check, change):
     rewrite(dataset, footer=change)
     assert check in checks(dataset, keys=False)
 
 
-def test_rejects_that_are_lost_are_found_out(dataset):
+def test_lost_rejects_are_found(dataset):
     dataset.storage.delete(first(dataset, "rejects"))
     assert checks(dataset) == {"rejects", "keys"}
 
 
-def test_a_row_that_vanished_together_with_its_count_is_missed_against_the_tar(dataset):
+def test_a_row_that_is_missing_from_table_and_footer_is_found_by_its_tar(dataset):
     seconds: list[float] = []
 
     def drop(table: pa.Table) -> pa.Table:
@@ -183,7 +183,7 @@ def test_a_foreign_file_among_the_parts_is_found(dataset, name):
     assert [(f.check, f.file) for f in verify_files(dataset).faults] == [("name", f"tokens/{name}")]
 
 
-def test_a_key_in_two_shards_is_noted_and_a_fault_where_keys_must_be_unique(
+def test_a_key_in_two_shards_is_a_note_or_a_fault_if_keys_must_be_unique(
     tmp_path, dataset, storage, null_codec
 ):
     storage.put(f"{tmp_path}/in/9.tar", tar_bytes([("0-1.flac", clip(0.3))]))
@@ -193,7 +193,7 @@ def test_a_key_in_two_shards_is_noted_and_a_fault_where_keys_must_be_unique(
     assert checks(dataset, unique_keys=True) == {"duplicate"}
 
 
-def test_sources_that_are_gone_are_noted_and_a_fault_where_keys_are_asked_for(tmp_path, dataset):
+def test_missing_sources_are_a_note_or_a_fault_if_keys_are_asked_for(tmp_path, dataset):
     (tmp_path / "in" / "1.tar").unlink()
     found = verify_files(dataset)
     assert (found.faults, found.sources_read) == ([], 2)
@@ -202,7 +202,7 @@ def test_sources_that_are_gone_are_noted_and_a_fault_where_keys_are_asked_for(tm
     assert verify_files(dataset, keys=False).notes == []
 
 
-def test_a_tar_that_was_replaced_since_is_found_out(tmp_path, dataset, storage):
+def test_a_tar_that_was_replaced_is_found(tmp_path, dataset, storage):
     storage.put(f"{tmp_path}/in/1.tar", tar_bytes([("a.flac", clip(0.1))]))
     assert checks(dataset) == {"keys"}
 
@@ -216,7 +216,7 @@ def test_shards_given_up_on_are_listed_and_stale_records_too(tmp_path, dataset, 
     assert any("has a part; delete this file" in message for message in messages)
 
 
-def test_rejects_whose_part_never_came_are_noted(dataset):
+def test_rejects_without_a_part_are_noted(dataset):
     dataset.storage.delete(first(dataset))
     found = verify_files(dataset)
     assert (found.faults, [note.check for note in found.notes]) == ([], ["rejects"])

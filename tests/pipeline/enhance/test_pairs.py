@@ -50,7 +50,7 @@ def samples_of(flac):
     return audio, rate
 
 
-def test_a_sample_keeps_its_members_and_gains_its_enhanced_twin(pair):
+def test_a_sample_keeps_its_members_and_gains_its_enhanced_audio(pair):
     given = [("a.b/c.flac", clip(0.7)), ("a.b/c.json", b'{"text": "\xc3\xbc"}')]
     members, paired = pair(given)
     assert list(members) == [n for n, _ in given] + ["a.b/c.enhanced.flac", "a.b/c.enhanced.json"]
@@ -61,7 +61,7 @@ def test_a_sample_keeps_its_members_and_gains_its_enhanced_twin(pair):
 
 
 @pytest.mark.parametrize(("rate", "format"), [(16_000, "FLAC"), (44_100, "WAV"), (8_000, "MP3")])
-def test_the_twin_has_the_samples_of_the_original_at_the_enhancers_rate(pair, rate, format):
+def test_enhanced_audio_has_the_length_of_the_original_at_the_enhancers_rate(pair, rate, format):
     data = encode(tone(0.913, rate), rate, format)
     members, _ = pair([(f"a.{format.lower()}", data)])
     original = decode_audio(data, 16_000, AudioSettings(), Limits()).audio_T
@@ -69,7 +69,7 @@ def test_the_twin_has_the_samples_of_the_original_at_the_enhancers_rate(pair, ra
     assert (len(audio), found) == (len(original), 16_000)
 
 
-def test_a_clean_clip_is_left_alone_and_marked(pair):
+def test_a_clean_clip_is_not_enhanced_and_marked(pair):
     clean = tone(1.0) * (np.arange(16_000) // 4000 % 2)
     noisy = clean + 0.1 * np.random.default_rng(0).standard_normal(16_000)
     given = [("clean.flac", encode(clean)), ("noisy.flac", encode(noisy))]
@@ -83,7 +83,7 @@ def test_a_clean_clip_is_left_alone_and_marked(pair):
         assert same != enhanced
 
 
-def test_the_original_is_what_tokenizing_pairs_reads(pair, storage, tmp_path, null_codec):
+def test_tokenizing_pairs_reads_the_original_audio(pair, storage, tmp_path, null_codec):
     _, paired = pair([("a.flac", clip(0.5)), ("b.wav", encode(tone(0.5), format="WAV"))])
     storage.put(f"{tmp_path}/paired.tar", paired.data)
     [shard] = list_shards([f"{tmp_path}/paired.tar"], storage)
@@ -96,7 +96,7 @@ def test_the_same_shard_gives_the_same_bytes(pair):
     assert pair(given)[1].data == pair(given)[1].data
 
 
-def test_what_cannot_be_enhanced_is_left_out_with_its_reason(pair):
+def test_samples_that_cannot_be_enhanced_are_rejected_with_the_reason(pair):
     given = [
         ("bad.flac", b"junk"),
         ("done.flac", clip()),
@@ -120,13 +120,13 @@ class Shortening:
         return audio_T[:-1]
 
 
-def test_an_enhancer_that_does_not_keep_the_length_makes_no_pair(pair):
+def test_an_enhancer_that_changes_the_length_gives_no_pair(pair):
     members, paired = pair([("a.flac", clip())], enhancer=Shortening())
     assert members == {}
     assert "gave 15999 samples of 16000" in paired.rejects[0].message
 
 
-def test_a_model_that_is_missing_is_no_fault_of_the_samples(pair):
+def test_a_missing_model_is_not_the_fault_of_the_samples(pair):
     gate = GateSettings(dnsmos_ovr=3.0, dnsmos="none.onnx")
     with pytest.raises(CheckpointError, match=r"none\.onnx"):
         pair([("a.flac", clip())], PairSettings(gate=gate))

@@ -27,7 +27,7 @@ def test_unchanged_frames_give_back_the_clip_sample_by_sample(shape, window, num
 
 @settings(max_examples=40, deadline=None)
 @given(st.sampled_from(SHAPES), st.lists(st.integers(0, 700), min_size=1, max_size=6))
-def test_how_the_clip_comes_in_changes_nothing(shape, sizes):
+def test_block_sizes_change_nothing(shape, sizes):
     audio = noise(sum(sizes) + 1)
     cuts = np.cumsum(sizes)
     stft = Stft(*shape)
@@ -37,7 +37,7 @@ def test_how_the_clip_comes_in_changes_nothing(shape, sizes):
     np.testing.assert_array_equal(*by_half)
 
 
-def test_audio_comes_out_as_soon_as_its_frames_are_whole():
+def test_audio_is_returned_as_soon_as_its_frames_are_complete():
     stft = Stft(512, 256)
     blocks = (np.ones(256, np.float32) for _ in range(10))
     assert [len(out) for out in stft.through(blocks, lambda s: s)] == [0] + [256] * 10

@@ -51,14 +51,14 @@ def test_more_noise_is_a_worse_score(metric, speech):
     assert len(set(scores)) == 4
 
 
-def test_si_sdr_is_the_ratio_that_was_mixed_whatever_the_level(speech):
+def test_si_sdr_is_the_ratio_of_the_mixture_at_any_level(speech):
     for gain in (1.0, 0.1):
         score = SIGNAL_METRICS["si_sdr"](speech, noisy(speech, 10.0) * np.float32(gain))
         assert score == pytest.approx(10.0, abs=0.1)
 
 
 @pytest.mark.parametrize("name", ["pesq", "stoi", "si_sdr"])
-def test_silence_is_no_reference(name):
+def test_metrics_are_not_defined_for_a_silent_reference(name):
     if name == "pesq":
         pytest.importorskip("pesq", reason="PESQ is built with a C compiler")
     silence = np.zeros(RATE, np.float32)
@@ -69,7 +69,7 @@ def test_a_clip_too_short_for_stoi_has_none(speech):
     assert SIGNAL_METRICS["stoi"](speech[:2000], speech[:2000]) is None
 
 
-def test_a_reconstruction_is_cut_or_continued_to_the_length_of_its_reference():
+def test_a_reconstruction_is_trimmed_or_padded_to_the_length_of_its_reference():
     audio = np.arange(1, 5, dtype=np.float64)
     assert match_length(audio, 2).tolist() == [1, 2]
     assert match_length(audio, 6).tolist() == [1, 2, 3, 4, 0, 0]
@@ -83,7 +83,7 @@ def test_processes_score_in_the_order_of_the_pairs(speech):
         assert list(scored(pairs, scorer, processes)) == alone
 
 
-def test_a_metric_that_there_is_not_is_named():
+def test_an_unknown_metric_is_named():
     with pytest.raises(InputError, match=r"no metric 'psq'.*pesq, stoi"):
         Scorer(["psq"])
 
@@ -127,6 +127,6 @@ def test_similarity_is_the_cosine():
 
 
 @pytest.mark.parametrize("name", ["tests.pcm_codec:nothing", "no.such.module:embed"])
-def test_a_function_that_there_is_not_is_named(name):
+def test_a_missing_function_is_named(name):
     with pytest.raises(InputError, match=name):
         speaker_model(name, "cpu")

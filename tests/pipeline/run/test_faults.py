@@ -85,7 +85,7 @@ def test_a_full_device_splits_batches_and_changes_no_byte(
 
 
 @pytest.mark.parametrize("fault", ["broken", "die", "hang"])
-def test_a_worker_that_breaks_dies_or_hangs_is_started_anew(
+def test_a_worker_that_breaks_dies_or_hangs_is_restarted(
     cluster, fragile, shards, tmp_path, storage, fault
 ):
     once = str(tmp_path / "once")
@@ -101,11 +101,13 @@ def test_a_worker_that_breaks_dies_or_hangs_is_started_anew(
     assert_calm(tmp_path, storage, shards)
 
 
-def test_a_worker_told_to_leave_finishes_its_shards_and_takes_no_other(cluster, fragile, shards):
+def test_a_worker_that_gets_sigterm_finishes_its_shards_and_takes_no_other(
+    cluster, fragile, shards
+):
     with fragile(cluster, {"shards_in_flight": 1}, seconds=1.0) as pool:
-        told = threading.Timer(2.0, terminate_workers, [cluster])
+        timer = threading.Timer(2.0, terminate_workers, [cluster])
         pool.wait()
-        told.start()
+        timer.start()
         totals, events = finish(shards, pool)
     assert totals.shards == 4
     errors = {type(event.error).__name__ for event in events if event.error}
@@ -120,7 +122,7 @@ def terminate_workers(cluster) -> None:
 
 @pytest.fixture
 def gpu_node(cluster):
-    """Add nodes that have one GPU each, or claim so; they are removed behind the test."""
+    """Add nodes that have one GPU each, or claim so; they are removed after the test."""
     nodes = []
 
     def add():
@@ -164,9 +166,7 @@ def test_a_node_that_joins_late_gets_a_worker(cluster, gpu_node, fragile):
     assert ("workers added", {"count": 1}) in fragile.worker_events
 
 
-def test_a_worker_for_which_there_is_no_room_yet_holds_nothing_up(
-    cluster, gpu_node, fragile, shards
-):
+def test_a_worker_without_a_free_gpu_delays_nothing(cluster, gpu_node, fragile, shards):
     gpu_node()
     with fragile(cluster, {"num_gpus": 1, "count": 3}) as pool:
         assert finish(shards, pool)[0].shards == 4

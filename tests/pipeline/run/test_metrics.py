@@ -45,9 +45,9 @@ def parts_bytes(folder: str | Path) -> int:
 
 
 def run_and_scrape(address: str, folder: str, num_bytes: int) -> tuple[Totals, dict[Any, float]]:
-    """Tokenize what is there; gives the totals, and what a node has told more by then.
+    """Tokenize the corpus; returns the totals, and by how much the metrics of a node grew.
 
-    In a process of its own: counters of one go on counting from test to test.
+    In a separate process, since the counters of a process keep their values between tests.
     """
     storage, output = Storage(), f"{folder}/out"
     options = {"name": "null", "device": "cpu", "precision": "fp32"}
@@ -60,9 +60,9 @@ def run_and_scrape(address: str, folder: str, num_bytes: int) -> tuple[Totals, d
 
     def complete(found):
         ended = found["shards_total", "committed"] + found["shards_total", "give up"]
-        told_all = found["storage_bytes_total", "in"] >= num_bytes
-        told_all &= found["storage_bytes_total", "out"] >= parts_bytes(folder)
-        return ended == 4 and told_all and all(found[name] for name in PROCESSES)
+        reported_all = found["storage_bytes_total", "in"] >= num_bytes
+        reported_all &= found["storage_bytes_total", "out"] >= parts_bytes(folder)
+        return ended == 4 and reported_all and all(found[name] for name in PROCESSES)
 
     with RayPool(job, WorkerSettings(num_gpus=0), RaySettings(address=address)) as pool:
         [node] = [node for node in ray.nodes() if node["Alive"]]
@@ -71,15 +71,15 @@ def run_and_scrape(address: str, folder: str, num_bytes: int) -> tuple[Totals, d
         run(shards, pool, RunSettings(max_attempts=1), on_event)
         deadline = time.monotonic() + 60  # each process reports every half second
         while time.monotonic() < deadline:
-            told = scraped(node)
-            found = defaultdict(float, {name: told[name] - before[name] for name in told})
+            scrape = scraped(node)
+            found = defaultdict(float, {name: scrape[name] - before[name] for name in scrape})
             if complete(found):
                 break
             time.sleep(0.2)
     return totals, found
 
 
-def test_an_operator_sees_what_a_run_did(tmp_path, storage, cluster):
+def test_metrics_show_what_a_run_did(tmp_path, storage, cluster):
     for name, data in corpus(2, 3).items():
         storage.put(f"{tmp_path}/in/{name}", data)
     whole = tar_bytes([("a.flac", clip(0.5)), ("bad.flac", b"junk")])

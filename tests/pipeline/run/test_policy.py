@@ -45,7 +45,7 @@ def test_the_policy_of_a_first_failure(error, action):
 
 
 @given(st.lists(st.sampled_from([WorkerLost(), NodeLost(), StreamBroken(), DeviceBroken()])))
-def test_no_shard_is_tried_for_ever_and_dying_nodes_are_not_its_fault(errors):
+def test_attempts_are_limited_and_dying_nodes_are_not_the_fault_of_a_shard(errors):
     failures = Failures()
     for error in errors:
         failures = failures.after(error, shared_loss=False)
@@ -62,6 +62,6 @@ def test_waits_double_up_to_a_limit_and_are_the_same_in_every_run(attempt, key):
     assert backoff.delay(key, attempt) == Backoff(1.0, 60.0).delay(key, attempt)
 
 
-def test_shards_that_fail_together_do_not_come_back_together():
+def test_shards_that_fail_together_are_retried_at_different_times():
     delays = {round(Backoff(1.0, 60.0).delay(f"shard-{n}", 3), 3) for n in range(100)}
     assert len(delays) > 90

@@ -52,7 +52,7 @@ def test_work_starts_with_the_first_worker_that_is_ready(pool):
         assert workers.free() == 2
 
 
-def test_a_worker_that_dies_comes_back_and_its_shards_are_done(pool, cluster, shards, tmp_path):
+def test_a_worker_that_dies_is_restarted_and_its_shards_are_done(pool, cluster, shards, tmp_path):
     totals = Totals()
     with pool(count=1, shards_in_flight=2) as workers:
         workers.wait()
@@ -76,9 +76,7 @@ def test_a_decode_process_that_dies_costs_an_attempt_not_the_run(pool, cluster, 
     assert (totals.shards, totals.failed, parts(tmp_path)) == (4, 0, 4)
 
 
-def test_a_recording_that_kills_its_process_costs_itself_and_the_dataset_is_else_the_same(
-    pool, job, storage, tmp_path
-):
+def test_a_recording_that_kills_its_process_costs_only_itself(pool, job, storage, tmp_path):
     members = [(f"{n}.flac", clip(1.0, n)) for n in range(3)]
     bad = [("crash.flac", clip(0.1)), ("endless.flac", clip(0.2))]
     for name, harm in (("calm", []), ("harm", bad)):
@@ -106,7 +104,7 @@ def wait_for_a_worker(workers):
         workers.wait()
 
 
-def test_a_codec_that_loads_nowhere_ends_the_run_with_its_own_error(pool, job):
+def test_a_codec_that_no_worker_can_load_ends_the_run_with_its_error(pool, job):
     missing = job.codec_options | {"checkpoint": "none.safetensors"}
     workers = pool(replace(job, codec_options=missing), count=2)
     with workers, pytest.raises(CheckpointError, match=r"none\.safetensors"):
@@ -125,7 +123,7 @@ def test_a_cluster_that_does_not_answer_is_named_with_the_cure(job, monkeypatch)
         RayPool(job, WorkerSettings(num_gpus=0), RaySettings(address="127.0.0.2:9"))
 
 
-def test_more_gpus_than_there_are_is_refused(job, cluster):
+def test_more_gpus_than_the_cluster_has_are_refused(job, cluster):
     with pytest.raises(InputError, match=r"workers\.num_gpus=0"):
         RayPool(job, WorkerSettings(num_gpus=1), RaySettings(address=cluster.address))
     ray.shutdown()

@@ -16,13 +16,13 @@ def log(tmp_path, storage):
     return RunLog(str(tmp_path), storage, "a: 1\n")
 
 
-def pieces(log, tmp_path):
+def event_files(log, tmp_path):
     paths = (tmp_path / "runs" / log.run_id).glob("events*.jsonl")
     return sorted(paths, key=lambda path: path.name.replace("events.", "events-0000."))
 
 
 def events(log, tmp_path):
-    texts = [path.read_text() for path in pieces(log, tmp_path)]
+    texts = [path.read_text() for path in event_files(log, tmp_path)]
     return [json.loads(line) for text in texts for line in text.splitlines()]
 
 
@@ -41,7 +41,7 @@ def test_a_decision_is_logged_with_its_reason(log, tmp_path):
 
 
 @pytest.mark.parametrize("file_bytes", [1, 300, 10**9])
-def test_events_go_on_in_another_file_when_one_is_full_and_none_is_lost(
+def test_events_continue_in_another_file_when_one_is_full(
     tmp_path, storage, monkeypatch, file_bytes
 ):
     monkeypatch.setattr(run_log, "FILE_BYTES", file_bytes)
@@ -55,7 +55,7 @@ def test_events_go_on_in_another_file_when_one_is_full_and_none_is_lost(
     assert (len(files) > 1) == (file_bytes < 10**9)
 
 
-def test_a_store_that_takes_no_log_does_not_end_the_run(log, tmp_path, caplog):
+def test_a_log_that_cannot_be_written_does_not_end_the_run(log, tmp_path, caplog):
     (tmp_path / "runs" / log.run_id / "config.yaml").unlink()
     (tmp_path / "runs" / log.run_id).rmdir()
     (tmp_path / "runs" / log.run_id).write_text("in the way")
@@ -63,7 +63,7 @@ def test_a_store_that_takes_no_log_does_not_end_the_run(log, tmp_path, caplog):
     assert "the run goes on without" in caplog.text
 
 
-def test_a_slow_store_does_not_hold_up_the_run(tmp_path, monkeypatch):
+def test_a_slow_store_does_not_delay_the_run(tmp_path, monkeypatch):
     released = threading.Event()
     monkeypatch.setattr(run_log, "FLUSH_SECONDS", -1.0)
     log = RunLog(str(tmp_path), Storage(), "")

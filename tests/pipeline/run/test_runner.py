@@ -79,13 +79,13 @@ def test_every_shard_is_committed_once():
     assert {event.kind for event in events} == {"committed"}
 
 
-def test_a_passing_fault_is_retried_and_then_committed():
+def test_a_temporary_fault_is_retried_and_then_committed():
     events = play(ScriptedPool(failing(StreamBroken("killed"), WorkerLost("killed"))))
     assert kinds(events) == ["retry", "retry", "committed"]
     assert events[-1].attempts == 3
 
 
-def test_while_a_shard_waits_for_its_next_try_the_others_run():
+def test_while_a_shard_waits_for_its_next_attempt_the_others_run():
     pool = ScriptedPool(failing(StreamBroken("x"), StreamBroken("y")), slots=1)
     events = play(pool)
     starts = [time for time, shard, _ in pool.log if shard == SHARDS[0]]
@@ -95,14 +95,14 @@ def test_while_a_shard_waits_for_its_next_try_the_others_run():
     assert [time for time, shard, _ in pool.log if shard != SHARDS[0]][:2] == [1.0, 2.0]
 
 
-def test_a_fault_that_stays_is_given_up_on_and_the_others_go_on():
+def test_a_shard_with_a_permanent_fault_is_given_up_on_and_the_others_go_on():
     events = play(ScriptedPool(failing(*[StreamBroken("killed")] * 9)))
     assert kinds(events) == ["retry", "retry", "give up"]
     assert len([e for e in events if e.kind == "committed"]) == len(SHARDS) - 1
 
 
 @pytest.mark.parametrize("error", [StorageFull("disk"), CheckpointError("weights")])
-def test_what_would_fail_every_shard_ends_the_run(error):
+def test_an_error_that_would_fail_every_shard_ends_the_run(error):
     with pytest.raises(type(error)):
         play(ScriptedPool(failing(error)))
 
@@ -112,7 +112,7 @@ def test_a_shard_on_preempted_nodes_is_not_given_up_on():
     assert kinds(events) == ["retry"] * 12 + ["committed"]
 
 
-def test_a_shard_that_kills_workers_is_run_alone_and_costs_no_other_shard():
+def test_a_shard_that_kills_workers_runs_alone_and_costs_no_other_shard():
     poison = SHARDS[3]
 
     class Fragile(ScriptedPool):

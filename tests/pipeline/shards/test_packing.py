@@ -88,7 +88,7 @@ def test_bytes_of_audio_and_columns_of_the_manifest_arrive(tmp_path: Path) -> No
         assert not members
 
 
-def test_headers_say_nothing_of_who_packed_and_when(tmp_path: Path) -> None:
+def test_headers_hold_neither_a_time_nor_an_owner(tmp_path: Path) -> None:
     (shard,) = run(SAMPLES / "manifest.jsonl", tmp_path)
     with tarfile.open(shard.url) as tar:
         members = tar.getmembers()
@@ -201,7 +201,7 @@ def test_dots_in_names_become_underscores(tmp_path: Path) -> None:
     assert packed == {"v1_0/utt_001": {"flac": b"\0" * 5, "txt": b"\1" * 2}}
 
 
-def test_sidecars_go_along_and_other_files_stay_out(tmp_path: Path) -> None:
+def test_sidecars_are_packed_and_other_files_are_not(tmp_path: Path) -> None:
     files = {
         "a.WAV": 1,
         "a.json": 2,
@@ -284,7 +284,7 @@ def test_a_byte_order_mark_and_a_line_separator_in_a_sentence_do_no_harm(tmp_pat
     assert json.loads(packed["a"]["json"]) == {"text": "one\u2028two"}
 
 
-def test_a_row_of_nothing_but_a_path_gets_no_json(tmp_path: Path) -> None:
+def test_a_row_with_only_a_path_gets_no_json(tmp_path: Path) -> None:
     write_files(tmp_path, {"a.wav": 1})
     manifest = write_manifest(tmp_path / "m.csv", [{"path": "a.wav", "text": ""}])
 

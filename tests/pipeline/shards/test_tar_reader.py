@@ -25,7 +25,7 @@ def read(data: bytes, max_member_bytes: int = 10**9) -> list[Sample | Reject]:
     return list(read_samples(shard, storage, max_member_bytes))
 
 
-def test_samples_are_those_that_webdataset_reads(tmp_path):
+def test_samples_are_those_of_webdataset(tmp_path):
     (tmp_path / "a.tar").write_bytes(tar_bytes(MEMBERS))
     theirs = list(webdataset.WebDataset(str(tmp_path / "a.tar"), shardshuffle=False))
     ours = read(tar_bytes(MEMBERS))

@@ -54,7 +54,7 @@ def test_loader_workers_share_the_shards(urls):
     assert sorted(keys) == sorted(s["__key__"] for s in wds.WebDataset(urls, shardshuffle=False))
 
 
-def test_where_webdataset_loses_samples_silently_an_error_is_raised(urls):
+def test_a_tar_raises_if_webdataset_silently_loses_its_samples(urls):
     whole = tar_bytes([(f"{i}.flac", b"x" * 700) for i in range(6)])
     header = whole.index(b"4.flac")
     damaged = bytearray(whole)

@@ -35,7 +35,7 @@ def test_padded_seconds_stay_within_the_budget_but_for_a_lone_long_clip(sizes):
         assert padded <= 40 * RATE or len(batch) == 1
 
 
-def test_neighbours_in_length_share_a_batch():
+def test_clips_of_similar_length_share_a_batch():
     padding = 0
     for batch in batches([100, 900] * 20, window_seconds=400.0):
         padding += sum(len(batch[-1].audio_T) - len(clip.audio_T) for clip in batch)

@@ -43,14 +43,14 @@ def test_rows_carry_the_facts_of_their_source(storage):
     assert row["metadata"] == '{"text": "hello", "speaker": "s1"}'
 
 
-def test_a_txt_member_goes_before_the_text_of_the_json(storage):
+def test_a_txt_member_is_preferred_to_the_text_of_the_json(storage):
     members = [("a.flac", clip()), ("a.json", b'{"text": "no"}'), ("a.txt", b"yes")]
     batches, _ = decode(members, storage)
     assert rows(batches)[0]["text"] == "yes"
 
 
 @pytest.mark.parametrize("bad", [b"{not json", b"\xff\xfe\x00", b""])
-def test_json_that_is_none_costs_the_metadata_and_is_counted(storage, bad):
+def test_damaged_json_costs_the_metadata_and_is_counted(storage, bad):
     batches, end = decode([("a.flac", clip()), ("a.json", bad)], storage)
     assert rows(batches)[0]["metadata"] is None
     assert (end.num_bad_json, end.rejects) == (1, [])
@@ -121,7 +121,7 @@ def test_an_audio_member_that_is_not_clear_is_refused(suffixes, wanted, cure):
 
 
 @pytest.mark.parametrize("by", ["none", "fixed", "silence"])
-def test_several_codecs_get_what_each_would_get_alone(storage, by):
+def test_several_codecs_get_the_batches_of_a_run_with_one(storage, by):
     members = [(f"{n}.flac", encode(tone(0.5 + n, rate), rate)) for n, rate in enumerate(RATES)]
     members += [("cut.flac", clip()[:-500]), ("short.flac", clip(0.01)), ("note.txt", b"")]
     storage.put("memory://several/a.tar", tar_bytes(members))

@@ -55,7 +55,7 @@ def test_the_codes_of_a_network_are_the_same_too():
     torch.testing.assert_close(fitting.encode(*batch(lengths)), whole, rtol=0, atol=0)
 
 
-def test_what_did_not_fit_once_is_split_beforehand_from_then_on():
+def test_after_one_failure_batches_of_that_size_are_split_first():
     codec = Cramped(room=20_000)
     fitting = SplittingCodec(codec)
     fitting.encode(*batch([8000] * 4))
@@ -69,7 +69,7 @@ def test_a_clip_that_does_not_fit_alone_is_named_with_the_cure():
         SplittingCodec(Cramped(room=100)).encode(*batch([16_000]))
 
 
-def test_a_full_cpu_is_no_other_case():
+def test_a_batch_that_does_not_fit_into_cpu_memory_is_split_too():
     error = RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
     codec = Cramped(20_000, error)
     assert len(SplittingCodec(codec).encode(*batch([8000] * 4))) == 4
@@ -83,7 +83,7 @@ def test_a_full_cpu_is_no_other_case():
         (RuntimeError("shape mismatch"), RuntimeError),
     ],
 )
-def test_a_sticky_error_of_the_device_is_told_from_a_fault_in_the_code(error, expected):
+def test_a_sticky_error_of_the_device_is_not_taken_for_a_fault_in_the_code(error, expected):
     with pytest.raises(expected):
         SplittingCodec(Cramped(0, error)).encode(*batch([8000] * 2))
 
@@ -95,7 +95,7 @@ class Clock:
         return self.now
 
 
-def test_a_device_starves_only_while_a_shard_is_there_and_none_computes():
+def test_a_device_starves_only_while_it_has_a_shard_and_none_computes():
     clock = Clock()
     lock = DeviceLock(clock)
     clock.now = 10  # nobody is there

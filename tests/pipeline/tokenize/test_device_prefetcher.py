@@ -13,7 +13,7 @@ from tests.corpus import write_corpus
 END = ShardEnd([], 0)
 
 
-def test_the_next_item_is_made_while_the_one_before_is_in_use():
+def test_the_next_item_is_made_while_the_previous_one_is_in_use():
     asked = threading.Semaphore(0)
 
     def items():
@@ -29,7 +29,7 @@ def test_the_next_item_is_made_while_the_one_before_is_in_use():
     assert list(taken) == [END]
 
 
-def test_what_the_thread_raises_arrives_in_its_place():
+def test_an_error_of_the_thread_is_raised_in_its_place():
     def items():
         yield END
         raise KeyError("broken")
@@ -49,7 +49,7 @@ def test_leaving_early_ends_the_thread():
 
 
 @pytest.mark.parametrize("kind", [np.int16, np.float32])
-def test_clips_are_laid_side_by_side_to_the_last_bit(kind):
+def test_clips_are_padded_without_changing_a_bit(kind):
     lengths = [3, 1, 5]
     samples_N = np.random.default_rng(0).integers(-(2**15), 2**15, 9).astype(kind)
     audio_BT = pad_clips(torch.from_numpy(samples_N), lengths).numpy()
@@ -60,7 +60,7 @@ def test_clips_are_laid_side_by_side_to_the_last_bit(kind):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-def test_audio_comes_to_a_gpu_as_it_would_to_the_cpu(tmp_path, storage, null_codec):
+def test_a_gpu_gets_the_same_audio_as_the_cpu(tmp_path, storage, null_codec):
     write_corpus(tmp_path / "in", num_shards=1, clips_per_shard=12)
     [shard] = list_shards([str(tmp_path / "in")], storage)
     batches = list(decode_shard(shard, storage, DecodeSettings(), [null_codec.info]))

@@ -134,7 +134,7 @@ def test_rejects_are_written_with_all_their_columns(tmp_path, storage, null_code
         (65_537, pa.uint32(), "BYTE_STREAM_SPLIT"),
     ],
 )
-def test_codes_are_as_wide_as_the_codebook_needs_and_encoded_to_suit(
+def test_the_type_and_encoding_of_codes_fit_the_size_of_the_codebook(
     tmp_path, storage, shard, null_codec, size, kind, encoding
 ):
     info = replace(null_codec.info, codebook_sizes=(size,) * 8)

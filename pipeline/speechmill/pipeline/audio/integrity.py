@@ -59,7 +59,7 @@ def check_whole(data: Blob) -> None:
 class _Chunks:
     """How a format arranges its chunks, one after the other."""
 
-    first: int  # byte
+    first: int  # byte of the first chunk
     head: str  # of a chunk: name and size, for `struct`
     align: int = 2
     size_counts_head: bool = False
@@ -156,7 +156,10 @@ def _check_mov(data: Blob) -> None:
 
 
 def _check_matroska(data: Blob) -> None:
-    """Elements must follow each other up to the last byte (RFC 8794); live ones are entered."""
+    """Elements must follow each other up to the last byte (RFC 8794).
+
+    The size of a segment or cluster may be unknown, as in live recordings.
+    """
     position = 0
     while position < len(data):
         kind, position = _ebml_number(data, position, keep_marker=True)

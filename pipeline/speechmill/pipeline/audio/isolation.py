@@ -127,7 +127,7 @@ def _start(settings: RecordingSettings, codecs: Sequence[CodecInfo]) -> "_Child"
         child = _idle.pop()
         try:
             child.set_up(settings, codecs)
-        except StreamBroken:  # it died since
+        except StreamBroken:  # it has died
             child.end()
         else:
             return child
@@ -160,7 +160,7 @@ class _Child:
         theirs.close()
 
     def set_up(self, settings: RecordingSettings, codecs: Sequence[CodecInfo]) -> None:
-        """Choose what the next recordings are decoded for."""
+        """Set the settings and codecs for the next recordings."""
         self._limits = settings.limits
         try:
             self._pipe.send((settings, list(codecs)))
@@ -204,7 +204,7 @@ class _Child:
 
 def _serve(pipe: Connection) -> None:
     """Decode the recordings that arrive through the pipe until it is closed."""
-    # Signals to the whole process group are for the parent; a recording must not seem to crash.
+    # A signal to the process group is for the parent; it must not look like a crash.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     settings, codecs = pipe.recv()
@@ -221,7 +221,7 @@ def _serve(pipe: Connection) -> None:
 def _decode_until_set_up(
     pipe: Connection, recordings: Recordings
 ) -> tuple[RecordingSettings, list[CodecInfo]]:
-    """Answer with clips, until settings arrive instead of a recording."""
+    """Decode recordings until new settings and codecs arrive, then return them."""
     while True:
         size, spans = pipe.recv()
         if isinstance(size, RecordingSettings):

@@ -1,6 +1,6 @@
 """Checks of one part of a token dataset: pure functions over its tables.
 
-Each yields pairs of the name of the check and a fault.
+Each yields the faults that it finds, as pairs of the name of the check and a message.
 """
 
 from collections import Counter
@@ -19,7 +19,7 @@ Finding = tuple[str, str]
 
 
 def check_identity(footer: dict[str, Any], identity: dict[str, Any]) -> Iterator[Finding]:
-    """The part was made by the codec that `dataset.json` names."""
+    """Compare the codec and schema of the part with `dataset.json`."""
     codec = footer["codec"]
     said = {
         "schema_version": footer["schema_version"],
@@ -39,7 +39,7 @@ def check_identity(footer: dict[str, Any], identity: dict[str, Any]) -> Iterator
 
 
 def check_counts(table: pa.Table, footer: dict[str, Any], rejected: pa.Table) -> Iterator[Finding]:
-    """The counts of the footer are right."""
+    """Compare the counts of the footer with the tables."""
     counted = {
         "rows": len(table),
         "frames": pc.sum(table["num_frames"]).as_py() or 0,
@@ -57,7 +57,7 @@ def check_counts(table: pa.Table, footer: dict[str, Any], rejected: pa.Table) ->
 
 
 def check_code_values(table: pa.Table, codec: CodecInfo) -> Iterator[Finding]:
-    """Every row has as many codes as its shape says, each below the size of its codebook."""
+    """Compare the number of codes with the shape of each row, and codes with codebook sizes."""
     num_codebooks = table["num_codebooks"].to_numpy()
     if (num_codebooks != codec.num_codebooks).any():
         yield "codes", f"num_codebooks is not {codec.num_codebooks} in every row"
@@ -83,7 +83,7 @@ def check_code_values(table: pa.Table, codec: CodecInfo) -> Iterator[Finding]:
 
 
 def check_times(table: pa.Table, codec: CodecInfo) -> Iterator[Finding]:
-    """Every row has the frames of its duration; one more or less, since resampling rounds."""
+    """Compare the frames of each row with its duration; resampling may add or drop a frame."""
     seconds = table["end"].to_numpy() - table["start"].to_numpy()
     if not ((table["start"].to_numpy() >= 0) & (seconds > 0)).all():
         yield "rows", "start and end are not 0 <= start < end in every row"
@@ -104,7 +104,7 @@ def check_times(table: pa.Table, codec: CodecInfo) -> Iterator[Finding]:
 def check_rows(
     table: pa.Table, rejected: pa.Table, source: Shard, segmented: bool
 ) -> Iterator[Finding]:
-    """Rows and rejects are of the tar that the footer names, and no key occurs twice."""
+    """Find rows of another tar than the footer names, and keys that occur twice."""
     for name, rows in (("row", table), ("reject", rejected)):
         if others := set(rows["shard"].unique().to_pylist()) - {source.url}:
             yield "rows", f"a {name} is of {min(others)}, the footer says {source.url}"
@@ -118,7 +118,7 @@ def check_rows(
 
 
 def check_keys(found: dict[int, str], wanted: dict[int, str]) -> Iterator[str]:
-    """Rows and rejects are exactly the samples of the tar, by position and key."""
+    """Compare rows and rejects with the samples of the tar, by position and key."""
     if missing := wanted.keys() - found.keys():
         first = min(missing)
         yield (

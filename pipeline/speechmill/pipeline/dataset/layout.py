@@ -144,15 +144,13 @@ class ShardOutput(ABC):
         return [self.failure(name) for name in sorted(self.parts("failed"))]
 
     def failure(self, name: str) -> dict[str, Any]:
-        url = join(self.root, "failed", f"{name}.json")
-        return dict(json.loads(self.storage.read_bytes(url)))
+        return dict(json.loads(self.storage.read_bytes(self._failed_url(name))))
 
     def failed_names(self) -> dict[str, list[str]]:
         """Names of the failure records, by the URL of their shard."""
         names: dict[str, list[str]] = {}
         for name in sorted(self.parts("failed")):
-            record = json.loads(self.storage.read_bytes(self._failed_url(name)))
-            names.setdefault(record["shard"], []).append(name)
+            names.setdefault(self.failure(name)["shard"], []).append(name)
         return names
 
     def mark_failed(self, shard: Shard, record: dict[str, Any]) -> None:

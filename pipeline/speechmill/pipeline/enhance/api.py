@@ -69,7 +69,7 @@ class EnhancerSettings:
 
 
 def load_enhancer(settings: EnhancerSettings) -> Enhancer:
-    """Raises `CheckpointError` for weights that cannot be fetched or are not of this model."""
+    """Load an enhancer; raises `CheckpointError` for missing weights or those of another model."""
     name = f"speechmill.pipeline.enhance.{_ENHANCERS[settings.name]}"
     enhancer: Enhancer = load_function(name, "enhancer.name")(settings)
     return enhancer

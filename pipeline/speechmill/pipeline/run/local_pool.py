@@ -18,11 +18,11 @@ from speechmill.pipeline.tokenize.decode import Isolation
 class LocalPool:
     """Processes one shard after the other in this process, without Ray.
 
-    On Ray the first attempt at a shard decodes in a process that an alarm or a memory limit may
-    end; that would be this one. So recordings are decoded in a child process from the first attempt
-    on, one child for all shards: a recording that crashes its decoder, or takes too long or too
-    much memory, costs only itself. Where a job decodes in the process of its models, as `enhance`
-    does here and on Ray, a crash of the decoder ends this process.
+    On Ray, a time or memory limit may end the process that decodes a shard for the first time. Here
+    that process would be this one, so recordings are decoded in a child process from the first
+    attempt on, one child for all shards: a recording that crashes its decoder, or exceeds a limit,
+    costs only itself. `enhance` decodes in the process of its model, here and on Ray; there, a
+    crash of the decoder ends this process.
     """
 
     def __init__(
