@@ -26,9 +26,11 @@ import torch
 
 from speechmill.jobs.config import load_config
 from speechmill.jobs.training.config import TrainConfig
-from speechmill.jobs.training.data import Batch, Position, Prefetch, SampleStream, batches
-from speechmill.jobs.training.schedule import Phase
-from speechmill.jobs.training.trainer import Place, Trainer, share_of
+from speechmill.jobs.training.context import WorkerContext
+from speechmill.jobs.training.data import BatchPrefetcher, CropBatch, batches
+from speechmill.jobs.training.optim import Phase
+from speechmill.jobs.training.stream import SampleStream, StreamState
+from speechmill.jobs.training.trainer import Trainer
 from speechmill.jobs.training.worker import build_cropper, build_recipe
 from speechmill.pipeline.shards.listing import list_shards
 from speechmill.pipeline.storage import Storage
@@ -62,7 +64,7 @@ def cases(folder: Path) -> dict[str, TrainConfig]:
 
 def prepared(config: TrainConfig, device: torch.device) -> tuple[Trainer, Phase]:
     """A trainer at the beginning of its first phase."""
-    storage, place = Storage(), Place(device=device)
+    storage, context = Storage(), WorkerContext(device=device)
     torch.manual_seed(config.seed)
     recipe = build_recipe(config)
     stream = SampleStream(
@@ -70,19 +72,18 @@ def prepared(config: TrainConfig, device: torch.device) -> tuple[Trainer, Phase]
         storage,
         config.seed,
         config.data.shuffle_buffer,
-        share_of(place),
-        config.limits,
+        limits=config.limits,
     )
     cropper = build_cropper(config, recipe, storage)
-    trainer = Trainer(config, recipe, stream, cropper, place, {}, lambda progress: None)
-    trainer.curves = None
+    trainer = Trainer(config, recipe, stream, cropper, context, {}, lambda progress: None)
+    trainer.log = None
     trainer._begin(trainer.phases[0], None)
     return trainer, trainer.phases[0]
 
 
 def loader_alone(trainer: Trainer, count: int) -> float:
     """CPU seconds for a batch, of all threads."""
-    made = batches(trainer.stream, trainer.cropper, trainer.config.data, Position())
+    made = batches(trainer.stream, trainer.cropper, trainer.config.data, StreamState())
     next(made)
     started = time.process_time()
     for _ in range(count):
@@ -90,7 +91,7 @@ def loader_alone(trainer: Trainer, count: int) -> float:
     return (time.process_time() - started) / count
 
 
-def cpu_of_a_step(trainer: Trainer, phase: Phase, cached: Batch, count: int) -> float:
+def cpu_of_a_step(trainer: Trainer, phase: Phase, cached: CropBatch, count: int) -> float:
     """CPU seconds of a step, while the loader has made all that it may."""
     trainer._next_batch = lambda: cached
     block(trainer, phase, 2)
@@ -106,7 +107,7 @@ class Waits:
         self._next = trainer._next_batch
         self.seconds: list[float] = []
 
-    def __call__(self) -> Batch:
+    def __call__(self) -> CropBatch:
         started = time.perf_counter()
         batch = self._next()
         self.seconds.append(time.perf_counter() - started)
@@ -119,7 +120,7 @@ def block(trainer: Trainer, phase: Phase, steps: int) -> list[float]:
     for _ in range(steps):
         started = time.perf_counter()
         trainer._step(phase)
-        if trainer.place.device.type == "cuda":
+        if trainer.context.device.type == "cuda":
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - started)
     return seconds
@@ -128,11 +129,11 @@ def block(trainer: Trainer, phase: Phase, steps: int) -> list[float]:
 def compare(name: str, config: TrainConfig, arguments: argparse.Namespace) -> dict[str, Any]:
     trainer, phase = prepared(config, torch.device(arguments.device))
     alone = loader_alone(trainer, 2 * arguments.steps)
-    make = partial(batches, trainer.stream, trainer.cropper, config.data, Position())
+    make = partial(batches, trainer.stream, trainer.cropper, config.data, StreamState())
     real_batch = Waits(trainer)
     ratios, loaded, repeated = [], [], []
     stepped: list[float] = []
-    with Prefetch(make, config.data.prefetch) as trainer.data:
+    with BatchPrefetcher(make, config.data.prefetch) as trainer.data:
         cached = real_batch()
         block(trainer, phase, 3)
         step_cpu = cpu_of_a_step(trainer, phase, cached, arguments.steps)

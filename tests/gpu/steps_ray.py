@@ -187,7 +187,7 @@ def ray_train() -> None:
 def train_once(corpus: Path, output: Path) -> None:
     from rich.console import Console
 
-    from speechmill.jobs.commands.train import train
+    from speechmill.jobs.commands.train import train_codec
     from speechmill.jobs.config import load_config
     from speechmill.jobs.training.config import TrainConfig
     from speechmill.jobs.training.display import TrainDisplay
@@ -210,6 +210,6 @@ def train_once(corpus: Path, output: Path) -> None:
     overrides = [f"{key}={value}" for key, value in settings.items()]
     config = load_config(TrainConfig, ROOT / "configs/train/finetune.yaml", overrides)
     started = time.perf_counter()
-    train(config, TrainDisplay(Console(quiet=True)))
+    train_codec(config, TrainDisplay(Console(quiet=True)))
     seconds = round(time.perf_counter() - started, 1)
     emit(step="raytrain", seconds=seconds, files=sorted(p.name for p in output.iterdir()))

@@ -15,7 +15,7 @@ import pyarrow.dataset
 import pytest
 from rich.console import Console
 
-from speechmill.jobs.commands.tokenize import tokenize
+from speechmill.jobs.commands.tokenize import tokenize_shards
 from speechmill.jobs.display import ShardDisplay
 from speechmill.jobs.schemas import TokenizeConfig
 from speechmill.pipeline.storage import Storage
@@ -103,7 +103,7 @@ def calm_run(rgw, shards: str, output: str, monkeypatch) -> None:
     monkeypatch.syspath_prepend(FRAGILE)
     config = TokenizeConfig([shards], output, storage={"s3": rgw.storage_options})
     config.codec.name, config.workers.num_gpus, config.workers.count = "fragile", 0, 0
-    tokenize(config, ShardDisplay(Console(quiet=True)))
+    tokenize_shards(config, ShardDisplay(Console(quiet=True)))
 
 
 @pytest.mark.timeout(60 + 20 * SHARDS)

@@ -10,17 +10,17 @@ from typing import Any, get_args, get_type_hints
 import pytest
 from omegaconf import OmegaConf
 
-from speechmill.jobs import cli, existing_dataset
+from speechmill.jobs import cli
 from speechmill.jobs.config import for_each_codec, load_config
+from speechmill.jobs.existing_dataset import StorageConfig
 from speechmill.jobs.schemas import (
     EnhanceConfig,
     EvaluateConfig,
     PackConfig,
-    StatusConfig,
     TokenizeConfig,
 )
 from speechmill.jobs.training.config import TrainConfig
-from speechmill.jobs.training.kmeans_config import FitConfig
+from speechmill.jobs.training.kmeans import FitConfig
 from speechmill.pipeline.paths import absolute_path
 from tests.conftest import REPOSITORY
 
@@ -32,13 +32,14 @@ MINIMAL: dict[type, dict[str, Any]] = {
         "output": "b",
         "codec": {"name": "focalcodec-50hz"},
         "phases": {"x": {"steps": 1}},
+        "enhancement": "online",
+        "enhancer": {"name": "spectral-gating"},
     },
     FitConfig: {"shards": ["a"], "output": "b", "codec": CODEC},
     EnhanceConfig: {"shards": ["a"], "output": "b", "enhancer": {"name": "spectral-gating"}},
     EvaluateConfig: {"clips": ["a"], "output": "b", "codecs": {"x": CODEC}},
     PackConfig: {"source": "a", "output": "b"},
-    StatusConfig: {"output": "b"},
-    existing_dataset._StorageConfig: {},
+    StorageConfig: {},
 }
 SECTION = "x"  # names one of the sections that the user names
 CODEC_PATHS = {"checkpoint", "config", "options.semantic_checkpoint"}
@@ -65,8 +66,7 @@ PATHS = {
         *(f"codecs.{SECTION}.{name}" for name in CODEC_PATHS),
     },
     PackConfig: {"source", "output"},
-    StatusConfig: {"output"},
-    existing_dataset._StorageConfig: set(),
+    StorageConfig: set(),
 }
 WITHOUT_PATHS = {  # the last part of the names of text, lists of text and dicts
     "name", "sha256", "precision", "device",  # of a codec
@@ -182,5 +182,5 @@ def test_paths_among_the_arguments_of_commands_are_made_absolute() -> None:
             if str not in kinds(get_args(hints[name])[0]) or name in others | {"overrides"}:
                 continue
             [argument] = hints[name].__metadata__
-            known = (command.callback.__name__, name) in by_config
+            known = (command.name, name) in by_config
             assert known or argument.callback is absolute_path, name

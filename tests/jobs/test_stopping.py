@@ -5,7 +5,7 @@ import contextlib
 import pytest
 from rich.console import Console
 
-from speechmill.jobs.commands.tokenize import tokenize
+from speechmill.jobs.commands.tokenize import tokenize_shards
 from speechmill.jobs.display import ShardDisplay
 from speechmill.jobs.schemas import TokenizeConfig
 from speechmill.pipeline.audio.isolation import kept_process
@@ -27,7 +27,7 @@ def decoding_process():
 def run(output: str) -> None:
     config = TokenizeConfig(shards=[f"{ROOT}/in/"], output=f"{ROOT}/{output}")
     config.codec.name, config.workers.num_gpus, config.workers.count = "null", 0, 0
-    tokenize(config, DISPLAY)
+    tokenize_shards(config, DISPLAY)
 
 
 def dataset(output: str) -> dict[str, bytes]:
@@ -81,7 +81,7 @@ def test_status_takes_the_settings_of_the_store(moto, moto_bucket, speechmill, s
     config.codec.name, config.workers.num_gpus, config.workers.count = "null", 0, 0
     config.storage = {"s3": moto.storage_options}
     StoppingStore.begin()
-    assert tokenize(config, DISPLAY).shards == 3
+    assert tokenize_shards(config, DISPLAY).shards == 3
     settings = [f"storage.s3.{name}={value}" for name, value in moto.storage_options.items()]
     found = speechmill("status", f"{moto_bucket}/out", *settings, "--json")
     assert found.returncode == 1, found.stderr  # one shard of the four is cut

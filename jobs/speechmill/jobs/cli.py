@@ -11,24 +11,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from speechmill.codecs.errors import CodecError
-from speechmill.jobs.commands.codecs import codecs_table, describe_codecs
-from speechmill.jobs.commands.status import Status, read_status
 from speechmill.jobs.config import for_each_codec, from_overrides, load_config
 from speechmill.jobs.display import Display, ShardDisplay
-from speechmill.jobs.schemas import (
-    EnhanceConfig,
-    EvaluateConfig,
-    PackConfig,
-    StatusConfig,
-    TokenizeConfig,
-)
+from speechmill.jobs.schemas import EnhanceConfig, EvaluateConfig, PackConfig, TokenizeConfig
 from speechmill.pipeline.errors import (
     DatasetConflict,
     InputError,
@@ -38,7 +29,6 @@ from speechmill.pipeline.errors import (
     StorageNotFound,
 )
 from speechmill.pipeline.paths import absolute_path
-from speechmill.pipeline.storage import Storage
 
 app = typer.Typer(
     help="Speech corpora in WebDataset shards to token corpora in Parquet.",
@@ -51,116 +41,113 @@ errors = Console(stderr=True)
 
 _USAGE = (InputError, DatasetConflict, CodecError, StorageDenied, StorageNotFound)
 
-Overrides = Annotated[list[str] | None, typer.Argument(help="key=value, over the file's own")]
-Config = Annotated[Path, typer.Argument(help="YAML file, see configs/")]
+Overrides = Annotated[list[str] | None, typer.Argument(help="key=value, over those of the file")]
+Config = Annotated[Path, typer.Argument(help="YAML file, see `speechmill examples`")]
 Dataset = Annotated[
     str, typer.Argument(help="folder of a token dataset, local or a URL", callback=absolute_path)
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON for a script")]
 
 
-@app.command()
-def tokenize(config: Config, overrides: Overrides = None) -> None:
+@app.command("tokenize")
+def tokenize_command(config: Config, overrides: Overrides = None) -> None:
     """Encode shards into a token dataset; run it again to resume.
 
     Workers run on Ray; workers.count=0 runs in this process, without Ray.
     """
-    from speechmill.jobs.commands.tokenize import tokenize as run_tokenize
+    from speechmill.jobs.commands.tokenize import tokenize_shards
 
     with _exit_codes():
         settings = load_config(TokenizeConfig, config, overrides or [])
-        totals = run_tokenize(settings, ShardDisplay(console))
+        totals = tokenize_shards(settings, ShardDisplay(console))
     raise typer.Exit(1 if totals.failed else 0)
 
 
-@app.command()
-def plan(config: Config, overrides: Overrides = None, as_json: AsJson = False) -> None:
-    """Say what `tokenize` would do with a configuration, for each codec; nothing is written."""
-    from speechmill.jobs.commands.plan import plan as make_plan
-    from speechmill.jobs.commands.plan import show, to_json
+@app.command("plan")
+def plan_command(config: Config, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Show what `tokenize` would do with a configuration, for each codec; nothing is written."""
+    from speechmill.jobs.commands.plan import plan_run, plans_json, print_plan
 
     with _exit_codes():
         settings = load_config(TokenizeConfig, config, overrides or [])
-        plans = [make_plan(single) for single in for_each_codec(settings)]
+        plans = [plan_run(single) for single in for_each_codec(settings)]
     if as_json:
-        print(to_json(plans))
+        print(plans_json(plans))
     else:
         for found in plans:
-            show(found, console)
+            print_plan(found, console)
 
 
-@app.command()
-def train(config: Config, overrides: Overrides = None) -> None:
+@app.command("train")
+def train_command(config: Config, overrides: Overrides = None) -> None:
     """Train or fine-tune a codec on shards; run it again to resume.
 
     Workers run on Ray; workers.count=0 trains on the CPU in this process, without Ray.
     """
     with _exit_codes():
-        from speechmill.jobs.commands.train import train as run_train
+        from speechmill.jobs.commands.train import train_codec
         from speechmill.jobs.training.config import TrainConfig
         from speechmill.jobs.training.display import TrainDisplay
 
-        run_train(load_config(TrainConfig, config, overrides or []), TrainDisplay(console))
+        train_codec(load_config(TrainConfig, config, overrides or []), TrainDisplay(console))
 
 
 @app.command("fit-kmeans")
-def fit_kmeans(config: Config, overrides: Overrides = None) -> None:
+def fit_kmeans_command(config: Config, overrides: Overrides = None) -> None:
     """Fit the k-means codebook of a codec to features of shards; run it again to resume."""
     with _exit_codes():
-        from speechmill.jobs.commands.fit_kmeans import fit_kmeans as run_fit
-        from speechmill.jobs.training.kmeans_config import FitConfig
+        from speechmill.jobs.commands.fit_kmeans import fit_codebook
+        from speechmill.jobs.training.kmeans import FitConfig
 
-        settings = load_config(FitConfig, config, overrides or [])
-        run_fit(settings, Display(console))
+        fit_codebook(load_config(FitConfig, config, overrides or []), Display(console))
 
 
-@app.command()
-def pack(
+@app.command("pack")
+def pack_command(
     source: Annotated[str, typer.Argument(help="folder of audio, or .jsonl/.csv/.tsv manifest")],
     output: Annotated[str, typer.Argument(help="folder for the shards, local or a URL")],
     overrides: Overrides = None,
 ) -> None:
     """Pack audio files and their metadata into WebDataset shards; run it again to resume."""
-    from speechmill.jobs.commands.pack import pack as run_pack
+    from speechmill.jobs.commands.pack import pack_audio
 
     with _exit_codes():
-        run_pack(
-            from_overrides(
-                PackConfig, [*(overrides or []), f"source={source}", f"output={output}"]
-            ),
-            Display(console),
-        )
+        paths = [f"source={source}", f"output={output}"]
+        settings = from_overrides(PackConfig, [*(overrides or []), *paths])
+        pack_audio(settings, Display(console))
 
 
-@app.command()
-def enhance(config: Config, overrides: Overrides = None) -> None:
+@app.command("enhance")
+def enhance_command(config: Config, overrides: Overrides = None) -> None:
     """Write shards of original and enhanced audio, for training; run it again to resume.
 
     Workers run on Ray; workers.count=0 runs in this process, without Ray.
     """
-    from speechmill.jobs.commands.enhance import enhance as run_enhance
+    from speechmill.jobs.commands.enhance import enhance_shards
 
     with _exit_codes():
         settings = load_config(EnhanceConfig, config, overrides or [])
-        totals = run_enhance(settings, ShardDisplay(console, "enhancing"))
+        totals = enhance_shards(settings, ShardDisplay(console, "enhancing"))
     raise typer.Exit(1 if totals.failed else 0)
 
 
-@app.command()
-def evaluate(config: Config, overrides: Overrides = None, as_json: AsJson = False) -> None:
+@app.command("evaluate")
+def evaluate_command(config: Config, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Compare codecs or checkpoints on a test set: table, results.json and report.html."""
-    from speechmill.jobs.commands.evaluate import evaluate as run_evaluate
+    from speechmill.jobs.commands.evaluate import evaluate_codecs
 
     with _exit_codes():
         settings = load_config(EvaluateConfig, config, overrides or [])
-        results = run_evaluate(settings, Display(errors if as_json else console))
+        results = evaluate_codecs(settings, Display(errors if as_json else console))
     if as_json:
         print(results.to_json(), end="")
 
 
-@app.command()
-def codecs(as_json: AsJson = False) -> None:
+@app.command("codecs")
+def codecs_command(as_json: AsJson = False) -> None:
     """List the codecs: rates, codebooks, size, licence of the published weights, paper."""
+    from speechmill.jobs.commands.codecs import codecs_table, describe_codecs
+
     with _exit_codes():
         found = describe_codecs()
     if as_json:
@@ -169,13 +156,13 @@ def codecs(as_json: AsJson = False) -> None:
         Console(width=None if console.is_terminal else 200).print(codecs_table(found))
 
 
-@app.command()
-def examples(
+@app.command("examples")
+def examples_command(
     folder: Annotated[
         Path | None, typer.Argument(help="copy them here; default: copy none")
     ] = None,
 ) -> None:
-    """Say where the example configurations and the sample speech are, or copy them."""
+    """Print where the example configurations and the sample speech are, or copy them."""
     from speechmill.jobs.commands.examples import FOLDERS, copy_examples, examples_folder
 
     with _exit_codes():
@@ -187,117 +174,87 @@ def examples(
         console.print(str(path), highlight=False, soft_wrap=True)
 
 
-@app.command()
-def status(
-    output: Dataset,
-    overrides: Overrides = None,
-    as_json: AsJson = False,
-) -> None:
+@app.command("status")
+def status_command(output: Dataset, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Show what a token dataset holds and which shards failed."""
+    from speechmill.jobs.commands.status import print_status, read_status
+    from speechmill.jobs.existing_dataset import open_dataset
+
     with _exit_codes():
-        settings = from_overrides(StatusConfig, [*(overrides or []), f"output={output}"])
-        found = read_status(settings.output, Storage(settings.storage))
+        found = read_status(open_dataset(output, overrides or []))
     if as_json:
         print(json.dumps(asdict(found), indent=2))
     else:
-        _print_status(found)
+        print_status(found, console)
     raise typer.Exit(1 if found.failed else 0)
 
 
-def _print_status(found: Status) -> None:
-    table = Table(box=None, show_header=False)
-    mark = "" if found.trained else " (untrained)"
-    rejects = ", ".join(f"{count} {error}" for error, count in found.rejects.items())
-    rows = {
-        "dataset": found.root,
-        "codec": f"{found.codec}{mark}, revision {found.revision}, {found.precision}",
-        "parts": f"{found.parts}",
-        "utterances": f"{found.rows:,}",
-        "audio": f"{found.audio_hours:,.3f} h",
-        "frames": f"{found.frames:,}",
-        "rejects": rejects or "0",
-        "bad metadata": f"{found.bad_json}",
-        "failed shards": f"{len(found.failed)}",
-        "last run": _of_run(found.last_run),
-    }
-    for name, value in rows.items():
-        table.add_row(name, value)
-    console.print(table)
-    for failure in found.failed:
-        console.print(f"failed  {failure['shard']}: {failure['error']}: {failure['message']}")
-
-
-def _of_run(summary: dict[str, Any] | None) -> str:
-    if summary is None:
-        return "did not end: killed, or still at work"
-    held_up = f"; {summary['bottleneck']}" if summary.get("bottleneck") else ""
-    return f"{summary['run']}, {summary['status']} after {summary['seconds']:,.0f} s{held_up}"
-
-
-@app.command()
-def verify(
+@app.command("verify")
+def verify_command(
     output: Dataset,
     overrides: Overrides = None,
-    reencode: Annotated[int, typer.Option(help="rows to encode again, drawn at random")] = 0,
+    reencode: Annotated[int, typer.Option(help="rows to encode again, chosen at random")] = 0,
     keys: Annotated[
         bool | None,
-        typer.Option(
-            "--keys/--no-keys", help="read the source tars; default: where they can be read"
-        ),
+        typer.Option("--keys/--no-keys", help="read the source tars; default: if they can be read"),
     ] = None,
     unique_keys: Annotated[bool, typer.Option(help="no key may occur in two shards")] = False,
     tolerance: Annotated[
         float | None,
         typer.Option(help="share of codes that may differ; default: 0 on the CPU that made them"),
     ] = None,
-    seed: Annotated[int, typer.Option(help="of the rows that are drawn")] = 0,
+    seed: Annotated[int, typer.Option(help="of the choice of rows")] = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Read a token dataset whole and list what is wrong with it; overrides go over its config."""
-    from speechmill.jobs.commands.verify import Options, show, to_json
-    from speechmill.jobs.commands.verify import verify as run_verify
+    """Read a whole token dataset and list its faults; overrides change its configuration."""
+    from speechmill.jobs.commands.verify import (
+        VerifyOptions,
+        print_verification,
+        verification_json,
+        verify_dataset,
+    )
 
     with _exit_codes():
-        options = Options(keys, unique_keys, reencode, seed, tolerance)
-        found, mismatch = run_verify(output, options, overrides or [])
+        options = VerifyOptions(keys, unique_keys, reencode, seed, tolerance)
+        found, mismatch = verify_dataset(output, options, overrides or [])
     if as_json:
-        print(json.dumps(to_json(found, mismatch), indent=2))
+        print(json.dumps(verification_json(found, mismatch), indent=2))
     else:
-        show(found, mismatch, console)
+        print_verification(found, mismatch, console)
     raise typer.Exit(1 if found.faults else 0)
 
 
-@app.command()
-def report(
+@app.command("report")
+def report_command(
     output: Dataset,
     overrides: Overrides = None,
     run: Annotated[str | None, typer.Option(help="its id; default: the newest")] = None,
 ) -> None:
-    """Write runs/<run id>/report.html anew, also of a run that was killed."""
-    from speechmill.jobs.existing_dataset import open_dataset
+    """Write runs/<run id>/report.html again, also for a run that was killed."""
+    from speechmill.jobs.existing_dataset import open_dataset, storage_overrides
     from speechmill.jobs.report.run_page import write_report
 
     with _exit_codes():
-        url = write_report(open_dataset(output, overrides or []), run)
+        url = write_report(open_dataset(output, storage_overrides(overrides or [])), run)
     console.print(url, highlight=False, soft_wrap=True)
 
 
-@app.command()
-def decode(
+@app.command("decode")
+def decode_command(
     dataset: Dataset,
     output: Annotated[
         str, typer.Argument(help="folder for the audio, local or a URL", callback=absolute_path)
     ],
     overrides: Overrides = None,
     codebooks: Annotated[int | None, typer.Option(help="only the first few")] = None,
-    limit: Annotated[int | None, typer.Option(help="utterances to decode at most")] = None,
+    limit: Annotated[int | None, typer.Option(help="largest number of utterances")] = None,
     shards: Annotated[bool, typer.Option(help="a tar for each part, not a file each")] = False,
 ) -> None:
     """Turn tokens back into audio with the codec that made them, in this process."""
-    from speechmill.jobs.commands.decode import decode as run_decode
+    from speechmill.jobs.commands.decode import decode_dataset
 
     with _exit_codes():
-        run_decode(
+        decode_dataset(
             dataset,
             output,
             codebooks=codebooks,
@@ -308,8 +265,8 @@ def decode(
         )
 
 
-@app.command()
-def export(
+@app.command("export")
+def export_command(
     dataset: Dataset,
     output: Annotated[
         str, typer.Argument(help="folder for the files, local or a URL", callback=absolute_path)
@@ -319,15 +276,17 @@ def export(
     pattern: Annotated[str, typer.Option(help="parallel, delay or flatten")] = "parallel",
     codebooks: Annotated[int | None, typer.Option(help="only the first few")] = None,
     shifts: Annotated[
-        str, typer.Option(help="rows by which each codebook is delayed, 0,1,2,… if not given")
+        str, typer.Option(help="rows of delay of each codebook; default: 0,1,2,…")
     ] = "",
-    first_id: Annotated[int, typer.Option(help="of flat ids: the size of the text before")] = 0,
+    first_id: Annotated[
+        int, typer.Option(help="first flat id: the size of the text vocabulary")
+    ] = 0,
 ) -> None:
     """Write a token dataset in the format and the pattern that a trainer reads."""
-    from speechmill.jobs.commands.export import export as run_export
+    from speechmill.jobs.commands.export import export_dataset
 
     with _exit_codes():
-        run_export(
+        export_dataset(
             dataset,
             output,
             kind,
@@ -342,7 +301,7 @@ def export(
 
 @contextmanager
 def _exit_codes() -> Iterator[None]:
-    """Turn errors that a user can cure into one line and an exit code."""
+    """Print an error in one line and exit with its code."""
     try:
         yield
     except (KeyboardInterrupt, RunStopped) as error:

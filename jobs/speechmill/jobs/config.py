@@ -72,9 +72,10 @@ def _codec_section(common: CodecConfig, position: int, given: Any) -> CodecConfi
 
 
 def _checked(schema: type[Schema], given: Any, where: str) -> Schema:
-    _check_keys(OmegaConf.to_container(given), schema)
+    plain = OmegaConf.to_container(given)
+    _check_keys(plain, schema)
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(schema), given)
+        merged = OmegaConf.merge(OmegaConf.structured(schema), plain)
     except OmegaConfBaseException as error:
         raise InputError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
     assert isinstance(merged, DictConfig)
@@ -129,7 +130,10 @@ def _parse(overrides: list[str]) -> DictConfig:
 
 
 def _check_keys(given: Any, schema: Any, prefix: str = "") -> None:
-    """Refuse unknown keys, and a value where a section or a list belongs."""
+    """Refuse unknown keys, and a value where a section or a list belongs.
+
+    An empty section that is optional becomes None: configurations of early versions hold such ones.
+    """
     kinds = get_type_hints(schema)
     valid = [prefix + name for name in kinds]
     for name, value in given.items():
@@ -139,9 +143,12 @@ def _check_keys(given: Any, schema: Any, prefix: str = "") -> None:
             raise InputError(f"unknown key {key}; did you mean {near[0]}?")
         hint = kinds[str(name)]
         kind, entry = _kind(hint)
-        if value is None and type(None) in get_args(hint):
+        optional = type(None) in get_args(hint)
+        if is_dataclass(kind) and optional and value == {}:
+            given[name] = None
+        elif optional and value is None:
             continue
-        if is_dataclass(kind):
+        elif is_dataclass(kind):
             _check_section(value, kind, key)
         elif kind is dict and is_dataclass(entry):
             if not isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""What a run shows: a live bar on a terminal, plain lines in a pipe."""
+"""What a command shows: a live bar on a terminal, plain lines in a pipe."""
 
 import time
 from collections.abc import Iterable, Iterator
@@ -15,7 +15,7 @@ from speechmill.pipeline.run.runner import Event, EventKind, Totals
 from speechmill.pipeline.shards.listing import Shard
 from speechmill.pipeline.storage import Storage
 
-LINE_SECONDS = 10.0  # at most one plain line of progress in this time
+LINE_SECONDS = 10.0  # between two plain lines of progress
 _WIDEST = 1000  # columns of a table
 UNREACHABLE = (
     "workers on other nodes wrote it to their own disks; give an output that every node reaches"
@@ -34,7 +34,7 @@ class Display:
         self.console.print(text, highlight=False, soft_wrap=True)
 
     def table(self, table: Table) -> None:
-        """Print a table in full, however narrow the console is."""
+        """Print a whole table, also on a narrow console."""
         unbound = Console(file=self.console.file, width=_WIDEST)
         unbound.width = Measurement.get(unbound, unbound.options, table).maximum
         unbound.print(table)
@@ -47,6 +47,33 @@ class Display:
         require_files(urls, storage)
         self.line(f"done     {text}")
 
+    @contextmanager
+    def bar(self, label: str, total: int | None = None) -> Iterator[None]:
+        """Show progress while the block runs: a bar on a terminal, lines elsewhere."""
+        if not self.console.is_terminal:
+            yield
+            return
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[facts]}"),
+            TimeElapsedColumn(),
+        )
+        with Progress(*columns, console=self.console) as self._bar:
+            self._bar.add_task(label, total=total, facts="starting")
+            yield
+        self._bar = None
+
+    def advance(self, label: str, completed: int, total: int, facts: str, line: str) -> None:
+        """Move the bar, or print the line if the last one is some seconds old."""
+        if self._bar:
+            task = self._bar.task_ids[0]
+            self._bar.update(task, description=label, completed=completed, total=total, facts=facts)
+        elif time.monotonic() - self._last_line > LINE_SECONDS or completed >= total:
+            self._last_line = time.monotonic()
+            self.line(line)
+
 
 def require_files(urls: Iterable[str], storage: Storage) -> None:
     """Raise `StorageError` for the first file of a finished run that does not exist."""
@@ -58,9 +85,9 @@ def require_files(urls: Iterable[str], storage: Storage) -> None:
 class ShardDisplay(Display):
     """Shows a run over shards."""
 
-    def __init__(self, console: Console, doing: str = "tokenizing"):
+    def __init__(self, console: Console, verb: str = "tokenizing"):
         super().__init__(console)
-        self._doing = doing
+        self._verb = verb
         self._bytes_left = 0
         self._bytes_done = 0
         self._num_shards = 0
@@ -70,46 +97,28 @@ class ShardDisplay(Display):
         """Show progress over these shards while the block runs."""
         self._num_shards = len(todo)
         self._bytes_left = sum(shard.size for shard in todo)
-        if not self.console.is_terminal:
+        with self.bar(self._verb, len(todo)):
             yield
-            return
-        columns = (
-            TextColumn(self._doing),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[facts]}"),
-            TimeElapsedColumn(),
-        )
-        with Progress(*columns, console=self.console) as self._bar:
-            self._bar.add_task("", total=len(todo), facts="starting workers")
-            yield
-        self._bar = None
 
     def event(self, event: Event, totals: Totals, elapsed: float) -> None:
         if event.error:
-            kind = "failed " if event.kind == EventKind.GIVE_UP else event.kind
+            kind = "failed " if event.kind is EventKind.GIVE_UP else event.kind
             message = f"{type(event.error).__name__}: {event.error}"
             self.line(f"{kind}  {event.shard.url} (attempt {event.attempts}): {message}")
         if event.kind in (EventKind.COMMITTED, EventKind.GIVE_UP):
             self._bytes_left -= event.shard.size
             self._bytes_done += event.shard.size
-            self._progress(totals, elapsed)
-
-    def _progress(self, totals: Totals, elapsed: float) -> None:
-        finished = totals.shards + totals.failed
-        facts = _facts(totals, elapsed, self._eta(elapsed))
-        if self._bar:
-            self._bar.update(self._bar.task_ids[0], completed=finished, facts=facts)
-        elif time.monotonic() - self._last_line > LINE_SECONDS or finished == self._num_shards:
-            self._last_line = time.monotonic()
-            self.line(f"{finished}/{self._num_shards} shards  {facts}")
+            finished = totals.shards + totals.failed
+            facts = _facts(totals, elapsed, self._eta(elapsed))
+            line = f"{finished}/{self._num_shards} shards  {facts}"
+            self.advance(self._verb, finished, self._num_shards, facts, line)
 
     def _eta(self, elapsed: float) -> float:
-        """Seconds left, if the bytes to come take as long as those before."""
+        """Return the seconds left, if the remaining bytes take as long as those before."""
         return elapsed * self._bytes_left / max(self._bytes_done, 1)
 
     def summary(self, totals: Totals, elapsed: float) -> None:
-        """A table of what the run did."""
+        """Print a table of what the run did."""
         table = Table(box=None, show_header=False)
         rejects = ", ".join(f"{count} {error}" for error, count in sorted(totals.rejects.items()))
         rows = {

@@ -1,4 +1,4 @@
-"""A dataset that earlier runs made: how to reach it, and the configuration that made it."""
+"""A dataset of earlier runs: how to reach it, its runs, and the configuration that made it."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,30 +8,49 @@ from speechmill.jobs.config import from_overrides, from_yaml
 from speechmill.jobs.schemas import TokenizeConfig
 from speechmill.pipeline.dataset.layout import TokenDataset
 from speechmill.pipeline.errors import DatasetConflict, InputError
-from speechmill.pipeline.run.run_log import run_folder
+from speechmill.pipeline.run.run_log import read_summary, run_folder
 from speechmill.pipeline.storage import Storage, join
 
 
 @dataclass
-class _StorageConfig:
-    storage: dict[str, dict[str, Any]] = field(default_factory=dict)
+class StorageConfig:
+    """How the store of a dataset is reached."""
+
+    storage: dict[str, dict[str, Any]] = field(default_factory=dict)  # by protocol, for fsspec
 
 
 def open_dataset(root: str, overrides: list[str]) -> TokenDataset:
-    """The dataset at a URL; `storage.…` among the overrides says how its store is reached."""
-    mine = [override for override in overrides if override.startswith("storage.")]
-    storage = Storage(from_overrides(_StorageConfig, mine).storage)
+    """Return the dataset at a URL; the overrides configure its store."""
+    storage = Storage(from_overrides(StorageConfig, overrides).storage)
     return TokenDataset(storage.absolute(root), storage)
 
 
+def storage_overrides(overrides: list[str]) -> list[str]:
+    """Return those that configure the store; the others change the configuration of a run."""
+    return [override for override in overrides if override.startswith("storage.")]
+
+
+def check_codebooks(wanted: int | None, available: int, owner: str) -> int:
+    """Return how many codebooks to use, all by default; raises `InputError` for more."""
+    if wanted is not None and not 1 <= wanted <= available:
+        raise InputError(f"codebooks is {wanted}; {owner} has 1 to {available}")
+    return wanted or available
+
+
 def run_ids(root: str, storage: Storage) -> list[str]:
-    """The runs that left a folder below a dataset, oldest first."""
+    """Return the runs that have a folder in a dataset, oldest first."""
     files = storage.list_files(join(root, "runs"))
     return sorted(info.url.split("/")[-2] for info in files if info.url.endswith("/config.yaml"))
 
 
+def last_summary(dataset: TokenDataset) -> dict[str, Any] | None:
+    """Return the summary of the newest run; None if it did not end, or there was none."""
+    runs = run_ids(dataset.root, dataset.storage)
+    return read_summary(run_folder(dataset.root, runs[-1]), dataset.storage) if runs else None
+
+
 def last_config(dataset: TokenDataset, overrides: list[str]) -> TokenizeConfig:
-    """The configuration of the newest run, with `key=value` over it."""
+    """Return the configuration of the newest run, changed by `key=value`."""
     runs = run_ids(dataset.root, dataset.storage)
     if not runs:
         raise InputError(f"no run of {dataset.root} left a runs/<run id>/config.yaml")
@@ -39,10 +58,10 @@ def last_config(dataset: TokenDataset, overrides: list[str]) -> TokenizeConfig:
     return from_yaml(TokenizeConfig, dataset.storage.read_bytes(url).decode(), url, overrides)
 
 
-def load_the_codec(dataset: TokenDataset, overrides: list[str]) -> tuple[Codec, str]:
-    """The codec that made a dataset, and the device it is on: a GPU, where there is one.
+def load_dataset_codec(dataset: TokenDataset, overrides: list[str]) -> tuple[Codec, str]:
+    """Return the codec that made a dataset and its device: a GPU if there is one.
 
-    Raises `DatasetConflict` where it comes out as another revision.
+    Raises `DatasetConflict` if the codec that loads is another revision.
     """
     import torch
 

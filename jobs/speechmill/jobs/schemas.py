@@ -1,4 +1,4 @@
-"""What the commands can be told: a dataclass for each, which knows every key and its default."""
+"""The settings of the commands: every key with its type and its default."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,19 +30,19 @@ class CodecConfig:
     """Which codec encodes, and with which weights."""
 
     name: str | None = MISSING  # `speechmill codecs` lists them; YAML reads `null` as no value
-    # Path, s3://, hf:// or untrained; none: the published weights.
+    # Path, s3://, hf:// or untrained; default: the published weights.
     checkpoint: str | None = field(default=None, metadata=path_or(UNTRAINED))
-    sha256: str | None = None  # of the checkpoint's file, where another one is an error
+    sha256: str | None = None  # of the checkpoint's file; another file is an error
     # JSON of an architecture of your own; default: the variant's.
     config: str | None = field(default=None, metadata=PATH)
     precision: str = "fp32"
-    compile: bool = False  # takes minutes at the start, and pays on GPUs
-    device: str | None = None  # default: cuda where workers.num_gpus is above 0, else cpu
+    compile: bool = False  # takes minutes at the start, faster afterwards on GPUs
+    device: str | None = None  # default: cuda if workers.num_gpus is above 0, else cpu
     # More arguments of this codec's loader.
     options: dict[str, Any] = field(default_factory=dict, metadata=path_entries(file_options))
 
     def loader_options(self, device: str) -> dict[str, Any]:
-        """What `speechmill.codecs.load_codec` takes; `device` is for where none is configured."""
+        """Return the arguments of `load_codec`; `device` is used if none is configured."""
         return {
             "name": self.name or "null",
             "checkpoint": self.checkpoint,
@@ -57,16 +57,14 @@ class CodecConfig:
 
 @dataclass
 class TokenizeConfig:
-    """All that `speechmill tokenize` can be told."""
+    """The settings of `speechmill tokenize`."""
 
-    shards: list[str] = field(
-        default=MISSING, metadata=PATH
-    )  # tars, brace ranges, globs, folders, .txt manifests
-    output: str = field(
-        default=MISSING, metadata=PATH
-    )  # folder of the token dataset, local or s3://…
+    # Tars, brace ranges, globs, folders, .txt manifests.
+    shards: list[str] = field(default=MISSING, metadata=PATH)
+    # Folder of the token dataset, local or s3://…
+    output: str = field(default=MISSING, metadata=PATH)
     codec: CodecConfig = field(default_factory=CodecConfig)
-    codecs: list[Any] = field(default_factory=list)  # several: names, or sections like `codec`
+    codecs: list[Any] = field(default_factory=list)  # names, or sections like `codec`, in one pass
     audio: AudioSettings = field(default_factory=AudioSettings)
     limits: Limits = field(default_factory=Limits)
     segment: SegmentSettings = field(default_factory=SegmentSettings)
@@ -75,19 +73,19 @@ class TokenizeConfig:
     workers: WorkerSettings = field(default_factory=WorkerSettings)
     ray: RaySettings = field(default_factory=RaySettings)
     storage: dict[str, dict[str, Any]] = field(default_factory=dict)  # by protocol, for fsspec
-    storage_patience: float = 300.0  # s for which one operation is tried again
+    storage_patience: float = 300.0  # s to retry one operation
 
     def decode_settings(self) -> DecodeSettings:
         return DecodeSettings(self.audio, self.limits, self.segment, self.filters, self.batch)
 
     def codec_options(self) -> dict[str, Any]:
-        """What `speechmill.codecs.load_codec` takes."""
+        """Return the arguments of `load_codec`."""
         return self.codec.loader_options("cuda" if self.workers.num_gpus else "cpu")
 
 
 @dataclass
 class PackConfig(PackSettings):
-    """All that `speechmill pack` can be told."""
+    """The settings of `speechmill pack`."""
 
     source: str = field(default=MISSING, metadata=PATH)
     output: str = field(default=MISSING, metadata=PATH)
@@ -95,30 +93,20 @@ class PackConfig(PackSettings):
 
 
 @dataclass
-class StatusConfig:
-    """All that `speechmill status` can be told."""
-
-    output: str = field(default=MISSING, metadata=PATH)
-    storage: dict[str, dict[str, Any]] = field(default_factory=dict)  # by protocol, for fsspec
-
-
-@dataclass
 class EnhanceConfig:
-    """All that `speechmill enhance` can be told."""
+    """The settings of `speechmill enhance`."""
 
-    shards: list[str] = field(
-        default=MISSING, metadata=PATH
-    )  # tars, brace ranges, globs, folders, .txt manifests
-    output: str = field(
-        default=MISSING, metadata=PATH
-    )  # folder of the paired shards, local or s3://…
+    # Tars, brace ranges, globs, folders, .txt manifests.
+    shards: list[str] = field(default=MISSING, metadata=PATH)
+    # Folder of the paired shards, local or s3://…
+    output: str = field(default=MISSING, metadata=PATH)
     enhancer: EnhancerSettings = MISSING
     gate: GateSettings = field(default_factory=GateSettings)
     audio: AudioSettings = field(default_factory=AudioSettings)
     limits: Limits = field(default_factory=Limits)
     workers: WorkerSettings = field(default_factory=lambda: WorkerSettings(num_gpus=0))
     ray: RaySettings = field(default_factory=RaySettings)
-    storage_patience: float = 300.0  # s for which one operation is tried again
+    storage_patience: float = 300.0  # s to retry one operation
     storage: dict[str, dict[str, Any]] = field(default_factory=dict)  # by protocol, for fsspec
 
 
@@ -131,19 +119,19 @@ class EvaluatedCodec(CodecConfig):
 
 @dataclass
 class MetricConfig:
-    """What is measured."""
+    """The metrics."""
 
     signal: list[str] = field(default_factory=lambda: ["pesq", "stoi", "si_sdr", "mel", "stft"])
     # Path or URL of DNSMOS P.835's sig_bak_ovr.onnx.
     dnsmos: str | None = field(default=None, metadata=PATH)
     speaker: str | None = None  # Hugging Face id of an x-vector model, or module:function
     recognizer: str | None = None  # Hugging Face id of a speech recognizer, or module:function
-    processes: int | None = None  # that score at the same time; default: one for each core
+    processes: int | None = None  # that score in parallel; default: one for each core
 
 
 @dataclass
 class EvaluateConfig:
-    """All that `speechmill evaluate` can be told."""
+    """The settings of `speechmill evaluate`."""
 
     # Shards, or folders or manifests of audio.
     clips: list[str] = field(default=MISSING, metadata=PATH)
@@ -151,11 +139,11 @@ class EvaluateConfig:
     codecs: dict[str, EvaluatedCodec] = MISSING  # by the label under which they are compared
     # Clean twins of noisy clips, matched by key.
     references: list[str] | None = field(default=None, metadata=PATH)
-    reference_member: str | None = None  # or their suffix within the same sample
+    reference_member: str | None = None  # or their suffix in the same sample
     max_clips: int | None = None  # evenly spaced over the keys
-    device: str | None = None  # default: cuda where there is one, else cpu
+    device: str | None = None  # default: cuda if there is a GPU, else cpu
     metrics: MetricConfig = field(default_factory=MetricConfig)
-    report_clips: int = 6  # clips to see and hear in the report
+    report_clips: int = 6  # with spectrograms and players in the report
     audio: AudioSettings = field(default_factory=AudioSettings)
     limits: Limits = field(default_factory=Limits)
     storage: dict[str, dict[str, Any]] = field(default_factory=dict)  # by protocol, for fsspec

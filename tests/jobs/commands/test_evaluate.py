@@ -12,7 +12,7 @@ import soundfile
 from rich.console import Console
 
 from speechmill.codecs import registry
-from speechmill.jobs.commands.evaluate import evaluate
+from speechmill.jobs.commands.evaluate import evaluate_codecs
 from speechmill.jobs.config import load_config
 from speechmill.jobs.display import Display
 from speechmill.jobs.schemas import EvaluateConfig
@@ -36,7 +36,7 @@ def run(tmp_path, monkeypatch):
             f"metrics: {{{metrics}}}\ndevice: cpu\nmax_clips: 3\nreport_clips: 2\n"
         )
         config = load_config(EvaluateConfig, path, list(overrides))
-        evaluate(config, Display(Console(file=io.StringIO())))
+        evaluate_codecs(config, Display(Console(file=io.StringIO())))
         return json.loads((tmp_path / "out" / "results.json").read_text())
 
     return run

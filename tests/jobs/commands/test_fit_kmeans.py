@@ -14,12 +14,12 @@ from speechmill.codecs import load_codec
 from speechmill.codecs.errors import CheckpointError, InvalidConfig
 from speechmill.codecs.hasrd.config import read_hasrd_config
 from speechmill.codecs.hasrd.weights import untrained_ssl
-from speechmill.jobs.commands.fit_kmeans import Fit, fit_kmeans
+from speechmill.jobs.commands.fit_kmeans import fit_codebook
 from speechmill.jobs.config import load_config
 from speechmill.jobs.display import Display
 from speechmill.jobs.training.config import TrainedCodec
-from speechmill.jobs.training.data import Batch
-from speechmill.jobs.training.kmeans_config import FitConfig
+from speechmill.jobs.training.data import CropBatch
+from speechmill.jobs.training.kmeans import FitConfig, KMeansFit
 from speechmill.pipeline.errors import InputError
 from tests.codecs.hasrd.small import TINY
 from tests.codecs.speech import padded, speech
@@ -67,7 +67,7 @@ def filled(folder: Path) -> Path:
 def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """What a fit writes that nobody stops."""
     folder = filled(tmp_path_factory.mktemp("whole"))
-    fit_kmeans(config(folder), QUIET)
+    fit_codebook(config(folder), QUIET)
     return written(folder / "out")
 
 
@@ -104,32 +104,32 @@ def test_the_command_fits_centroids_that_the_codec_tokenizes_with(
 def test_a_fit_that_was_stopped_ends_as_if_it_had_not(
     folder: Path, whole: dict[str, bytes], stop: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    points: Callable[[Fit, Batch], torch.Tensor] = Fit._points
+    points: Callable[[KMeansFit, CropBatch], torch.Tensor] = KMeansFit._points
     calls = []
 
-    def crash(self: Fit, batch: Batch) -> torch.Tensor:
+    def crash(self: KMeansFit, batch: CropBatch) -> torch.Tensor:
         calls.append(batch)
         if len(calls) == stop:
             raise KeyboardInterrupt
         return points(self, batch)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Fit, "_points", crash)
+        patch.setattr(KMeansFit, "_points", crash)
         with pytest.raises(KeyboardInterrupt):
-            fit_kmeans(config(folder), QUIET)
-    fit_kmeans(config(folder), QUIET)
+            fit_codebook(config(folder), QUIET)
+    fit_codebook(config(folder), QUIET)
     assert written(folder / "out") == whole
 
 
 def test_more_frames_go_on_where_fewer_ended(folder: Path, whole: dict[str, bytes]) -> None:
-    fit_kmeans(config(folder, "frames=300"), QUIET)
+    fit_codebook(config(folder, "frames=300"), QUIET)
     before = written(folder / "out")
-    fit_kmeans(config(folder, "frames=300"), QUIET)
+    fit_codebook(config(folder, "frames=300"), QUIET)
     assert written(folder / "out") == before
-    fit_kmeans(config(folder), QUIET)
+    fit_codebook(config(folder), QUIET)
     assert written(folder / "out") == whole
     with pytest.raises(InputError, match="seed was 777 and is 1"):
-        fit_kmeans(config(folder, "seed=1"), QUIET)
+        fit_codebook(config(folder, "seed=1"), QUIET)
 
 
 def silence(folder: Path) -> str:
@@ -151,7 +151,7 @@ def test_what_cannot_be_fitted_is_refused_with_the_cure(
 ) -> None:
     overrides = [silence(folder)] if override == "silent" else [override]
     with pytest.raises((InputError, InvalidConfig), match=message):
-        fit_kmeans(config(folder, *overrides), QUIET)
+        fit_codebook(config(folder, *overrides), QUIET)
 
 
 def test_a_codec_without_its_listener_and_one_with_centroids_are_refused(folder: Path) -> None:
@@ -159,13 +159,13 @@ def test_a_codec_without_its_listener_and_one_with_centroids_are_refused(folder:
     bare.codec.options = {}
     other = replace(bare, codec=TrainedCodec("pure-16k-small", "untrained"))
     with pytest.raises(InputError, match="no codebook of k-means centroids"):
-        fit_kmeans(other, QUIET)
+        fit_codebook(other, QUIET)
     with pytest.raises(InvalidConfig, match="give semantic_checkpoint"):
-        fit_kmeans(bare, QUIET)
-    fit_kmeans(config(folder, "frames=100"), QUIET)
+        fit_codebook(bare, QUIET)
+    fit_codebook(config(folder, "frames=100"), QUIET)
     again = f"codec.checkpoint={folder}/out/checkpoint.safetensors"
     with pytest.raises(InputError, match="holds centroids already"):
-        fit_kmeans(config(folder, again, f"output={folder}/again"), QUIET)
+        fit_codebook(config(folder, again, f"output={folder}/again"), QUIET)
 
 
 def test_the_shipped_configuration_is_read(folder: Path) -> None:

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from speechmill.jobs.commands.train import settings_of, train
+from speechmill.jobs.commands.train import make_job, train_codec
 from speechmill.jobs.config import load_config
 from speechmill.jobs.training.config import TrainConfig
+from speechmill.jobs.training.context import WorkerContext
 from speechmill.jobs.training.display import TrainDisplay
-from speechmill.jobs.training.trainer import Place, Progress
-from speechmill.jobs.training.worker import TrainJob, train_worker
-from speechmill.pipeline.shards.listing import list_shards
+from speechmill.jobs.training.trainer import ProgressKind, TrainProgress
+from speechmill.jobs.training.worker import train_worker
 from speechmill.pipeline.storage import Storage
 from tests.corpus import write_corpus
 
@@ -65,7 +65,7 @@ KEPT = ("curves", "validation", "samples")
 
 
 def run(config: TrainConfig) -> Path:
-    train(config, QUIET)
+    train_codec(config, QUIET)
     return Path(config.output)
 
 
@@ -80,10 +80,9 @@ class Stopped(Exception):
 def run_until(config: TrainConfig, step: int) -> None:
     """Train, and crash when this step is reported."""
 
-    def crash(progress: Progress) -> None:
-        if progress.step == step and progress.kind == "step":
+    def crash(progress: TrainProgress) -> None:
+        if progress.step == step and progress.kind is ProgressKind.STEP:
             raise Stopped
 
-    job = TrainJob(config, list_shards(config.shards, Storage()), settings_of(config))
     with pytest.raises(Stopped):
-        train_worker(job, Place(), crash)
+        train_worker(make_job(config, Storage()), WorkerContext(), crash)

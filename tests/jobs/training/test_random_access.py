@@ -1,9 +1,9 @@
-"""A stretch of a recording is what the whole one has there."""
+"""A crop read by random access equals that part of the whole recording."""
 
 import numpy as np
 import pytest
 
-from speechmill.jobs.training.random_access import Recording
+from speechmill.jobs.training.random_access import RandomAccessAudio
 from speechmill.pipeline.audio.decoders import Limits, to_float
 from speechmill.pipeline.audio.resample import AudioSettings, decode_audio
 from speechmill.pipeline.errors import OversizedAudio, SampleError
@@ -18,12 +18,12 @@ KINDS = {
 }
 
 
-def recording(data: bytes) -> Recording:
-    return Recording(data, 16_000, AudioSettings(), Limits())
+def recording(data: bytes) -> RandomAccessAudio:
+    return RandomAccessAudio(data, 16_000, AudioSettings(), Limits())
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_stretch_is_what_the_whole_recording_has_there(kind: str) -> None:
+def test_a_crop_equals_that_part_of_the_whole_recording(kind: str) -> None:
     whole = decode_audio(KINDS[kind], 16_000, AudioSettings(), Limits())
     found = recording(KINDS[kind])
     assert found.num_samples == len(whole.audio_T)
@@ -33,16 +33,16 @@ def test_a_stretch_is_what_the_whole_recording_has_there(kind: str) -> None:
         np.testing.assert_array_equal(part_T, to_float(whole.audio_T)[start : start + size])
 
 
-def test_zeros_lie_behind_the_end() -> None:
+def test_zeros_follow_the_end() -> None:
     audio_T = recording(clip(0.5)).cut(0, 10_000)
     assert audio_T.shape == (10_000,)
     assert audio_T[:8_000].any()
     assert not audio_T[8_000:].any()
 
 
-def test_only_the_stretch_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_crop_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
     found = recording(KINDS["flac"])
-    monkeypatch.setattr(Recording, "_whole", lambda self: pytest.fail("decoded whole"))
+    monkeypatch.setattr(RandomAccessAudio, "_whole", lambda self: pytest.fail("decoded whole"))
     assert found.cut(9_000, 3_000).any()
 
 
@@ -59,4 +59,4 @@ def test_damage_within_the_stretch_is_a_sample_error() -> None:
 
 def test_what_is_too_long_is_refused_by_its_header() -> None:
     with pytest.raises(OversizedAudio):
-        Recording(KINDS["flac"], 16_000, AudioSettings(), Limits(seconds=1.0))
+        RandomAccessAudio(KINDS["flac"], 16_000, AudioSettings(), Limits(seconds=1.0))

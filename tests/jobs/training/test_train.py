@@ -102,7 +102,9 @@ def test_a_run_of_an_early_version_resumes_from_its_folder(
     """Its checkpoint holds paths as they were typed."""
     monkeypatch.chdir(shutil.copytree(MADE_BEFORE / "training", tmp_path / "old"))
     shutil.copytree(MADE_BEFORE / "shards", "shards")
-    run(load_config(TrainConfig, Path("train.yaml"), []))
+    config = load_config(TrainConfig, Path("train.yaml"), [])
+    assert load_config(TrainConfig, Path("run/config.yaml"), ["log.every=10"]) == config
+    run(config)
     theirs, ours = load_file("finished.safetensors"), load_file("run/last.safetensors")
     assert theirs.keys() == ours.keys()
     for name, weight in theirs.items():
@@ -208,7 +210,7 @@ def test_discriminators_take_part_from_their_step_and_resume(tmp_path: Path) -> 
     run_until(config, 11)
     assert tree(run(config), "curves") == tree(whole, "curves")
     rows = (whole / "curves" / "step-00000009.jsonl").read_text().splitlines()
-    assert ["judges" in json.loads(row) for row in rows] == [False, False, True]
+    assert ["discriminators" in json.loads(row) for row in rows] == [False, False, True]
 
 
 def test_bf16_trains_too(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 from ray.cluster_utils import Cluster
 from rich.console import Console
 
-from speechmill.jobs.commands.train import train
+from speechmill.jobs.commands.train import train_codec
 from speechmill.jobs.training.display import TrainDisplay
 from speechmill.pipeline.errors import InputError
 from tests.jobs.training.runs import train_config, tree
@@ -23,15 +23,15 @@ def on_ray(cluster: Cluster) -> tuple[str, ...]:
 def test_one_worker_on_ray_computes_what_this_process_does(
     tmp_path: Path, on_ray: tuple[str, ...]
 ) -> None:
-    train(train_config(tmp_path, output="here"), QUIET)
-    train(train_config(tmp_path, *on_ray, "workers.count=1", output="on-ray"), QUIET)
+    train_codec(train_config(tmp_path, output="here"), QUIET)
+    train_codec(train_config(tmp_path, *on_ray, "workers.count=1", output="on-ray"), QUIET)
     assert tree(tmp_path / "on-ray", "curves") == tree(tmp_path / "here", "curves")
 
 
 def test_two_workers_keep_the_same_codebooks_and_see_every_sample(
     tmp_path: Path, on_ray: tuple[str, ...]
 ) -> None:
-    train(train_config(tmp_path, *on_ray, "workers.count=2"), QUIET)
+    train_codec(train_config(tmp_path, *on_ray, "workers.count=2"), QUIET)
     rows = (tmp_path / "run" / "curves" / "step-00000012.jsonl").read_text().splitlines()
     assert [json.loads(row)["step"] for row in rows] == [10, 11, 12]
 
@@ -40,4 +40,4 @@ def test_what_a_worker_raises_arrives_as_it_is(tmp_path: Path, on_ray: tuple[str
     one = ("workers.count=1", "workers.max_failures=0")
     config = train_config(tmp_path, *on_ray, *one, "enhancement=offline")
     with pytest.raises(InputError, match=r"has no \.enhanced\.flac"):
-        train(config, QUIET)
+        train_codec(config, QUIET)

@@ -1,4 +1,4 @@
-"""`speechmill codecs`: every codec by name, and what is known of it."""
+"""`speechmill codecs`: every codec with its facts."""
 
 from collections import Counter
 from dataclasses import asdict
@@ -10,7 +10,7 @@ from speechmill.codecs import codec_card, codec_info, list_codecs
 
 
 def describe_codecs() -> list[dict[str, Any]]:
-    """Return the facts of every codec, without fetching or building one."""
+    """Return the facts of every codec; nothing is fetched or built."""
     return [_describe(name) for name in list_codecs()]
 
 
@@ -48,5 +48,5 @@ def codecs_table(codecs: list[dict[str, Any]]) -> Table:
     return table
 
 
-def _kilohertz(heard: int, spoken: int) -> str:
-    return f"{heard / 1000:g}" if heard == spoken else f"{heard / 1000:g} to {spoken / 1000:g}"
+def _kilohertz(taken: int, given: int) -> str:
+    return f"{taken / 1000:g}" if taken == given else f"{taken / 1000:g} to {given / 1000:g}"

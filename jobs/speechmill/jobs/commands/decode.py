@@ -1,4 +1,4 @@
-"""`speechmill decode`: the audio that the tokens of a dataset stand for."""
+"""`speechmill decode`: the tokens of a dataset as audio."""
 
 import io
 from collections.abc import Iterator
@@ -8,16 +8,20 @@ import pyarrow.parquet as pq
 
 from speechmill.codecs import Codec
 from speechmill.jobs.display import Display, require_files
-from speechmill.jobs.existing_dataset import load_the_codec, open_dataset
+from speechmill.jobs.existing_dataset import (
+    check_codebooks,
+    load_dataset_codec,
+    open_dataset,
+    storage_overrides,
+)
 from speechmill.pipeline.audio.flac import encode_flac
 from speechmill.pipeline.dataset.decode import decode_rows
-from speechmill.pipeline.errors import InputError
 from speechmill.pipeline.shards.webdataset import SampleWriter
 from speechmill.pipeline.storage import Storage, join
 from speechmill.pipeline.tokenize.schema import row_name
 
 
-def decode(
+def decode_dataset(
     root: str,
     output: str,
     *,
@@ -27,16 +31,13 @@ def decode(
     overrides: list[str],
     display: Display,
 ) -> None:
-    """Write a FLAC file for each utterance, or a tar for each part; parts that are done are left.
+    """Write a FLAC file for each utterance, or a tar for each part; finished tars are skipped.
 
-    `codebooks` decodes the first few only; `limit` stops after so many utterances.
+    `codebooks` decodes only the first few; `limit` is the largest number of utterances.
     """
-    dataset = open_dataset(root, overrides)
-    codec, _ = load_the_codec(dataset, overrides)
-    if codebooks is not None and not 1 <= codebooks <= codec.info.num_codebooks:
-        raise InputError(
-            f"codebooks is {codebooks}; {codec.info.name} has 1 to {codec.info.num_codebooks}"
-        )
+    dataset = open_dataset(root, storage_overrides(overrides))
+    codec, _ = load_dataset_codec(dataset, overrides)
+    num_codebooks = check_codebooks(codebooks, codec.info.num_codebooks, codec.info.name)
     display.line(f"codec    {codec.info.title}, {codec.info.output_sample_rate} Hz")
     output = dataset.storage.absolute(output)
     done = {info.url for info in dataset.storage.list_files(output)}
@@ -46,7 +47,7 @@ def decode(
             continue
         table = pq.read_table(io.BytesIO(dataset.storage.read_bytes(dataset.part_url(name))))
         table = table.slice(0, None if limit is None else limit - count)
-        clips = _clips(table, codec, codebooks or codec.info.num_codebooks)
+        clips = _clips(table, codec, num_codebooks)
         write = _write_tar if shards else _write_files
         require_files(write(clips, join(output, name), dataset.storage), dataset.storage)
         count += len(table)
@@ -54,7 +55,7 @@ def decode(
 
 
 def _clips(table: pa.Table, codec: Codec, codebooks: int) -> Iterator[tuple[str, bytes, str]]:
-    """Name, FLAC file and text of every row."""
+    """Yield the name, the FLAC file and the text of every row."""
     for row, audio_T in decode_rows(table, codec, codebooks):
         name = row_name(table["key"][row].as_py(), table["start"][row].as_py())
         flac = encode_flac(audio_T, codec.info.output_sample_rate)

@@ -12,7 +12,7 @@ from speechmill.pipeline.shards.listing import list_shards
 from speechmill.pipeline.storage import Storage
 
 
-def enhance(config: EnhanceConfig, display: ShardDisplay) -> Totals:
+def enhance_shards(config: EnhanceConfig, display: ShardDisplay) -> Totals:
     """Pair every shard that has no part yet.
 
     Raises an `InputError`, `CodecError` or `DatasetConflict` before anything is computed, and the

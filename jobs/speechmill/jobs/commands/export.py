@@ -1,14 +1,18 @@
-"""`speechmill export`: a token dataset in the format and the pattern that a trainer reads."""
+"""`speechmill export`: a token dataset in the format and the pattern of a trainer."""
 
 from speechmill.jobs.display import Display, require_files
-from speechmill.jobs.existing_dataset import open_dataset
+from speechmill.jobs.existing_dataset import (
+    check_codebooks,
+    open_dataset,
+    storage_overrides,
+)
 from speechmill.pipeline.dataset.export import export_parts
 from speechmill.pipeline.dataset.patterns import Pattern
 from speechmill.pipeline.errors import InputError
 from speechmill.pipeline.storage import join
 
 
-def export(
+def export_dataset(
     root: str,
     output: str,
     kind: str,
@@ -20,12 +24,11 @@ def export(
     overrides: list[str],
     display: Display,
 ) -> None:
-    """Write what is not there yet; run it again to resume."""
-    dataset = open_dataset(root, overrides)
+    """Write the parts that are not there yet; run it again to resume."""
+    dataset = open_dataset(root, storage_overrides(overrides))
     sizes = tuple(dataset.require_identity()["codebook_sizes"])
-    if codebooks is not None and not 1 <= codebooks <= len(sizes):
-        raise InputError(f"codebooks is {codebooks}; the dataset has 1 to {len(sizes)}")
-    chosen = Pattern(pattern, sizes[:codebooks], _numbers(shifts), first_id)
+    num_codebooks = check_codebooks(codebooks, len(sizes), "the dataset")
+    chosen = Pattern(pattern, sizes[:num_codebooks], _numbers(shifts), first_id)
     storage = dataset.storage
     output = storage.absolute(output)
     parts = rows = 0

@@ -6,8 +6,8 @@ from speechmill.pipeline.shards.packing import pack_files
 from speechmill.pipeline.storage import Storage
 
 
-def pack(config: PackConfig, display: Display) -> None:
-    """Write the shards that are not there yet, and say what each holds."""
+def pack_audio(config: PackConfig, display: Display) -> None:
+    """Write the shards that are not there yet, and print what each holds."""
     storage = Storage(config.storage)
     clips = size = skipped = shards = 0
     for shard in pack_files(config, storage):

@@ -1,4 +1,4 @@
-"""`speechmill plan`: what `tokenize` would do with a configuration, without doing it."""
+"""`speechmill plan`: what `tokenize` would do with a configuration; nothing is written."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -12,12 +12,12 @@ from speechmill.pipeline.dataset.layout import TokenDataset
 from speechmill.pipeline.shards.listing import Shard, list_shards
 from speechmill.pipeline.storage import Storage, join
 
-_SAMPLE = 64  # parts whose footers tell how much audio a byte of the tars holds
+_SAMPLE = 64  # parts whose footers give the seconds of audio per byte of tar
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A run before it is started."""
+    """What a run would do."""
 
     codec: str
     output: str
@@ -27,12 +27,12 @@ class Plan:
     todo: int
     todo_bytes: int
     failed_before: int  # of those to do
-    todo_hours: float | None  # of audio; None while no part tells
-    todo_seconds: float | None  # that it takes at the last run's speed
+    todo_hours: float | None  # of audio; None before the first part
+    todo_seconds: float | None  # time that it takes at the last run's speed
 
 
-def plan(config: TokenizeConfig) -> Plan:
-    """Raises what `tokenize` would raise before it starts: nothing is written."""
+def plan_run(config: TokenizeConfig) -> Plan:
+    """Raises the errors that `tokenize` raises before it starts; nothing is written."""
     storage = Storage(config.storage)
     codec = codec_of(config)
     shards = list_shards(config.shards, storage)
@@ -61,7 +61,7 @@ def plan(config: TokenizeConfig) -> Plan:
 
 
 def _audio_per_byte(dataset: TokenDataset) -> float | None:
-    """Seconds of audio in a byte of a tar, from some of the parts that are done."""
+    """Return the seconds of audio per byte of tar, from some of the finished parts."""
     names = sorted(dataset.parts())
     footers = dataset.footers(names[:: max(1, len(names) // _SAMPLE)])
     size = sum(Shard(**footer["source"]).size for footer in footers)
@@ -69,7 +69,7 @@ def _audio_per_byte(dataset: TokenDataset) -> float | None:
 
 
 def _last_speed(dataset: TokenDataset) -> float | None:
-    """Times real time, of the newest run that ended with a part."""
+    """Return the speed, in times real time, of the newest run that committed a part."""
     files = dataset.storage.list_files(join(dataset.root, "runs"))
     for info in sorted(files, key=lambda each: each.url, reverse=True):
         if info.url.endswith("/summary.json"):
@@ -79,12 +79,12 @@ def _last_speed(dataset: TokenDataset) -> float | None:
     return None
 
 
-def to_json(plans: list[Plan]) -> str:
-    """For a script: a plan for each codec."""
+def plans_json(plans: list[Plan]) -> str:
+    """Return a plan for each codec, for a script."""
     return json.dumps([asdict(found) for found in plans], indent=2)
 
 
-def show(found: Plan, console: Console) -> None:
+def print_plan(found: Plan, console: Console) -> None:
     """Print a plan as a table."""
     table = Table(box=None, show_header=False)
     before = f", {found.failed_before} of them failed before" if found.failed_before else ""

@@ -4,10 +4,11 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from speechmill.jobs.existing_dataset import run_ids
+from rich.console import Console
+from rich.table import Table
+
+from speechmill.jobs.existing_dataset import last_summary
 from speechmill.pipeline.dataset.layout import TokenDataset
-from speechmill.pipeline.run.run_log import read_summary, run_folder
-from speechmill.pipeline.storage import Storage
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,12 +27,11 @@ class Status:
     rejects: dict[str, int]
     bad_json: int
     failed: list[dict[str, Any]]
-    last_run: dict[str, Any] | None  # its summary; None where it did not end, or none ran
+    last_run: dict[str, Any] | None  # its summary; None if it did not end, or there was none
 
 
-def read_status(root: str, storage: Storage) -> Status:
-    """Raises `InputError` where there is no dataset."""
-    dataset = TokenDataset(storage.absolute(root), storage)
+def read_status(dataset: TokenDataset) -> Status:
+    """Raises `InputError` if there is no dataset."""
     identity = dataset.require_identity()
     names = sorted(dataset.parts())
     footers = dataset.footers(names)
@@ -51,12 +51,36 @@ def read_status(root: str, storage: Storage) -> Status:
         rejects=dict(sorted(rejects.items())),
         bad_json=sum(footer["bad_json"] for footer in footers),
         failed=dataset.failures(),
-        last_run=_last_summary(dataset),
+        last_run=last_summary(dataset),
     )
 
 
-def _last_summary(dataset: TokenDataset) -> dict[str, Any] | None:
-    runs = run_ids(dataset.root, dataset.storage)
-    if not runs:
-        return None
-    return read_summary(run_folder(dataset.root, runs[-1]), dataset.storage)
+def print_status(found: Status, console: Console) -> None:
+    """Print a table, then each failed shard on a line."""
+    table = Table(box=None, show_header=False)
+    mark = "" if found.trained else " (untrained)"
+    rejects = ", ".join(f"{count} {error}" for error, count in found.rejects.items())
+    rows = {
+        "dataset": found.root,
+        "codec": f"{found.codec}{mark}, revision {found.revision}, {found.precision}",
+        "parts": f"{found.parts}",
+        "utterances": f"{found.rows:,}",
+        "audio": f"{found.audio_hours:,.3f} h",
+        "frames": f"{found.frames:,}",
+        "rejects": rejects or "0",
+        "bad metadata": f"{found.bad_json}",
+        "failed shards": f"{len(found.failed)}",
+        "last run": _describe_run(found.last_run),
+    }
+    for name, value in rows.items():
+        table.add_row(name, value)
+    console.print(table)
+    for failure in found.failed:
+        console.print(f"failed  {failure['shard']}: {failure['error']}: {failure['message']}")
+
+
+def _describe_run(summary: dict[str, Any] | None) -> str:
+    if summary is None:
+        return "did not end: killed, or still running"
+    bottleneck = f"; {summary['bottleneck']}" if summary.get("bottleneck") else ""
+    return f"{summary['run']}, {summary['status']} after {summary['seconds']:,.0f} s{bottleneck}"

@@ -16,7 +16,7 @@ from speechmill.pipeline.tokenize.job import TokenizeJob
 from speechmill.pipeline.tokenize.writer import CodecOutput
 
 
-def tokenize(config: TokenizeConfig, display: ShardDisplay) -> Totals:
+def tokenize_shards(config: TokenizeConfig, display: ShardDisplay) -> Totals:
     """Tokenize every shard that has no part yet, for every codec.
 
     Raises an `InputError` or `DatasetConflict` before anything is computed, and the error that ends

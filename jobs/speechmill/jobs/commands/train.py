@@ -1,94 +1,63 @@
-"""`speechmill train`: fine-tune a codec, or train it from nothing, on WebDataset shards."""
+"""`speechmill train`: fine-tune a codec, or train it from random weights, on WebDataset shards."""
 
-import json
-import platform
-import subprocess
-from pathlib import Path
-from typing import Any
+from dataclasses import asdict
 
 import torch
-from omegaconf import OmegaConf
 
 from speechmill.codecs.precision import check_precision
-from speechmill.jobs.config import to_yaml
 from speechmill.jobs.training.checkpoints import (
     Checkpoints,
-    identity,
     refuse_difference,
+    run_identity,
     saved_identity,
 )
 from speechmill.jobs.training.config import TrainConfig
+from speechmill.jobs.training.context import WorkerContext
 from speechmill.jobs.training.display import TrainDisplay
-from speechmill.jobs.training.trainer import Place
+from speechmill.jobs.training.logging import describe_run
 from speechmill.jobs.training.worker import TrainJob, train_worker
+from speechmill.pipeline.enhance.api import load_enhancer
 from speechmill.pipeline.errors import InputError
 from speechmill.pipeline.shards.listing import list_shards
-from speechmill.pipeline.storage import Storage, join
-from speechmill.pipeline.tokenize.writer import library_versions
+from speechmill.pipeline.storage import Storage
 
 
-def train(config: TrainConfig, display: TrainDisplay) -> None:
+def train_codec(config: TrainConfig, display: TrainDisplay) -> None:
     """Train to the end of the last phase; run it again to resume.
 
-    Raises an `InputError` for what cannot be trained before any step is computed.
+    Raises an `InputError` or a `CodecError` before any step is computed.
     """
-    storage = Storage(config.storage)
-    job = TrainJob(config, list_shards(config.shards, storage), settings_of(config))
+    storage = Storage(config.storage, config.storage_patience)
+    job = make_job(config, storage)
     root = storage.absolute(config.output)
     _check(job, root, storage)
     describe_run(config, root, storage)
     display.begin(job.config, root, len(job.shards))
-    with display.running():
+    with display.bar("training"):
         if config.workers.count == 0:
-            train_worker(job, Place(), display.progress)
+            train_worker(job, WorkerContext(), display.show)
         else:
             from speechmill.jobs.training.distributed import train_on_ray
 
-            train_on_ray(job, display.progress)
+            train_on_ray(job, display.show)
     display.end(root, bool(config.validation.shards), storage)
+
+
+def make_job(config: TrainConfig, storage: Storage) -> TrainJob:
+    """List the shards and find the identity of the run."""
+    revision = load_enhancer(config.enhancer).revision if config.enhancer else None
+    identity = run_identity(asdict(config), revision)
+    return TrainJob(config, list_shards(config.shards, storage), identity)
 
 
 def _check(job: TrainJob, root: str, storage: Storage) -> None:
     config = job.config
-    device = torch.device(
-        "cuda" if config.workers.count != 0 and config.workers.num_gpus else "cpu"
-    )
-    if device.type == "cpu":
-        check_precision(config.precision, device)
+    on_gpu = config.workers.count != 0 and config.workers.num_gpus
+    if not on_gpu:
+        check_precision(config.precision, torch.device("cpu"))
     if not config.phases:
         raise InputError("phases is empty; give at least one")
     checkpoints = Checkpoints(root, storage, config.checkpoint.keep)
-    if state := checkpoints.latest():
-        refuse_difference(saved_identity(state, config), job.identity, checkpoints.folder)
-
-
-def settings_of(config: object) -> dict[str, Any]:
-    """Return what a checkpoint of this run must have been made with."""
-    resolved = OmegaConf.to_container(OmegaConf.structured(config))
-    assert isinstance(resolved, dict)
-    return identity({str(key): value for key, value in resolved.items()})
-
-
-def describe_run(config: object, root: str, storage: Storage) -> None:
-    """Write what the run directory must tell: configuration, versions, commit."""
-    storage.put(join(root, "config.yaml"), to_yaml(config).encode())
-    versions = {
-        **library_versions(),
-        "torch": str(torch.__version__),
-        "python": platform.python_version(),
-        "machine": platform.platform(),
-        "git_commit": _git_commit(),
-    }
-    storage.put(join(root, "versions.json"), json.dumps(versions, indent=1).encode())
-
-
-def _git_commit() -> str | None:
-    """The commit of the working copy that this module lies in, if it is one."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40"]
-    try:
-        done = subprocess.run(
-            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return done.stdout.strip()
+    if checkpoint := checkpoints.latest():
+        saved = saved_identity(checkpoint, config)
+        refuse_difference(saved, job.identity, checkpoints.folder)

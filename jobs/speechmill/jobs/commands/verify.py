@@ -6,14 +6,19 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from speechmill.jobs.existing_dataset import last_config, load_the_codec, open_dataset
+from speechmill.jobs.existing_dataset import (
+    last_config,
+    load_dataset_codec,
+    open_dataset,
+    storage_overrides,
+)
 from speechmill.pipeline.dataset.layout import TokenDataset
 from speechmill.pipeline.dataset.verify import Finding, Verification, verify_files
 
 
 @dataclass(frozen=True, slots=True)
 class Mismatch:
-    """Rows encoded again, each alone, against their tokens."""
+    """Rows that were encoded again, one by one, compared with their tokens."""
 
     rows: int
     frames: int
@@ -22,21 +27,21 @@ class Mismatch:
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
-    """What `speechmill verify` can be told."""
+class VerifyOptions:
+    """Which checks `speechmill verify` makes."""
 
-    keys: bool | None = None  # compare with the source tars; None: where they can be read
+    keys: bool | None = None  # compare with the source tars; None: if they can be read
     unique_keys: bool = False
     reencode: int = 0  # rows
-    seed: int = 0  # of the draw
+    seed: int = 0  # of the choice of rows
     tolerance: float | None = None  # share of codes of a codebook that may differ
 
 
-def verify(
-    root: str, options: Options, overrides: list[str]
+def verify_dataset(
+    root: str, options: VerifyOptions, overrides: list[str]
 ) -> tuple[Verification, Mismatch | None]:
-    """Raises `InputError` where there is no dataset."""
-    dataset = open_dataset(root, overrides)
+    """Check the files, and encode some rows again; raises `InputError` if there is no dataset."""
+    dataset = open_dataset(root, storage_overrides(overrides))
     found = verify_files(dataset, keys=options.keys, unique_keys=options.unique_keys)
     if not options.reencode or any(fault.check == "unreadable" for fault in found.faults):
         return found, None
@@ -44,13 +49,13 @@ def verify(
 
 
 def _reencode(
-    dataset: TokenDataset, options: Options, overrides: list[str], found: Verification
+    dataset: TokenDataset, options: VerifyOptions, overrides: list[str], found: Verification
 ) -> Mismatch:
     from speechmill.pipeline.dataset.reencode import reencode
     from speechmill.pipeline.tokenize.encode import device_kind
 
     config = last_config(dataset, overrides)
-    codec, device = load_the_codec(dataset, overrides)
+    codec, device = load_dataset_codec(dataset, overrides)
     frames, wrong = 0, [0] * codec.info.num_codebooks
     rows = list(reencode(dataset, options.reencode, codec, config.decode_settings(), options.seed))
     for row in rows:
@@ -61,28 +66,28 @@ def _reencode(
         frames += row.num_frames
         wrong = [a + b for a, b in zip(wrong, row.mismatches, strict=True)]
         exact = row.device == device == "cpu"
-        if _too_many(row.mismatches, row.num_frames, options.tolerance, exact):
+        if _differs_too_much(row.mismatches, row.num_frames, options.tolerance, exact):
             message = f"{row.key!r} at {row.start:g} s: {sum(row.mismatches)} codes differ"
             found.faults.append(Finding("reencode", file, message))
     return Mismatch(len(rows), frames, device_kind(device), [n / max(frames, 1) for n in wrong])
 
 
-def _too_many(
+def _differs_too_much(
     mismatches: tuple[int, ...], frames: int, tolerance: float | None, exact: bool
 ) -> bool:
-    """Without a tolerance, equality is owed on the CPU that made the tokens, and only there."""
+    """Without a tolerance, require equality only if both runs used a CPU."""
     if tolerance is None:
         return exact and any(mismatches)
     return max(mismatches) > tolerance * frames
 
 
-def to_json(found: Verification, mismatch: Mismatch | None) -> dict[str, Any]:
-    """For a script: the faults, the notes and the counts."""
+def verification_json(found: Verification, mismatch: Mismatch | None) -> dict[str, Any]:
+    """Return the faults, the notes and the counts for a script."""
     return asdict(found) | {"reencoded": asdict(mismatch) if mismatch else None}
 
 
-def show(found: Verification, mismatch: Mismatch | None, console: Console) -> None:
-    """Print what was read, then every fault and note on a line of its own."""
+def print_verification(found: Verification, mismatch: Mismatch | None, console: Console) -> None:
+    """Print a table, then every fault and note on a line."""
     table = Table(box=None, show_header=False)
     table.add_row("dataset", found.root)
     table.add_row("parts", f"{found.parts}, {found.sources_read} compared with their tars")

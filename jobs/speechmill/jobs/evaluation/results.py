@@ -1,4 +1,4 @@
-"""What an evaluation found: per clip, per system and as a table."""
+"""The results of an evaluation: for each clip, for each system and as a table."""
 
 import json
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ SCHEMA_VERSION = 1
 
 
 @dataclass(frozen=True, slots=True)
-class Metric:
+class MetricFormat:
     """How a metric is shown."""
 
     title: str
@@ -28,16 +28,16 @@ class Metric:
 
 
 METRICS = {
-    "pesq": Metric("PESQ", "↑"),
-    "stoi": Metric("STOI", "↑", 3),
-    "si_sdr": Metric("SI-SDR dB", "↑", 1),
-    "mel": Metric("mel", "↓", 3),
-    "stft": Metric("STFT", "↓", 3),
-    "dnsmos_ovr": Metric("DNSMOS", "↑"),
-    "dnsmos_sig": Metric("SIG", "↑"),
-    "dnsmos_bak": Metric("BAK", "↑"),
-    "speaker": Metric("speaker", "↑", 3),
-    "wer": Metric("WER", "↓", 3),
+    "pesq": MetricFormat("PESQ", "↑"),
+    "stoi": MetricFormat("STOI", "↑", 3),
+    "si_sdr": MetricFormat("SI-SDR dB", "↑", 1),
+    "mel": MetricFormat("mel", "↓", 3),
+    "stft": MetricFormat("STFT", "↓", 3),
+    "dnsmos_ovr": MetricFormat("DNSMOS", "↑"),
+    "dnsmos_sig": MetricFormat("SIG", "↑"),
+    "dnsmos_bak": MetricFormat("BAK", "↑"),
+    "speaker": MetricFormat("speaker", "↑", 3),
+    "wer": MetricFormat("WER", "↓", 3),
 }
 
 
@@ -47,7 +47,7 @@ class ScoredClip:
 
     key: str
     seconds: float
-    scores: dict[str, float | None]  # None where the metric is not defined on the clip
+    scores: dict[str, float | None]  # None if the metric is not defined on the clip
     text: str | None
     transcript: str | None
     encode_seconds: float
@@ -56,7 +56,7 @@ class ScoredClip:
 
 @dataclass(frozen=True, slots=True)
 class CodecFacts:
-    """Which codec, with how many of its codebooks, and how it used them."""
+    """A codec with a number of codebooks, and how often it used their entries."""
 
     name: str
     title: str
@@ -65,9 +65,9 @@ class CodecFacts:
     precision: str
     num_codebooks: int
     kbps: float  # nominal: log2 of the codebooks' sizes
-    entropy_kbps: float  # of the codes that came up, each without context
+    entropy_kbps: float  # of the codes that occurred, without context
     frames: int
-    codebooks: list[CodebookUse]  # all that encode gives
+    codebooks: list[CodebookUse]  # all of the codec
 
     @classmethod
     def of(
@@ -90,7 +90,7 @@ class CodecFacts:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """A metric over all clips on which it is defined."""
+    """A metric over the clips on which it is defined."""
 
     mean: float
     ci95: float | None  # half the width of the 95 % interval of the mean, from its standard error
@@ -107,23 +107,25 @@ class System:
 
     @cached_property
     def scores(self) -> dict[str, Summary]:
-        """By metric; the word error rate is that of all words, not the mean over clips."""
+        """Return the summaries by metric; the word error rate is that of all words together."""
         found = {}
         for name in METRICS:
             values = [c.scores[name] for c in self.clips if c.scores.get(name) is not None]
             if values:
                 found[name] = _summary([value for value in values if value is not None])
         if "wer" in found:
-            said = [
+            spoken = [
                 (c.text, c.transcript) for c in self.clips if c.text and c.transcript is not None
             ]
-            total = word_error_rate([text or "" for text, _ in said], [t or "" for _, t in said])
-            found["wer"] = Summary(total, None, len(said))
+            total = word_error_rate(
+                [text or "" for text, _ in spoken], [t or "" for _, t in spoken]
+            )
+            found["wer"] = Summary(total, None, len(spoken))
         return found
 
     @property
     def real_time_factors(self) -> tuple[float, float]:
-        """Seconds of encoding and of decoding for each second of audio; below 1 is faster."""
+        """Return the seconds of encoding and of decoding per second of audio."""
         seconds = sum(clip.seconds for clip in self.clips) or 1.0
         encoding = sum(clip.encode_seconds for clip in self.clips)
         return encoding / seconds, sum(clip.decode_seconds for clip in self.clips) / seconds
@@ -141,12 +143,12 @@ class System:
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """All that `results.json` holds."""
+    """The content of `results.json`."""
 
     num_clips: int
     seconds: float
     rejects: dict[str, str]  # clips left out, with the reason
-    skipped: dict[str, str]  # measures left out, with the reason
+    skipped: dict[str, str]  # metrics left out, with the reason
     systems: list[System]
     config: str  # YAML
 
@@ -164,13 +166,13 @@ class Results:
         return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def columns(results: Results) -> dict[str, Metric]:
-    """The metrics that at least one system has."""
+def columns(results: Results) -> dict[str, MetricFormat]:
+    """Return the metrics that at least one system has."""
     return {n: m for n, m in METRICS.items() if any(n in s.scores for s in results.systems)}
 
 
 def cells(system: System, metrics: Sequence[str]) -> list[str]:
-    """A system's row: label, codebooks, bit rates, metrics, real-time factors."""
+    """Return a system's row: label, codebooks, bit rates, metrics, real-time factors."""
     codec = system.codec
     row = [system.label]
     row += [f"{codec.num_codebooks}" if codec else ""]
@@ -182,14 +184,14 @@ def cells(system: System, metrics: Sequence[str]) -> list[str]:
     return [*row, f"{factors[0]:.3f}", f"{factors[1]:.3f}"] if codec else [*row, "", ""]
 
 
-def headings(metrics: dict[str, Metric]) -> list[str]:
-    """What stands above the `cells` of every system."""
+def headings(metrics: dict[str, MetricFormat]) -> list[str]:
+    """Return the headings of the `cells`."""
     titles = [f"{metric.title} {metric.better}" for metric in metrics.values()]
     return ["system", "books", "kbit/s", "entropy", *titles, "RTF enc", "RTF dec"]
 
 
 def summary_table(results: Results) -> Table:
-    """One row for each system."""
+    """Return a table with one row for each system."""
     metrics = columns(results)
     table = Table(box=None)
     for position, heading in enumerate(headings(metrics)):

@@ -1,56 +1,27 @@
-"""What is done to a crop before the codec sees it: level, room and noise."""
+"""Random changes to a crop before training: level, room and noise."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
+from speechmill.jobs.training.config import AugmentSettings, MixSettings
 from speechmill.pipeline.audio.decoders import Limits, Samples, to_float
 from speechmill.pipeline.audio.resample import AudioSettings, decode_audio
 from speechmill.pipeline.errors import InputError, SampleError
-from speechmill.pipeline.paths import PATH
 from speechmill.pipeline.shards.listing import list_shards
 from speechmill.pipeline.shards.tar_reader import Sample, read_samples
 from speechmill.pipeline.storage import Storage
 from speechmill.pipeline.tokenize.decode import audio_suffix
 
 _PEAK = 0.99
-_SILENT = 1e-4  # RMS under which a crop is not brought to a level: it would be noise alone
-
-
-@dataclass
-class MixSettings:
-    """Which recordings are mixed in, and how often."""
-
-    shards: list[str] = field(default_factory=list, metadata=PATH)
-    probability: float = 0.0  # of a crop
-    pool_mb: float = 256.0  # of recordings at most, held in memory by every worker
-
-    def __post_init__(self) -> None:
-        if self.probability and not self.shards:
-            raise InputError("a probability of mixing in is given, but no shards to mix in from")
-
-
-@dataclass
-class NoiseSettings(MixSettings):
-    """Noise, at a ratio drawn evenly from `snr_db`."""
-
-    snr_db: list[float] = field(default_factory=lambda: [0.0, 25.0])
-
-
-@dataclass
-class AugmentSettings:
-    """Off by default: the crops are those of the shards."""
-
-    level_db: list[float] = field(default_factory=list)  # [low, high] of the RMS to full scale
-    noise: NoiseSettings = field(default_factory=NoiseSettings)
-    rooms: MixSettings = field(default_factory=MixSettings)  # impulse responses
+_SILENT = 1e-4  # RMS of silence, whose level is not changed: it would become loud noise
 
 
 @dataclass(frozen=True, slots=True)
 class Crop:
-    """One crop, float32, with its enhanced version where there is one."""
+    """One crop, float32, with its enhanced version if there is one."""
 
     audio_T: Samples
     enhanced_T: Samples | None
@@ -59,10 +30,10 @@ class Crop:
 
 @dataclass(frozen=True)
 class Augment:
-    """Changes crops by `settings`; the pools hold what can be mixed in.
+    """Changes crops by `settings`, with recordings from the pools of noises and rooms.
 
-    Room and noise are added to the audio alone, the level to its enhanced version too. With
-    `keep_clean` the enhanced version is the crop as it was before room and noise.
+    Room and noise change the audio only; the level changes its enhanced version too. With
+    `keep_clean` the enhanced version is the crop before room and noise.
     """
 
     settings: AugmentSettings
@@ -96,7 +67,7 @@ class Augment:
 def load_pool(
     settings: MixSettings, sample_rate: int, storage: Storage, audio: AudioSettings
 ) -> list[Samples]:
-    """Every recording of the shards, in their order, until the pool is full."""
+    """Return the recordings of the shards in their order, until the pool is full."""
     if not settings.probability:
         return []
     pool: list[Samples] = []
@@ -115,7 +86,7 @@ def load_pool(
 
 
 def add_noise(audio_T: Samples, noise_T: Samples, snr_db: float) -> Samples:
-    """Add noise at a ratio of powers; silence on either side leaves the audio as it is."""
+    """Add noise at a ratio of powers, unless one of both is silent."""
     speech, noise = _rms(audio_T), _rms(noise_T)
     if min(speech, noise) < _SILENT:
         return audio_T
@@ -123,7 +94,7 @@ def add_noise(audio_T: Samples, noise_T: Samples, snr_db: float) -> Samples:
 
 
 def reverberate(audio_T: Samples, room_T: Samples) -> Samples:
-    """Convolve with an impulse response from its peak on, at the power the audio had."""
+    """Convolve with an impulse response from its peak on; the power of the audio stays."""
     peak = int(np.abs(to_float(room_T)).argmax())
     tail_T = to_float(room_T[peak:])
     size = 1 << (len(audio_T) + len(tail_T) - 1).bit_length()
@@ -133,7 +104,7 @@ def reverberate(audio_T: Samples, room_T: Samples) -> Samples:
 
 
 def _excerpt(noise_T: Samples, num_samples: int, random: np.random.Generator) -> Samples:
-    """So many samples from anywhere in a recording, which is repeated where it is short."""
+    """Return `num_samples` from a random place of a recording; a short one is repeated."""
     start = int(random.integers(max(1, len(noise_T) - num_samples + 1)))
     return np.resize(to_float(noise_T[start:]), num_samples)
 

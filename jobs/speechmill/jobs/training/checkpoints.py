@@ -1,17 +1,20 @@
-"""Checkpoints of a training run: all that the next step depends on, in one file that is whole.
+"""Checkpoints of a training run: everything that the next step depends on, in one file.
 
     OUTPUT/checkpoints/step-00001000.pt
 
 A file appears by one atomic PUT (temp, fsync and rename on a disk), so a run that was killed finds
-the last one whole. Nothing else is kept between runs: what exists is the truth.
+its last checkpoint whole. Nothing else is kept between runs.
 """
 
 import io
+import json
 import re
 from collections.abc import Mapping
 from typing import Any
 
 import torch
+from safetensors.torch import save
+from torch import Tensor
 
 from speechmill.pipeline.errors import DatasetConflict, InputError, StorageNotFound
 from speechmill.pipeline.paths import path_settings
@@ -20,11 +23,13 @@ from speechmill.pipeline.storage import Storage, join
 _NAME = re.compile(r"step-(\d+)\.pt")
 VERSION = 1
 
-# Settings that change where, when and how long a run computes, not what.
+# Settings that change where, when and how long a run computes, and not its result. The enhancer
+# counts by its revision.
 FREE = (
     "output",
     "ray",
     "storage",
+    "storage_patience",
     "workers",
     "checkpoint",
     "validation",
@@ -35,7 +40,9 @@ FREE = (
     "data.prefetch",
     "data.threads",
     "optimizer.max_skipped",
+    "enhancer",
 )
+ENHANCER_REVISION = "enhancer_revision"
 
 
 class Checkpoints:
@@ -47,9 +54,9 @@ class Checkpoints:
         self.keep = keep
 
     def save(self, step: int, state: Mapping[str, Any]) -> None:
-        """Write a checkpoint, then delete what is too many.
+        """Write a checkpoint, then delete the oldest ones.
 
-        Raises a `StorageError` where it cannot be written; those before are still there then.
+        Raises a `StorageError` if it cannot be written; the earlier checkpoints are still there.
         """
         buffer = io.BytesIO()
         torch.save({"version": VERSION, "step": step, **state}, buffer)
@@ -58,7 +65,7 @@ class Checkpoints:
             self.storage.delete(self._url(old))
 
     def latest(self) -> dict[str, Any] | None:
-        """Return the newest checkpoint, on the CPU, or None where there is none."""
+        """Return the newest checkpoint, on the CPU, or None if there is none."""
         steps = self.steps()
         if not steps:
             return None
@@ -84,14 +91,24 @@ class Checkpoints:
         return join(self.folder, f"step-{step:08d}.pt")
 
 
-def identity(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a resumed run must have in common with the one before, flat: {"a.b": value}."""
-    return _without_free(_flatten(config))
+def put_weights(
+    url: str, weights: Mapping[str, Tensor], facts: Mapping[str, Any], storage: Storage
+) -> None:
+    """Write weights as safetensors, with facts about them in the header."""
+    tensors = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
+    # One key: the library writes several in no fixed order.
+    storage.put(url, save(tensors, {"speechmill": json.dumps(facts)}))
 
 
-def saved_identity(state: Mapping[str, Any], config: Any) -> dict[str, Any]:
-    """Return the identity in a checkpoint, with the paths that early versions kept as typed."""
-    saved = _without_free(state["identity"])
+def run_identity(settings: Mapping[str, Any], enhancer_revision: str | None) -> dict[str, Any]:
+    """Return what a resumed run must share with the one before, flat: {"a.b": value}."""
+    revision = {} if enhancer_revision is None else {ENHANCER_REVISION: enhancer_revision}
+    return _without_free(_flatten(settings)) | revision
+
+
+def saved_identity(checkpoint: Mapping[str, Any], config: Any) -> dict[str, Any]:
+    """Return the identity in a checkpoint, with the relative paths of early versions absolute."""
+    saved = _without_free(checkpoint["identity"])
     for setting in path_settings(config):
         if setting.name in saved:
             saved[setting.name] = setting.absolute(saved[setting.name])
@@ -99,7 +116,7 @@ def saved_identity(state: Mapping[str, Any], config: Any) -> dict[str, Any]:
 
 
 def refuse_difference(saved: Mapping[str, Any], current: Mapping[str, Any], url: str) -> None:
-    """Raise `InputError` naming every setting in which a checkpoint differs."""
+    """Raise `InputError` that names every difference between a checkpoint and this run."""
     keys = sorted(set(saved) | set(current))
     differences = [
         f"{key} was {saved.get(key)!r} and is {current.get(key)!r}"
@@ -114,9 +131,7 @@ def refuse_difference(saved: Mapping[str, Any], current: Mapping[str, Any], url:
 
 
 def _without_free(settings: Mapping[str, Any]) -> dict[str, Any]:
-    online = settings.get("enhancement") == "online"
-    free = FREE if online else (*FREE, "enhancer")
-    return {k: v for k, v in settings.items() if not any(_is_below(k, name) for name in free)}
+    return {k: v for k, v in settings.items() if not any(_is_below(k, name) for name in FREE)}
 
 
 def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

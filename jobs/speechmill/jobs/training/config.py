@@ -1,14 +1,13 @@
-"""All that `speechmill train` can be told."""
+"""The settings of `speechmill train`: every key with its type and its default."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from enum import StrEnum
+from typing import Any, TypeVar
 
 from omegaconf import MISSING
 
 from speechmill.codecs.registry import UNTRAINED, file_arguments
 from speechmill.jobs.schemas import file_options
-from speechmill.jobs.training.augment import AugmentSettings
-from speechmill.jobs.training.data import DataSettings
 from speechmill.pipeline.audio.decoders import Limits
 from speechmill.pipeline.audio.resample import AudioSettings
 from speechmill.pipeline.enhance.api import EnhancerSettings
@@ -16,8 +15,22 @@ from speechmill.pipeline.errors import InputError
 from speechmill.pipeline.paths import PATH, path_entries, path_or
 from speechmill.pipeline.run.job import RaySettings
 
-ENHANCEMENT = ("none", "offline", "online", "clean")
-SCHEDULES = ("constant", "cosine", "exponential")
+
+class Enhancement(StrEnum):
+    """Where the enhanced audio of a crop comes from."""
+
+    NONE = "none"
+    OFFLINE = "offline"  # from the shards, as `speechmill enhance` writes them
+    ONLINE = "online"  # from the enhancer, in the training process
+    CLEAN = "clean"  # it is the crop before noise and room were added
+
+
+class Schedule(StrEnum):
+    """How the learning rate changes during a phase, after the warmup."""
+
+    CONSTANT = "constant"
+    COSINE = "cosine"
+    EXPONENTIAL = "exponential"
 
 
 @dataclass
@@ -35,21 +48,65 @@ class TrainedCodec:
 
 @dataclass
 class PhaseSettings:
-    """One phase of a recipe; the optimizer begins anew in each."""
+    """One phase of a recipe; each phase has a new optimizer."""
 
     steps: int = MISSING
     lr: float = 2e-4
     warmup: int = 0  # steps of a linear rise
-    schedule: str = "constant"
+    schedule: str = "constant"  # constant | cosine | exponential
     final_lr: float = 0.0  # of cosine, as a part of lr
     decay: float = 0.999875  # of exponential
     decay_every: int = 5000  # steps between two decays
     betas: list[float] | None = None  # of AdamW in this phase; default: those of optimizer
-    adversarial_from: int | None = None  # step of the phase at which discriminators come in
+    adversarial_from: int | None = None  # step of the phase at which discriminators start
 
     def __post_init__(self) -> None:
-        if self.schedule not in SCHEDULES:
-            raise InputError(f"schedule is {self.schedule!r}; use one of {', '.join(SCHEDULES)}")
+        _check_choice("schedule", self.schedule, Schedule)
+
+
+@dataclass
+class DataSettings:
+    """How samples become batches."""
+
+    crop_seconds: float = 2.0
+    batch_size: int = 16  # crops in a step of one worker
+    shuffle_buffer: int = 1000  # encoded samples from which the next one is chosen
+    prefetch: int = 4  # batches prepared ahead of the step
+    threads: int = 2  # that decode
+
+    def __post_init__(self) -> None:
+        sizes = (self.crop_seconds, self.batch_size, self.shuffle_buffer, self.threads)
+        if min(sizes) <= 0 or self.prefetch < 0:
+            raise InputError(f"every size of data must be above 0: {self}")
+
+
+@dataclass
+class MixSettings:
+    """Which recordings are mixed in, and how often."""
+
+    shards: list[str] = field(default_factory=list, metadata=PATH)
+    probability: float = 0.0  # of a crop
+    pool_mb: float = 256.0  # of decoded recordings that every worker keeps in memory
+
+    def __post_init__(self) -> None:
+        if self.probability and not self.shards:
+            raise InputError("a probability of mixing in is given, but no shards to mix in from")
+
+
+@dataclass
+class NoiseSettings(MixSettings):
+    """Noise, at a random ratio from `snr_db`."""
+
+    snr_db: list[float] = field(default_factory=lambda: [0.0, 25.0])
+
+
+@dataclass
+class AugmentSettings:
+    """Changes to the crops; none by default."""
+
+    level_db: list[float] = field(default_factory=list)  # [low, high] of the RMS to full scale
+    noise: NoiseSettings = field(default_factory=NoiseSettings)
+    rooms: MixSettings = field(default_factory=MixSettings)  # impulse responses
 
 
 @dataclass
@@ -60,13 +117,13 @@ class OptimizerSettings:
     eps: float = 1e-9
     weight_decay: float = 0.0
     clip_grad: float | None = 1.0  # norm
-    ema_decay: float = 0.999  # of the averaged weights, which are what is kept
-    max_skipped: int = 10  # steps one after the other without a finite gradient
+    ema_decay: float = 0.999  # of the averaged weights, which are the result
+    max_skipped: int = 10  # steps in a row without a finite gradient
 
 
 @dataclass
 class DiscriminatorSettings:
-    """Built where a phase has `adversarial_from`."""
+    """Used if a phase has `adversarial_from`."""
 
     periods: list[int] = field(default_factory=lambda: [2, 3, 5, 7, 11])
     ffts: list[int] = field(default_factory=lambda: [1024, 512, 256, 128])
@@ -87,7 +144,7 @@ class ValidationSettings:
 
 @dataclass
 class CheckpointSettings:
-    """When the run's state is written, and how much of it is kept."""
+    """How often the state of the run is written, and how many checkpoints are kept."""
 
     every: int = 1000  # steps
     keep: int = 3
@@ -95,7 +152,7 @@ class CheckpointSettings:
 
 @dataclass
 class LogSettings:
-    """What is shown while training."""
+    """What is shown during training."""
 
     every: int = 10  # steps
 
@@ -104,12 +161,19 @@ class LogSettings:
 class TrainWorkers:
     """One process for each GPU; `count: 0` trains in this process, without Ray."""
 
-    count: int | None = None  # default: one for each GPU of the cluster, or 1 where num_gpus is 0
-    min_count: int | None = None  # fewer will do when nodes are lost; default: all are needed
+    count: int | None = None  # default: one for each GPU of the cluster, or 1 if num_gpus is 0
+    min_count: int | None = None  # enough when nodes are lost; default: all are needed
     num_gpus: float = 1.0
     num_cpus: float = 1.0
     threads: int | None = None  # of each process; default: num_cpus
-    max_failures: int = 10  # workers that may be lost before the run gives up
+    max_failures: int = 10  # lost workers after which the run gives up
+
+    def __post_init__(self) -> None:
+        if self.count is not None and self.count < 0:
+            raise InputError(
+                f"workers.count is {self.count}; give the number of workers, or 0 to train in this "
+                "process without Ray"
+            )
 
 
 def _file_settings(config: "TrainConfig") -> frozenset[str]:
@@ -119,15 +183,16 @@ def _file_settings(config: "TrainConfig") -> frozenset[str]:
 
 @dataclass
 class TrainConfig:
-    """All that `speechmill train` can be told."""
+    """The settings of `speechmill train`."""
 
+    # Tars, brace ranges, globs, folders, .txt manifests.
     shards: list[str] = field(default=MISSING, metadata=PATH)
     output: str = field(default=MISSING, metadata=PATH)  # run directory, local or s3://…
     codec: TrainedCodec = field(default_factory=TrainedCodec)
-    phases: dict[str, PhaseSettings] = MISSING  # in order; `speechmill train` names the known ones
+    phases: dict[str, PhaseSettings] = MISSING  # in order; an unknown one is refused by the known
     # Settings of this codec's recipe, see docs/recipes.md.
     recipe: dict[str, Any] = field(default_factory=dict, metadata=path_entries(_file_settings))
-    enhancement: str = "none"  # offline: from the shards; online: in the loop; clean: before noise
+    enhancement: str = "none"  # none | offline | online | clean
     enhancer: EnhancerSettings | None = None  # for online
     data: DataSettings = field(default_factory=DataSettings)
     augment: AugmentSettings = field(default_factory=AugmentSettings)
@@ -143,9 +208,26 @@ class TrainConfig:
     workers: TrainWorkers = field(default_factory=TrainWorkers)
     ray: RaySettings = field(default_factory=RaySettings)
     storage: dict[str, dict[str, Any]] = field(default_factory=dict)  # by protocol, for fsspec
+    storage_patience: float = 300.0  # s to retry one operation
 
     def __post_init__(self) -> None:
-        if self.enhancement not in ENHANCEMENT:
+        _check_choice("enhancement", self.enhancement, Enhancement)
+        online = self.enhancement == Enhancement.ONLINE
+        if online and self.enhancer is None:
             raise InputError(
-                f"enhancement is {self.enhancement!r}; use one of {', '.join(ENHANCEMENT)}"
+                "enhancement is online, but no enhancer is named; set enhancer.name, for example "
+                "enhancer.name=spectral-gating"
             )
+        if self.enhancer is not None and not online:
+            raise InputError(
+                f"enhancer is set, but enhancement is {self.enhancement}; set enhancement=online, "
+                "or leave enhancer out"
+            )
+
+
+Choices = TypeVar("Choices", bound=StrEnum)
+
+
+def _check_choice(name: str, value: str, choices: type[Choices]) -> None:
+    if value not in list(choices):
+        raise InputError(f"{name} is {value!r}; use one of {', '.join(choices)}")

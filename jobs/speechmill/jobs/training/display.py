@@ -1,18 +1,15 @@
 """What a training run shows: a live bar on a terminal, plain lines in a pipe."""
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from speechmill.jobs.display import LINE_SECONDS, Display
+from speechmill.jobs.display import Display
 from speechmill.jobs.training.config import TrainConfig
-from speechmill.jobs.training.trainer import Progress as TrainProgress
+from speechmill.jobs.training.trainer import ProgressKind, TrainProgress
 from speechmill.pipeline.storage import Storage, join
 
-_SHOWN = ("loss", "mel", "si_sdr", "adversarial", "judges", "grad_norm")
+_SHOWN = ("loss", "mel", "si_sdr", "adversarial", "discriminators", "grad_norm")
 
 
 class TrainDisplay(Display):
@@ -24,56 +21,28 @@ class TrainDisplay(Display):
         self._began = 0.0
 
     def begin(self, config: TrainConfig, root: str, num_shards: int) -> None:
-        """Say what is about to run."""
+        """Print what is about to run."""
         phases = ", ".join(f"{name} {p.steps:,} steps" for name, p in config.phases.items())
-        weights = config.codec.checkpoint or "its own weights, if it has any"
+        weights = config.codec.checkpoint or "its published weights, if it has any"
         self.line(f"codec    {config.codec.name}, {weights}")
         self.line(f"shards   {num_shards}")
         self.line(f"phases   {phases}")
         self.line(f"output   {root}")
 
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        """Show progress while the block runs."""
-        if not self.console.is_terminal:
-            yield
-            return
-        columns = (
-            TextColumn("{task.fields[phase]}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[facts]}"),
-            TimeElapsedColumn(),
-        )
-        with Progress(*columns, console=self.console) as self._bar:
-            self._bar.add_task("", total=None, facts="starting", phase="training")
-            yield
-        self._bar = None
-
-    def progress(self, progress: TrainProgress) -> None:
-        """Take in what a worker reports."""
+    def show(self, progress: TrainProgress) -> None:
+        """Show a report of a worker."""
         if self._first is None:
             self._first, self._began = progress, time.monotonic()
-        if progress.kind == "validation":
-            self.line(f"step {progress.step}  validation  {_facts(progress)}")
-        elif self._bar:
-            facts = f"{_facts(progress)}  {self._eta(progress)}"
-            self._bar.update(
-                self._bar.task_ids[0],
-                completed=progress.step,
-                total=progress.total,
-                phase=progress.phase,
-                facts=facts,
-            )
-        elif time.monotonic() - self._last_line > LINE_SECONDS or progress.step == progress.total:
-            self._last_line = time.monotonic()
-            self.line(
-                f"{progress.phase}  step {progress.step}/{progress.total}  {_facts(progress)}  "
-                f"{self._eta(progress)}"
-            )
+        step, facts = progress.step, _facts(progress)
+        if progress.kind is ProgressKind.VALIDATION:
+            self.line(f"step {step}  validation  {facts}")
+            return
+        facts = f"{facts}  {self._eta(progress)}"
+        line = f"{progress.phase}  step {step}/{progress.total}  {facts}"
+        self.advance(progress.phase, step, progress.total, facts, line)
 
     def end(self, root: str, validated: bool, storage: Storage) -> None:
-        """Say where the weights are."""
+        """Print where the weights are."""
         last, best = join(root, "last.safetensors"), join(root, "best.safetensors")
         if validated:
             self.done(f"weights are {best} (by validation), {last}", [best, last], storage)

@@ -1,4 +1,4 @@
-"""Training workers on a Ray cluster: one process for each GPU, begun again where one is lost.
+"""Training workers on a Ray cluster: one process for each GPU, started again if one is lost.
 
 The only module of `jobs` that imports ray. `worker.train_worker` does the computing; this module
 decides where it runs. After a loss, workers resume from the last checkpoint in the run directory.
@@ -17,16 +17,17 @@ from ray.util.queue import Queue
 
 from speechmill.codecs.errors import CodecError
 from speechmill.jobs.training.config import TrainWorkers
-from speechmill.jobs.training.trainer import Place, Progress
+from speechmill.jobs.training.context import WorkerContext
+from speechmill.jobs.training.trainer import TrainProgress
 from speechmill.jobs.training.worker import TrainJob, train_worker
 from speechmill.pipeline.errors import SpeechmillError, WorkerLost
 from speechmill.pipeline.run.job import worker_count
 from speechmill.pipeline.run.ray_cluster import connected, wrapped_errors
 
-_POLL = 0.2  # s, for the workers' reports
+_POLL = 0.2  # s, between checks for reports of the workers
 
 
-def train_on_ray(job: TrainJob, report: Callable[[Progress], None]) -> None:
+def train_on_ray(job: TrainJob, report: Callable[[TrainProgress], None]) -> None:
     """Train on the cluster of the configuration, or on a local one for this run."""
     settings = job.config.workers
     with (
@@ -40,29 +41,28 @@ def train_on_ray(job: TrainJob, report: Callable[[Progress], None]) -> None:
             torch_config=TorchConfig(backend="nccl" if settings.num_gpus else "gloo"),
             scaling_config=_scaling(settings),
             run_config=RunConfig(
-                storage_path=folder,  # of Ray's own notes; ours are in the run directory
+                storage_path=folder,  # for Ray's own files; ours are in the run directory
                 failure_config=FailureConfig(max_failures=settings.max_failures),
             ),
         )
         _fit(trainer, reports, report)
 
 
-def _fit(trainer: Any, reports: Any, report: Callable[[Progress], None]) -> None:
-    """Wait for the end, and hand on what the workers report until then."""
+def _fit(trainer: Any, reports: Any, report: Callable[[TrainProgress], None]) -> None:
+    """Wait for the end, and pass on the reports of the workers."""
     ended = threading.Event()
     listener = threading.Thread(target=_listen, args=(reports, report, ended), daemon=True)
     listener.start()
     try:
         trainer.fit()
     except Exception as error:
-        known = (e for e in wrapped_errors(error) if isinstance(e, SpeechmillError | CodecError))
-        raise next(known, WorkerLost(f"training stopped: {error}")) from error
+        raise _worker_error(error) from error
     finally:
         ended.set()
         listener.join()
 
 
-def _listen(reports: Any, report: Callable[[Progress], None], ended: threading.Event) -> None:
+def _listen(reports: Any, report: Callable[[TrainProgress], None], ended: threading.Event) -> None:
     while not (ended.wait(_POLL) and reports.empty()):
         for progress in reports.get_nowait_batch(reports.qsize()):
             report(progress)
@@ -70,15 +70,15 @@ def _listen(reports: Any, report: Callable[[Progress], None], ended: threading.E
 
 def _work(settings: dict[str, Any]) -> None:
     """Run in each worker's process."""
-    context = ray.train.get_context()
-    rank = context.get_world_rank()
-    place = Place(rank, context.get_world_size(), get_device())
+    ray_context = ray.train.get_context()
+    rank = ray_context.get_world_rank()
+    context = WorkerContext(rank, ray_context.get_world_size(), get_device())
     reports = settings["reports"]
-    train_worker(settings["job"], place, reports.put if rank == 0 else _silent)
+    train_worker(settings["job"], context, reports.put if context.is_main else _drop)
 
 
-def _silent(_: Progress) -> None:
-    """Only the first worker reports: all have the same to say."""
+def _drop(_: TrainProgress) -> None:
+    """Ignore a report: those of the main worker say the same."""
 
 
 def _scaling(settings: TrainWorkers) -> ScalingConfig:
@@ -89,3 +89,11 @@ def _scaling(settings: TrainWorkers) -> ScalingConfig:
         use_gpu=settings.num_gpus > 0,
         resources_per_worker={"CPU": settings.num_cpus, "GPU": settings.num_gpus},
     )
+
+
+def _worker_error(error: BaseException) -> BaseException:
+    """Return the error that a worker raised on purpose, without Ray's wrapping."""
+    for each in wrapped_errors(error):
+        if isinstance(each, SpeechmillError | CodecError):
+            return each
+    return WorkerLost(f"training stopped: {error}")

@@ -1,4 +1,4 @@
-"""The moving average of the trained weights: what is validated and kept."""
+"""The exponential moving average of the trained weights: it is validated, and it is the result."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -9,8 +9,8 @@ import torch
 from speechmill.codecs.recipe import Recipe
 
 
-class Average:
-    """Follows the weights that a recipe trains in its present phase."""
+class EMA:
+    """Averages the weights that a recipe trains in its present phase."""
 
     def __init__(self, recipe: Recipe, decay: float):
         self.decay = decay
@@ -20,7 +20,7 @@ class Average:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Take in the weights of one step; the first steps count for more."""
+        """Add the weights of one step; the first steps have a larger share."""
         decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
         self.steps += 1
         for name, weight in self._weights.items():
@@ -28,13 +28,13 @@ class Average:
 
     @torch.no_grad()
     def apply(self) -> None:
-        """Make the average the weights."""
+        """Replace the weights by their average."""
         for name, weight in self._weights.items():
             weight.copy_(self._average[name])
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """The average in place of the weights, inside the block."""
+        """Replace the weights by their average inside the block."""
         own = {name: weight.detach().clone() for name, weight in self._weights.items()}
         self.apply()
         try:
@@ -44,10 +44,10 @@ class Average:
                 for name, weight in self._weights.items():
                     weight.copy_(own[name])
 
-    def state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         return {"steps": self.steps, "weights": self._average}
 
-    def load(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.steps = state["steps"]
         for name, value in state["weights"].items():
             self._average[name].copy_(value)

@@ -1,23 +1,29 @@
-"""What a training run shows of itself: losses by step, TensorBoard, audio to listen to."""
+"""The readable files of a run directory: configuration, losses by step, TensorBoard, audio."""
 
+import io
 import json
+import platform
+import subprocess
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import soundfile
+import torch
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from speechmill.pipeline.audio.flac import encode_flac
+from speechmill.jobs.config import to_yaml
 from speechmill.pipeline.storage import Storage, join
+from speechmill.pipeline.tokenize.writer import library_versions
 
 
-class Curves:
+class TrainingLogger:
     """Writes `curves/*.jsonl`, `tensorboard/`, `samples/` and `validation/` of a run directory.
 
-    A file of curves holds the steps from one checkpoint to the next and appears before it, so a
-    run that was killed and resumed leaves the same files as one that was not.
+    A file of curves holds the steps between two checkpoints and appears before the second one, so
+    a run that was killed and resumed leaves the same files as an uninterrupted one.
     """
 
     def __init__(self, root: str, storage: Storage, step: int):
@@ -29,24 +35,26 @@ class Curves:
         self._remote = None if local else join(root, "tensorboard")
         self._board = SummaryWriter(self._folder, purge_step=step or None)
 
-    def step(self, step: int, phase: str, values: Mapping[str, float]) -> None:
+    def log_step(self, step: int, phase: str, values: Mapping[str, float]) -> None:
         self._rows.append({"step": step, "phase": phase, **values})
         for name, value in values.items():
             self._board.add_scalar(f"train/{name}", value, step)
 
-    def validation(self, step: int, phase: str, values: Mapping[str, float]) -> None:
+    def log_validation(self, step: int, phase: str, values: Mapping[str, float]) -> None:
         row = {"step": step, "phase": phase, **values}
         self._put(f"validation/step-{step:08d}.json", (json.dumps(row) + "\n").encode())
         for name, value in values.items():
             self._board.add_scalar(f"validation/{name}", value, step)
 
-    def listen(self, name: str, step: int, audio_T: Tensor, sample_rate: int) -> None:
-        """Keep a clip of audio as FLAC and in TensorBoard."""
-        self._put(f"samples/{name}.flac", encode_flac(audio_T.numpy(), sample_rate))
+    def log_audio(self, name: str, step: int, audio_T: Tensor, sample_rate: int) -> None:
+        """Write a clip of audio as FLAC and to TensorBoard."""
+        sink = io.BytesIO()
+        soundfile.write(sink, audio_T.numpy().clip(-1, 1), sample_rate, format="FLAC")
+        self._put(f"samples/{name}.flac", sink.getvalue())
         self._board.add_audio(name.partition("/")[2] or name, audio_T, step, sample_rate)
 
     def flush(self, step: int) -> None:
-        """Write what came since the last flush; called before each checkpoint."""
+        """Write the rows since the last flush; called before each checkpoint."""
         if self._rows:
             text = "".join(f"{json.dumps(row)}\n" for row in self._rows)
             self._put(f"curves/step-{step:08d}.jsonl", text.encode())
@@ -61,3 +69,28 @@ class Curves:
 
     def _put(self, name: str, data: bytes) -> None:
         self.storage.put(join(self.root, name), data)
+
+
+def describe_run(config: object, root: str, storage: Storage) -> None:
+    """Write the configuration, and the versions and the commit that the run uses."""
+    storage.put(join(root, "config.yaml"), to_yaml(config).encode())
+    versions = {
+        **library_versions(),
+        "torch": str(torch.__version__),
+        "python": platform.python_version(),
+        "machine": platform.platform(),
+        "git_commit": _git_commit(),
+    }
+    storage.put(join(root, "versions.json"), json.dumps(versions, indent=1).encode())
+
+
+def _git_commit() -> str | None:
+    """Return the commit of the working copy that this module belongs to, if there is one."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40"]
+    try:
+        done = subprocess.run(
+            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()

@@ -1,4 +1,4 @@
-"""A stretch of a recording, without decoding all that lies around it where that can be had."""
+"""A random-access reader: a crop of a recording, without decoding all of it if that is possible."""
 
 import io
 
@@ -11,19 +11,19 @@ from speechmill.pipeline.audio.resample import AudioSettings, decode_audio
 from speechmill.pipeline.blob import Blob
 
 
-class Recording:
-    """One clip at the codec's rate, float32.
+class RandomAccessAudio:
+    """One recording at the codec's rate, float32.
 
-    Of 16-bit FLAC at that rate only what is asked for is decoded: of 10 s, a stretch of 1 s takes a
-    third of the time. It is the same to the last bit; damage outside of it goes unseen. Raises a
-    `SampleError` for audio that is damaged or not wanted.
+    Only the requested part of a 16-bit FLAC at that rate is decoded: a crop of 1 s from 10 s takes
+    a third of the time. The samples are the same to the last bit; damage outside the crop is not
+    noticed. Raises a `SampleError` for audio that is damaged or outside the limits.
     """
 
     def __init__(
         self, data: Blob, sample_rate: int, settings: AudioSettings, limits: Limits
     ) -> None:
         self._data = data
-        self._kind = (sample_rate, settings, limits)
+        self._target = (sample_rate, settings, limits)
         self._whole_T: Samples | None = None
         header = flac_header(data)
         if (
@@ -36,7 +36,7 @@ class Recording:
             self.num_samples = header.num_samples
 
     def cut(self, start: int, num_samples: int) -> Samples:
-        """Return so many samples, with zeros behind the recording's end."""
+        """Return `num_samples` samples, with zeros after the end of the recording."""
         size = min(num_samples, self.num_samples - start)
         part_T = None
         if self._whole_T is None and size < self.num_samples:
@@ -47,12 +47,12 @@ class Recording:
 
     def _whole(self) -> Samples:
         if self._whole_T is None:
-            self._whole_T = to_float(decode_audio(self._data, *self._kind).audio_T)
+            self._whole_T = to_float(decode_audio(self._data, *self._target).audio_T)
         return self._whole_T
 
 
 def _read(data: Blob, start: int, size: int) -> Samples | None:
-    """Return None for what cannot be read so: whoever decodes it whole will say why."""
+    """Return None if the part cannot be read; decoding the whole file then raises the reason."""
     try:
         with soundfile.SoundFile(io.BytesIO(data[:])) as file:
             file.seek(start)

@@ -1,54 +1,63 @@
-"""Held-out clips, and how near a codec's reconstructions come to them."""
+"""Held-out clips, and the distance of a codec's reconstructions from them."""
 
 from collections.abc import Iterator
+from statistics import fmean
 
 import numpy as np
+import soxr
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from speechmill.codecs.losses import MelLoss
 from speechmill.codecs.recipe import Recipe
 from speechmill.jobs.training.config import TrainConfig
-from speechmill.pipeline.audio.decoders import to_float
+from speechmill.pipeline.audio.decoders import Samples, to_float
 from speechmill.pipeline.audio.resample import decode_audio
 from speechmill.pipeline.errors import InputError, SampleError
+from speechmill.pipeline.quality import RATE
+from speechmill.pipeline.quality.signal import mel, si_sdr
 from speechmill.pipeline.shards.listing import list_shards
 from speechmill.pipeline.shards.tar_reader import Sample, read_samples
 from speechmill.pipeline.storage import Storage
 from speechmill.pipeline.tokenize.decode import audio_suffix
 
-_FFTS = (256, 512, 1024, 2048)
-_BANDS = (20, 40, 80, 80)
+MEL = "mel distance of evaluate, at 16 kHz"  # by which the best weights are chosen
 
 
 class Validation:
-    """The first clips of the validation shards, always the same."""
+    """The first clips of the validation shards, the same in every run."""
 
     def __init__(self, config: TrainConfig, recipe: Recipe, storage: Storage):
+        self.sample_rate = recipe.sample_rate
         self.clips = list(_clips(config, recipe, storage))
         if not self.clips:
             raise InputError(
                 f"no clip in {', '.join(config.validation.shards)} can be decoded; give other "
                 "validation.shards, or none to train without validation"
             )
-        self._mel = MelLoss(recipe.sample_rate, _FFTS, _BANDS, squared=False)
 
     @torch.no_grad()
     def measure(
         self, recipe: Recipe, device: torch.device
     ) -> tuple[dict[str, float], list[Tensor]]:
-        """Return the mean of each metric over the clips, and the reconstructions."""
-        from torchmetrics.functional.audio import scale_invariant_signal_distortion_ratio as si_sdr
+        """Return the mean of each metric over the clips, and the reconstructions.
 
+        The metrics are those of `speechmill evaluate`. SI-SDR is missing if every clip is silent.
+        """
         recipe.eval()
         audio = [_reconstruct(recipe, clip_T, device) for clip_T in self.clips]
         recipe.train()
-        pairs = list(zip(audio, self.clips, strict=True))
-        mel = [self._mel(ours_T[None], clip_T[None]) for ours_T, clip_T in pairs]
-        sdr = [si_sdr(ours_T, clip_T, zero_mean=True) for ours_T, clip_T in pairs]
-        means = {"mel": torch.stack(mel).mean(), "si_sdr": torch.stack(sdr).mean()}
-        return {name: float(value) for name, value in means.items()}, audio
+        pairs = [
+            (self._at_metric_rate(clip_T), self._at_metric_rate(ours_T))
+            for clip_T, ours_T in zip(self.clips, audio, strict=True)
+        ]
+        values = {"mel": fmean(mel(*pair) for pair in pairs)}
+        defined = [value for pair in pairs if (value := si_sdr(*pair)) is not None]
+        return values | ({"si_sdr": fmean(defined)} if defined else {}), audio
+
+    def _at_metric_rate(self, audio_T: Tensor) -> Samples:
+        resampled_T: Samples = soxr.resample(audio_T.numpy(), self.sample_rate, RATE, "VHQ")
+        return resampled_T
 
 
 def _reconstruct(recipe: Recipe, clip_T: Tensor, device: torch.device) -> Tensor:

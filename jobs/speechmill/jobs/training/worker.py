@@ -1,4 +1,4 @@
-"""What one training worker is told and does, wherever it runs."""
+"""One training worker, wherever it runs: builds its recipe and its data, then trains."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,11 +7,17 @@ from typing import Any
 import torch
 
 from speechmill.codecs import load_recipe
+from speechmill.codecs.errors import CheckpointError
 from speechmill.codecs.recipe import Recipe
 from speechmill.jobs.training.augment import Augment, load_pool
-from speechmill.jobs.training.config import TrainConfig
-from speechmill.jobs.training.data import Cropper, DataSettings, SampleStream
-from speechmill.jobs.training.trainer import Place, Progress, Trainer, share_of
+from speechmill.jobs.training.checkpoints import ENHANCER_REVISION
+from speechmill.jobs.training.config import DataSettings, Enhancement, TrainConfig
+from speechmill.jobs.training.context import WorkerContext
+from speechmill.jobs.training.data import Cropper
+from speechmill.jobs.training.online import OnlineEnhancer
+from speechmill.jobs.training.stream import SampleStream, WorkerSplit
+from speechmill.jobs.training.trainer import Trainer, TrainProgress
+from speechmill.pipeline.enhance.api import load_enhancer
 from speechmill.pipeline.errors import InputError
 from speechmill.pipeline.shards.listing import Shard
 from speechmill.pipeline.storage import Storage
@@ -19,73 +25,93 @@ from speechmill.pipeline.storage import Storage
 
 @dataclass(frozen=True)
 class TrainJob:
-    """All that a worker must know."""
+    """Everything that a worker must know."""
 
     config: TrainConfig
     shards: list[Shard]
     identity: dict[str, Any]
 
 
-def train_worker(job: TrainJob, place: Place, report: Callable[[Progress], None]) -> None:
-    """Do one worker's part; every worker ends with the same weights."""
+def train_worker(
+    job: TrainJob, context: WorkerContext, report: Callable[[TrainProgress], None]
+) -> None:
+    """Train as one of the workers; all of them end with the same weights."""
     config = job.config
-    storage = Storage(config.storage)
+    storage = Storage(config.storage, config.storage_patience)
     torch.set_num_threads(config.workers.threads or max(1, int(config.workers.num_cpus)))
     torch.manual_seed(config.seed)
-    recipe = build_recipe(config)
+    recipe = build_recipe(config, job.identity.get(ENHANCER_REVISION))
     stream = SampleStream(
         shards=job.shards,
         storage=storage,
         seed=config.seed,
         buffer_size=config.data.shuffle_buffer,
-        share=share_of(place),
+        split=WorkerSplit(context.rank, context.world_size),
         limits=config.limits,
     )
     cropper = build_cropper(config, recipe, storage)
-    Trainer(config, recipe, stream, cropper, place, job.identity, report).run()
+    Trainer(config, recipe, stream, cropper, context, job.identity, report).run()
 
 
-def build_recipe(config: TrainConfig) -> Recipe:
-    """Return the recipe, its weights random from torch's generator or from a checkpoint."""
-    codec = config.codec
+def build_recipe(config: TrainConfig, enhancer_revision: str | None = None) -> Recipe:
+    """Return the recipe, its weights random from torch's generator or from a checkpoint.
+
+    Raises `CheckpointError` if the enhancer has another revision than at the driver.
+    """
+    codec, enhance = config.codec, _online_enhancer(config, enhancer_revision)
     recipe = load_recipe(
         codec.name,
         checkpoint=codec.checkpoint,
         config=codec.config,
         settings=config.recipe,
-        enhance=None,
+        enhance=enhance,
         **codec.options,
     )
+    if enhance:
+        enhance.sample_rate = recipe.sample_rate
     if list(config.phases) != [name for name in recipe.phases if name in config.phases]:
         known = ", ".join(recipe.phases)
         raise InputError(
             f"phases are {', '.join(config.phases)}; {codec.name} is trained in {known}, in this "
-            "order, of which some may be left out"
+            "order, and some may be left out"
         )
     for name, phase in config.phases.items():
         if phase.adversarial_from is not None and name in recipe.phases_without_audio:
             raise InputError(
                 f"phases.{name}.adversarial_from is set, but {codec.name} makes no audio in this "
-                "phase that discriminators could judge; leave it out"
+                "phase, so discriminators have nothing to compare; leave it out"
             )
     return recipe
 
 
+def _online_enhancer(config: TrainConfig, revision: str | None) -> OnlineEnhancer | None:
+    if config.enhancement != Enhancement.ONLINE:
+        return None
+    assert config.enhancer
+    enhancer = load_enhancer(config.enhancer)
+    if revision not in (None, enhancer.revision):
+        raise CheckpointError(
+            f"{enhancer.name} is revision {enhancer.revision} on a worker, but {revision} at the "
+            "driver; give every node the same weights"
+        )
+    return OnlineEnhancer(enhancer)
+
+
 def build_cropper(config: TrainConfig, recipe: Recipe, storage: Storage) -> Cropper:
-    """Return what makes crops, with the noises and rooms that it mixes in."""
+    """Return what makes crops, with its pools of noises and rooms."""
     rate, num_samples = recipe.sample_rate, crop_samples(config.data, recipe)
     augment = Augment(
         config.augment,
         load_pool(config.augment.noise, rate, storage, config.audio),
         load_pool(config.augment.rooms, rate, storage, config.audio),
-        keep_clean=config.enhancement == "clean",
+        keep_clean=config.enhancement == Enhancement.CLEAN,
     )
-    offline = config.enhancement == "offline"
+    offline = config.enhancement == Enhancement.OFFLINE
     return Cropper(rate, num_samples, offline, augment, config.audio, config.limits)
 
 
 def crop_samples(settings: DataSettings, recipe: Recipe) -> int:
-    """Samples of a crop: whole frames, at least one."""
+    """Return the samples of a crop: whole frames, at least one."""
     hop = recipe.hop_length
     num_samples = int(settings.crop_seconds * recipe.sample_rate) // hop * hop
     if not num_samples:

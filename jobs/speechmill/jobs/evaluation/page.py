@@ -1,4 +1,4 @@
-"""The evaluation as one HTML page that needs nothing beside it: tables, spectrograms, players."""
+"""An evaluation as one HTML page that needs no other file: tables, spectrograms, players."""
 
 import base64
 import io
@@ -16,8 +16,8 @@ from speechmill.pipeline.imports import load_extra
 _FFT, _HOP = 512, 128
 _HEIGHT = 160  # pixels of a spectrogram
 _PIXELS_PER_SECOND, _WIDEST = 120, 1600
-_RANGE_DB = 80.0  # below the loudest point everything is black
-# Black over violet and orange to pale yellow: brightness grows with level, for every eye.
+_RANGE_DB = 80.0  # below the loudest point; everything quieter is black
+# Black, violet, orange, pale yellow: brightness grows with level, also for the colour-blind.
 _COLOURS = (
     (0, 0, 4),
     (66, 10, 104),
@@ -39,13 +39,13 @@ class Player:
 
     @property
     def source(self) -> str:
-        """The audio as a data URL, 16-bit FLAC."""
+        """Return the audio as a data URL, 16-bit FLAC."""
         data = encode_flac(self.audio_T, self.sample_rate)
         return f"data:audio/flac;base64,{base64.b64encode(data).decode()}"
 
     @property
     def picture(self) -> str:
-        """The spectrogram as a data URL, PNG."""
+        """Return the spectrogram as a data URL, PNG."""
         data = spectrogram_png(self.audio_T, self.sample_rate)
         return f"data:image/png;base64,{base64.b64encode(data).decode()}"
 
@@ -60,7 +60,7 @@ class Player:
 
     @property
     def top(self) -> str:
-        """The highest frequency of the spectrogram."""
+        """Return the highest frequency of the spectrogram."""
         return f"{self.sample_rate / 2000:g} kHz"
 
 
@@ -89,7 +89,7 @@ def evaluation_page(results: Results, clips: list[PlayedClip]) -> str:
 
 
 def spectrogram_png(audio_T: Samples, sample_rate: int) -> bytes:
-    """Level over time and linear frequency, low at the bottom; its width is that of the clip."""
+    """Return level over time and linear frequency, low at the bottom; longer clips are wider."""
     image = load_extra("PIL.Image", "evaluate")
     picture = image.fromarray(_levels(audio_T), mode="P")
     picture.putpalette(_palette())
@@ -100,7 +100,7 @@ def spectrogram_png(audio_T: Samples, sample_rate: int) -> bytes:
 
 
 def _levels(audio_T: Samples) -> npt.NDArray[np.uint8]:
-    """Magnitudes in dB below the loudest, from 0 (quietest) to 255."""
+    """Return magnitudes in dB below the loudest, from 0 (quietest) to 255."""
     padded_T = np.pad(audio_T, (_FFT // 2, _FFT))
     frames_NF = np.lib.stride_tricks.sliding_window_view(padded_T, _FFT)[::_HOP]
     magnitudes = np.abs(np.fft.rfft(frames_NF * np.hanning(_FFT)))

@@ -1,0 +1,54 @@
+"""One worker of a training run: its rank, its device, and its exchange with the other workers."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+_CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerContext:
+    """The place of a worker among all of them."""
+
+    rank: int = 0
+    world_size: int = 1
+    device: torch.device = _CPU
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    def parallel(self, module: nn.Module) -> nn.Module:
+        """Return the module with gradients averaged over all workers."""
+        if self.world_size == 1:
+            return module
+        devices = [self.device] if self.device.type == "cuda" else None
+        return DistributedDataParallel(module, devices, broadcast_buffers=False)
+
+    def gather(self, value: Any) -> list[Any]:
+        """Return the values of all workers, by rank."""
+        if self.world_size == 1:
+            return [value]
+        gathered: list[Any] = [None] * self.world_size
+        dist.all_gather_object(gathered, value)
+        return gathered
+
+    @contextmanager
+    def seeded(self, seed: int, step: int) -> Iterator[None]:
+        """Seed torch's generator for a step of this worker, the same in every run."""
+        torch.manual_seed(step_seed(seed, step, self.rank))
+        yield
+
+
+def step_seed(seed: int, step: int, rank: int = 0) -> int:
+    """Return the seed of torch's generator at a step; negative steps come before a phase."""
+    entropy = (seed, step + 2**32, rank)
+    return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> 1)
