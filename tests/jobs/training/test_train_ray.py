@@ -28,6 +28,13 @@ def test_one_worker_on_ray_computes_what_this_process_does(
     assert tree(tmp_path / "on-ray", "curves") == tree(tmp_path / "here", "curves")
 
 
+def test_an_enhancer_runs_in_the_workers_too(tmp_path: Path, on_ray: tuple[str, ...]) -> None:
+    online = ("enhancement=online", "enhancer.name=spectral-gating", "phases.vae.steps=2")
+    train_codec(train_config(tmp_path, *online, output="here"), QUIET)
+    train_codec(train_config(tmp_path, *on_ray, *online, "workers.count=1", output="on-ray"), QUIET)
+    assert tree(tmp_path / "on-ray", "curves") == tree(tmp_path / "here", "curves")
+
+
 def test_two_workers_keep_the_same_codebooks_and_see_every_sample(
     tmp_path: Path, on_ray: tuple[str, ...]
 ) -> None:
