@@ -96,6 +96,16 @@ def test_only_a_few_files_import_ray_and_fsspec():
     assert users("pipeline", "fsspec") == ["storage.py"]
     assert users("jobs", "ray") == ["training/distributed.py"]
     assert users("jobs", "fsspec") == []
+    assert users("pipeline", "webdataset") == ["shards/webdataset.py"]
+    assert users("jobs", "webdataset") == []
+
+
+def test_no_private_module_of_ray_is_imported():
+    tests = (REPOSITORY / "tests").rglob("*.py")
+    for path in (*(file for package in PACKAGES for file in files(package)), *tests):
+        assert not {name for name in imports(path) if name.startswith("ray.") and "._" in name}, (
+            path
+        )
 
 
 def modules_loaded_by(code: str) -> set[str]:
