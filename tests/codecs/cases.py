@@ -21,7 +21,7 @@ from tests.codecs.focalcodec import goldens as focalcodec
 from tests.codecs.focalcodec.small import CONFIGS as FOCALCODEC
 from tests.codecs.hasrd.small import CONFIGS as HASRD
 from tests.codecs.simwhisper import golden as simwhisper
-from tests.codecs.transformers_codecs import CONFIGS as TRANSFORMERS
+from tests.codecs.transformers_codecs.small import CONFIGS as TRANSFORMERS
 
 PURE = {"channels": [4, 8, 8, 16, 16], "dim": 16, "codebook_size": 64}
 PURE_FRAMES = {"backbone": "frames", "strides": [320], "width": 32, "inner_width": 64, "depth": 2}

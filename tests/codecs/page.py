@@ -1,4 +1,4 @@
-"""The codec that docs/add-a-codec.md builds."""
+"""The codec that docs/guide/add-a-codec.md builds."""
 
 import importlib
 import re
@@ -13,7 +13,7 @@ from unittest.mock import patch
 import speechmill.codecs
 from speechmill.codecs import registry
 
-PAGE = (Path(__file__).parents[2] / "docs" / "add-a-codec.md").read_text()
+PAGE = (Path(__file__).parents[2] / "docs/guide/add-a-codec.md").read_text()
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", PAGE, re.DOTALL)
 FILES = dict(re.findall(r"^`([\w/.]+)`:\n\n```\w+\n(.*?)```", PAGE, re.DOTALL | re.MULTILINE))
 FOLDER = "codecs/speechmill/codecs/plain/"

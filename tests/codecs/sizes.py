@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from speechmill.codecs.checkpoint import fold_weight_norm
 from speechmill.codecs.dualcodec.config import VARIANTS as DUALCODEC
 from speechmill.codecs.dualcodec.model import DualCodecNetwork
 from speechmill.codecs.dualcodec.w2vbert import W2VBert
@@ -13,7 +14,6 @@ from speechmill.codecs.focalcodec.model import FocalCodecNetwork
 from speechmill.codecs.hasrd.config import VARIANTS as HASRD
 from speechmill.codecs.hasrd.model import HasrdNetwork
 from speechmill.codecs.hasrd.ssl import SSLModel
-from speechmill.codecs.nn.conv import fold_weight_norm
 from speechmill.codecs.pure.config import VARIANTS as PURE
 from speechmill.codecs.pure.model import PureNetwork
 from speechmill.codecs.simwhisper.config import VARIANTS as SIMWHISPER

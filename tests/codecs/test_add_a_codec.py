@@ -1,4 +1,4 @@
-"""docs/add-a-codec.md does what it says; the contract suite holds its codec too."""
+"""docs/guide/add-a-codec.md does what it says; the contract suite holds its codec too."""
 
 import json
 import os

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from speechmill.codecs.losses import dac_mel_loss, feature_matching, magnitudes
 from speechmill.codecs.nn.codebook_ema import begin_at_kmeans
 from speechmill.codecs.nn.factorized import FactorizedQuantizer, ResidualFactorizedQuantizer
-from speechmill.codecs.nn.mel import mel_bank
 from speechmill.codecs.nn.quantize import ResidualQuantizer
+from speechmill.codecs.nn.spectra import mel_bank
 from speechmill.codecs.recipe import Frozen, pad_or_trim, straight_through
 from tests.codecs.speech import speech
 

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from speechmill.codecs.nn.cpu_kernels import Spectrum
 from speechmill.codecs.nn.snake import Snake
-from speechmill.codecs.nn.spectral import Spectrum
 from tests.gpu.kit import DEVICE, attempt, emit, sized
 from tests.gpu.timing import Call, call_ms, in_new_threads, timed
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from speechmill.codecs.nn.lengths import mask_padding
+from speechmill.codecs.nn.masks import mask_padding
 from speechmill.codecs.precision import autocast
 
 ComputeT = TypeVar("ComputeT", bound=Callable[..., Tensor])

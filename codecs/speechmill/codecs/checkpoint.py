@@ -3,6 +3,7 @@
 import pickle
 import struct
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -10,6 +11,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized, remove_parametrizations
 from torch.overrides import TorchFunctionMode
 
 from speechmill.codecs.errors import CheckpointError
@@ -99,6 +101,50 @@ def load_strict(network: nn.Module, state: Mapping[str, Tensor], source: str = "
         misshapen=misshapen,
     )
     network.load_state_dict(dict(state))
+
+
+def fold_weight_norm(network: nn.Module) -> None:
+    """Replace every weight-normed weight by its value: faster, and no longer trainable as such."""
+    for module in network.modules():
+        if is_parametrized(module, "weight"):
+            remove_parametrizations(module, "weight")
+
+
+def load_folded(network: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """Load a checkpoint of training or of inference, strictly, and leave the weights folded.
+
+    Training keeps the two factors of every weight-normed weight; here they are multiplied.
+    """
+    if any(".parametrizations." in key for key in state):
+        load_strict(network, state, source)
+        fold_weight_norm(network)
+    else:
+        fold_weight_norm(network)
+        load_strict(network, state, source)
+
+
+def merge_weight_norm(direction: Tensor, length: Tensor) -> Tensor:
+    """Return the weight of two factors (weight norm, arXiv 1602.07868, eq. 2).
+
+    The norm is over the dimensions in which `length` has one element.
+    """
+    dims = [dim for dim, size in enumerate(length.shape) if size == 1]
+    norm: Tensor = direction.norm(dim=dims, keepdim=True)
+    return direction * (length / norm)
+
+
+def load_unfolded(network: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """Load a checkpoint of training or of inference, strictly, and leave the weights trainable."""
+    if any(".parametrizations." in key for key in state):
+        load_strict(network, state, source)
+        return
+    folded = deepcopy(network)
+    fold_weight_norm(folded)
+    load_strict(folded, state, source)
+    for name, module in network.named_modules():
+        if is_parametrized(module, "weight"):
+            module.weight = folded.get_submodule(name).weight
+    network.load_state_dict(folded.state_dict(), strict=False)
 
 
 def refuse_misfits(source: str, **faults: list[str]) -> None:

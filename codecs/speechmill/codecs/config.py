@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from difflib import get_close_matches
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -33,12 +34,27 @@ def override(base: ConfigT, values: Mapping[str, Any] | None) -> ConfigT:
     known = [field.name for field in fields(base)]
     for key in values or {}:
         if key not in known:
-            raise InvalidConfig(f"unknown key {key!r}{nearest(key, known)}; known: {known}")
+            raise InvalidConfig(f"unknown key {key!r}{did_you_mean(key, known)}; known: {known}")
     frozen = {k: tuple(v) if isinstance(v, list) else v for k, v in (values or {}).items()}
     return replace(base, **frozen)
 
 
-def nearest(name: str, known: list[str]) -> str:
+def did_you_mean(name: str, known: list[str]) -> str:
     """Return ", did you mean 'x'?", or nothing where no known name is near."""
     matches = get_close_matches(name, known, n=1, cutoff=0.5)
     return f", did you mean {matches[0]!r}?" if matches else ""
+
+
+def receptive_field(kernels: tuple[int, ...], strides: tuple[int, ...]) -> int:
+    """Return how many input columns the convolutions' one output column sees."""
+    steps = (prod(strides[:i]) for i in range(len(strides)))
+    return 1 + sum((kernel - 1) * step for kernel, step in zip(kernels, steps, strict=True))
+
+
+def missing_columns(rates: tuple[int, ...]) -> int:
+    """Return how many columns transposed convolutions fall short of whole frames.
+
+    One of kernel 2 x rate whose padding is half the rate, rounded up, gives a column too few where
+    the rate is odd, which later rates multiply.
+    """
+    return sum(rate % 2 * prod(rates[i + 1 :]) for i, rate in enumerate(rates))

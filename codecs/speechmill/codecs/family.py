@@ -71,16 +71,18 @@ class CodecFamily:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Options:
-    """The options of a family whose encoder can be compiled; extend it, or use another dataclass.
+class NoOptions:
+    """The options of a family that has none of its own."""
 
-    An option with `metadata=FILE` is a path or URL: part of the identity, and taken by recipes.
-    """
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CompileOptions(NoOptions):
+    """The options of a family whose encoder can be compiled."""
 
     compile: bool = False
 
 
-FILE = {"file": True}
+FILE = {"file": True}  # metadata of an option that is a path or URL: the identity includes it
 
 
 @dataclass(frozen=True, slots=True)

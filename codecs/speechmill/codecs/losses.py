@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from speechmill.codecs.nn.mel import mel_bank
+from speechmill.codecs.nn.spectra import mel_bank
 
 _FLOOR = 1e-5  # of a magnitude, before its logarithm
 

@@ -1,7 +1,8 @@
 """From a codec's name to its facts or to the loaded codec.
 
-To add a codec, add a package that exports `FAMILY` and one line to `FAMILIES`. Packages of others
-register under the entry point group "speechmill.codecs": family name = "their.package:FAMILY".
+To add a codec, add a package that exports `FAMILY` and one line to `FAMILIES`; see
+docs/guide/add-a-codec.md. Third-party packages register under the entry point group
+"speechmill.codecs": family name = "their.package:FAMILY".
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from speechmill.codecs.api import Codec, CodecInfo
-from speechmill.codecs.config import nearest, read_config
+from speechmill.codecs.config import did_you_mean, read_config
 from speechmill.codecs.errors import InvalidConfig, UnknownCodec
 from speechmill.codecs.family import Card, CodecFamily
 from speechmill.codecs.fetch import pinned
@@ -163,7 +164,7 @@ def _find(name: str, *, configured: bool) -> CodecFamily:
             variants = ", ".join(family.variants)
             raise UnknownCodec(f"{name!r} is a family: name one of {variants}, or give config=")
     known = list_codecs()
-    raise UnknownCodec(f"no codec {name!r}{nearest(name, known)}; known: {', '.join(known)}")
+    raise UnknownCodec(f"no codec {name!r}{did_you_mean(name, known)}; known: {', '.join(known)}")
 
 
 def _families() -> Iterator[tuple[str, CodecFamily]]:

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from speechmill.codecs.api import CodecInfo
 from speechmill.codecs.errors import CodecError, InvalidAudio, InvalidCodes
-from speechmill.codecs.nn.lengths import mask_padding
+from speechmill.codecs.nn.masks import mask_padding
 
 _INTEGERS = (torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64)
 

@@ -6,14 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from speechmill.codecs import CheckpointError, InvalidConfig, load_codec, load_recipe
 from speechmill.codecs.focalcodec.config import WavLMConfig
+from speechmill.codecs.focalcodec.model import WavLMFeatures
 from speechmill.codecs.focalcodec.recipe import FocalCodecRecipe
-from speechmill.codecs.focalcodec.wavlm import WavLM
-from speechmill.codecs.focalcodec.weights import load_wavlm
 from speechmill.codecs.nn.binary import BinarySphericalQuantizer
 from speechmill.codecs.recipe import TrainingBatch
 from tests.codecs.focalcodec.goldens import CHECKPOINTS, DATA
@@ -133,8 +132,8 @@ def test_the_frozen_encoder_can_be_transformers_wavlm(tmp_path: Path) -> None:
     ).eval()
     save_file(theirs.state_dict(), tmp_path / "wavlm.safetensors")
     sizes = {key: tuple(v) if isinstance(v, list) else v for key, v in ENCODER.items()}
-    ours = WavLM(WavLMConfig(**sizes, conv_pos=18, conv_pos_groups=4)).eval()
-    load_wavlm(ours, tmp_path / "wavlm.safetensors")
+    ours = WavLMFeatures(WavLMConfig(**sizes, conv_pos=18, conv_pos_groups=4)).eval()
+    ours.load_transformers(load_file(tmp_path / "wavlm.safetensors"))
     audio_BT = clips(recipe())
     with torch.no_grad():
         expected = theirs(audio_BT, output_hidden_states=True).hidden_states[2]
@@ -144,7 +143,7 @@ def test_the_frozen_encoder_can_be_transformers_wavlm(tmp_path: Path) -> None:
     with pytest.raises(InvalidConfig, match="leave wavlm out"):
         made.start_from(CHECKPOINTS["causal"])
     with pytest.raises(CheckpointError, match="does not fit"):
-        load_wavlm(WavLM(WavLMConfig(**sizes)), tmp_path / "wavlm.safetensors")
+        WavLMFeatures(WavLMConfig(**sizes)).load_transformers(theirs.state_dict())
 
 
 def test_the_vocoder_hears_stretches_of_features_with_their_own_audio() -> None:

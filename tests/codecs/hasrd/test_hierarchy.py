@@ -19,7 +19,7 @@ from tests.codecs.tokens import encode_alone
 def taps_of(kind: str, clip_T: Tensor) -> Taps:
     loaded = codec(kind)
     assert loaded.ssl is not None
-    return loaded.network.taps(loaded.ssl(loaded.ssl.heard(clip_T[None])))
+    return loaded.network.taps(loaded.ssl(loaded.ssl.prepare(clip_T[None])))
 
 
 @pytest.mark.parametrize("kind", ["default", "same", "conv", "half-rate", "hubert-base"])
@@ -57,7 +57,7 @@ def test_the_mixture_is_that_of_the_layers_up_to_the_tap() -> None:
     network, ssl = untrained_hasrd(read_hasrd_config("hasrd", CONFIGS["default"]), 0), codec().ssl
     assert ssl is not None
     network.layer_logits.copy_(torch.tensor([0.0, 1.0, -1.0, 2.0, 0.5]))
-    states = list(ssl(ssl.heard(speech(8_000)[None])))
+    states = list(ssl(ssl.prepare(speech(8_000)[None])))
     mixed_BFH = network.taps(states).mixed_BFH
     weight_L = network.layer_logits.softmax(0)
     expected_BFH = torch.einsum("l,lbfh->bfh", weight_L, torch.stack(states))

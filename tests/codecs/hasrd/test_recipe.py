@@ -13,8 +13,8 @@ from speechmill.codecs import InvalidConfig, load_codec, load_recipe
 from speechmill.codecs.hasrd.config import read_hasrd_config
 from speechmill.codecs.hasrd.recipe import HasrdRecipe
 from speechmill.codecs.hasrd.weights import untrained_ssl
-from speechmill.codecs.nn.kmeans import MiniBatchKMeans, kmeans, nearest
-from speechmill.codecs.nn.lengths import mask_padding
+from speechmill.codecs.nn.kmeans import MiniBatchKMeans, kmeans, nearest_centroids
+from speechmill.codecs.nn.masks import mask_padding
 from speechmill.codecs.recipe import TrainingBatch, pad_or_trim, random_depths
 from tests.codecs.hasrd.small import CONFIGS
 from tests.codecs.overfit import begin, clips, mel_distance, moved, overfit, snapshot
@@ -127,7 +127,7 @@ def test_mini_batches_find_what_k_means_over_all_points_finds() -> None:
     whole_ND = kmeans(points(), 9, 30)
 
     def distance(centroids_ND: Tensor) -> float:
-        nearest_MD = centroids_ND[nearest(points(), centroids_ND)]
+        nearest_MD = centroids_ND[nearest_centroids(points(), centroids_ND)]
         return (points() - nearest_MD).square().sum(-1).mean().item()
 
     assert distance(found.centroids_ND) < 1.05 * distance(whole_ND) < 12

@@ -6,10 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from speechmill.codecs.checkpoint import load_strict
 from speechmill.codecs.hasrd.config import SSLConfig, read_hasrd_config
 from speechmill.codecs.hasrd.ssl import SSLModel, normalized
-from speechmill.codecs.hasrd.weights import allocate_ssl, renamed_ssl
+from speechmill.codecs.hasrd.weights import allocate_ssl
 from tests.codecs.hasrd.small import BASE, HUBERT, LARGE, TINY, codec
 from tests.codecs.speech import padded, speech
 
@@ -38,7 +37,7 @@ def reference(sizes: dict[str, Any]) -> nn.Module:
 def ours(sizes: dict[str, Any], state: dict[str, Tensor], layers: int) -> SSLModel:
     config = read_hasrd_config("hasrd", TINY | {"ssl": sizes, "semantic_layer": layers})
     model = allocate_ssl(config)
-    load_strict(model, renamed_ssl(state, config))
+    model.load_transformers(state)
     return model
 
 
@@ -86,9 +85,9 @@ def test_hidden_states_of_a_masked_batch_are_those_of_its_clips(kind: str) -> No
     assert ssl is not None
     clips = [speech(length, seed=length) for length in (16_000, 3_333, 320, 7_777)]
     audio_BT, lengths_B = padded(clips)
-    states = list(ssl(ssl.heard(audio_BT, lengths_B), lengths_B))
+    states = list(ssl(ssl.prepare(audio_BT, lengths_B), lengths_B))
     for row, clip_T in enumerate(clips):
-        for batched_BFD, alone_BFD in zip(states, ssl(ssl.heard(clip_T[None])), strict=True):
+        for batched_BFD, alone_BFD in zip(states, ssl(ssl.prepare(clip_T[None])), strict=True):
             part_FD = batched_BFD[row, : len(clip_T) // 320]
             torch.testing.assert_close(part_FD, alone_BFD[0], atol=1e-5, rtol=0)
 

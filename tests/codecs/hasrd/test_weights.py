@@ -8,13 +8,12 @@ import torch
 from safetensors.torch import save_file
 
 from speechmill.codecs import CheckpointError, InvalidConfig, codec_info, load_codec
-from speechmill.codecs.checkpoint import load_strict
+from speechmill.codecs.checkpoint import fold_weight_norm
 from speechmill.codecs.fetch import digest
 from speechmill.codecs.hasrd.config import VARIANTS, read_hasrd_config
 from speechmill.codecs.hasrd.model import HasrdNetwork
 from speechmill.codecs.hasrd.ssl import SSLModel
-from speechmill.codecs.hasrd.weights import renamed_ssl, untrained_hasrd, untrained_ssl
-from speechmill.codecs.nn.conv import fold_weight_norm
+from speechmill.codecs.hasrd.weights import untrained_hasrd, untrained_ssl
 from tests.codecs.hasrd.small import TINY, codec
 from tests.codecs.speech import speech
 from tests.codecs.tokens import encode_alone
@@ -49,7 +48,7 @@ def test_the_full_size_network_takes_every_key_of_transformers_and_no_other() ->
     with torch.device("meta"):
         state = transformers.WavLMModel(sizes).state_dict()
         network = SSLModel(config.ssl, config.semantic_layer)
-    load_strict(network, renamed_ssl(state, config))
+    network.load_transformers(state)
 
 
 @pytest.mark.parametrize("name", PARAMETERS)

@@ -29,9 +29,9 @@ from speechmill.codecs.errors import InvalidConfig
 from speechmill.codecs.family import (
     FILE,
     UNTRAINED_SEED,
+    CompileOptions,
     Config,
     NetworkFamily,
-    Options,
     Request,
     Settings,
 )
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class DualCodecOptions(Options):
+class DualCodecOptions(CompileOptions):
     """Encoding needs both semantic files, decoding does not.
 
     Without `keep_partial`, n frames take n hops and 119 samples (at 24 kHz), as in the authors'

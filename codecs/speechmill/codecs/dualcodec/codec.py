@@ -11,9 +11,9 @@ from speechmill.codecs.dualcodec.config import SEMANTIC_CHECKPOINT, SEMANTIC_STA
 from speechmill.codecs.dualcodec.model import DualCodecNetwork
 from speechmill.codecs.dualcodec.semantic import SemanticFeatures
 from speechmill.codecs.errors import InvalidConfig
+from speechmill.codecs.nn.cpu_kernels import pack_linears
 from speechmill.codecs.nn.factorized import FactorizedQuantizer
-from speechmill.codecs.nn.lengths import mask_padding
-from speechmill.codecs.nn.packed import pack_linears
+from speechmill.codecs.nn.masks import mask_padding
 from speechmill.codecs.precision import autocast, cast_weights
 from speechmill.codecs.validation import check_audio, check_codes
 

@@ -8,10 +8,9 @@ from dataclasses import dataclass, field, fields, replace
 from math import prod
 from typing import Any
 
-from speechmill.codecs.config import nearest, override
+from speechmill.codecs.config import did_you_mean, missing_columns, override
 from speechmill.codecs.errors import InvalidConfig
 from speechmill.codecs.family import Card
-from speechmill.codecs.nn.strides import missing_columns
 
 SEMANTIC_RATE = 16_000  # Hz, what w2v-BERT 2.0 hears
 FBANK_WINDOW = 400  # samples at SEMANTIC_RATE
@@ -191,7 +190,9 @@ def read_dualcodec_config(
     if sections:
         known = ["dualcodec", "patched", "w2vbert", "feature_extractor", "hidden_state_index"]
         unknown = next(iter(sections))
-        raise InvalidConfig(f"unknown section {unknown!r}{nearest(unknown, known)}; known: {known}")
+        raise InvalidConfig(
+            f"unknown section {unknown!r}{did_you_mean(unknown, known)}; known: {known}"
+        )
     own = {key: value for key, value in own.items() if key not in _TRAINING_ONLY}
     if "semantic_in_dim" not in own:
         own["semantic_in_dim"] = semantic.hidden_size

@@ -13,8 +13,7 @@ from speechmill.codecs.dualcodec.config import (
     FBANK_WINDOW,
     SEMANTIC_RATE,
 )
-from speechmill.codecs.nn.frame_conv import mask_padding_frames
-from speechmill.codecs.nn.lengths import padding_mask
+from speechmill.codecs.nn.masks import mask_padding_frames, padding_mask
 
 CountT = TypeVar("CountT", int, Tensor)
 

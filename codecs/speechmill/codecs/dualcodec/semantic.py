@@ -8,7 +8,7 @@ from torchaudio.transforms import Resample
 from speechmill.codecs.dualcodec.config import FBANK_STACK, SEMANTIC_RATE, DualCodecConfig
 from speechmill.codecs.dualcodec.fbank import StackedFbank, fbank_windows
 from speechmill.codecs.dualcodec.w2vbert import W2VBert
-from speechmill.codecs.nn.frame_conv import mask_padding_frames
+from speechmill.codecs.nn.masks import mask_padding_frames
 
 
 class SemanticFeatures(nn.Module):

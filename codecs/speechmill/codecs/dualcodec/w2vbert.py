@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from speechmill.codecs.dualcodec.config import W2VBertConfig
 from speechmill.codecs.nn.frame_conv import FrameConv1d
-from speechmill.codecs.nn.lengths import padding_mask
+from speechmill.codecs.nn.masks import padding_mask
 
 
 class W2VBert(nn.Module):
@@ -20,7 +20,7 @@ class W2VBert(nn.Module):
         super().__init__()
         self.left = config.left_max_position_embeddings
         self.right = config.right_max_position_embeddings
-        self.feature_projection = FeatureProjection(config)
+        self.feature_projection = W2VBertProjection(config)
         self.layers = nn.ModuleList(
             ConformerLayer(config) for _ in range(config.hidden_state_index)
         )
@@ -45,7 +45,7 @@ class W2VBert(nn.Module):
         return (frame_S - frame_S[:, None]).clamp(-self.left, self.right) + self.left
 
 
-class FeatureProjection(nn.Module):
+class W2VBertProjection(nn.Module):
     """A layer norm and a linear layer."""
 
     def __init__(self, config: W2VBertConfig) -> None:
@@ -66,12 +66,12 @@ class ConformerLayer(nn.Module):
         super().__init__()
         dim, eps = config.hidden_size, config.layer_norm_eps
         self.ffn1_layer_norm = nn.LayerNorm(dim, eps=eps)
-        self.ffn1 = FeedForward(config)
+        self.ffn1 = ConformerFeedForward(config)
         self.self_attn_layer_norm = nn.LayerNorm(dim, eps=eps)
-        self.self_attn = RelativeAttention(config)
-        self.conv_module = ConvolutionModule(config)
+        self.self_attn = ConformerAttention(config)
+        self.conv_module = ConformerConvolution(config)
         self.ffn2_layer_norm = nn.LayerNorm(dim, eps=eps)
-        self.ffn2 = FeedForward(config)
+        self.ffn2 = ConformerFeedForward(config)
         self.final_layer_norm = nn.LayerNorm(dim, eps=eps)
 
     def forward(self, x_BSD: Tensor, place_QK: Tensor, hidden_BS: Tensor | None) -> Tensor:
@@ -83,7 +83,7 @@ class ConformerLayer(nn.Module):
         return y_BSD
 
 
-class FeedForward(nn.Module):
+class ConformerFeedForward(nn.Module):
     """Two linear layers with SiLU between."""
 
     def __init__(self, config: W2VBertConfig) -> None:
@@ -96,7 +96,7 @@ class FeedForward(nn.Module):
         return y_BSD
 
 
-class RelativeAttention(nn.Module):
+class ConformerAttention(nn.Module):
     """Self-attention whose scores see the key plus an embedding of its clipped distance."""
 
     def __init__(self, config: W2VBertConfig) -> None:
@@ -128,7 +128,7 @@ class RelativeAttention(nn.Module):
         return score_BHSP.gather(-1, place_QK.expand(*score_BHSP.shape[:2], -1, -1))
 
 
-class ConvolutionModule(nn.Module):
+class ConformerConvolution(nn.Module):
     """Gated linear unit, causal depthwise convolution, norm, SiLU, linear layer."""
 
     def __init__(self, config: W2VBertConfig) -> None:

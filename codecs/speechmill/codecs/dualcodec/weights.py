@@ -8,13 +8,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from speechmill.codecs.checkpoint import allocate, load_strict, read_state_dict
+from speechmill.codecs.checkpoint import allocate, fold_weight_norm, load_strict, read_state_dict
 from speechmill.codecs.dualcodec.config import DualCodecConfig
 from speechmill.codecs.dualcodec.model import DualCodecNetwork
 from speechmill.codecs.dualcodec.semantic import SemanticFeatures
 from speechmill.codecs.dualcodec.w2vbert import W2VBert
 from speechmill.codecs.errors import CheckpointError
-from speechmill.codecs.nn.conv import fold_weight_norm
 from speechmill.codecs.nn.factorized import FactorizedQuantizer
 from speechmill.codecs.untrained import draw_weights, make_subtractive, remove_mean_over_time
 

@@ -13,9 +13,9 @@ from speechmill.codecs.api import Codec, CodecInfo
 from speechmill.codecs.config import override
 from speechmill.codecs.family import (
     UNTRAINED_SEED,
+    CompileOptions,
     Config,
     NetworkFamily,
-    Options,
     Request,
     Settings,
 )
@@ -25,14 +25,14 @@ from speechmill.codecs.focalcodec.published import read_focalcodec_config
 if TYPE_CHECKING:
     from speechmill.codecs.recipe import Enhance, Recipe
 
-FocalCodecRequest = Request[FocalCodecConfig, Options]
+FocalCodecRequest = Request[FocalCodecConfig, CompileOptions]
 
 
-class FocalCodecFamily(NetworkFamily[FocalCodecConfig, Options]):
+class FocalCodecFamily(NetworkFamily[FocalCodecConfig, CompileOptions]):
     """Facts, networks and training of FocalCodec; `config` is the authors' `config.json`."""
 
     def read_sizes(
-        self, name: str, config: Config, checkpoint: str | None, options: Options
+        self, name: str, config: Config, checkpoint: str | None, options: CompileOptions
     ) -> FocalCodecConfig:
         return read_focalcodec_config(name, config)
 
@@ -73,7 +73,7 @@ FAMILY = FocalCodecFamily(
     "focalcodec",
     sizes=FocalCodecConfig,
     variants=VARIANTS,
-    options=Options,
+    options=CompileOptions,
     cards=CARDS,
     file_settings=frozenset({"wavlm"}),
 )

@@ -11,7 +11,7 @@ from speechmill.codecs.errors import InvalidConfig
 from speechmill.codecs.focalcodec.config import FocalCodecConfig
 from speechmill.codecs.focalcodec.model import FocalCodecNetwork
 from speechmill.codecs.focalcodec.stream import FocalCodecStream
-from speechmill.codecs.nn.frame_conv import pack
+from speechmill.codecs.nn.frame_conv import pack_matrices
 from speechmill.codecs.precision import cast_weights
 from speechmill.codecs.validation import check_audio, check_codes
 
@@ -41,7 +41,7 @@ class FocalCodec:
         self._runner = BatchRunner.on(device, precision, row_by_row, compiled=compiled)
         self._decode_runner = replace(self._runner, compiled=False)
         if self._runner.packs_weights:
-            pack(self.network)
+            pack_matrices(self.network)
         cast_weights(precision, self.network)
         self._encode = self._runner.compile(self.network.encode)
         self._samples_per_frame = sizes.upscale * sizes.decoder.hop_length

@@ -6,9 +6,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from speechmill.codecs.focalcodec.config import CompressorConfig, DecompressorConfig, FocalConfig
-from speechmill.codecs.nn.focal import FeedForward, FocalBlock
-from speechmill.codecs.nn.frame_conv import FrameConv1d, Memory, Padding, mask_padding_frames
+from speechmill.codecs.focalcodec.focal import FocalBlock
+from speechmill.codecs.nn.frame_conv import FrameConv1d, Memory, Padding
+from speechmill.codecs.nn.masks import mask_padding_frames
 from speechmill.codecs.nn.snake import Snake
+from speechmill.codecs.nn.wavlm import FeedForward
 
 
 class Compressor(nn.Module):
@@ -22,7 +24,7 @@ class Compressor(nn.Module):
             config.downscale_factors,
             strict=False,
         )
-        self.layers = nn.ModuleList(DownStage(config, *width) for width in widths)
+        self.layers = nn.ModuleList(FocalDownStage(config, *width) for width in widths)
         self.out_proj = nn.Linear(config.hidden_dims[-1], config.output_dim)
 
     def forward(
@@ -34,7 +36,7 @@ class Compressor(nn.Module):
         return latents_BND
 
 
-class DownStage(nn.Module):
+class FocalDownStage(nn.Module):
     """A convolution that merges `factor` frames, a Snake, a focal block."""
 
     def __init__(self, config: FocalConfig, width: int, out_width: int, factor: int) -> None:
@@ -87,7 +89,8 @@ class Decompressor(nn.Module):
         windows = [config.window_size] * (len(widths) - 1) + [config.last_window_size]
         self.in_proj = nn.Linear(config.input_dim, config.hidden_dims[0])
         self.layers = nn.ModuleList(
-            UpStage(config, *width, window) for width, window in zip(widths, windows, strict=True)
+            FocalUpStage(config, *width, window)
+            for width, window in zip(widths, windows, strict=True)
         )
         refined = config.causal and config.lookahead_size > 0
         chunk = 1 + config.lookahead_size
@@ -103,7 +106,7 @@ class Decompressor(nn.Module):
         return x_BFC if self.refiner is None else self.refiner(x_BFC, lengths_B), lengths_B
 
 
-class UpStage(nn.Module):
+class FocalUpStage(nn.Module):
     """A focal block, a Snake, and each frame becomes `factor` frames."""
 
     def __init__(

@@ -6,9 +6,9 @@ Fields are named as in the published `config.json`.
 from dataclasses import dataclass
 from math import lcm, prod
 
+from speechmill.codecs.config import receptive_field
 from speechmill.codecs.errors import InvalidConfig
 from speechmill.codecs.family import Card
-from speechmill.codecs.nn.strides import receptive_field
 
 SAMPLE_RATE = 16_000
 

@@ -8,12 +8,17 @@ import torch
 from torch import Tensor, nn
 
 from speechmill.codecs.focalcodec.compressor import Compressor, Decompressor
-from speechmill.codecs.focalcodec.config import FocalCodecConfig, VocosConfig, WaveNeXtConfig
-from speechmill.codecs.focalcodec.wavlm import WavLM
+from speechmill.codecs.focalcodec.config import (
+    FocalCodecConfig,
+    VocosConfig,
+    WaveNeXtConfig,
+    WavLMConfig,
+)
 from speechmill.codecs.nn.binary import BinarySphericalQuantizer
 from speechmill.codecs.nn.convnext import ConvNeXtBackbone
 from speechmill.codecs.nn.frame_conv import Memory
-from speechmill.codecs.nn.istft import ISTFTHead
+from speechmill.codecs.nn.spectra import ISTFTHead
+from speechmill.codecs.nn.wavlm import WavLM, WavLMSizes
 
 
 class FocalCodecNetwork(nn.Module):
@@ -21,7 +26,7 @@ class FocalCodecNetwork(nn.Module):
 
     def __init__(self, config: FocalCodecConfig) -> None:
         super().__init__()
-        self.encoder = WavLM(config.encoder)
+        self.encoder = WavLMFeatures(config.encoder)
         self.compressor = Compressor(config.compressor)
         self.quantizer = BinarySphericalQuantizer(config.compressor.output_dim)
         self.decompressor = Decompressor(config.decompressor)
@@ -55,6 +60,44 @@ class FocalCodecNetwork(nn.Module):
         features_BFC, lengths_B = self.decompressor(corners_BND, num_frames_B, memory)
         audio_BT: Tensor = self.decoder(features_BFC, lengths_B, memory)
         return audio_BT
+
+
+class WavLMFeatures(WavLM):
+    """audio_BT to features_BFD: the residual stream after the last layer, with no norm after it."""
+
+    def __init__(self, config: WavLMConfig) -> None:
+        super().__init__(
+            WavLMSizes(
+                conv_dims=config.hidden_dims,
+                kernels=config.kernel_sizes,
+                strides=config.strides,
+                num_layers=config.num_layers,
+                dim=config.dim,
+                ffn_dim=config.ffn_dim,
+                heads=config.num_heads,
+                positions_kernel=config.conv_pos,
+                positions_groups=config.conv_pos_groups,
+                num_buckets=config.num_buckets,
+                max_distance=config.max_distance,
+                short_rows=True,
+                causal=config.causal,
+                window=config.window_size,
+                chunk=config.chunk_frames,
+            )
+        )
+
+    def forward(
+        self,
+        audio_BT: Tensor,
+        num_samples_B: Tensor | None = None,
+        memory: Memory | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the features and each row's frames."""
+        x_BFD, num_frames_B = self.features(audio_BT, num_samples_B, memory)
+        # in half precision too, the sum over all layers is kept in float32
+        for state_BFD in self.encoder(x_BFD.float(), num_frames_B, memory):
+            x_BFD = state_BFD
+        return x_BFD, num_frames_B
 
 
 class Vocoder(nn.Module):

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from speechmill.codecs.config import nearest, override
+from speechmill.codecs.config import did_you_mean, override
 from speechmill.codecs.errors import InvalidConfig
 from speechmill.codecs.focalcodec.config import (
     V001,
@@ -49,7 +49,7 @@ def read_focalcodec_config(name: str, values: Mapping[str, Any] | None) -> Focal
     values = values or {}
     for key in values:
         if key not in _KEYS:
-            raise InvalidConfig(f"unknown key {key!r}{nearest(key, _KEYS)}; known: {_KEYS}")
+            raise InvalidConfig(f"unknown key {key!r}{did_you_mean(key, _KEYS)}; known: {_KEYS}")
     is_v001 = not _SPELT_V001.isdisjoint(values.get("decoder_config") or {})
     base = VARIANTS.get(name, V001 if is_v001 else V002)
     quantizer = override(_Quantizer(codebook_size=base.codebook_size), _part(values, "quantizer"))

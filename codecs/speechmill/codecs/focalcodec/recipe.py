@@ -19,7 +19,7 @@ from speechmill.codecs.errors import InvalidConfig
 from speechmill.codecs.fetch import fetch
 from speechmill.codecs.focalcodec.config import SAMPLE_RATE, FocalCodecConfig
 from speechmill.codecs.focalcodec.model import FocalCodecNetwork
-from speechmill.codecs.focalcodec.weights import current, load_wavlm
+from speechmill.codecs.focalcodec.weights import current
 from speechmill.codecs.losses import MelLoss
 from speechmill.codecs.recipe import (
     Recipe,
@@ -84,7 +84,8 @@ class FocalCodecRecipe(Recipe):
         self.mel = MelLoss(self.sample_rate, config.mel_ffts, config.mel_bands, squared=False)
         self.phase = "vocoder"
         if config.wavlm is not None:
-            load_wavlm(self.network.encoder, fetch(config.wavlm))
+            state = read_state_dict(fetch(config.wavlm))
+            self.network.encoder.load_transformers(state, config.wavlm)
 
     def start_from(self, path: Path) -> None:
         """Begin at the weights of a checkpoint, of either published layout."""

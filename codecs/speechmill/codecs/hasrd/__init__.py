@@ -19,9 +19,9 @@ from speechmill.codecs.errors import InvalidConfig
 from speechmill.codecs.family import (
     FILE,
     UNTRAINED_SEED,
+    CompileOptions,
     Config,
     NetworkFamily,
-    Options,
     Request,
     Settings,
 )
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class HasrdOptions(Options):
+class HasrdOptions(CompileOptions):
     """`semantic_checkpoint` is the self-supervised model's file, as transformers writes it.
 
     Encoding needs it, decoding does not.

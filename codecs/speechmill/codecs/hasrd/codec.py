@@ -11,8 +11,8 @@ from speechmill.codecs.batch_runner import BatchRunner
 from speechmill.codecs.errors import InvalidConfig
 from speechmill.codecs.hasrd.model import HasrdNetwork
 from speechmill.codecs.hasrd.ssl import SSLModel
-from speechmill.codecs.nn.frame_conv import pack
-from speechmill.codecs.nn.lengths import mask_padding
+from speechmill.codecs.nn.frame_conv import pack_matrices
+from speechmill.codecs.nn.masks import mask_padding
 from speechmill.codecs.precision import autocast, cast_weights
 from speechmill.codecs.validation import check_audio, check_codes
 
@@ -47,7 +47,7 @@ class HasrdCodec:
         for part in filter(None, (self.network, self.ssl)):
             cast_weights(precision, part)
         if self.ssl is not None and self._runner.packs_weights:
-            pack(self.ssl)
+            pack_matrices(self.ssl)
         self._code = self._runner.compile(self._code)  # type: ignore[method-assign]
 
     @torch.inference_mode()
@@ -112,7 +112,7 @@ class HasrdCodec:
         """Return codes_BKF of rows that are lengthened with zeros to `size` samples."""
         assert self.ssl is not None
         hop = self.info.hop_length
-        states = self.ssl(_resized(self.ssl.heard(audio_BT, samples_B), size), filled_B)
+        states = self.ssl(_resized(self.ssl.prepare(audio_BT, samples_B), size), filled_B)
         framed_BT = _resized(audio_BT, size // hop * hop)
         if frames_B is not None:
             framed_BT = mask_padding(framed_BT, frames_B * hop)

@@ -9,10 +9,9 @@ from dataclasses import dataclass, replace
 from math import prod
 from typing import Any, Literal
 
-from speechmill.codecs.config import override
+from speechmill.codecs.config import override, receptive_field
 from speechmill.codecs.errors import InvalidConfig
 from speechmill.codecs.family import UNPUBLISHED, Card
-from speechmill.codecs.nn.strides import receptive_field
 
 SAMPLE_RATE = 16_000
 
@@ -22,7 +21,7 @@ def _check_choice(key: str, value: str, *choices: str) -> None:
         raise InvalidConfig(f"{key} is {value!r}, must be one of {', '.join(choices)}")
 
 
-def _check_range(key: str, value: int, last: int) -> None:
+def _check_count(key: str, value: int, last: int) -> None:
     if not 1 <= value <= last:
         raise InvalidConfig(f"{key} is {value}, must be 1 to {last}")
 
@@ -107,8 +106,8 @@ class HasrdConfig:
     def __post_init__(self) -> None:
         _check_choice("acoustic_source", self.acoustic_source, "weighted", "same", "conv")
         _check_choice("acoustic_quantizer", self.acoustic_quantizer, "euclidean", "factorized")
-        _check_range("semantic_layer", self.semantic_layer, self.ssl.num_hidden_layers)
-        _check_range("num_codebooks", self.num_codebooks, 1 + self.num_acoustic)
+        _check_count("semantic_layer", self.semantic_layer, self.ssl.num_hidden_layers)
+        _check_count("num_codebooks", self.num_codebooks, 1 + self.num_acoustic)
         sizes = (self.semantic_codebook_size, self.codebook_size, self.codebook_dim, self.dim)
         if min(*sizes, self.pool_factor, self.num_acoustic) < 1:
             raise InvalidConfig(f"every size must be at least 1: {self}")

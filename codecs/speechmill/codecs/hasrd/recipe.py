@@ -12,17 +12,15 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from speechmill.codecs.checkpoint import load_strict, read_state_dict
+from speechmill.codecs.checkpoint import load_unfolded, read_state_dict
 from speechmill.codecs.errors import InvalidConfig
 from speechmill.codecs.fetch import digest
 from speechmill.codecs.hasrd.config import SAMPLE_RATE, HasrdConfig
 from speechmill.codecs.hasrd.model import HasrdNetwork
 from speechmill.codecs.hasrd.ssl import SSLModel
-from speechmill.codecs.hasrd.weights import renamed_ssl
 from speechmill.codecs.losses import dac_mel_loss
 from speechmill.codecs.nn.codebook_ema import CodebookEMA, KMeansStart
-from speechmill.codecs.nn.conv import load_unfolded
-from speechmill.codecs.nn.lengths import padding_mask
+from speechmill.codecs.nn.masks import padding_mask
 from speechmill.codecs.nn.quantize import ResidualQuantizer
 from speechmill.codecs.recipe import (
     CentroidRecipe,
@@ -87,8 +85,7 @@ class HasrdRecipe(CentroidRecipe):
 
     def load_semantic(self, path: Path) -> None:
         """Fill in the self-supervised model from a file that transformers wrote."""
-        state = renamed_ssl(read_state_dict(path), self.sizes)
-        load_strict(self.ssl.network, state, str(path))
+        cast(SSLModel, self.ssl.network).load_transformers(read_state_dict(path), str(path))
         self.sizes = replace(self.sizes, semantic_sha256=digest(path))
 
     def start_from(self, path: Path) -> None:
@@ -119,7 +116,7 @@ class HasrdRecipe(CentroidRecipe):
             return audio_BT.new_empty(0, self.sizes.ssl.hidden_size)
         frames_B = -(-samples_B // self.hop_length)
         ssl = cast(SSLModel, self.ssl.network)
-        states = ssl(ssl.heard(audio_BT, samples_B), frames_B * self.hop_length)
+        states = ssl(ssl.prepare(audio_BT, samples_B), frames_B * self.hop_length)
         semantic_BFH = self.network.taps(states, acoustic=False).semantic_BFH
         return semantic_BFH[~padding_mask(frames_B, semantic_BFH.shape[1])]
 
@@ -171,7 +168,7 @@ class HasrdRecipe(CentroidRecipe):
     def states(self, audio_BT: Tensor) -> list[Tensor]:
         """Return the self-supervised model's hidden states, the one before its layers first."""
         ssl = cast(SSLModel, self.ssl.network)
-        return list(ssl(ssl.heard(audio_BT)))
+        return list(ssl(ssl.prepare(audio_BT)))
 
     def _streams(self, audio_BT: Tensor) -> tuple[Tensor, Tensor]:
         """Return semantic_BFD and residual_BFD, what it leaves to the acoustic codebooks."""

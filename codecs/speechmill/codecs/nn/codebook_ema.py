@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
-from speechmill.codecs.nn.kmeans import kmeans, nearest
+from speechmill.codecs.nn.kmeans import kmeans, nearest_centroids
 from speechmill.codecs.nn.quantize import ResidualQuantizer
 
 _EPS = 1e-5
@@ -114,7 +114,7 @@ def begin_at_kmeans(quantizer: ResidualQuantizer, x_MD: Tensor, iterations: int)
     counts = []
     for codebook_ND in quantizer.codebooks_KND:
         codebook_ND.copy_(kmeans(x_MD, len(codebook_ND), iterations))
-        codes_M = nearest(x_MD, codebook_ND)
+        codes_M = nearest_centroids(x_MD, codebook_ND)
         counts.append(torch.bincount(codes_M, minlength=len(codebook_ND)))
         x_MD = x_MD - codebook_ND[codes_M]
     counts_KN = torch.stack(counts).float()

@@ -5,17 +5,12 @@ columns at a row's end that padding could reach are patched. Without lengths eve
 What a layer returns behind a row's end is not defined, but always finite.
 """
 
-from collections.abc import Mapping
-from copy import deepcopy
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
-from torch.nn.utils.parametrize import is_parametrized, remove_parametrizations
 
-from speechmill.codecs.checkpoint import load_strict
-from speechmill.codecs.nn.lengths import mask_padding
+from speechmill.codecs.nn.masks import mask_padding
 
 
 class PaddedConv1d(nn.Module):
@@ -65,50 +60,6 @@ class TrimmedConvTranspose1d(nn.Module):
             x_BCT = mask_padding(x_BCT, lengths_B)
         y_BCT: Tensor = self.conv(x_BCT)
         return y_BCT[..., self.left : y_BCT.shape[-1] - self.right]
-
-
-def fold_weight_norm(network: nn.Module) -> None:
-    """Replace every weight-normed weight by its value: faster, and no longer trainable as such."""
-    for module in network.modules():
-        if is_parametrized(module, "weight"):
-            remove_parametrizations(module, "weight")
-
-
-def load_folded(network: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    """Load a checkpoint of training or of inference, strictly, and leave the weights folded.
-
-    Training keeps the two factors of every weight-normed weight; here they are multiplied.
-    """
-    if any(".parametrizations." in key for key in state):
-        load_strict(network, state, source)
-        fold_weight_norm(network)
-    else:
-        fold_weight_norm(network)
-        load_strict(network, state, source)
-
-
-def scaled(direction: Tensor, length: Tensor) -> Tensor:
-    """Return the weight of two factors (weight norm, arXiv 1602.07868, eq. 2).
-
-    The norm is over the dimensions in which `length` has one element.
-    """
-    dims = [dim for dim, size in enumerate(length.shape) if size == 1]
-    norm: Tensor = direction.norm(dim=dims, keepdim=True)
-    return direction * (length / norm)
-
-
-def load_unfolded(network: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    """Load a checkpoint of training or of inference, strictly, and leave the weights trainable."""
-    if any(".parametrizations." in key for key in state):
-        load_strict(network, state, source)
-        return
-    folded = deepcopy(network)
-    fold_weight_norm(folded)
-    load_strict(folded, state, source)
-    for name, module in network.named_modules():
-        if is_parametrized(module, "weight"):
-            module.weight = folded.get_submodule(name).weight
-    network.load_state_dict(folded.state_dict(), strict=False)
 
 
 def _pad_full(x_BCT: Tensor, left: int, right: int, stride: int) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from speechmill.codecs.nn.lengths import mask_padding
+from speechmill.codecs.nn.masks import mask_padding
 from speechmill.codecs.nn.snake import Snake
 
 _DILATIONS = (1, 3, 9)
@@ -21,7 +21,7 @@ class DacEncoder(nn.Module):
     def __init__(self, dim: int, rates: tuple[int, ...], output_dim: int) -> None:
         super().__init__()
         self.first = ZeroPaddedConv1d(1, dim, 7)
-        self.stages = nn.ModuleList(DownStage(dim << i, rate) for i, rate in enumerate(rates))
+        self.stages = nn.ModuleList(DacDownStage(dim << i, rate) for i, rate in enumerate(rates))
         self.snake = Snake(1, dim << len(rates), 1, channels_last=False)
         self.last = ZeroPaddedConv1d(dim << len(rates), output_dim, 3)
 
@@ -42,7 +42,7 @@ class DacDecoder(nn.Module):
         super().__init__()
         self.first = ZeroPaddedConv1d(input_dim, dim, 7)
         self.stages = nn.ModuleList(
-            UpStage(dim >> i, rate, whole_frames=whole_frames) for i, rate in enumerate(rates)
+            DacUpStage(dim >> i, rate, whole_frames=whole_frames) for i, rate in enumerate(rates)
         )
         self.snake = Snake(1, dim >> len(rates), 1, channels_last=False)
         self.last = ZeroPaddedConv1d(dim >> len(rates), 1, 7)
@@ -55,13 +55,13 @@ class DacDecoder(nn.Module):
         return torch.tanh(audio_B1T)
 
 
-class DownStage(nn.Module):
+class DacDownStage(nn.Module):
     """Three residual units, then a convolution that keeps every `rate`-th column."""
 
     def __init__(self, width: int, rate: int) -> None:
         super().__init__()
         self.rate = rate
-        self.units = nn.ModuleList(ResidualUnit(width, dilation) for dilation in _DILATIONS)
+        self.units = nn.ModuleList(DacResidualUnit(width, dilation) for dilation in _DILATIONS)
         self.snake = Snake(1, width, 1, channels_last=False)
         self.down = ZeroPaddedConv1d(width, 2 * width, 2 * rate, stride=rate)
 
@@ -72,7 +72,7 @@ class DownStage(nn.Module):
         return x_BCT, None if lengths_B is None else lengths_B // self.rate
 
 
-class UpStage(nn.Module):
+class DacUpStage(nn.Module):
     """A transposed convolution to half the width, then three residual units."""
 
     def __init__(self, width: int, rate: int, *, whole_frames: bool = False) -> None:
@@ -89,7 +89,7 @@ class UpStage(nn.Module):
             output_padding=rate % 2 - self.missing,
         )
         self.up = weight_norm(up)
-        self.units = nn.ModuleList(ResidualUnit(width // 2, dilation) for dilation in _DILATIONS)
+        self.units = nn.ModuleList(DacResidualUnit(width // 2, dilation) for dilation in _DILATIONS)
 
     def forward(self, x_BCT: Tensor, lengths_B: Tensor | None) -> tuple[Tensor, Tensor | None]:
         x_BCT = self.snake(x_BCT)
@@ -102,7 +102,7 @@ class UpStage(nn.Module):
         return x_BCT, lengths_B
 
 
-class ResidualUnit(nn.Module):
+class DacResidualUnit(nn.Module):
     """Snake, dilated convolution, Snake, 1x1 convolution, added to the input."""
 
     def __init__(self, width: int, dilation: int) -> None:

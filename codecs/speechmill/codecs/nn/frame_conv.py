@@ -10,9 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from speechmill.codecs.nn.lengths import padding_mask
-from speechmill.codecs.nn.packed import PackedLinear, pack_linears
-from speechmill.codecs.nn.spectral import Spectrum
+from speechmill.codecs.nn.cpu_kernels import PackedLinear, Spectrum, pack_linears
+from speechmill.codecs.nn.masks import mask_padding_frames
 
 _BLOCK = 8192  # windows laid out at a time
 _LONG = 32  # taps, and frames, from which on spectra are the faster way
@@ -124,7 +123,7 @@ class FrameConv1d(nn.Conv1d):
         return x_BTC
 
 
-def pack(network: nn.Module) -> None:
+def pack_matrices(network: nn.Module) -> None:
     """Pack the matrices inside `network` for float32 on a CPU: it gives up its weights.
 
     oneDNN's packed matrices run 1.2 times as fast on long clips, and more on short ones.
@@ -135,8 +134,3 @@ def pack(network: nn.Module) -> None:
         if isinstance(module, FrameConv1d):
             module.pack()
     pack_linears(network)
-
-
-def mask_padding_frames(x_BTC: Tensor, lengths_B: Tensor) -> Tensor:
-    """Return x_BTC with zeros behind each row's end, whatever was there."""
-    return x_BTC.masked_fill(padding_mask(lengths_B, x_BTC.shape[1])[..., None], 0)

@@ -18,7 +18,7 @@ def kmeans(points_MD: Tensor, count: int, iterations: int) -> Tensor:
     """
     centroids_ND = points_MD[_draw(len(points_MD), count, points_MD.device)].clone()
     for _ in range(iterations):
-        nearest_M = nearest(points_MD, centroids_ND)
+        nearest_M = nearest_centroids(points_MD, centroids_ND)
         size_N = torch.bincount(nearest_M, minlength=count)
         sum_ND = torch.zeros_like(centroids_ND).index_add_(0, nearest_M, points_MD)
         centroids_ND = sum_ND / size_N.clamp(min=1)[:, None]
@@ -27,7 +27,7 @@ def kmeans(points_MD: Tensor, count: int, iterations: int) -> Tensor:
     return centroids_ND
 
 
-def nearest(points_MD: Tensor, centroids_ND: Tensor) -> Tensor:
+def nearest_centroids(points_MD: Tensor, centroids_ND: Tensor) -> Tensor:
     """Return the index of the nearest centroid of each point; the lowest wins a tie."""
     norm_N = centroids_ND.square().sum(-1)
     chunks = torch.split(points_MD, max(1, _CHUNK // len(centroids_ND)))
@@ -67,7 +67,7 @@ class MiniBatchKMeans(nn.Module):
 
     def update(self, points_MD: Tensor) -> Tensor:
         """Move the centroids by a batch; give the mean squared distance before."""
-        nearest_M = nearest(points_MD, self.centroids_ND)
+        nearest_M = nearest_centroids(points_MD, self.centroids_ND)
         distance = (points_MD - self.centroids_ND[nearest_M]).square().sum(-1).mean()
         size_N = torch.bincount(nearest_M, minlength=len(self.counts_N))
         sum_ND = torch.zeros_like(self.centroids_ND).index_add_(0, nearest_M, points_MD)

@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from speechmill.codecs.api import CodecInfo
-from speechmill.codecs.nn.lengths import mask_padding
+from speechmill.codecs.nn.masks import mask_padding
 from speechmill.codecs.validation import check_audio, check_codes
 
 _MULTIPLIER = 2_654_435_761  # Knuth's: 2^32 over the golden ratio, spreads neighbours far apart

@@ -10,16 +10,22 @@ from typing import TYPE_CHECKING, Any
 
 from speechmill.codecs.api import Codec, CodecInfo
 from speechmill.codecs.config import override
-from speechmill.codecs.family import UNTRAINED_SEED, NetworkFamily, Options, Request, Settings
+from speechmill.codecs.family import (
+    UNTRAINED_SEED,
+    CompileOptions,
+    NetworkFamily,
+    Request,
+    Settings,
+)
 from speechmill.codecs.pure.config import CARDS, VARIANTS, PureConfig
 
 if TYPE_CHECKING:
     from speechmill.codecs.recipe import Enhance, Recipe
 
-PureRequest = Request[PureConfig, Options]
+PureRequest = Request[PureConfig, CompileOptions]
 
 
-class PureFamily(NetworkFamily[PureConfig, Options]):
+class PureFamily(NetworkFamily[PureConfig, CompileOptions]):
     """Facts, networks and training of PURE."""
 
     def describe(self, request: PureRequest) -> CodecInfo:
@@ -54,5 +60,5 @@ class PureFamily(NetworkFamily[PureConfig, Options]):
 
 
 FAMILY = PureFamily(
-    "pure", algorithm=2, sizes=PureConfig, variants=VARIANTS, options=Options, cards=CARDS
+    "pure", algorithm=2, sizes=PureConfig, variants=VARIANTS, options=CompileOptions, cards=CARDS
 )

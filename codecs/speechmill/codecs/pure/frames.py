@@ -1,4 +1,4 @@
-"""Encoder and decoder that compute at the frame rate alone, for training in minutes on a CPU.
+"""SeanetEncoder and decoder that compute at the frame rate alone, for training in minutes on a CPU.
 
 Not of the paper, whose SEANet costs ten times as much per second of audio. The encoder sees each
 frame's modified discrete cosine transform (MDCT) and log-mel spectrum, the decoder gives the MDCT
@@ -12,9 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from speechmill.codecs.nn.convnext import ConvNeXtBackbone
-from speechmill.codecs.nn.lengths import mask_padding
-from speechmill.codecs.nn.mdct import MDCT
-from speechmill.codecs.nn.mel import mel_bank
+from speechmill.codecs.nn.masks import mask_padding
+from speechmill.codecs.nn.spectra import MDCT, mel_bank
 from speechmill.codecs.pure.config import PureConfig
 
 _FLOOR = 1e-5  # of a mel band's magnitude
@@ -42,7 +41,7 @@ class FrameEncoder(nn.Module):
         self.backbone = _backbone(config, config.hop_length + config.bands)
         self.last = nn.Linear(config.width, config.dim)
         self.low = nn.Linear(config.hop_length, config.dim, bias=False)
-        _hand_through(self.low, _LATENT)
+        _start_as_identity(self.low, _LATENT)
 
     def forward(self, x_B1T: Tensor, lengths_B: Tensor | None) -> Tensor:
         audio_BT = x_B1T[:, 0]
@@ -74,7 +73,7 @@ class FrameDecoder(nn.Module):
         self.head = nn.Linear(config.width, 2 * config.hop_length)
         self.low = nn.Linear(config.dim, config.hop_length, bias=False)
         self.mdct = MDCT(config.hop_length)
-        _hand_through(self.low, 1 / _LATENT)
+        _start_as_identity(self.low, 1 / _LATENT)
 
     def forward(self, z_BDF: Tensor, lengths_B: Tensor | None) -> Tensor:
         z_BFD = z_BDF.transpose(1, 2)
@@ -85,7 +84,7 @@ class FrameDecoder(nn.Module):
         return audio_BT[:, None]
 
 
-def _hand_through(linear: nn.Linear, scale: float) -> None:
+def _start_as_identity(linear: nn.Linear, scale: float) -> None:
     """Begin with as many of the first inputs as there are outputs, or the other way round."""
     nn.init.normal_(linear.weight, std=0.01)
     with torch.no_grad():

@@ -31,7 +31,7 @@ class PureNetwork(nn.Module):
         )
         self.decoder = decoder(config)
         if config.backbone == "frames":
-            _hand_through(self.vae_head)
+            _start_as_identity(self.vae_head)
 
     def posterior(self, audio_BT: Tensor, lengths_B: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return mu_BDF and logvar_BDF of the latent (eq. 10)."""
@@ -51,14 +51,14 @@ class PureNetwork(nn.Module):
         return audio_B1T[:, 0]
 
 
-class Encoder(nn.Module):
+class SeanetEncoder(nn.Module):
     """audio_B1T to h_BDF."""
 
     def __init__(self, config: PureConfig) -> None:
         super().__init__()
         self.first = PaddedConv1d(1, config.channels[0], config.kernel)
         widths = zip(config.channels, config.channels[1:], config.strides, strict=False)
-        self.stages = nn.ModuleList(DownStage(config, *width) for width in widths)
+        self.stages = nn.ModuleList(SeanetDownStage(config, *width) for width in widths)
         self.lstm = _lstm(config, config.channels[-1])
         self.last = PaddedConv1d(config.channels[-1], config.dim, config.kernel)
 
@@ -70,7 +70,7 @@ class Encoder(nn.Module):
         return h_BDF
 
 
-class Decoder(nn.Module):
+class SeanetDecoder(nn.Module):
     """z_BDF to audio_B1T: the encoder mirrored, with no tanh at its end."""
 
     def __init__(self, config: PureConfig) -> None:
@@ -79,7 +79,7 @@ class Decoder(nn.Module):
         self.first = PaddedConv1d(config.dim, channels[0], config.kernel)
         self.lstm = _lstm(config, channels[0])
         widths = zip(channels, channels[1:], strides, strict=False)
-        self.stages = nn.ModuleList(UpStage(config, *width) for width in widths)
+        self.stages = nn.ModuleList(SeanetUpStage(config, *width) for width in widths)
         self.last = PaddedConv1d(channels[-1], 1, config.kernel)
 
     def forward(self, z_BDF: Tensor, lengths_B: Tensor | None) -> Tensor:
@@ -90,7 +90,7 @@ class Decoder(nn.Module):
         return audio_B1T
 
 
-class DownStage(nn.Module):
+class SeanetDownStage(nn.Module):
     """Residual blocks, then a convolution that keeps every stride-th column."""
 
     def __init__(self, config: PureConfig, width: int, out_width: int, stride: int) -> None:
@@ -106,7 +106,7 @@ class DownStage(nn.Module):
         return x_BCT, None if lengths_B is None else (lengths_B + stride - 1) // stride
 
 
-class UpStage(nn.Module):
+class SeanetUpStage(nn.Module):
     """A transposed convolution, then residual blocks."""
 
     def __init__(self, config: PureConfig, width: int, out_width: int, stride: int) -> None:
@@ -122,7 +122,7 @@ class UpStage(nn.Module):
         return x_BCT, lengths_B
 
 
-class ResidualBlock(nn.Module):
+class SeanetBlock(nn.Module):
     """Snake, dilated convolution to half the width, Snake, 1x1 back; the shortcut is 1x1 too."""
 
     def __init__(self, width: int, kernel: int, dilation: int) -> None:
@@ -150,14 +150,14 @@ class SkipLSTM(nn.Module):
 
 
 def _residual_blocks(config: PureConfig, width: int) -> nn.ModuleList:
-    return nn.ModuleList(ResidualBlock(width, config.kernel, d) for d in config.dilations)
+    return nn.ModuleList(SeanetBlock(width, config.kernel, d) for d in config.dilations)
 
 
 def _lstm(config: PureConfig, width: int) -> nn.Module:
     return SkipLSTM(width, config.lstm_layers) if config.lstm_layers else nn.Identity()
 
 
-def _hand_through(vae_head: nn.Conv1d) -> None:
+def _start_as_identity(vae_head: nn.Conv1d) -> None:
     """Begin with the encoder's output as the mean, and little noise on it."""
     assert vae_head.bias is not None
     dim = vae_head.in_channels
@@ -169,4 +169,4 @@ def _hand_through(vae_head: nn.Conv1d) -> None:
 
 
 _BACKBONES: dict[str, tuple[Callable[[PureConfig], nn.Module], Callable[[PureConfig], nn.Module]]]
-_BACKBONES = {"seanet": (Encoder, Decoder), "frames": (FrameEncoder, FrameDecoder)}
+_BACKBONES = {"seanet": (SeanetEncoder, SeanetDecoder), "frames": (FrameEncoder, FrameDecoder)}

@@ -10,11 +10,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from speechmill.codecs.checkpoint import read_state_dict
+from speechmill.codecs.checkpoint import load_unfolded, read_state_dict
 from speechmill.codecs.errors import InvalidConfig
 from speechmill.codecs.losses import MelLoss, STFTLoss, kl_to_standard_normal, l1_and_mse
 from speechmill.codecs.nn.codebook_ema import CodebookEMA, KMeansStart
-from speechmill.codecs.nn.conv import load_unfolded
 from speechmill.codecs.pure.config import PureConfig
 from speechmill.codecs.pure.model import PureNetwork
 from speechmill.codecs.recipe import (
@@ -73,7 +72,7 @@ class PureRecipeConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class Quantized:
+class TaughtStages:
     """Frames through all stages; rows M are the frames of all utterances."""
 
     words_KMD: Tensor  # the codeword of each stage
@@ -135,7 +134,9 @@ class PureRecipe(Recipe):
     def initialize_from(self, batch: TrainingBatch) -> None:
         """Begin each stage at the k-means of what the stages before leave of the raw latent."""
         quantizer = self.network.quantizer
-        counts_KN = self._start.initialize_from(quantizer, _frames(self.latent(batch.audio_BT)))
+        counts_KN = self._start.initialize_from(
+            quantizer, _flatten_frames(self.latent(batch.audio_BT))
+        )
         if counts_KN is not None:
             if quantizer.num_searched:
                 quantizer.searched_SND.copy_(quantizer.codebooks_KND[: quantizer.num_searched])
@@ -167,12 +168,12 @@ class PureRecipe(Recipe):
         """Return mu_BDF, which the quantizers code: the posterior's mean, not a sample of it."""
         return self.network.posterior(audio_BT)[0].float()
 
-    def quantize(self, latent_BDF: Tensor, target_BDF: Tensor) -> Quantized:
+    def quantize(self, latent_BDF: Tensor, target_BDF: Tensor) -> TaughtStages:
         """Return every stage's input, target and codeword (eq. 9 and 11).
 
         What enters stage 2 and later is the raw latent's residual, whatever stage 1 was taught.
         """
-        raw_MD, taught_MD = _frames(latent_BDF), _frames(target_BDF)
+        raw_MD, taught_MD = _flatten_frames(latent_BDF), _flatten_frames(target_BDF)
         sum_MD = torch.zeros_like(raw_MD)
         words: list[Tensor] = []
         inputs: list[Tensor] = []
@@ -186,7 +187,7 @@ class PureRecipe(Recipe):
             codes.append(self.network.quantizer.distances(inputs[-1], stage).argmin(-1))
             words.append(codebook_ND[codes[-1]])
             sum_MD = sum_MD + words[-1].detach()
-        return Quantized(*map(torch.stack, (words, inputs, targets, codes)))
+        return TaughtStages(*map(torch.stack, (words, inputs, targets, codes)))
 
     def _vae(self, batch: TrainingBatch) -> StepOutput:
         mu_BDF, logvar_BDF = self.network.posterior(batch.audio_BT)
@@ -254,17 +255,19 @@ class PureRecipe(Recipe):
             terms["stft"] = self.stft(audio_BT, target_BT)
         return terms
 
-    def _vq(self, latent_BDF: Tensor, stages: Quantized) -> Tensor:
+    def _vq(self, latent_BDF: Tensor, stages: TaughtStages) -> Tensor:
         """Return the VQ loss (eq. 13): the encoder's side, and the codewords' where they learn."""
         sum_MD = stages.words_KMD.detach().sum(0)
-        loss = l1_and_mse(_frames(latent_BDF), sum_MD)
+        loss = l1_and_mse(_flatten_frames(latent_BDF), sum_MD)
         if self.config.codebook_update == "gradient":
-            residuals_KMD = _frames(latent_BDF).detach() - _sums_before(stages.words_KMD.detach())
+            residuals_KMD = _flatten_frames(latent_BDF).detach() - _sums_before(
+                stages.words_KMD.detach()
+            )
             loss = loss + l1_and_mse(stages.words_KMD, residuals_KMD)
         return loss
 
     def _first_stage(
-        self, stages: Quantized, latent_BDF: Tensor, enhanced_BT: Tensor, taught_B: Tensor
+        self, stages: TaughtStages, latent_BDF: Tensor, enhanced_BT: Tensor, taught_B: Tensor
     ) -> Tensor:
         taught = self.config.enhanced_stages
         word_BDF = _utterances(stages.words_KMD[:taught].sum(0), latent_BDF)
@@ -301,13 +304,13 @@ class PureRecipe(Recipe):
         self.has_codebooks.fill_(True)
 
 
-def _frames(x_BDF: Tensor) -> Tensor:
+def _flatten_frames(x_BDF: Tensor) -> Tensor:
     """Return x_MD, the frames of all utterances one behind the other."""
     return x_BDF.transpose(1, 2).flatten(0, 1)
 
 
 def _utterances(x_MD: Tensor, like_BDF: Tensor) -> Tensor:
-    """Return x_BDF of frames that `_frames` put one behind the other."""
+    """Return x_BDF of frames that `_flatten_frames` put one behind the other."""
     batch, dim, frames = like_BDF.shape
     x_BDF: Tensor = x_MD.view(batch, frames, dim).transpose(1, 2)
     return x_BDF

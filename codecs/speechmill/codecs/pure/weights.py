@@ -6,10 +6,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from speechmill.codecs.checkpoint import allocate, read_state_dict
-from speechmill.codecs.nn.conv import fold_weight_norm, load_folded
+from speechmill.codecs.checkpoint import allocate, fold_weight_norm, load_folded, read_state_dict
 from speechmill.codecs.pure.config import PureConfig
-from speechmill.codecs.pure.model import Encoder, PureNetwork
+from speechmill.codecs.pure.model import PureNetwork, SeanetEncoder
 from speechmill.codecs.untrained import (
     Drawn,
     best_projection,
@@ -43,7 +42,7 @@ def untrained_pure(config: PureConfig, seed: int) -> PureNetwork:
     fold_weight_norm(network)
     generator = torch.Generator().manual_seed(seed)
     draw_weights(network, generator, gain=_GAIN, fan_in=_fan_in)
-    if isinstance(network.encoder, Encoder):
+    if isinstance(network.encoder, SeanetEncoder):
         remove_mean_over_time(network.encoder.last.conv)
     quantizer = network.quantizer
     size, dim = quantizer.codebooks_KND.shape[1:]

@@ -13,9 +13,9 @@ from speechmill.codecs.api import Codec, CodecInfo
 from speechmill.codecs.config import override
 from speechmill.codecs.family import (
     UNTRAINED_SEED,
+    CompileOptions,
     Config,
     NetworkFamily,
-    Options,
     Request,
     Settings,
 )
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SimWhisperOptions(Options):
+class SimWhisperOptions(CompileOptions):
     """The authors drop a clip's last frame unless the clip fills it.
 
     `keep_partial` keeps it wherever the network computes one: for more than 160 samples.

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from speechmill.codecs.api import CodecInfo
 from speechmill.codecs.batch_runner import BatchRunner
-from speechmill.codecs.nn.packed import pack_linears
+from speechmill.codecs.nn.cpu_kernels import pack_linears
 from speechmill.codecs.precision import autocast, cast_weights
 from speechmill.codecs.simwhisper.config import STEP_SAMPLES, WINDOW_SAMPLES
 from speechmill.codecs.simwhisper.model import SimWhisperNetwork

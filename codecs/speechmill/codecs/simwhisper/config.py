@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-from speechmill.codecs.config import nearest
+from speechmill.codecs.config import did_you_mean
 from speechmill.codecs.errors import InvalidConfig
 from speechmill.codecs.family import Card
 
@@ -166,7 +166,9 @@ def read_published(published: Mapping[str, Any]) -> SimWhisperConfig:
             continue
         if section not in _KEYS:
             known = [*_KEYS, *_RATES, *_FIXED_AT_TOP]
-            raise InvalidConfig(f"unknown key {section!r}{nearest(section, known)}; known: {known}")
+            raise InvalidConfig(
+                f"unknown key {section!r}{did_you_mean(section, known)}; known: {known}"
+            )
         _read_section(section, values, sizes)
     config = SimWhisperConfig(**sizes)
     _check_fixed("generator_params", rates, dict.fromkeys(_RATES, config.hop_length))
@@ -182,7 +184,9 @@ def _read_section(section: str, values: Any, sizes: dict[str, Any]) -> None:
     _check_fixed(section, values, fixed)
     for key, value in values.items():
         if key not in known:
-            raise InvalidConfig(f"unknown key {section}.{key}{nearest(key, known)}; known: {known}")
+            raise InvalidConfig(
+                f"unknown key {section}.{key}{did_you_mean(key, known)}; known: {known}"
+            )
         ours = _KEYS[section].get(key)
         if ours is None:
             continue

@@ -6,8 +6,8 @@ arXiv 2510.20504 names the parts; their order and sizes are those of the authors
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from speechmill.codecs.nn.alias_free import REACH, AliasFreeSnakeBeta
-from speechmill.codecs.nn.lengths import mask_padding
+from speechmill.codecs.nn.masks import mask_padding
+from speechmill.codecs.nn.snake import REACH, AliasFreeSnakeBeta
 
 _KERNEL = 7
 _DILATIONS = (1, 3, 9)
@@ -23,7 +23,7 @@ class FrameStackDown(nn.Module):
         super().__init__()
         self.stack = stack
         self.in_proj = nn.Conv1d(dim * stack, hidden_dim, 1)
-        self.units = nn.ModuleList(ResidualUnit(hidden_dim, d) for d in _DILATIONS)
+        self.units = nn.ModuleList(FrameStackUnit(hidden_dim, d) for d in _DILATIONS)
         self.to_latent = nn.Conv1d(hidden_dim, latent_dim, 1)
 
     def forward(self, h_BTD: Tensor, num_latents: int, max_latents: int) -> Tensor:
@@ -50,7 +50,7 @@ class FrameStackUp(nn.Module):
         super().__init__()
         self.stack = stack
         self.from_latent = nn.Conv1d(latent_dim, hidden_dim, 1)
-        self.units = nn.ModuleList(ResidualUnit(hidden_dim, d) for d in _DILATIONS)
+        self.units = nn.ModuleList(FrameStackUnit(hidden_dim, d) for d in _DILATIONS)
         self.to_stacked = nn.Conv1d(hidden_dim, dim * stack, 1)
 
     def forward(self, latent_BDF: Tensor, lengths_B: Tensor | None) -> Tensor:
@@ -63,7 +63,7 @@ class FrameStackUp(nn.Module):
         return h_BTD
 
 
-class ResidualUnit(nn.Module):
+class FrameStackUnit(nn.Module):
     """Activation, dilated convolution, activation, 1x1 convolution, added to the input."""
 
     def __init__(self, dim: int, dilation: int) -> None:

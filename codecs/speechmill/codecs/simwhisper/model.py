@@ -8,14 +8,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from speechmill.codecs.nn.convnext import ConvNeXtBackbone
-from speechmill.codecs.nn.frame_conv import mask_padding_frames
 from speechmill.codecs.nn.fsq import GroupedFSQ
-from speechmill.codecs.nn.istft import ISTFTHead
-from speechmill.codecs.nn.lengths import padding_mask
+from speechmill.codecs.nn.masks import mask_padding_frames, padding_mask
+from speechmill.codecs.nn.spectra import ISTFTHead
 from speechmill.codecs.simwhisper.config import MEL_HOP, STRIDE, WINDOW_SAMPLES, SimWhisperConfig
 from speechmill.codecs.simwhisper.frame_stack import FrameStackDown, FrameStackUp
 from speechmill.codecs.simwhisper.log_mel import LogMel, num_columns
-from speechmill.codecs.simwhisper.transformer import TransformerLayer, attention_mask
 
 
 class SimWhisperNetwork(nn.Module):
@@ -75,7 +73,7 @@ class AcousticEncoder(nn.Module):
         self.conv1 = nn.Conv1d(config.num_mels, config.dim, 3)
         self.conv2 = nn.Conv1d(config.dim, config.dim, 3, stride=STRIDE)
         self.layers = nn.ModuleList(
-            TransformerLayer(config.dim, config.encoder_heads, config.encoder_ffn)
+            WhisperLayer(config.dim, config.encoder_heads, config.encoder_ffn)
             for _ in range(config.encoder_layers)
         )
         self.layer_norm = nn.LayerNorm(config.dim)
@@ -101,7 +99,7 @@ class AcousticDecoder(nn.Module):
     def __init__(self, config: SimWhisperConfig) -> None:
         super().__init__()
         self.layers = nn.ModuleList(
-            TransformerLayer(config.dim, config.decoder_heads, config.decoder_ffn)
+            WhisperLayer(config.dim, config.decoder_heads, config.decoder_ffn)
             for _ in range(config.decoder_layers)
         )
         self.layer_norm = nn.LayerNorm(config.dim)
@@ -113,6 +111,43 @@ class AcousticDecoder(nn.Module):
         h_BTD = _transform(h_BTD, self.layers, self.layer_norm, lengths_B)
         mel_BMT: Tensor = self.deconv2(self.deconv1(h_BTD.transpose(1, 2)))
         return mel_BMT[..., :columns].transpose(1, 2)
+
+
+class WhisperLayer(nn.Module):
+    """Self-attention and a perceptron, each normed first and added to its input; no positions."""
+
+    def __init__(self, dim: int, heads: int, ffn_dim: int) -> None:
+        super().__init__()
+        self.self_attn = WhisperAttention(dim, heads)
+        self.self_attn_layer_norm = nn.LayerNorm(dim)
+        self.fc1 = nn.Linear(dim, ffn_dim)
+        self.fc2 = nn.Linear(ffn_dim, dim)
+        self.final_layer_norm = nn.LayerNorm(dim)
+
+    def forward(self, x_BTD: Tensor, mask_B11T: Tensor | None) -> Tensor:
+        """Return y_BTD; `mask_B11T` is True where a column may be attended to, None for all."""
+        x_BTD = x_BTD + self.self_attn(self.self_attn_layer_norm(x_BTD), mask_B11T)
+        y_BTD: Tensor = self.fc2(F.gelu(self.fc1(self.final_layer_norm(x_BTD))))
+        return x_BTD + y_BTD
+
+
+class WhisperAttention(nn.Module):
+    """Multi-head attention; keys have no bias."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.q_proj = nn.Linear(dim, dim)
+        self.k_proj = nn.Linear(dim, dim, bias=False)
+        self.v_proj = nn.Linear(dim, dim)
+        self.out_proj = nn.Linear(dim, dim)
+
+    def forward(self, x_BTD: Tensor, mask_B11T: Tensor | None) -> Tensor:
+        projections = (self.q_proj, self.k_proj, self.v_proj)
+        q, k, v = (p(x_BTD).unflatten(-1, (self.heads, -1)).transpose(1, 2) for p in projections)
+        y_BHTE = F.scaled_dot_product_attention(q, k, v, mask_B11T)
+        y_BTD: Tensor = self.out_proj(y_BHTE.transpose(1, 2).flatten(-2))
+        return y_BTD
 
 
 class Vocos(nn.Module):
@@ -142,8 +177,9 @@ def _transform(
     h_BTD: Tensor, layers: nn.ModuleList, layer_norm: nn.LayerNorm, lengths_B: Tensor | None
 ) -> Tensor:
     """Return h_BTD after the layers and a norm, zero behind each row's end."""
-    behind_BT = None if lengths_B is None else padding_mask(lengths_B, h_BTD.shape[1])
-    mask_B11T = attention_mask(behind_BT)
+    mask_B11T = None
+    if lengths_B is not None:
+        mask_B11T = ~padding_mask(lengths_B, h_BTD.shape[1])[:, None, None]
     for layer in layers:
         h_BTD = layer(h_BTD, mask_B11T)
     h_BTD = layer_norm(h_BTD)

@@ -7,9 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from speechmill.codecs.checkpoint import allocate, load_strict, read_state_dict
+from speechmill.codecs.checkpoint import allocate, load_strict, merge_weight_norm, read_state_dict
 from speechmill.codecs.errors import CheckpointError
-from speechmill.codecs.nn.conv import scaled
 from speechmill.codecs.simwhisper.config import SimWhisperConfig
 from speechmill.codecs.simwhisper.model import AcousticEncoder, SimWhisperNetwork
 from speechmill.codecs.untrained import draw_weights
@@ -87,7 +86,7 @@ def from_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             continue
         direction = state.get(f"{key.removesuffix('_g')}_v") if key.endswith(".weight_g") else None
         if direction is not None:
-            key, value = key.removesuffix("_g"), scaled(direction, value)
+            key, value = key.removesuffix("_g"), merge_weight_norm(direction, value)
         ours[_renamed(key)] = value
     return ours
 

@@ -8,10 +8,9 @@ from dataclasses import dataclass, replace
 from math import ceil, log2, prod
 from typing import Any
 
-from speechmill.codecs.config import nearest
+from speechmill.codecs.config import did_you_mean, missing_columns
 from speechmill.codecs.errors import InvalidConfig
 from speechmill.codecs.family import Card
-from speechmill.codecs.nn.strides import missing_columns
 
 _DEFAULTS: dict[str, dict[str, Any]] = {  # of transformers' configuration classes
     "mimi": {
@@ -63,7 +62,7 @@ def read_transformers_config(
     """Return what a `config.json` of transformers says; `model_type` decides its vocabulary."""
     model_type = str(values.get("model_type"))
     if model_type not in _DEFAULTS:
-        near = nearest(model_type, list(_DEFAULTS))
+        near = did_you_mean(model_type, list(_DEFAULTS))
         raise InvalidConfig(f"model_type is {model_type!r}{near}; known: {', '.join(_DEFAULTS)}")
     for key, choice in _ONLY_CHOICE.items():
         if values.get(key, choice) != choice:

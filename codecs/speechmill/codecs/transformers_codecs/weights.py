@@ -9,9 +9,8 @@ import transformers
 from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 
-from speechmill.codecs.checkpoint import read_state_dict, refuse_misfits
+from speechmill.codecs.checkpoint import fold_weight_norm, read_state_dict, refuse_misfits
 from speechmill.codecs.errors import InvalidConfig
-from speechmill.codecs.nn.conv import fold_weight_norm
 from speechmill.codecs.transformers_codecs.config import TransformersConfig
 from speechmill.codecs.untrained import draw_codewords, draw_weights, remove_mean_over_time
 

@@ -5,7 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from speechmill.codecs.nn.conv import PaddedConv1d, TrimmedConvTranspose1d, fold_weight_norm
+from speechmill.codecs.checkpoint import fold_weight_norm
+from speechmill.codecs.nn.conv import PaddedConv1d, TrimmedConvTranspose1d
 
 
 def identity(kernel: int, tap: int, **geometry: int) -> PaddedConv1d:

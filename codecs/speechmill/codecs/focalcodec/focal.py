@@ -4,7 +4,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from speechmill.codecs.nn.frame_conv import FrameConv1d, Memory, Padding, mask_padding_frames
+from speechmill.codecs.nn.frame_conv import FrameConv1d, Memory, Padding
+from speechmill.codecs.nn.masks import mask_padding_frames
+from speechmill.codecs.nn.wavlm import FeedForward
 
 
 class DynamicTanh(nn.Module):
@@ -16,19 +18,6 @@ class DynamicTanh(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.tanh(self.alpha * x)
-
-
-class FeedForward(nn.Module):
-    """Linear, GELU, linear."""
-
-    def __init__(self, dim: int, ffn_dim: int) -> None:
-        super().__init__()
-        self.in_proj = nn.Linear(dim, ffn_dim)
-        self.out_proj = nn.Linear(ffn_dim, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.out_proj(F.gelu(self.in_proj(x)))
-        return y
 
 
 class FocalLevel(nn.ModuleList):

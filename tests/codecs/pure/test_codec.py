@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from speechmill.codecs import CheckpointError, codec_info, load_codec
-from speechmill.codecs.nn.conv import fold_weight_norm
+from speechmill.codecs.checkpoint import fold_weight_norm
 from speechmill.codecs.precision import autocast
 from speechmill.codecs.pure.codec import PureCodec
 from speechmill.codecs.pure.config import VARIANTS, PureConfig

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from speechmill.codecs.nn.packed import PackedLinear, pack_linears
+from speechmill.codecs.nn.cpu_kernels import PackedLinear, pack_linears
 
 
 @torch.inference_mode()

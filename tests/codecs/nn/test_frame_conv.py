@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from speechmill.codecs.nn.convnext import ConvNeXtBackbone
-from speechmill.codecs.nn.frame_conv import FrameConv1d, Memory, pack
-from speechmill.codecs.nn.istft import ISTFTHead
+from speechmill.codecs.nn.frame_conv import FrameConv1d, Memory, pack_matrices
+from speechmill.codecs.nn.spectra import ISTFTHead
 
 
 def assert_rows_alone(network: nn.Module, x_BTC: Tensor, lengths: list[int]) -> None:
@@ -32,7 +32,7 @@ def test_a_row_sees_zeros_behind_its_end(
 ) -> None:
     conv = FrameConv1d(4, 4, kernel, padding="same", groups=4 if depthwise else 1)
     if packed:
-        pack(conv)
+        pack_matrices(conv)
     x_BTC = torch.randn(len(lengths), max(lengths) + 3, 4)
     assert_rows_alone(conv, x_BTC, lengths)
 
@@ -47,7 +47,7 @@ def test_same_padding_and_packing_change_nothing_but_the_layout(kernel: int) -> 
     x_BTC = torch.randn(2, 11, 5)
     expected_BTC = theirs(x_BTC.transpose(1, 2)).transpose(1, 2)
     torch.testing.assert_close(ours(x_BTC), expected_BTC)
-    pack(ours)
+    pack_matrices(ours)
     torch.testing.assert_close(ours(x_BTC), expected_BTC)
 
 
@@ -90,7 +90,7 @@ def test_a_spectrum_computes_what_the_convolution_computed(columns: int) -> None
     conv = FrameConv1d(12, 12, 40, padding="valid", groups=3)
     x_BTC = torch.randn(2, columns + 39, 12)
     expected_BTC = conv(x_BTC)
-    pack(conv)
+    pack_matrices(conv)
     assert conv.spectrum is not None
     torch.testing.assert_close(conv(x_BTC), expected_BTC, atol=1e-5, rtol=0)
     alone_BTC = conv(x_BTC[1:])

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from speechmill.codecs.nn.mdct import MDCT
+from speechmill.codecs.nn.spectra import MDCT
 from tests.codecs.speech import padded, speech
 
 

@@ -34,7 +34,7 @@ SETTINGS: dict[str, Any] = {
     "revive_below": 0.1, "quantizer_dropout": False, "ema_decay": 0.95,
     "weights": {"waveform": 10, "mel": 5, "first_stage": 1, "kl": 1e-4},
 }  # fmt: skip
-SAMPLES = Path(__file__).parent.parent.parent / "samples"
+SAMPLES = Path(__file__).parents[3] / "samples"
 SECONDS, BATCH, HUM = 0.2, 8, 1_000.0  # Hz
 Enhancer = Callable[[Tensor], Tensor]
 

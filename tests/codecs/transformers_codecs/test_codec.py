@@ -21,7 +21,7 @@ from speechmill.codecs import (
 )
 from tests.codecs.speech import speech
 from tests.codecs.tokens import encode_alone
-from tests.codecs.transformers_codecs import CONFIGS
+from tests.codecs.transformers_codecs.small import CONFIGS
 
 NAMES = {"mimi": "mimi", "encodec": "encodec-24khz", "dac": "dac-16khz"}
 

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from speechmill.codecs.nn.alias_free import REACH, AliasFreeSnakeBeta, kaiser_sinc
+from speechmill.codecs.nn.snake import REACH, AliasFreeSnakeBeta, kaiser_sinc
 
 
 def activation(channels: int) -> AliasFreeSnakeBeta:
