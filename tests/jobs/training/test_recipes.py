@@ -117,7 +117,7 @@ def test_a_run_of_every_recipe_leaves_weights_that_tokenize(name: str, tmp_path:
         for path in sorted((root / "curves").iterdir())
         for line in path.read_text().splitlines()
     ]
-    judged = [row["step"] for row in rows if "judges" in row]
+    judged = [row["step"] for row in rows if "discriminators" in row]
     assert judged == ([3, 4, 7, 8] if name == "simwhisper" else [3, 4])
 
 
