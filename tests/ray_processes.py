@@ -1,4 +1,4 @@
-"""The processes of one Ray cluster, and no others that run on this machine."""
+"""The processes of one Ray cluster, and of no other one on this machine."""
 
 import time
 
@@ -8,7 +8,7 @@ from ray.cluster_utils import Cluster
 
 
 def find(cluster: Cluster, title: str) -> list[psutil.Process]:
-    """Those whose title begins so: `ray::Worker`, `ray::decode_shard`."""
+    """The processes whose title holds a text such as `ray::Worker` or `ray::decode_shard`."""
     raylets = [
         psutil.Process(info.process.pid)
         for node in cluster.list_all_nodes()

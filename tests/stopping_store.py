@@ -1,4 +1,4 @@
-"""A store in memory that is cut off from the world after its n-th operation, as by kill -9."""
+"""A store in memory that stops working after its n-th operation, as after kill -9."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,14 +8,14 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 
 class Stopped(BaseException):
-    """The process is no more: nothing may catch it and go on."""
+    """The process is dead: no handler may catch this and continue."""
 
 
 class StoppingStore(MemoryFileSystem):
-    """`stopping://`; what was written stays for the next run, as on any store."""
+    """`stopping://`; written objects stay for the next run, as on any store."""
 
     protocol = "stopping"
-    store: dict[str, Any] = {}  # noqa: RUF012 - fsspec's own way to outlive an instance
+    store: dict[str, Any] = {}  # noqa: RUF012 - so does fsspec, to keep the objects
     pseudo_dirs = [""]  # noqa: RUF012
     operations = 0
     stop_after: float = float("inf")

@@ -1,4 +1,4 @@
-"""The README is held to what it says."""
+"""Every statement of the README that can be tested."""
 
 import re
 import shlex
@@ -41,7 +41,7 @@ def commands() -> list[str]:
 
 
 @pytest.mark.parametrize("command", commands())
-def test_every_command_is_one_that_there_is(command):
+def test_every_command_exists(command):
     _, name, *arguments = shlex.split(command)
     assert CliRunner().invoke(app, [name, "--help"]).exit_code == 0
     if name == "tokenize":
@@ -64,6 +64,6 @@ def test_the_snippet_reads_a_dataset(tmp_path, monkeypatch, null_codec):
     assert found["codes_FK"].shape[1] == 8
 
 
-def test_every_link_leads_somewhere():
+def test_every_link_has_a_target():
     for target in re.findall(r"\]\(([^)#]+)\)", README):
         assert (ROOT / target).exists(), target

@@ -20,7 +20,7 @@ def command(*arguments: str) -> list[str]:
 
 
 def contents(storage: Storage, output: str) -> dict[str, bytes]:
-    """Every part, table of rejects and note of a failure, by its name below the output."""
+    """Every part, table of rejects and record of a failure, by its name below the output."""
     folders = [f"{output}/{name}" for name in ("tokens", "rejects", "failed")]
     files = [file for folder in folders for file in storage.list_files(folder)]
     return {file.url.removeprefix(output): storage.read_bytes(file.url) for file in files}
@@ -28,7 +28,7 @@ def contents(storage: Storage, output: str) -> dict[str, bytes]:
 
 @pytest.fixture
 def speechmill(aws_environment: None) -> Command:
-    """Run the command line; gives the finished process with its output as text."""
+    """Run the command line; returns the finished process with its output as text."""
 
     def run(*arguments: Any, environment: dict[str, str] | None = None, timeout: float = 120):
         return subprocess.run(

@@ -1,4 +1,4 @@
-"""A small dataset with the configuration of its run beside it, made in this process."""
+"""A small dataset with the log of its run, made in this process."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Everything at once: a run among killed actors, nodes and a killed store, on a bad network.
+"""Everything at once: killed actors, killed nodes, a killed store and a bad network.
 
 `SPEECHMILL_CHAOS_SHARDS=1000 SPEECHMILL_CHAOS_SEED=7` makes it longer, and another one.
 """
@@ -107,7 +107,7 @@ def calm_run(rgw, shards: str, output: str, monkeypatch) -> None:
 
 
 @pytest.mark.timeout(60 + 20 * SHARDS)
-def test_a_run_among_failures_gives_the_dataset_of_a_calm_one(
+def test_a_run_with_many_failures_gives_the_dataset_of_an_undisturbed_one(
     cluster, rgw, bucket, corpus_url, chaos, tmp_path, monkeypatch
 ):
     (tmp_path / "chaos.yaml").write_text("{}")

@@ -61,18 +61,18 @@ def test_a_named_section_has_the_keys_of_its_kind(tmp_path):
         load_config(EvaluateConfig, tmp_path / "e.yaml", ["codecs.x.chekpoint=c"])
 
 
-def test_overrides_go_over_the_file(path):
+def test_overrides_replace_values_of_the_file(path):
     config = load_config(TokenizeConfig, path, ["workers.num_gpus=0.5", "output=/other"])
     assert (config.workers.num_gpus, config.output) == (0.5, "/other")
 
 
-def test_what_was_resolved_can_be_run_again(path, tmp_path):
+def test_a_resolved_configuration_can_be_run_again(path, tmp_path):
     config = load_config(TokenizeConfig, path, ["storage.s3.endpoint_url=http://x"])
     (tmp_path / "again.yaml").write_text(to_yaml(config))
     assert load_config(TokenizeConfig, tmp_path / "again.yaml", []) == config
 
 
-def test_what_is_kept_of_a_configuration_lets_nobody_in(path):
+def test_a_saved_configuration_holds_no_secrets(path):
     secrets = {
         "storage.s3.key": "AKIA1",
         "storage.s3.secret": "hush",
@@ -110,7 +110,7 @@ def test_the_codec_runs_where_the_workers_are(path):
         ("workers.num_gpus=many", "workers.num_gpus: .*many"),
         ("audio.channels=left", "audio.channels is 'left'; use mean, first or error"),
         ("batch.seconds=0", "batch.seconds"),
-        ("tokenize", "'tokenize' is no override; write key=value"),
+        ("tokenize", "'tokenize' is not an override; write key=value"),
     ],
 )
 def test_a_mistake_is_named_with_its_cure(path, override, message):
@@ -119,7 +119,7 @@ def test_a_mistake_is_named_with_its_cure(path, override, message):
 
 
 @pytest.mark.parametrize("text", ["- a list", "a: [", "\t"])
-def test_a_file_that_is_no_configuration_is_refused(path, text):
+def test_a_file_that_is_not_a_configuration_is_refused(path, text):
     path.write_text(text)
     with pytest.raises(InputError, match=r"c\.yaml"):
         load_config(TokenizeConfig, path, [])

@@ -1,4 +1,4 @@
-"""A thousand files, half of them broken in every way we know, in tars of which some are too."""
+"""A thousand files, half of them broken in every way we know, in tars that may be broken too."""
 
 from random import Random
 
@@ -11,7 +11,7 @@ FILES, SHARDS = 1_000, 20
 
 
 def members(count: int, first: int, random: Random) -> tuple[list[tuple[str, bytes]], set[str]]:
-    """Files for one tar, and the keys of the broken ones, which tell by their name how."""
+    """Files for one tar, and the keys of the broken ones, which name the damage."""
     files, broken = [], set()
     for number in range(first, first + count):
         if random.random() < 0.5:

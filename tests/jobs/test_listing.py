@@ -1,4 +1,4 @@
-"""Finding out what is left to do costs requests by the page of a listing, never by the shard."""
+"""To find the shards that are left costs a request per page of a listing, not per shard."""
 
 from collections import Counter
 
@@ -16,7 +16,7 @@ PAGES = 3  # of at most 1,000 objects
 
 @pytest.fixture
 def requests(monkeypatch) -> Counter[str]:
-    """Every call to S3 by its operation, counted."""
+    """The number of calls to S3, by operation."""
     calls: Counter[str] = Counter()
     call = AioBaseClient._make_api_call
 

@@ -1,4 +1,4 @@
-"""The whole way on a real S3 server: real speech in, one row for each utterance out."""
+"""From end to end on a real S3 server: real speech in, one row for each utterance out."""
 
 import os
 import random
@@ -50,7 +50,7 @@ def all_audio(folder: Path) -> list[Path]:
     return list(folder.rglob("*.flac"))
 
 
-def test_the_readers_of_the_field_agree(tmp_path, config, speechmill):
+def test_polars_duckdb_and_datasets_read_the_same_rows(tmp_path, config, speechmill):
     Storage().put(f"{tmp_path}/in/a.tar", next(iter(corpus(1, 8).values())))
     assert speechmill("tokenize", config(tmp_path / "in", tmp_path / "out")).returncode == 0
     parts = f"{tmp_path}/out/tokens/*.parquet"

@@ -41,7 +41,7 @@ MINIMAL: dict[type, dict[str, Any]] = {
     PackConfig: {"source": "a", "output": "b"},
     StorageConfig: {},
 }
-SECTION = "x"  # names one of the sections that the user names
+SECTION = "x"  # the name of a section that users name
 CODEC_PATHS = {"checkpoint", "config", "options.semantic_checkpoint"}
 PATHS = {
     TokenizeConfig: {"shards", "output", *(f"codec.{name}" for name in CODEC_PATHS)},
@@ -68,7 +68,7 @@ PATHS = {
     PackConfig: {"source", "output"},
     StorageConfig: set(),
 }
-WITHOUT_PATHS = {  # the last part of the names of text, lists of text and dicts
+WITHOUT_PATHS = {  # last part of the name of each text, list of texts and dict
     "name", "sha256", "precision", "device",  # of a codec
     "channels", "resampler", "member",  # audio
     "by", "starts", "ends",  # segment
@@ -124,7 +124,7 @@ def test_these_are_the_schemas_of_all_commands() -> None:
 
 
 @pytest.mark.parametrize("schema", MINIMAL, ids=lambda schema: schema.__name__)
-def test_every_field_that_can_hold_a_path_is_declared_or_known_to_hold_none(schema: type) -> None:
+def test_every_field_of_text_is_declared_a_path_or_known_to_hold_none(schema: type) -> None:
     declared = {name.split(".options.")[0].split(".wavlm")[0] for name in PATHS[schema]}
     for name, hint, metadata in settings(schema):
         if not {str, dict} & kinds(hint):
@@ -138,7 +138,7 @@ def test_every_field_that_can_hold_a_path_is_declared_or_known_to_hold_none(sche
 @pytest.mark.parametrize(
     ("schema", "name"), [(schema, name) for schema, names in PATHS.items() for name in names]
 )
-def test_a_relative_path_comes_out_absolute(
+def test_a_relative_path_becomes_absolute(
     schema: type, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -161,7 +161,7 @@ def test_entries_of_codecs_are_made_absolute_too(
 
 
 @pytest.mark.parametrize("kept", ["untrained", "hf://a/b", "package://a/b", "s3://a/{0..1}.tar"])
-def test_what_is_no_local_path_stays(kept: str, tmp_path: Path) -> None:
+def test_a_value_that_is_not_a_local_path_stays(kept: str, tmp_path: Path) -> None:
     config = loaded(TokenizeConfig, tmp_path, f"codec.checkpoint={kept}")
     assert config.codec.checkpoint == kept
 
@@ -174,7 +174,7 @@ def test_a_tilde_is_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_paths_among_the_arguments_of_commands_are_made_absolute() -> None:
     others = {"kind", "pattern", "shifts", "run"}
-    by_config = {("pack", "source"), ("pack", "output")}  # a PackConfig is made of them
+    by_config = {("pack", "source"), ("pack", "output")}  # they become a PackConfig
     for command in cli.app.registered_commands:
         assert command.callback
         hints = get_type_hints(command.callback, include_extras=True)

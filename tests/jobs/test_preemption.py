@@ -1,4 +1,4 @@
-"""The driver is told to stop, or loses its cluster: what is done stays, the rest is resumed."""
+"""SIGTERM to the driver, or a lost cluster: finished parts stay, and another run resumes."""
 
 import json
 import os
@@ -20,7 +20,7 @@ def parts(output):
 
 @pytest.fixture
 def begun(tmp_path, config):
-    """A run that has committed a part, of eight: the process, its configuration, its output."""
+    """Start a run of eight parts and wait for the first: its process, configuration and output."""
     write_corpus(tmp_path / "in", num_shards=8, clips_per_shard=4, seconds=2.0)
     processes = []
 
@@ -43,7 +43,7 @@ def begun(tmp_path, config):
         process.kill()
 
 
-def test_a_driver_told_to_stop_finishes_what_is_in_flight_and_can_be_resumed(begun, speechmill):
+def test_sigterm_lets_the_shards_in_flight_finish_and_the_run_can_be_resumed(begun, speechmill):
     process, path, output = begun()
     process.send_signal(signal.SIGTERM)
     assert process.wait(60) == 130

@@ -1,4 +1,4 @@
-"""The great test: a run may be stopped anywhere, and a resume gives what a calm run gives."""
+"""The great test: wherever a run is stopped, a resume gives the bytes of an undisturbed run."""
 
 import contextlib
 
@@ -19,7 +19,7 @@ DISPLAY = ShardDisplay(Console(quiet=True))
 
 @pytest.fixture(autouse=True, scope="module")
 def decoding_process():
-    """One for all runs: to start one takes longer than a run."""
+    """Share one process among all runs: its start takes longer than a run."""
     with kept_process():
         yield
 
@@ -47,7 +47,7 @@ def shards() -> None:
         storage.put(f"{ROOT}/in/{name}", data)
 
 
-@pytest.mark.parametrize("done", [False, True], ids=["before", "behind"])
+@pytest.mark.parametrize("done", [False, True], ids=["before", "after"])
 def test_stopped_at_any_operation_and_resumed_a_run_gives_the_same_bytes(shards, done):
     StoppingStore.begin()
     run(f"calm-{done}")
@@ -56,7 +56,7 @@ def test_stopped_at_any_operation_and_resumed_a_run_gives_the_same_bytes(shards,
     for n in range(operations):
         output = f"stopped-{done}-{n}"
         StoppingStore.begin(stop_after=n, done_before_stop=done)
-        with contextlib.suppress(Stopped):  # it hits the thread of the log, or the run
+        with contextlib.suppress(Stopped):  # the thread of the log or the run meets it
             run(output)
         assert StoppingStore.operations > n
         StoppingStore.begin()
@@ -65,7 +65,7 @@ def test_stopped_at_any_operation_and_resumed_a_run_gives_the_same_bytes(shards,
 
 
 def test_stopped_at_every_operation_of_every_resume_a_run_still_ends(shards):
-    """Each resume gets a little further than the last, until one comes through."""
+    """Each resume gets further than the one before, until one finishes."""
     StoppingStore.begin()
     run("calm")
     for patience in range(8, 200):

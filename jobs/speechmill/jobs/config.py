@@ -25,19 +25,19 @@ Schema = TypeVar("Schema")
 def load_config(schema: type[Schema], path: Path, overrides: list[str]) -> Schema:
     """Read a YAML file, apply `key=value` overrides and check all against the schema.
 
-    Every local path in it comes out absolute. Raises `InputError` for a file that cannot be read,
+    Every local path in it becomes absolute. Raises `InputError` for a file that cannot be read,
     an unknown key (the nearest valid one is named), a value of another type and a missing value.
     """
     return _checked(schema, OmegaConf.merge(_read(path), _parse(overrides)), f"in {path} or ")
 
 
 def from_overrides(schema: type[Schema], overrides: list[str]) -> Schema:
-    """Like `load_config`, with nothing but `key=value` on the command line."""
+    """Like `load_config`, with overrides and without a file."""
     return _checked(schema, _parse(overrides), "")
 
 
 def from_yaml(schema: type[Schema], text: str, where: str, overrides: list[str]) -> Schema:
-    """Like `load_config`, of text that was read from `where`."""
+    """Like `load_config`, with text that was read from `where`."""
     return _checked(schema, OmegaConf.merge(_parse_yaml(text, where), _parse(overrides)), "")
 
 
@@ -59,7 +59,7 @@ def for_each_codec(config: TokenizeConfig) -> list[TokenizeConfig]:
 
 
 def _codec_section(common: CodecConfig, position: int, given: Any) -> CodecConfig:
-    """Return an entry of `codecs`, a name or a section, over what `codec` says of all of them."""
+    """Return an entry of `codecs`, a name or a section; `codec` has the values it leaves out."""
     section = OmegaConf.create(given if isinstance(given, dict) else {"name": given})
     _check_keys(OmegaConf.to_container(section), CodecConfig, f"codecs[{position}].")
     try:
@@ -80,7 +80,7 @@ def _checked(schema: type[Schema], given: Any, where: str) -> Schema:
         raise InputError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
     assert isinstance(merged, DictConfig)
     if schema is TokenizeConfig and merged.codecs and OmegaConf.is_missing(merged.codec, "name"):
-        merged.codec.name = None  # each of them has its own
+        merged.codec.name = None  # each entry of codecs has its own
     if missing := sorted(OmegaConf.missing_keys(merged)):
         raise InputError(f"{missing[0]} is not set; write it {where}as {missing[0]}=…")
     loaded = OmegaConf.to_object(merged)
@@ -90,7 +90,7 @@ def _checked(schema: type[Schema], given: Any, where: str) -> Schema:
 
 
 def to_yaml(config: object) -> str:
-    """The resolved configuration, as it can be run again, but for secrets: these are not kept."""
+    """Return the resolved configuration as YAML that can be run again, without its secrets."""
     whole = OmegaConf.structured(config)
     for section in ("storage", "ray.env"):
         if found := OmegaConf.select(whole, section):
@@ -99,7 +99,7 @@ def to_yaml(config: object) -> str:
 
 
 def _without_secrets(value: Any, name: str = "") -> Any:
-    """The same with `***` for every value whose name says that it lets somebody in."""
+    """Return the same with `***` for every value whose name says that it is a secret."""
     if isinstance(value, dict):
         return {key: _without_secrets(part, str(key)) for key, part in value.items()}
     return _HIDDEN if _SECRET.search(name) and value else value
@@ -115,8 +115,8 @@ def _read(path: Path) -> DictConfig:
 def _parse_yaml(text: str, where: str) -> DictConfig:
     try:
         loaded = OmegaConf.load(io.StringIO(text))
-    except Exception as error:  # whatever a YAML parser raises
-        raise InputError(f"{where} is no YAML: {error}") from error
+    except Exception as error:  # a YAML parser raises errors of many kinds
+        raise InputError(f"{where} is not YAML: {error}") from error
     if not isinstance(loaded, DictConfig):
         raise InputError(f"{where} must hold keys and values")
     return loaded
@@ -125,7 +125,7 @@ def _parse_yaml(text: str, where: str) -> DictConfig:
 def _parse(overrides: list[str]) -> DictConfig:
     for override in overrides:
         if "=" not in override:
-            raise InputError(f"{override!r} is no override; write key=value")
+            raise InputError(f"{override!r} is not an override; write key=value")
     return OmegaConf.from_dotlist(overrides)
 
 

@@ -1,4 +1,4 @@
-"""What a command shows: a live bar on a terminal, plain lines in a pipe."""
+"""The display of a command: a live bar on a terminal, plain lines in a pipe."""
 
 import time
 from collections.abc import Iterable, Iterator
@@ -79,7 +79,7 @@ def require_files(urls: Iterable[str], storage: Storage) -> None:
     """Raise `StorageError` for the first file of a finished run that does not exist."""
     for url in urls:
         if not storage.exists(url):
-            raise StorageError(f"the run ended, but there is no {url}; {UNREACHABLE}")
+            raise StorageError(f"the run ended, but {url} does not exist; {UNREACHABLE}")
 
 
 class ShardDisplay(Display):
@@ -118,7 +118,7 @@ class ShardDisplay(Display):
         return elapsed * self._bytes_left / max(self._bytes_done, 1)
 
     def summary(self, totals: Totals, elapsed: float) -> None:
-        """Print a table of what the run did."""
+        """Print the totals of the run as a table."""
         table = Table(box=None, show_header=False)
         rejects = ", ".join(f"{count} {error}" for error, count in sorted(totals.rejects.items()))
         rows = {

@@ -27,7 +27,7 @@ class RunConfig(Protocol):
 
 @dataclass
 class RunOutput:
-    """One output of a run: what it must be of, and the state of the run there."""
+    """One output of a run: its identity, and the state of the run there."""
 
     folder: ShardOutput
     identity: dict[str, Any]  # must be that of the earlier runs
@@ -39,7 +39,7 @@ class RunOutput:
     log: RunLog = field(init=False)
 
     def claim(self, shards: Sequence[Shard]) -> None:
-        """Find what is left to do; raises `DatasetConflict` for an output of another identity."""
+        """Find the shards to do; raises `DatasetConflict` for an output of another identity."""
         self.folder.claim(self.identity)
         self.needed = set(self.folder.todo(shards))
         self.failed = self.folder.failed_names()
@@ -101,7 +101,7 @@ def run_shards(
         output.claim(shards)
         display.line(f"output   {output.folder.root}")
     todo = [shard for shard in shards if any(shard in output.needed for output in outputs)]
-    display.line(f"shards   {len(shards)}, of which {len(shards) - len(todo)} are done")
+    display.line(f"shards   {len(shards)}, {len(shards) - len(todo)} of them done")
     if not todo:
         display.line("nothing left to do")
         return Totals()

@@ -1,4 +1,4 @@
-"""`plan`, `report`, `decode` and `export` as they are typed; what they write is read back."""
+"""`plan`, `report`, `decode` and `export` as users type them; their files are read back."""
 
 import json
 
@@ -51,7 +51,7 @@ def test_a_plan_for_a_new_output_knows_no_hours_and_one_for_another_codec_is_ref
     assert (other.exit_code, "set another output" in other.stderr) == (2, True)
 
 
-def test_a_report_tells_of_a_run_on_one_page_and_escapes_what_it_is_told(tmp_path, dataset):
+def test_a_report_shows_a_run_on_one_page_and_escapes_every_text(tmp_path, dataset):
     events = f"{run_folder(dataset)}/events.jsonl"
     lines = dataset.storage.read_bytes(events).decode().splitlines()
     retry = {"event": "retry", "attempts": 1, "shard": "<b>.tar", "error": "E", "message": "m"}
@@ -72,7 +72,7 @@ def test_a_report_of_a_killed_run_says_so(dataset):
     assert "did not end" in dataset.storage.read_bytes(done.stdout.strip()).decode()
 
 
-def test_decoded_audio_is_the_codecs_own_and_as_long_as_the_source(tmp_path, dataset):
+def test_decoded_audio_equals_that_of_the_codec_and_has_the_length_of_the_source(tmp_path, dataset):
     assert speechmill("decode", dataset.root, tmp_path / "audio").exit_code == 0
     codec = load_codec("null")
     table = pq.read_table(f"{dataset.root}/tokens")
@@ -122,5 +122,5 @@ def test_an_export_takes_its_pattern_from_the_command_line(tmp_path, dataset):
     "wrong",
     [("--format", "tfrecord"), ("--pattern", "zigzag"), ("--codebooks", "9"), ("--shifts", "a")],
 )
-def test_an_export_that_cannot_be_is_refused(tmp_path, dataset, wrong):
+def test_an_impossible_export_is_refused(tmp_path, dataset, wrong):
     assert speechmill("export", dataset.root, tmp_path / "lm", *wrong).exit_code == 2

@@ -28,7 +28,7 @@ def enhance_config(tmp_path, cluster):
 
 
 def committed(output):
-    """What a reader sees: a killed write leaves a file whose name begins with a dot."""
+    """The files that readers see: a killed write leaves one whose name begins with a dot."""
     folders = ("shards", "reports", "rejects")
     paths = [path for folder in folders for path in output.glob(f"{folder}/[!.]*")]
     return {path.relative_to(output): path.read_bytes() for path in paths}

@@ -57,7 +57,7 @@ def test_the_better_of_two_codecs_has_the_better_scores(run):
     assert (coarse["codec"]["kbps"], exact["codec"]["kbps"]) == (128, 256)
 
 
-def test_results_say_what_each_codec_is_and_what_each_clip_got(run):
+def test_results_describe_each_codec_and_the_scores_of_each_clip(run):
     results = run(SAMPLES, codecs="{pcm: {name: pcm, num_codebooks: [1, 2]}}")
     assert results["schema_version"] == 1
     assert set(results["skipped"]) == {"DNSMOS", "speaker similarity", "word error rate"}
@@ -72,7 +72,7 @@ def test_results_say_what_each_codec_is_and_what_each_clip_got(run):
 
 
 class Page(HTMLParser):
-    """Checks that every element is closed in its place, and collects what is loaded."""
+    """Checks that every element is closed in its place, and collects the URLs that it loads."""
 
     EMPTY = frozenset({"meta", "img", "br"})
 
@@ -91,7 +91,7 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
 
-def test_the_page_is_well_formed_and_needs_nothing_beside_it(run, tmp_path):
+def test_the_page_is_well_formed_and_needs_no_other_file(run, tmp_path):
     run(SAMPLES)
     text = (tmp_path / "out" / "report.html").read_text()
     page = Page(text)
@@ -143,7 +143,7 @@ def test_the_clean_twin_may_be_a_member_of_the_same_sample(run, tmp_path):
     assert 0 < given["scores"]["si_sdr"]["mean"] < 15
 
 
-def test_what_cannot_be_used_is_left_out_with_the_reason(run, tmp_path):
+def test_clips_that_cannot_be_used_are_left_out_with_the_reason(run, tmp_path):
     noisy_pairs(tmp_path)
     (tmp_path / "clean" / "0.flac").unlink()
     (tmp_path / "clean" / "1.flac").write_bytes(encode(tone(2.0)))
@@ -165,7 +165,7 @@ def test_more_codebooks_than_there_are_are_refused_before_any_work(run):
 
 
 def embed(audio):
-    """An embedding of one's own: the level in a few bands."""
+    """A user's embedding: the level in a few bands."""
     return np.abs(np.fft.rfft(audio, 512))
 
 
@@ -183,7 +183,7 @@ def test_speaker_similarity_and_word_errors_come_from_the_users_own_functions(ru
     assert [s["scores"]["wer"]["mean"] for s in (given, coarse, exact)] == [0.0, 0.5, 0.0]
 
 
-def test_models_of_hugging_face_judge_speakers_and_words(run, tmp_path):
+def test_models_of_hugging_face_measure_speakers_and_words(run, tmp_path):
     save_tiny_models(tmp_path)
     models = f"speaker: '{tmp_path}/speaker', recognizer: '{tmp_path}/recognizer'"
     [given, _] = run(

@@ -1,4 +1,4 @@
-"""HASRD's semantic codebook out of shards, and a codec that is trained behind it."""
+"""HASRD's semantic codebook, fitted to shards, and the codec that uses it."""
 
 import json
 from collections.abc import Callable
@@ -53,7 +53,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def filled(folder: Path) -> Path:
-    """Write shards, a self-supervised model and a configuration that fits the one to the other."""
+    """Write shards, a self-supervised model and a configuration to fit with both."""
     write_corpus(folder / "shards", num_shards=3, clips_per_shard=4, seconds=0.5)
     (folder / "small.json").write_text(json.dumps(SMALL))
     save_file(
@@ -65,7 +65,7 @@ def filled(folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """What a fit writes that nobody stops."""
+    """The files of an uninterrupted fit."""
     folder = filled(tmp_path_factory.mktemp("whole"))
     fit_codebook(config(folder), QUIET)
     return written(folder / "out")
@@ -101,7 +101,7 @@ def test_the_command_fits_centroids_that_the_codec_tokenizes_with(
 
 
 @pytest.mark.parametrize("stop", [1, 6, 13])
-def test_a_fit_that_was_stopped_ends_as_if_it_had_not(
+def test_a_fit_that_was_stopped_ends_like_an_uninterrupted_one(
     folder: Path, whole: dict[str, bytes], stop: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     points: Callable[[KMeansFit, CropBatch], torch.Tensor] = KMeansFit._points
@@ -121,7 +121,9 @@ def test_a_fit_that_was_stopped_ends_as_if_it_had_not(
     assert written(folder / "out") == whole
 
 
-def test_more_frames_go_on_where_fewer_ended(folder: Path, whole: dict[str, bytes]) -> None:
+def test_a_fit_to_more_frames_continues_the_one_to_fewer(
+    folder: Path, whole: dict[str, bytes]
+) -> None:
     fit_codebook(config(folder, "frames=300"), QUIET)
     before = written(folder / "out")
     fit_codebook(config(folder, "frames=300"), QUIET)
@@ -146,7 +148,7 @@ def silence(folder: Path) -> str:
         ("silent", "a whole epoch was digital silence"),
     ],
 )
-def test_what_cannot_be_fitted_is_refused_with_the_cure(
+def test_an_impossible_fit_is_refused_with_the_cure(
     folder: Path, override: str, message: str
 ) -> None:
     overrides = [silence(folder)] if override == "silent" else [override]
@@ -154,7 +156,9 @@ def test_what_cannot_be_fitted_is_refused_with_the_cure(
         fit_codebook(config(folder, *overrides), QUIET)
 
 
-def test_a_codec_without_its_listener_and_one_with_centroids_are_refused(folder: Path) -> None:
+def test_a_codec_without_its_semantic_model_and_one_with_centroids_are_refused(
+    folder: Path,
+) -> None:
     bare = config(folder)
     bare.codec.options = {}
     other = replace(bare, codec=TrainedCodec("pure-16k-small", "untrained"))

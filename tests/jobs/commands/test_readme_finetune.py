@@ -1,4 +1,4 @@
-"""The README's way from speech of one's own to a fine-tuned codec and its tokens, as typed."""
+"""The README's commands to fine-tune a codec and tokenize with it, run as they are typed."""
 
 import json
 import os
@@ -25,7 +25,7 @@ SMALLER = {
 
 
 def documented(page: str, section: str) -> dict[str, list[str]]:
-    """The commands of a section's first block, by their verb, made smaller."""
+    """The commands of a section's first block by their verb, with small sizes."""
     block = (REPOSITORY / page).read_text().split(section)[1].split("```")[1]
     lines = [shlex.split(line, comments=True)[1:] for line in block.strip().splitlines()]
     return {verb: [verb, *arguments, *SMALLER[verb]] for verb, *arguments in lines}
@@ -36,7 +36,7 @@ COMMANDS = documented("README.md", "## Fine-tune a codec")
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of a user's, with the examples and recordings."""
+    """The folder of a user, with the examples and recordings."""
     folder = tmp_path_factory.mktemp("user")
     (folder / "configs").symlink_to(REPOSITORY / "configs")
     (folder / "speech").symlink_to(REPOSITORY / "samples" / "fr")

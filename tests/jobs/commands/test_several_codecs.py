@@ -42,7 +42,7 @@ def alone(shards, output, names, settings):
             tokenize_one(shard, f"{output}/{name}", storage, load_codec(name), settings)
 
 
-def test_each_dataset_is_what_a_run_of_its_codec_alone_writes_also_after_a_resume(
+def test_each_dataset_equals_that_of_a_run_with_one_codec_also_after_a_resume(
     tmp_path, config, speechmill, shards
 ):
     names = ("null", "pure-16k-small")
@@ -73,7 +73,7 @@ def several(tmp_path, codecs: str) -> list[TokenizeConfig]:
     return for_each_codec(load_config(TokenizeConfig, path, []))
 
 
-def test_each_codec_has_its_name_its_folder_and_what_is_said_of_all(tmp_path):
+def test_each_codec_has_its_name_its_folder_and_the_common_settings(tmp_path):
     one, two = several(tmp_path, "[pure-4k, {name: null, precision: fp32}]")
     assert (one.codec.name, one.codec.precision, one.output) == ("pure-4k", "bf16", "/out/pure-4k")
     assert (two.codec_options()["name"], two.codec.precision) == ("null", "fp32")
@@ -88,6 +88,6 @@ def test_each_codec_has_its_name_its_folder_and_what_is_said_of_all(tmp_path):
         ("[{name: [1]}]", r"codecs\[0\]"),
     ],
 )
-def test_entries_that_are_no_codecs_are_refused(tmp_path, codecs, message):
+def test_entries_that_are_not_codecs_are_refused(tmp_path, codecs, message):
     with pytest.raises(InputError, match=message):
         several(tmp_path, codecs)

@@ -1,4 +1,4 @@
-"""The whole way, as a user goes it: the command line, Ray workers, files."""
+"""From end to end, as users run it: the command line, Ray workers, files."""
 
 import json
 import os
@@ -71,7 +71,7 @@ def test_a_bad_shard_is_given_up_on_the_others_are_done_and_a_repaired_one_is_ta
 def test_a_cluster_that_lets_no_worker_live_ends_the_run(tmp_path, config, speechmill):
     write_corpus(tmp_path / "in", num_shards=1, clips_per_shard=1)
     path = config(tmp_path / "in", tmp_path / "out")
-    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64}  # of which the cluster knows not
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64}  # the cluster has another
     done = speechmill("tokenize", path, environment=token)
     assert done.returncode not in (0, 130)
     assert "worker" in done.stderr

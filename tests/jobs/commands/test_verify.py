@@ -1,4 +1,4 @@
-"""`speechmill verify` on a dataset that this process makes; what it checks is in tests/pipeline."""
+"""`speechmill verify` on a dataset that this process makes; tests/pipeline tests the checks."""
 
 import json
 
@@ -31,7 +31,7 @@ def test_a_sound_dataset_encodes_to_the_same_tokens_again(output):
     assert "faults             0" in done.output
 
 
-def test_codes_that_the_audio_does_not_give_are_counted_by_codebook(tmp_path, output):
+def test_codes_that_differ_from_the_audio_are_counted_by_codebook(tmp_path, output):
     path = sorted((tmp_path / "out" / "tokens").iterdir())[0]
     table = pq.read_table(path)
     codes = table["codes"].to_pylist()
@@ -46,7 +46,7 @@ def test_codes_that_the_audio_does_not_give_are_counted_by_codebook(tmp_path, ou
     assert verify(output, "--reencode", f"{ROWS}", "--tolerance", "0.5").exit_code == 0
 
 
-def test_audio_that_is_gone_or_another_is_a_fault_of_reencoding(tmp_path, output):
+def test_missing_or_changed_audio_is_a_fault_of_reencoding(tmp_path, output):
     for tar in (tmp_path / "in").iterdir():
         tar.unlink()
     done = verify(output, "--reencode", "2", "codec.device=cpu")
@@ -61,7 +61,7 @@ def test_another_checkpoint_than_the_one_that_made_the_tokens_is_refused(output)
     assert "holds tokens of revision" in done.stderr
 
 
-def test_what_is_wrong_is_listed_and_the_exit_code_says_so(tmp_path, output):
+def test_faults_are_listed_and_set_the_exit_code(tmp_path, output):
     (tmp_path / "out" / "tokens" / "stray.txt").write_text("?")
     done = verify(output)
     assert done.exit_code == 1

@@ -74,7 +74,7 @@ def weights(root: Path) -> bytes:
 
 
 class Stopped(Exception):
-    """Stands for a crash."""
+    """A crash."""
 
 
 def run_until(config: TrainConfig, step: int) -> None:

@@ -16,7 +16,7 @@ ONLINE = ("enhancement=online", "enhancer.name=spectral-gating", "log.every=1")
 SHORT = ("phases.vae.steps=2", "phases.quantize.steps=4", "validation.shards=[]")
 
 
-def test_a_run_with_an_enhancer_that_crashed_ends_as_if_it_had_not(tmp_path: Path) -> None:
+def test_a_run_with_an_enhancer_that_crashed_ends_like_an_uninterrupted_one(tmp_path: Path) -> None:
     whole = run(train_config(tmp_path, *ONLINE, *SHORT, output="whole"))
     config = train_config(tmp_path, *ONLINE, *SHORT, output="crashed")
     run_until(config, 5)
@@ -46,7 +46,7 @@ def test_a_mistake_is_named_with_its_cure(
 
 
 @pytest.mark.parametrize("sample_rate", [16_000, 24_000])
-def test_batches_of_any_rate_come_back_cleaner_and_in_time(sample_rate: int) -> None:
+def test_enhanced_batches_of_any_rate_have_less_noise_and_keep_their_time(sample_rate: int) -> None:
     enhance = OnlineEnhancer(load_enhancer(EnhancerSettings("spectral-gating")))
     enhance.sample_rate = sample_rate
     clean_T = np.repeat([0, 1, 0, 1], sample_rate // 2) * tone(2.0, sample_rate)

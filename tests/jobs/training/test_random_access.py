@@ -46,7 +46,7 @@ def test_only_the_crop_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.cut(9_000, 3_000).any()
 
 
-def test_damage_within_the_stretch_is_a_sample_error() -> None:
+def test_damage_inside_the_crop_is_a_sample_error() -> None:
     data = bytearray(KINDS["flac"])
     middle = len(data) // 2
     data[middle : middle + 3_000] = bytes(3_000)
@@ -57,6 +57,6 @@ def test_damage_within_the_stretch_is_a_sample_error() -> None:
         recording(KINDS["flac"][:middle]).cut(20_000, 6_000)
 
 
-def test_what_is_too_long_is_refused_by_its_header() -> None:
+def test_a_recording_whose_header_exceeds_the_limit_is_refused() -> None:
     with pytest.raises(OversizedAudio):
         RandomAccessAudio(KINDS["flac"], 16_000, AudioSettings(), Limits(seconds=1.0))

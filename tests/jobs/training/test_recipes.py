@@ -48,7 +48,7 @@ def _simwhisper(folder: Path) -> dict[str, Any]:
 
 
 def _hasrd(folder: Path) -> dict[str, Any]:
-    """Behind centroids that are anything: those of features are fitted in test_fit_kmeans."""
+    """With random centroids; test_fit_kmeans fits them to features."""
     save_file(
         untrained_ssl(read_hasrd_config("hasrd", HASRD), 0).state_dict(), folder / "ssl.safetensors"
     )
@@ -122,7 +122,9 @@ def test_a_run_of_every_recipe_leaves_weights_that_tokenize(name: str, tmp_path:
 
 
 @pytest.mark.parametrize(("name", "step"), [("focalcodec", 5), ("hasrd", 4)])
-def test_a_run_that_crashed_ends_as_if_it_had_not(name: str, step: int, tmp_path: Path) -> None:
+def test_a_run_that_crashed_ends_like_an_uninterrupted_one(
+    name: str, step: int, tmp_path: Path
+) -> None:
     torch.manual_seed(0)
     whole = run(train_config(tmp_path, name, f"output={tmp_path}/whole"))
     torch.manual_seed(0)
@@ -154,7 +156,7 @@ def test_the_page_names_every_loss_with_its_weight(name: str, tmp_path: Path) ->
     )
     page = (REPOSITORY / "docs" / "recipes.md").read_text()
     for loss, weight in made.weights.items():
-        if loss != "semantic":  # of widths that the small network does not have
+        if loss != "semantic":  # it depends on widths that the small network does not have
             assert f"{loss} {weight:g}" in page
 
 
@@ -164,7 +166,7 @@ def test_discriminators_in_a_phase_without_audio_are_refused(tmp_path: Path) -> 
         run(config)
 
 
-def test_a_codec_that_is_not_trained_here_says_so(tmp_path: Path) -> None:
+def test_a_codec_without_a_recipe_is_refused(tmp_path: Path) -> None:
     config = train_config(tmp_path, "focalcodec")
     config.codec.name, config.codec.config = "null", None
     with pytest.raises(InvalidConfig, match="null cannot be trained"):

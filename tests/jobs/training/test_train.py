@@ -50,7 +50,9 @@ def test_a_run_leaves_weights_that_tokenize(uninterrupted: Path) -> None:
     assert codec.decode(codes_BKF, torch.tensor([20])).isfinite().all()
 
 
-def test_a_run_directory_tells_everything(uninterrupted: Path) -> None:
+def test_a_run_directory_holds_configuration_versions_and_the_losses_of_every_step(
+    uninterrupted: Path,
+) -> None:
     names = {path.name for path in uninterrupted.iterdir()}
     assert names >= {"config.yaml", "versions.json", "tensorboard", "checkpoints", *KEPT}
     rows = [
@@ -65,7 +67,7 @@ def test_a_run_directory_tells_everything(uninterrupted: Path) -> None:
 
 
 @pytest.mark.parametrize("step", [1, 4, 7, 8, 11])
-def test_a_run_that_crashed_at_any_step_ends_as_if_it_had_not(
+def test_a_run_that_crashed_at_any_step_ends_like_an_uninterrupted_one(
     uninterrupted: Path, tmp_path: Path, step: int
 ) -> None:
     config = train_config(uninterrupted.parent, "log.every=1", f"output={tmp_path}/run")
@@ -75,7 +77,7 @@ def test_a_run_that_crashed_at_any_step_ends_as_if_it_had_not(
     assert weights(resumed) == weights(uninterrupted)
 
 
-def test_a_killed_process_goes_on_with_the_same_losses(uninterrupted: Path, tmp_path: Path) -> None:
+def test_a_killed_process_resumes_with_the_same_losses(uninterrupted: Path, tmp_path: Path) -> None:
     yaml = train_yaml(uninterrupted.parent, "unused")
     command = [
         sys.executable,
@@ -95,7 +97,7 @@ def test_a_killed_process_goes_on_with_the_same_losses(uninterrupted: Path, tmp_
     assert tree(tmp_path / "run", *KEPT) == tree(uninterrupted, *KEPT)
 
 
-def test_a_run_of_an_early_version_is_compared_by_absolute_paths_and_validated_anew(
+def test_a_run_of_an_early_version_resumes_by_absolute_paths_and_is_validated_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Its checkpoint holds paths as they were typed, and the best value of another metric."""
@@ -122,7 +124,7 @@ def test_a_finished_run_has_nothing_left_to_do(uninterrupted: Path) -> None:
     assert weights(uninterrupted) == before
 
 
-def test_a_checkpoint_of_another_configuration_is_refused_by_its_differences(
+def test_a_checkpoint_of_another_configuration_is_refused_with_the_differences(
     uninterrupted: Path,
 ) -> None:
     changed = ["recipe.p_enh=1.0", "phases.vae.lr=0.1", "data.threads=2"]
@@ -131,7 +133,7 @@ def test_a_checkpoint_of_another_configuration_is_refused_by_its_differences(
         run(config)
 
 
-def test_training_goes_on_from_weights_given(uninterrupted: Path, tmp_path: Path) -> None:
+def test_training_starts_from_given_weights(uninterrupted: Path, tmp_path: Path) -> None:
     config = train_config(
         uninterrupted.parent,
         f"codec.checkpoint={uninterrupted}/best.safetensors",
@@ -146,7 +148,7 @@ def test_training_goes_on_from_weights_given(uninterrupted: Path, tmp_path: Path
     assert moved == {"quantizer.codebooks_KND", "quantizer.searched_SND"}
 
 
-def test_unknown_phases_are_refused_by_the_known_ones(tmp_path: Path) -> None:
+def test_unknown_phases_are_refused_with_the_known_ones(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="trained in vae, quantize"):
         run(train_config(tmp_path, "phases.finish.steps=3"))
 
@@ -181,7 +183,7 @@ def test_steps_without_a_finite_gradient_are_skipped_and_then_named(tmp_path: Pa
     assert len(json.loads(report.read_text())["keys"]) == 3
 
 
-def test_a_full_disk_leaves_the_checkpoint_before(
+def test_a_full_disk_leaves_the_earlier_checkpoints(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = train_config(tmp_path, "log.every=1")

@@ -1,4 +1,4 @@
-"""Every configuration under configs/train is one that its codec's recipe takes."""
+"""Every configuration under configs/train fits the recipe of its codec."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from speechmill.jobs.training.worker import build_recipe
 from tests.conftest import REPOSITORY
 
 CONFIGS = sorted((REPOSITORY / "configs" / "train").glob("*.yaml"))
-# What a shipped configuration reads from elsewhere; the networks are not filled in here.
+# Files that the shipped configurations read; here the networks stay without weights.
 NO_FILES = ("codec.checkpoint=untrained", "codec.config=null")
 FILES = ("semantic_checkpoint", "semantic_stats")
 

@@ -1,4 +1,4 @@
-"""Training on Ray: the same as in this process, and begun again when a worker is lost."""
+"""Training on Ray gives the same result as training in this process."""
 
 import json
 from pathlib import Path
@@ -43,7 +43,7 @@ def test_two_workers_keep_the_same_codebooks_and_see_every_sample(
     assert [json.loads(row)["step"] for row in rows] == [10, 11, 12]
 
 
-def test_what_a_worker_raises_arrives_as_it_is(tmp_path: Path, on_ray: tuple[str, ...]) -> None:
+def test_the_error_of_a_worker_arrives_unchanged(tmp_path: Path, on_ray: tuple[str, ...]) -> None:
     one = ("workers.count=1", "workers.max_failures=0")
     config = train_config(tmp_path, *on_ray, *one, "enhancement=offline")
     with pytest.raises(InputError, match=r"has no \.enhanced\.flac"):

@@ -49,7 +49,8 @@ def decode_dataset(
         table = table.slice(0, None if limit is None else limit - count)
         clips = _clips(table, codec, num_codebooks)
         write = _write_tar if shards else _write_files
-        require_files(write(clips, join(output, name), dataset.storage), dataset.storage)
+        last = write(clips, join(output, name), dataset.storage)
+        require_files([last] if last else [], dataset.storage)
         count += len(table)
         display.line(f"{name}  {len(table)} utterances")
 
@@ -64,20 +65,20 @@ def _clips(table: pa.Table, codec: Codec, codebooks: int) -> Iterator[tuple[str,
 
 def _write_files(
     clips: Iterator[tuple[str, bytes, str]], folder: str, storage: Storage
-) -> list[str]:
-    """Return the URLs of the files."""
-    urls = []
+) -> str | None:
+    """Return the URL of the last file; None for a part without rows."""
+    url = None
     for name, flac, _ in clips:
-        urls.append(join(folder, f"{name}.flac"))
-        storage.put(urls[-1], flac)
-    return urls
+        url = join(folder, f"{name}.flac")
+        storage.put(url, flac)
+    return url
 
 
-def _write_tar(clips: Iterator[tuple[str, bytes, str]], stem: str, storage: Storage) -> list[str]:
-    """Return the URL of the tar, in a list."""
+def _write_tar(clips: Iterator[tuple[str, bytes, str]], stem: str, storage: Storage) -> str:
+    """Return the URL of the tar."""
     sink = io.BytesIO()
     with SampleWriter(sink) as tar:
         for name, flac, text in sorted(clips):
             tar.write(name, {"flac": flac} | ({"txt": text.encode()} if text else {}))
     storage.put(f"{stem}.tar", sink.getvalue())
-    return [f"{stem}.tar"]
+    return f"{stem}.tar"

@@ -17,7 +17,7 @@ _SAMPLE = 64  # parts whose footers give the seconds of audio per byte of tar
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a run would do."""
+    """The work of a run before it starts."""
 
     codec: str
     output: str

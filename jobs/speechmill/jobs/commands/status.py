@@ -31,7 +31,7 @@ class Status:
 
 
 def read_status(dataset: TokenDataset) -> Status:
-    """Raises `InputError` if there is no dataset."""
+    """Read the footers and the last run; raises `InputError` without a dataset."""
     identity = dataset.require_identity()
     names = sorted(dataset.parts())
     footers = dataset.footers(names)

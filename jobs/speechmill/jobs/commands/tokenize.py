@@ -49,14 +49,14 @@ def _output(config: TokenizeConfig, codec: CodecInfo, storage: Storage) -> RunOu
 
 
 def codec_of(config: TokenizeConfig) -> CodecInfo:
-    """Return what is known of the codec before it is loaded."""
+    """Return the facts of the codec without loading it."""
     options = config.codec_options()
     del options["device"], options["precision"]
     return codec_info(options.pop("name"), **options)
 
 
 def identity_of(config: TokenizeConfig, codec: CodecInfo) -> dict[str, Any]:
-    """Return what two runs must share to write into one dataset."""
+    """Return the settings that two runs must share to write into one dataset."""
     chosen = config.codec
     return dataset_identity(
         codec, chosen.precision, config.decode_settings(), compiled=chosen.compile

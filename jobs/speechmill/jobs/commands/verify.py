@@ -40,7 +40,7 @@ class VerifyOptions:
 def verify_dataset(
     root: str, options: VerifyOptions, overrides: list[str]
 ) -> tuple[Verification, Mismatch | None]:
-    """Check the files, and encode some rows again; raises `InputError` if there is no dataset."""
+    """Check the files, and encode some rows again; raises `InputError` without a dataset."""
     dataset = open_dataset(root, storage_overrides(overrides))
     found = verify_files(dataset, keys=options.keys, unique_keys=options.unique_keys)
     if not options.reencode or any(fault.check == "unreadable" for fault in found.faults):

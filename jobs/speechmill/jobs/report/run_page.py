@@ -94,10 +94,10 @@ def _facts(run: RunRecord) -> dict[str, str]:
 def _chart(run: RunRecord) -> Chart | None:
     if not run.committed:
         return None
-    begin, width = _time(run.events[0]), max(_span(run.events), 1e-3) / _BARS
+    start, width = _time(run.events[0]), max(_span(run.events), 1e-3) / _BARS
     bars = [0.0] * _BARS
     for event in run.committed:
-        bars[min(int((_time(event) - begin) / width), _BARS - 1)] += event["audio_seconds"]
+        bars[min(int((_time(event) - start) / width), _BARS - 1)] += event["audio_seconds"]
     top = max(bars) or 1.0
     peak = f"{top / width:,.0f} x real time at the highest, bars of {width:,.1f} s"
     return Chart(peak, [bar / top for bar in bars])

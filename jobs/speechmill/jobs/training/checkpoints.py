@@ -74,7 +74,7 @@ class Checkpoints:
         if state.get("version") != VERSION:
             raise DatasetConflict(
                 f"{self._url(steps[-1])} is of checkpoint version {state.get('version')}, this is "
-                f"version {VERSION}; finish the run with the version that began it"
+                f"version {VERSION}; finish the run with the version that started it"
             )
         return dict(state)
 
@@ -101,7 +101,7 @@ def put_weights(
 
 
 def run_identity(settings: Mapping[str, Any], enhancer_revision: str | None) -> dict[str, Any]:
-    """Return what a resumed run must share with the one before, flat: {"a.b": value}."""
+    """Return the settings that a resumed run must share with its checkpoint: {"a.b": value}."""
     revision = {} if enhancer_revision is None else {ENHANCER_REVISION: enhancer_revision}
     return _without_free(_flatten(settings)) | revision
 
@@ -126,7 +126,7 @@ def refuse_difference(saved: Mapping[str, Any], current: Mapping[str, Any], url:
     if differences:
         raise InputError(
             f"{url} holds a run of another configuration: {'; '.join(differences)}. Give another "
-            "output, or begin there from these weights with codec.checkpoint=…"
+            "output, or start there from these weights with codec.checkpoint=…"
         )
 
 

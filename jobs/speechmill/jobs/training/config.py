@@ -152,7 +152,7 @@ class CheckpointSettings:
 
 @dataclass
 class LogSettings:
-    """What is shown during training."""
+    """The reports of progress."""
 
     every: int = 10  # steps
 

@@ -1,4 +1,4 @@
-"""What a training run shows: a live bar on a terminal, plain lines in a pipe."""
+"""The display of a training run."""
 
 import time
 
@@ -21,7 +21,7 @@ class TrainDisplay(Display):
         self._began = 0.0
 
     def begin(self, config: TrainConfig, root: str, num_shards: int) -> None:
-        """Print what is about to run."""
+        """Print the codec, the shards, the phases and the output."""
         phases = ", ".join(f"{name} {p.steps:,} steps" for name, p in config.phases.items())
         weights = config.codec.checkpoint or "its published weights, if it has any"
         self.line(f"codec    {config.codec.name}, {weights}")
@@ -42,7 +42,7 @@ class TrainDisplay(Display):
         self.advance(progress.phase, step, progress.total, facts, line)
 
     def end(self, root: str, validated: bool, storage: Storage) -> None:
-        """Print where the weights are."""
+        """Print the URLs of the weights."""
         last, best = join(root, "last.safetensors"), join(root, "best.safetensors")
         if validated:
             self.done(f"weights are {best} (by validation), {last}", [best, last], storage)

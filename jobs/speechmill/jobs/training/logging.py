@@ -1,6 +1,5 @@
 """The readable files of a run directory: configuration, losses by step, TensorBoard, audio."""
 
-import io
 import json
 import platform
 import subprocess
@@ -9,12 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import soundfile
 import torch
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from speechmill.jobs.config import to_yaml
+from speechmill.pipeline.audio.flac import encode_flac
 from speechmill.pipeline.storage import Storage, join
 from speechmill.pipeline.tokenize.writer import library_versions
 
@@ -48,9 +47,7 @@ class TrainingLogger:
 
     def log_audio(self, name: str, step: int, audio_T: Tensor, sample_rate: int) -> None:
         """Write a clip of audio as FLAC and to TensorBoard."""
-        sink = io.BytesIO()
-        soundfile.write(sink, audio_T.numpy().clip(-1, 1), sample_rate, format="FLAC")
-        self._put(f"samples/{name}.flac", sink.getvalue())
+        self._put(f"samples/{name}.flac", encode_flac(audio_T.numpy(), sample_rate))
         self._board.add_audio(name.partition("/")[2] or name, audio_T, step, sample_rate)
 
     def flush(self, step: int) -> None:

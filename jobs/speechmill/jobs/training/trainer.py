@@ -30,7 +30,7 @@ from speechmill.pipeline.storage import join
 
 
 class ProgressKind(StrEnum):
-    """What a report of progress is about."""
+    """The subject of a report of progress."""
 
     STEP = "step"
     VALIDATION = "validation"

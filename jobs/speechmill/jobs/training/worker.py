@@ -98,7 +98,7 @@ def _online_enhancer(config: TrainConfig, revision: str | None) -> OnlineEnhance
 
 
 def build_cropper(config: TrainConfig, recipe: Recipe, storage: Storage) -> Cropper:
-    """Return what makes crops, with its pools of noises and rooms."""
+    """Return the cropper, with its pools of noises and rooms."""
     rate, num_samples = recipe.sample_rate, crop_samples(config.data, recipe)
     augment = Augment(
         config.augment,
