@@ -1,69 +1,47 @@
-"""Every statement of the README that can be tested."""
+"""The README is held to what it says; `test_docs.py` checks its commands and links."""
 
 import re
-import shlex
-from pathlib import Path
 
-import pytest
-from typer.testing import CliRunner
+from speechmill.codecs import codec_card, codec_info, list_codecs
+from speechmill.codecs.family import UNPUBLISHED
+from tests.conftest import REPOSITORY
 
-from speechmill.codecs import codec_info
-from speechmill.jobs.cli import app
-from speechmill.jobs.config import from_overrides, load_config
-from speechmill.jobs.schemas import EvaluateConfig, PackConfig, TokenizeConfig
-from speechmill.jobs.training.config import TrainConfig
-from speechmill.pipeline.shards.listing import list_shards
-from speechmill.pipeline.storage import Storage
-from speechmill.pipeline.tokenize.schema import token_schema
-from tests.corpus import write_corpus
-from tests.one_shard import tokenize_one
-
-ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text()
+README = (REPOSITORY / "README.md").read_text()
 
 
-def test_the_table_of_columns_is_the_schema():
-    written = []
-    for names, kind in re.findall(r"^\| ([\w, ]+) \| ([\w&;]+\??) \|", README, re.MULTILINE):
-        if names != "column":
-            written += [(name, kind) for name in names.split(", ")]
-    schema = token_schema(codec_info("null").codebook_sizes)
-    kinds = {"list<element: uint16 not null>": "list&lt;uint16&gt;"}
-    expected = [
-        (field.name, kinds.get(str(field.type), str(field.type)) + "?" * field.nullable)
-        for field in schema
-    ]
-    assert sorted(written) == sorted(expected)
+def section(title: str) -> str:
+    return README.split(f"\n## {title}\n")[1].split("\n## ")[0]
 
 
-def commands() -> list[str]:
-    return re.findall(r"^speechmill .*?(?=\s+#|$)", README, re.MULTILINE)
+def weights(name: str) -> str:
+    card = codec_card(name)
+    if card.licence == UNPUBLISHED:
+        return "none" if codec_info(name).trained else "untrained"
+    kind = "included" if card.files["checkpoint"].startswith("package:") else "published"
+    return f"{kind}, {'unknown licence' if card.licence == 'unknown' else card.licence}"
 
 
-@pytest.mark.parametrize("command", commands())
-def test_every_command_exists(command):
-    _, name, *arguments = shlex.split(command)
-    assert CliRunner().invoke(app, [name, "--help"]).exit_code == 0
-    if name == "tokenize":
-        assert load_config(TokenizeConfig, ROOT / arguments[0], arguments[1:]).shards
-    if name in ("train", "evaluate"):
-        schema = {"train": TrainConfig, "evaluate": EvaluateConfig}[name]
-        load_config(schema, ROOT / arguments[0], arguments[1:])
-    if name == "pack":
-        assert from_overrides(PackConfig, ["source=a", "output=b", *arguments[2:]]).shard_mb
+def test_the_table_of_codecs_names_every_codec_with_its_weights():
+    listed = []
+    for row in re.findall(r"^\| (`.*) \|$", section("Codecs"), re.MULTILINE):
+        codecs, kept, rates, paper = row.split(" | ")
+        names = re.findall(r"`(.+?)`", codecs)
+        listed += names
+        infos = [codec_info(name, checkpoint="untrained") for name in names]
+        assert {weights(name) for name in names} == {kept.split(":")[0]}
+        assert {codec_card(name).paper for name in names} == {paper}
+        ends = {f"{edge(info.kbps for info in infos):.2f}": None for edge in (min, max)}
+        assert rates == " to ".join(ends)
+    assert sorted(listed) == list_codecs()
 
 
-def test_the_snippet_reads_a_dataset(tmp_path, monkeypatch, null_codec):
-    write_corpus(tmp_path / "in", num_shards=1, clips_per_shard=3)
-    [shard] = list_shards([str(tmp_path / "in")], Storage())
-    tokenize_one(shard, str(tmp_path / "demo" / "tokens"), Storage(), null_codec)
-    monkeypatch.chdir(tmp_path)
-    [snippet] = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+def test_the_lines_from_python_give_the_shapes_that_they_state(monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
+    [snippet] = re.findall(r"```python\n(.*?)```", section("From Python"), re.DOTALL)
+    lines = [line for line in snippet.splitlines() if line]
+    assert len(lines) == 6
     found: dict = {}
     exec(snippet, found)
-    assert found["codes_FK"].shape[1] == 8
-
-
-def test_every_link_has_a_target():
-    for target in re.findall(r"\]\(([^)#]+)\)", README):
-        assert (ROOT / target).exists(), target
+    for name, shape in re.findall(r"^(\w+_B\w+) = .*# (\(.*\))$", snippet, re.MULTILINE):
+        assert str(tuple(found[name].shape)) == shape
+    assert found["audio_BT"].abs().max() > 0.05

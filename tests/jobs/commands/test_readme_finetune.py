@@ -26,7 +26,7 @@ SMALLER = {
 
 def documented(page: str, section: str) -> dict[str, list[str]]:
     """The commands of a section's first block by their verb, with small sizes."""
-    block = (REPOSITORY / page).read_text().split(section)[1].split("```")[1]
+    block = (REPOSITORY / page).read_text().split(section)[1].split("```bash\n")[1].split("```")[0]
     lines = [shlex.split(line, comments=True)[1:] for line in block.strip().splitlines()]
     return {verb: [verb, *arguments, *SMALLER[verb]] for verb, *arguments in lines}
 
@@ -56,7 +56,7 @@ def finetuned(folder: Path) -> Path:
 
 
 def test_the_commands_are_those_of_the_training_page_too() -> None:
-    assert documented("docs/training.md", "## Fine-tune the codec that ships") == COMMANDS
+    assert documented("docs/guide/fine-tune.md", "## Fine-tune the codec that ships") == COMMANDS
 
 
 def test_the_commands_of_the_readme_tokenize_with_a_fine_tuned_codec(

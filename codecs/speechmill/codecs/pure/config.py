@@ -103,7 +103,7 @@ VARIANTS = {
 }
 
 _PAPER = "arXiv 2511.22687"
-_SMALL_FILE = (  # of half precision, which float32 holds to the last bit; see docs/training.md
+_SMALL_FILE = (  # half precision, which float32 represents exactly
     "package://speechmill.codecs/pure/pure-16k-small.safetensors"
     "#sha256=8e16310e3f683e33698043d795dd7f35191f8a97361253acb786768940809e8f"
 )

@@ -190,7 +190,7 @@ class TrainConfig:
     output: str = field(default=MISSING, metadata=PATH)  # run directory, local or s3://…
     codec: TrainedCodec = field(default_factory=TrainedCodec)
     phases: dict[str, PhaseSettings] = MISSING  # in order; an unknown one is refused by the known
-    # Settings of this codec's recipe, see docs/recipes.md.
+    # Settings of this codec's recipe, see docs/guide/recipes.md.
     recipe: dict[str, Any] = field(default_factory=dict, metadata=path_entries(_file_settings))
     enhancement: str = "none"  # none | offline | online | clean
     enhancer: EnhancerSettings | None = None  # for online
