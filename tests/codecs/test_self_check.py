@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from speechmill.codecs import UnsupportedPrecision, load_codec
-from speechmill.codecs.self_check import first_wrong_module, known_clip
+from speechmill.codecs import UnsupportedPrecision, load_codec, load_recipe
+from speechmill.codecs.self_check import first_wrong_module, known_clip, refuse_wrong_modules
 from tests.codecs.cases import CASES, PURE
 from tests.codecs.dualcodec.goldens import WEIGHTS
 
@@ -57,3 +57,12 @@ def test_a_right_device_has_no_wrong_module(case: str) -> None:
 def test_a_codec_that_only_decodes_is_not_checked() -> None:
     files = {name: WEIGHTS[name] for name in ("config", "checkpoint")}
     assert load_codec("dualcodec", **files, precision="bf16").info.name == "dualcodec"
+
+
+def test_training_on_such_a_device_is_refused_too(wrong_convolutions: None) -> None:
+    recipe = load_recipe("pure", config=PURE)
+    arguments = (recipe, recipe.reconstruct, recipe.sample_rate, recipe.hop_length)
+    refuse_wrong_modules(*arguments, "fp32", CPU)
+    with pytest.raises(UnsupportedPrecision, match=r"computes network\.encoder\..*conv wrongly"):
+        refuse_wrong_modules(*arguments, "bf16", CPU)
+    assert recipe.training

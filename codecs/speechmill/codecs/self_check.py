@@ -63,6 +63,34 @@ def refuse_wrong_codes(codec: Codec, exact: Codec, precision: str, device: torch
     )
 
 
+def refuse_wrong_modules(
+    network: nn.Module,
+    compute: Callable[[Tensor], object],
+    sample_rate: int,
+    hop_length: int,
+    precision: str,
+    device: torch.device,
+) -> None:
+    """Raise `UnsupportedPrecision` if a module of a network in training is wrong in `precision`.
+
+    `compute` takes audio_BT of whole frames. In float32 there is nothing to check.
+    """
+    if precision == "fp32":
+        return
+    clip_BT = known_clip(sample_rate)
+    clip_BT = clip_BT[:, : clip_BT.shape[1] // hop_length * hop_length].to(device)
+    was_training = network.training
+    network.eval()
+    with torch.no_grad(), autocast("fp32", device):
+        culprit = first_wrong_module(network, lambda: compute(clip_BT), precision, device)
+    network.train(was_training)
+    if culprit:
+        raise UnsupportedPrecision(
+            f"{precision} on {_device_name(device)} with torch {torch.__version__} computes "
+            f"{culprit} wrongly; use precision=fp32"
+        )
+
+
 def first_wrong_module(
     network: nn.Module,
     run: Callable[[], object],
@@ -98,7 +126,8 @@ def _hooks(network: nn.Module, compare: Callable[..., None]) -> Iterator[None]:
             lambda module, inputs, output, name=name: compare(name, module, inputs, output)
         )
         for name, module in network.named_modules()
-        if not any(True for _ in module.children())
+        if all(child == "parametrizations" for child, _ in module.named_children())
+        and "parametrizations" not in name.split(".")
     ]
     try:
         yield

@@ -17,6 +17,7 @@ from torch import Tensor
 from speechmill.codecs.nn.kmeans import MiniBatchKMeans
 from speechmill.codecs.precision import autocast, check_precision
 from speechmill.codecs.recipe import CentroidRecipe
+from speechmill.codecs.self_check import refuse_wrong_modules
 from speechmill.jobs.display import Display
 from speechmill.jobs.training.augment import Augment
 from speechmill.jobs.training.checkpoints import (
@@ -92,6 +93,14 @@ class KMeansFit:
         if config.threads:
             torch.set_num_threads(config.threads)
         self.recipe = recipe.to(self.device).eval()
+        refuse_wrong_modules(
+            recipe,
+            recipe.points,
+            recipe.sample_rate,
+            recipe.hop_length,
+            config.precision,
+            self.device,
+        )
         self.kmeans = MiniBatchKMeans(*recipe.centroids_NH.shape).to(self.device)
         self.stream = stream
         self.display = display

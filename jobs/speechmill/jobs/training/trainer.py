@@ -15,6 +15,7 @@ import torch
 
 from speechmill.codecs.precision import autocast
 from speechmill.codecs.recipe import Recipe, StepOutput, TrainingBatch
+from speechmill.codecs.self_check import refuse_wrong_modules
 from speechmill.jobs.training.adversarial import Adversary
 from speechmill.jobs.training.checkpoints import Checkpoints, put_weights
 from speechmill.jobs.training.config import TrainConfig
@@ -62,6 +63,14 @@ class Trainer:
     ):
         self.config = config
         self.recipe = recipe.to(context.device).train()
+        refuse_wrong_modules(
+            recipe,
+            recipe.reconstruct,
+            recipe.sample_rate,
+            recipe.hop_length,
+            config.precision,
+            context.device,
+        )
         self.stream = stream
         self.cropper = cropper
         self.context = context
