@@ -35,7 +35,7 @@ class CodecConfig:
     sha256: str | None = None  # of the checkpoint's file; another file is an error
     # JSON of an architecture of your own; default: the variant's.
     config: str | None = field(default=None, metadata=PATH)
-    precision: str = "fp32"
+    precision: str = "fp32"  # fp32 | tf32 | bf16 | fp16
     compile: bool = False  # takes minutes at the start, faster afterwards on GPUs
     device: str | None = None  # default: cuda if workers.num_gpus is above 0, else cpu
     # More arguments of this codec's loader.
@@ -121,6 +121,7 @@ class EvaluatedCodec(CodecConfig):
 class MetricConfig:
     """The metrics."""
 
+    # Between clip and reconstruction, at 16 kHz.
     signal: list[str] = field(default_factory=lambda: ["pesq", "stoi", "si_sdr", "mel", "stft"])
     # Path or URL of DNSMOS P.835's sig_bak_ovr.onnx.
     dnsmos: str | None = field(default=None, metadata=PATH)

@@ -33,15 +33,15 @@ BOTTLENECK = TimeSeries(
 # Recorded by the workers, batch by batch.
 BATCHES = TimeSeries("batches", "Batches encoded")
 BATCH_SECONDS = TimeSeries("batch_audio_seconds", "Seconds of audio in the batches encoded")
-PADDED_SECONDS = TimeSeries("batch_padded_seconds", "The same with the padding after each clip")
+PADDED_SECONDS = TimeSeries("batch_padded_seconds", "Seconds in the batches encoded, with padding")
 ENCODE_SECONDS = TimeSeries("encode_busy_seconds", "Seconds in which the codec computed")
 STARVED_SECONDS = TimeSeries(
-    "encode_starved_seconds", "Seconds in which it had shards but no batch"
+    "encode_starved_seconds", "Seconds in which the codec had shards but no batch"
 )
 
 # Recorded by the processes that decode.
 DECODE_SECONDS = TimeSeries("decode_busy_seconds", "Seconds in which shards were read and decoded")
-DECODE_CPU_SECONDS = TimeSeries("decode_cpu_seconds", "The part of them spent computing")
+DECODE_CPU_SECONDS = TimeSeries("decode_cpu_seconds", "CPU seconds of reading and decoding")
 
 # Recorded by all of them.
 STORAGE_REQUESTS = TimeSeries("storage_requests", "Operations on storage", ("operation",))

@@ -37,7 +37,7 @@ class Schedule(StrEnum):
 class TrainedCodec:
     """Which codec is trained, and from which weights."""
 
-    name: str = MISSING
+    name: str = MISSING  # `speechmill codecs` lists them
     # Default: the published weights, if any; "untrained": random.
     checkpoint: str | None = field(default=None, metadata=path_or(UNTRAINED))
     # JSON of an architecture of your own.
@@ -51,7 +51,7 @@ class PhaseSettings:
     """One phase of a recipe; each phase has a new optimizer."""
 
     steps: int = MISSING
-    lr: float = 2e-4
+    lr: float = 2e-4  # the highest, after the warmup
     warmup: int = 0  # steps of a linear rise
     schedule: str = "constant"  # constant | cosine | exponential
     final_lr: float = 0.0  # of cosine, as a part of lr
@@ -97,7 +97,7 @@ class MixSettings:
 class NoiseSettings(MixSettings):
     """Noise, at a random ratio from `snr_db`."""
 
-    snr_db: list[float] = field(default_factory=lambda: [0.0, 25.0])
+    snr_db: list[float] = field(default_factory=lambda: [0.0, 25.0])  # [low, high]
 
 
 @dataclass
@@ -138,7 +138,7 @@ class ValidationSettings:
     shards: list[str] = field(default_factory=list, metadata=PATH)
     every: int = 1000  # steps
     clips: int = 32
-    seconds: float = 4.0
+    seconds: float = 4.0  # of each clip
     listen: int = 4  # reconstructions written as audio
 
 
@@ -147,7 +147,7 @@ class CheckpointSettings:
     """How often the state of the run is written, and how many checkpoints are kept."""
 
     every: int = 1000  # steps
-    keep: int = 3
+    keep: int = 3  # the newest
 
 
 @dataclass

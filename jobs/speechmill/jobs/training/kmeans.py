@@ -59,7 +59,7 @@ class FitConfig:
     data: DataSettings = field(default_factory=lambda: DataSettings(crop_seconds=10.0))
     audio: AudioSettings = field(default_factory=AudioSettings)
     limits: Limits = field(default_factory=Limits)
-    precision: str = "fp32"
+    precision: str = "fp32"  # fp32 | tf32 | bf16 | fp16
     seed: int = 777
     device: str | None = None  # default: cuda if there is a GPU, else cpu
     threads: int | None = None  # of the model on a CPU; default: PyTorch's own

@@ -32,14 +32,14 @@ Score = Callable[[Samples, int], float]  # float32 samples of one channel, and t
 class FilterSettings:
     """The requirements for an utterance; part of a token dataset's identity."""
 
-    min_seconds: float = 0.0
-    max_seconds: float | None = None
+    min_seconds: float = 0.0  # of an utterance
+    max_seconds: float | None = None  # of an utterance
     max_silence: float = 1.0  # share of the utterance that may be quieter than silence_db
     silence_db: float = -60.0  # of full scale
     max_clipping: float = 1.0  # share of the samples that may be at full scale
     metadata: str | None = None  # condition on the sample's JSON, such as `lang == "en"`
     quality: str | None = None  # function(samples, rate) -> score: entry point or module:function
-    min_quality: float = 0.0
+    min_quality: float = 0.0  # the lowest score that passes
 
     def __post_init__(self) -> None:
         if self.max_seconds is not None and self.max_seconds < self.min_seconds:

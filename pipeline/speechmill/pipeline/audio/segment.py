@@ -30,7 +30,7 @@ class SegmentSettings:
     seconds: float = 30.0  # of a fixed window; the longest clip between two silences
     context_seconds: float | None = None  # around a fixed window; default: the receptive field
     starts: str = "start"  # key of the list of starts, s, in the sample's JSON
-    ends: str = "end"
+    ends: str = "end"  # the same for the ends
     silence_db: float = -45.0  # of full scale; audio below this level is silence
     silence_seconds: float = 0.3  # the shortest silence that separates two clips
 

@@ -50,8 +50,8 @@ class EnhancerSettings:
     # Path, s3://, hf:// or https:// of the weights; gating has none.
     model: str | None = field(default=None, metadata=PATH)
     sample_rate: int = 16_000  # Hz; this and the settings below describe the model of `onnx`
-    n_fft: int = 512
-    hop: int = 256
+    n_fft: int = 512  # samples
+    hop: int = 256  # samples
     window: str = "hann"  # hann | sqrt_hann, periodic, before and after
     spectrum: str | None = None  # input [1, n_fft / 2 + 1, 1, 2]; default: the first
     enhanced: str | None = None  # output of the same shape; default: the first

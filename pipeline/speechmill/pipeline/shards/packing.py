@@ -36,9 +36,10 @@ class PackSettings:
     """What to pack, and into which tars."""
 
     source: str  # folder, or a .jsonl, .csv or .tsv manifest with a `path` column
-    output: str
+    output: str  # folder of the tars
     shard_mb: float = 256.0  # MB (10**6 bytes) of a tar at most, unless one clip alone is larger
-    pattern: str = "shard-%06d.tar"
+    pattern: str = "shard-%06d.tar"  # names of the tars
+    # Of audio files in a folder.
     extensions: list[str] = field(default_factory=lambda: [*AUDIO_SUFFIXES])
 
     def __post_init__(self) -> None:
