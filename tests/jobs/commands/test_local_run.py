@@ -1,5 +1,9 @@
 """`workers.count=0` runs in this process and writes what Ray workers write."""
 
+import os
+import signal
+import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -7,7 +11,7 @@ import soundfile
 
 from speechmill.pipeline.storage import Storage
 from tests.corpus import clip, tar_bytes, write_corpus
-from tests.jobs.conftest import contents
+from tests.jobs.conftest import command, contents
 
 
 @pytest.fixture
@@ -56,3 +60,26 @@ def test_enhance_writes_the_same_bytes(tmp_path, cluster, speechmill, shards):
             for output in ("ray", "local")
         )
         assert ours == theirs != {}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_all_processes_rejects_nothing_and_the_run_can_be_resumed(
+    tmp_path, speechmill, number
+):
+    write_corpus(tmp_path / "in", num_shards=6, clips_per_shard=4, seconds=2.0)
+    path = tmp_path / "local.yaml"
+    path.write_text(
+        f"shards: ['{tmp_path}/in/']\noutput: '{tmp_path}/out'\n"
+        "codec: {name: pure-16k-small}\nworkers: {num_gpus: 0, count: 0}\n"
+    )
+    process = subprocess.Popen(command("tokenize", str(path)), start_new_session=True)
+    while not list(tmp_path.glob("out/tokens/[!.]*")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    os.killpg(process.pid, number)
+    assert process.wait(60) == 130
+    assert 1 <= len(list((tmp_path / "out" / "tokens").glob("[!.]*"))) < 6
+    assert speechmill("tokenize", path).returncode == 0
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {"dataset.json", "tokens", "runs"}
+    assert len(list((tmp_path / "out" / "tokens").glob("[!.]*"))) == 6

@@ -14,14 +14,16 @@ import pytest
 
 from speechmill.codecs import codec_info
 from tests.conftest import REPOSITORY
-from tests.jobs.conftest import Command, command
+from tests.jobs.conftest import command
 
+pytestmark = [pytest.mark.servers, pytest.mark.timeout(600)]  # they mostly wait for Ray
 SMALLER = {
     "pack": [],
     "train": ["phases.quantize={steps: 8}", "data.batch_size=2", "checkpoint.every=2"],
     "tokenize": [],
     "evaluate": ["max_clips=1", "metrics.signal=[si_sdr]", "metrics.processes=1"],
 }
+HELD_OUT = ["validation.shards=[shards/]", "validation.clips=1", "validation.seconds=1"]
 
 
 def documented(page: str, section: str) -> dict[str, list[str]]:
@@ -32,70 +34,45 @@ def documented(page: str, section: str) -> dict[str, list[str]]:
 
 
 COMMANDS = documented("README.md", "## Fine-tune a codec")
+TRAIN = [*COMMANDS["train"], *HELD_OUT]
+
+
+def run(folder: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        command(*arguments), cwd=folder, capture_output=True, text=True, timeout=250
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a user, with the examples and recordings."""
+    """The folder of a user, with the examples and packed recordings."""
     folder = tmp_path_factory.mktemp("user")
     (folder / "configs").symlink_to(REPOSITORY / "configs")
     (folder / "speech").symlink_to(REPOSITORY / "samples" / "fr")
+    run(folder, *COMMANDS["pack"])
     return folder
 
 
 @pytest.fixture(scope="module")
 def finetuned(folder: Path) -> Path:
-    """The run of the first two commands."""
-    for verb in ("pack", "train"):
-        done = subprocess.run(
-            command(*COMMANDS[verb]), cwd=folder, capture_output=True, text=True, timeout=250
-        )
-        assert done.returncode == 0, done.stderr
-    assert f"weights are {folder}/runs/finetuned/last.safetensors" in done.stdout
-    return folder / "runs" / "finetuned"
-
-
-def test_the_commands_are_those_of_the_training_page_too() -> None:
-    assert documented("docs/guide/fine-tune.md", "## Fine-tune the codec that ships") == COMMANDS
-
-
-def test_the_commands_of_the_readme_tokenize_with_a_fine_tuned_codec(
-    folder: Path, finetuned: Path, monkeypatch: pytest.MonkeyPatch, speechmill: Command
-) -> None:
-    monkeypatch.chdir(folder)
-    for verb in ("tokenize", "evaluate"):
-        done = speechmill(*COMMANDS[verb])
-        assert done.returncode == 0, done.stderr
-    assert {path.name for path in finetuned.iterdir()} >= {"checkpoints", "curves", "tensorboard"}
-    tuned = codec_info("pure-16k-small", checkpoint="runs/finetuned/last.safetensors")
-    dataset = json.loads(Path("tokens/finetuned/dataset.json").read_text())
-    assert dataset["revision"] == tuned.revision != codec_info("pure-16k-small").revision
-    rows = re.findall(r"^ *(before|after) +(\d)", done.stdout, re.MULTILINE)
-    assert rows == [(label, count) for label in ("before", "after") for count in "1248"]
-
-
-def test_the_readme_s_training_resumes_after_all_its_processes_were_killed(
-    folder: Path, finetuned: Path, monkeypatch: pytest.MonkeyPatch, speechmill: Command
-) -> None:
-    monkeypatch.chdir(folder)
-    arguments = [*COMMANDS["train"], "output=runs/killed", "validation.shards=[shards/]"]
-    arguments += ["validation.clips=1", "validation.seconds=1"]
+    """The run of the README, killed after its first checkpoint and started again."""
+    root = folder / "runs" / "finetuned"
     process = subprocess.Popen(
-        command(*arguments), start_new_session=True, stdout=subprocess.DEVNULL
+        command(*TRAIN), cwd=folder, start_new_session=True, stdout=subprocess.DEVNULL
     )
-    while not Path("runs/killed/checkpoints/step-00000002.pt").exists():
+    while not (root / "checkpoints" / "step-00000002.pt").exists():
         assert process.poll() is None
         time.sleep(0.01)
     kill_all(process)
-    curves = Path("runs/killed/curves/step-00000002.jsonl")
+    assert not (root / "best.safetensors").exists()
+    curves = root / "curves" / "step-00000002.jsonl"
     written = curves.stat().st_mtime_ns
-    assert not Path("runs/killed/best.safetensors").exists()
-    done = speechmill(*arguments, timeout=250)
-    assert done.returncode == 0, done.stderr
+    best, last = root / "best.safetensors", root / "last.safetensors"
+    assert f"weights are {best} (by validation), {last}" in run(folder, *TRAIN)
     assert curves.stat().st_mtime_ns == written
-    assert Path("runs/killed/best.safetensors").exists()
-    whole, resumed = (run / "last.safetensors" for run in (finetuned, Path("runs/killed")))
-    assert whole.read_bytes() == resumed.read_bytes()
+    return root
 
 
 def kill_all(process: "subprocess.Popen[bytes]") -> None:
@@ -107,3 +84,30 @@ def kill_all(process: "subprocess.Popen[bytes]") -> None:
         if child.is_running():
             child.kill()
     process.wait()
+
+
+def test_the_commands_are_those_of_the_training_page_too() -> None:
+    assert documented("docs/guide/fine-tune.md", "## Fine-tune the codec that ships") == COMMANDS
+
+
+def test_training_that_was_killed_with_its_cluster_ends_like_an_uninterrupted_run(
+    folder: Path, finetuned: Path
+) -> None:
+    run(folder, *TRAIN, "output=runs/whole", "workers.count=0")
+    whole = folder / "runs" / "whole"
+    for name in ("last.safetensors", "best.safetensors"):
+        assert (finetuned / name).read_bytes() == (whole / name).read_bytes()
+    for name in ("checkpoints", "curves", "samples", "tensorboard", "validation"):
+        assert (finetuned / name).is_dir()
+
+
+def test_the_commands_of_the_readme_tokenize_with_a_fine_tuned_codec(
+    folder: Path, finetuned: Path
+) -> None:
+    run(folder, *COMMANDS["tokenize"])
+    tuned = codec_info("pure-16k-small", checkpoint=finetuned / "last.safetensors")
+    dataset = json.loads((folder / "tokens" / "finetuned" / "dataset.json").read_text())
+    assert dataset["revision"] == tuned.revision != codec_info("pure-16k-small").revision
+    table = run(folder, *COMMANDS["evaluate"])
+    rows = re.findall(r"^ *(before|after) +(\d)", table, re.MULTILINE)
+    assert rows == [(label, count) for label in ("before", "after") for count in "1248"]

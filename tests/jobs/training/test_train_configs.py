@@ -1,7 +1,5 @@
 """Every configuration under configs/train fits the recipe of its codec."""
 
-import re
-import shlex
 from pathlib import Path
 
 import pytest
@@ -10,7 +8,6 @@ import torch
 from speechmill.codecs import codec_info
 from speechmill.jobs.config import load_config
 from speechmill.jobs.training.config import TrainConfig
-from speechmill.jobs.training.kmeans import FitConfig
 from speechmill.jobs.training.worker import build_recipe
 from tests.conftest import REPOSITORY
 
@@ -30,19 +27,3 @@ def test_a_shipped_configuration_fits_its_recipe(path: Path) -> None:
     assert recipe.weights.keys() >= dict(config.recipe.get("weights", {})).keys()
     info = codec_info(config.codec.name, checkpoint="untrained")
     assert info.output_sample_rate == recipe.sample_rate
-
-
-def documented() -> list[list[str]]:
-    """The commands of the pages on training, as they are typed."""
-    pages = [REPOSITORY / "docs" / name for name in ("training.md", "recipes.md")]
-    text = "\n".join(page.read_text() for page in pages).replace("\\\n", " ")
-    lines = re.findall(r"^ *(speechmill (?:train|fit-kmeans) configs.*)$", text, re.MULTILINE)
-    return [shlex.split(line) for line in lines]
-
-
-@pytest.mark.parametrize("command", documented(), ids=lambda command: command[2])
-def test_every_documented_command_has_a_valid_configuration(command: list[str]) -> None:
-    _, verb, path, *overrides = command
-    schema = {"train": TrainConfig, "fit-kmeans": FitConfig}[verb]
-    config = load_config(schema, REPOSITORY / path, [each for each in overrides if each != "…"])
-    assert config.output.startswith(("/", "s3://"))

@@ -1,0 +1,54 @@
+"""A run over shards says that it is done only if its parts exist."""
+
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from speechmill.jobs.commands.tokenize import tokenize_shards
+from speechmill.jobs.config import from_overrides
+from speechmill.jobs.display import Display, ShardDisplay
+from speechmill.jobs.schemas import TokenizeConfig
+from speechmill.pipeline.errors import StorageError
+from speechmill.pipeline.run.runner import Event, Totals
+from speechmill.pipeline.storage import Storage
+from tests.corpus import write_corpus
+
+
+class LosingDisplay(ShardDisplay):
+    """Deletes the first part, as if it lay on a disk that only its worker sees."""
+
+    def event(self, event: Event, totals: Totals, elapsed: float) -> None:
+        super().event(event, totals, elapsed)
+        if totals.shards == 1:
+            [part] = self.parts.iterdir()
+            part.unlink()
+
+    parts: Path
+
+
+def test_a_run_whose_parts_are_not_at_the_output_fails(tmp_path: Path) -> None:
+    write_corpus(tmp_path / "in", num_shards=2, clips_per_shard=1, seconds=0.3)
+    names = [f"shards=[{tmp_path}/in]", f"output={tmp_path}/out", "codec.name=null"]
+    config = from_overrides(TokenizeConfig, [*names, "workers={count: 0, num_gpus: 0}"])
+    sink = io.StringIO()
+    display = LosingDisplay(Console(file=sink))
+    display.parts = tmp_path / "out" / "tokens"
+    with pytest.raises(StorageError, match=r"1 parts were committed, but are not at .*/out"):
+        tokenize_shards(config, display)
+    assert "2 done" not in sink.getvalue()
+    [summary] = (tmp_path / "out" / "runs").glob("*/summary.json")
+    assert '"status": "aborted"' in summary.read_text()
+
+
+def test_a_closing_line_is_printed_only_if_its_files_exist(tmp_path: Path) -> None:
+    sink = io.StringIO()
+    display = Display(Console(file=sink))
+    weights = tmp_path / "last.safetensors"
+    with pytest.raises(StorageError, match=r"last\.safetensors does not exist; workers on other"):
+        display.done(f"weights are {weights}", [str(weights)], Storage())
+    assert sink.getvalue() == ""
+    weights.write_bytes(b"")
+    display.done(f"weights are {weights}", [str(weights)], Storage())
+    assert sink.getvalue() == f"done     weights are {weights}\n"
