@@ -140,5 +140,5 @@ def test_a_digest_of_no_file_is_refused(checkpoint: str | None) -> None:
 
 
 def test_what_is_no_digest_is_refused(weights: Path) -> None:
-    with pytest.raises(CheckpointError, match="'abc' is no sha256"):
+    with pytest.raises(CheckpointError, match="'abc' is not a sha256"):
         load_codec("pure", config=PURE, checkpoint=weights, sha256="abc")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from speechmill.codecs.losses import dac_mel_loss, feature_matching, magnitudes
-from speechmill.codecs.nn.codebook_ema import begin_at_kmeans
+from speechmill.codecs.nn.codebook_ema import initialize_by_kmeans
 from speechmill.codecs.nn.factorized import FactorizedQuantizer, ResidualFactorizedQuantizer
 from speechmill.codecs.nn.quantize import ResidualQuantizer
 from speechmill.codecs.nn.spectra import mel_bank
@@ -85,7 +85,7 @@ def test_residual_stages_are_those_of_encode_and_begin_at_the_data() -> None:
     torch.manual_seed(0)
     quantizer = ResidualQuantizer(3, 8, 5)
     x_MD = torch.randn(200, 5)
-    counts_KN = begin_at_kmeans(quantizer, x_MD, 10)
+    counts_KN = initialize_by_kmeans(quantizer, x_MD, 10)
     stages = quantizer.stages(x_MD)
     assert torch.equal(stages.codes_KM[None], quantizer.encode(x_MD.T[None], 3))
     assert counts_KN.sum(1).tolist() == [200, 200, 200]

@@ -1,4 +1,4 @@
-"""What every speech codec offers: facts about its tokens, and audio to codes and back."""
+"""The interface of every speech codec: facts about its tokens, encode and decode."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from math import log2
 from typing import TYPE_CHECKING, Protocol
 
-if TYPE_CHECKING:  # processes that only decode audio know codecs by their facts, without torch
+if TYPE_CHECKING:  # processes that only decode audio need a codec's facts, but not torch
     from torch import Tensor
 
 
@@ -22,17 +22,17 @@ class CodecInfo:
     name: str
     revision: str  # digest of architecture and weights: the codec's identity
     trained: bool  # False while the weights are random
-    sample_rate: int  # Hz, what encode takes
-    output_sample_rate: int  # Hz, what decode gives
+    sample_rate: int  # Hz, of the audio that encode takes
+    output_sample_rate: int  # Hz, of the audio that decode returns
     hop_length: int  # input samples per frame
     frame_offset: int
     min_frames: int  # of a clip of at least one sample
     codebook_sizes: tuple[int, ...]  # one entry per codebook; they may differ
     num_semantic_codebooks: int  # they come first
     checkpoint_sha256: str | None = None  # None while untrained
-    # Samples before and behind those of a frame that can change its codes; None: all of them.
+    # Samples before and after those of a frame that can change its codes; None: all of them.
     context: tuple[int, int] | None = None
-    missing_samples: int = 0  # that decode gives less than whole frames have, once per clip
+    missing_samples: int = 0  # decode returns so many less than whole frames have, once per clip
 
     @property
     def num_codebooks(self) -> int:
@@ -50,17 +50,17 @@ class CodecInfo:
 
     @property
     def title(self) -> str:
-        """The name as people should see it: it says so when the weights are random."""
+        """The name to show to people: it says if the weights are random."""
         return self.name if self.trained else f"{self.name} (untrained)"
 
     def num_frames(self, num_samples: int) -> int:
-        """Frames that `encode` gives for a clip of `num_samples` samples at `sample_rate`."""
+        """Frames that `encode` returns for a clip of `num_samples` samples at `sample_rate`."""
         if num_samples <= 0:
             return 0
         return max(self.min_frames, (num_samples + self.frame_offset) // self.hop_length)
 
     def num_decoded_samples(self, num_frames: int) -> int:
-        """Samples that `decode` gives for `num_frames` frames at `output_sample_rate`."""
+        """Samples that `decode` returns for `num_frames` frames at `output_sample_rate`."""
         if num_frames <= 0:
             return 0
         whole = num_frames * self.hop_length * self.output_sample_rate // self.sample_rate
@@ -70,8 +70,8 @@ class CodecInfo:
 class Codec(Protocol):
     """A neural speech codec with loaded weights, ready for inference.
 
-    The exactness contract: the codes of an utterance do not depend on what it was batched with,
-    nor on the amount or content of the padding behind its `num_samples`.
+    The exactness contract: the codes of an utterance depend neither on the other rows of its batch
+    nor on the amount or content of the padding after its `num_samples`.
     """
 
     info: CodecInfo
@@ -81,14 +81,14 @@ class Codec(Protocol):
 
         `audio_BT` is float32 in [-1, 1] at `info.sample_rate`; row b is valid up to
         `num_samples_B[b]` and its codes up to `info.num_frames(num_samples_B[b])`.
-        What lies behind is zero. Raises `InvalidAudio` for another type or shape.
+        The codes after that are zero. Raises `InvalidAudio` for another type or shape.
         """
         ...
 
     def decode(self, codes_BKF: Tensor, num_frames_B: Tensor) -> Tensor:
-        """Return audio_BT, float32 at `info.output_sample_rate`; a prefix of the codebooks will do.
+        """Return audio_BT, float32 at `info.output_sample_rate`; the first codebooks are enough.
 
-        What lies behind row b's `num_frames_B[b]` frames is zero. Raises `InvalidCodes` for codes
-        that are out of range or of more codebooks than the codec has.
+        The audio after row b's `num_frames_B[b]` frames is zero. Raises `InvalidCodes` if a code is
+        out of range, or if there are more codebooks than the codec has.
         """
         ...

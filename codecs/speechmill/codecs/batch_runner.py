@@ -1,8 +1,8 @@
-"""Rows of different length through a network: in one masked batch, or each at its own length.
+"""Compute rows of different length: in one masked batch, or each at its own length.
 
-Row by row the result of a clip is the same to the last bit, whatever shares its batch; masked it
-is so but for rounding. On a CPU one row fills the cores and row by row spends nothing on padding,
-so it is the default there.
+Row by row, the result of a clip is the same to the last bit in every batch; in a masked batch it
+may differ by rounding. On a CPU one row keeps all cores busy and padding costs time, so row by row
+is the default there.
 """
 
 from collections.abc import Callable
@@ -18,19 +18,17 @@ from speechmill.codecs.precision import autocast
 
 ComputeT = TypeVar("ComputeT", bound=Callable[..., Tensor])
 
-_STEPS = (
-    4  # sizes per octave that are compiled for: a ninth more columns than asked for, on average
-)
-_SMALLEST = 8_192  # samples; below, all clips are of one size
+_STEPS = 4  # compiled sizes per octave: on average they add a ninth to the columns
+_SMALLEST = 8_192  # samples; shorter clips are all padded to this
 _LARGEST = 1 << 30
-_MAX_SIZES = 256  # PyTorch gives up on compiling after eight unless told otherwise
+_MAX_SIZES = 256  # PyTorch's own limit is eight, after which it stops compiling
 
 
 @dataclass(frozen=True, slots=True)
 class BatchRunner:
     """How one codec computes the rows of a batch.
 
-    Compiled code is of one width, so rows are lengthened to one of a few, and masked.
+    Compiled code has a fixed width, so rows are padded to one of a few widths, and masked.
     """
 
     device: torch.device
@@ -47,18 +45,18 @@ class BatchRunner:
         *,
         compiled: bool = False,
     ) -> "BatchRunner":
-        """Return the faster way for the device, unless `row_by_row` says which."""
+        """Return the faster way for the device, unless `row_by_row` chooses one."""
         if row_by_row is None:
             row_by_row = device.type == "cpu"
         return cls(device, precision, row_by_row, compiled)
 
     @property
     def packs_weights(self) -> bool:
-        """Whether matrices should lie as a CPU's kernels read them."""
+        """Whether to store matrices in the order in which a CPU's kernels read them."""
         return self.device.type == "cpu" and self.precision == "fp32" and not self.compiled
 
     def compile(self, network: ComputeT) -> ComputeT:
-        """Return `network`, compiled if that was asked for: once per width, for any batch."""
+        """Return `network`; if `compiled`, it compiles once per width, for any batch size."""
         if not self.compiled:
             return network
         compute = torch.compile(network, dynamic=False)
@@ -73,20 +71,20 @@ class BatchRunner:
         return call  # type: ignore[return-value]
 
     def pad_to_bucket(self, audio_BT: Tensor, limit: int | None = None) -> Tensor:
-        """Return audio_BT, lengthened with zeros to a width that is compiled for."""
+        """Return audio_BT, padded with zeros to a compiled width if code is compiled."""
         if not self.compiled:
             return audio_BT
         size = audio_BT.shape[1]
         return F.pad(audio_BT, (0, min(bucket(size), limit or _LARGEST) - size))
 
     def groups(self, rows: list[int]) -> list[list[int]]:
-        """Return which rows to compute together: each by itself, or all."""
+        """Return which rows to compute together: each on its own, or all."""
         if self.row_by_row:
             return [[row] for row in rows]
         return [rows] if rows else []
 
     def unequal_lengths(self, lengths: list[int]) -> Tensor | None:
-        """Return the lengths, or None where all are equal and nothing needs a mask."""
+        """Return the lengths, or None if all are equal, so that nothing needs a mask."""
         if not self.compiled and min(lengths) == max(lengths):
             return None
         return torch.tensor(lengths, device=self.device)
@@ -98,9 +96,9 @@ class BatchRunner:
         lengths: list[int],
         out_length: Callable[[int], int],
     ) -> Tensor:
-        """Return what `network` makes of `x`, of shape (B, ..., T): zero behind each row's end.
+        """Return the network's output for `x`, of shape (B, ..., T), zero after each row's end.
 
-        `network` takes a batch and the rows' lengths, or None where all are full.
+        `network` takes a batch and the rows' lengths, or None if all are full.
         """
         x = x[..., : max(lengths)].to(self.device)
         with autocast(self.precision, self.device):
@@ -116,7 +114,7 @@ class BatchRunner:
         lengths: list[int],
         out_length: Callable[[int], int],
     ) -> Tensor:
-        """Return what `network` makes of one group of rows; a mask only where it is needed."""
+        """Return the network's output for one group of rows, masked only if lengths differ."""
         lengths_B = self.unequal_lengths(lengths)
         if lengths_B is None:
             return network(x, None)
@@ -128,7 +126,7 @@ class BatchRunner:
 
 
 def bucket(size: int) -> int:
-    """Return the next size that is compiled for, `_STEPS` of them to an octave."""
+    """Return the next compiled size; there are `_STEPS` of them in an octave."""
     if size <= _SMALLEST:
         return _SMALLEST
     step = 1 << ((size - 1).bit_length() - 1) >> (_STEPS.bit_length() - 1)
@@ -136,7 +134,7 @@ def bucket(size: int) -> int:
 
 
 def _stack(rows: list[Tensor]) -> Tensor:
-    """Return the rows, each of shape (1, ..., T), in one tensor, zero behind their ends."""
+    """Return the rows, each of shape (1, ..., T), in one tensor, zero after their ends."""
     out = rows[0].new_zeros(len(rows), *rows[0].shape[1:-1], max(row.shape[-1] for row in rows))
     for place, row in zip(out, rows, strict=True):
         place[..., : row.shape[-1]] = row[0]

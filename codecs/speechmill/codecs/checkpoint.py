@@ -1,4 +1,4 @@
-"""From a checkpoint's file to weights in a network."""
+"""Load checkpoints into networks, strictly, with or without weight norm."""
 
 import pickle
 import struct
@@ -42,14 +42,14 @@ _DRAWING = {
     Tensor.normal_,
     Tensor.uniform_,
 }
-_SHOWN = 10  # keys of each kind in an error
+_SHOWN = 10  # keys of each kind that an error lists
 
 
 def allocate(build: Callable[[], NetworkT]) -> NetworkT:
-    """Return a network for inference whose weights are yet to be filled in.
+    """Return a network for inference whose weights are not initialised yet: that saves the time.
 
-    Nothing is drawn in vain. (Nor does it stand on the meta device meanwhile: some of what PyTorch
-    does there makes it load its compiler, which takes longer than most networks.)
+    It is not built on the meta device, because PyTorch loads its compiler for some operations
+    there, which takes longer than building most networks.
     """
     with _NothingDrawn():
         network = build()
@@ -57,7 +57,7 @@ def allocate(build: Callable[[], NetworkT]) -> NetworkT:
 
 
 class _NothingDrawn(TorchFunctionMode):
-    """Leaves tensors as they are where they should be filled with random numbers."""
+    """Leaves tensors as they are instead of filling them with random numbers."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
@@ -71,7 +71,7 @@ class _NothingDrawn(TorchFunctionMode):
 def read_state_dict(path: Path, key: str | None = None) -> dict[str, Tensor]:
     """Return the tensors of a safetensors or PyTorch file, on the CPU; a pickle may hold no code.
 
-    `key` names the entry of a PyTorch file under which its author put the weights.
+    `key` names the entry of a PyTorch file that holds the weights, if there is one.
     """
     try:
         if path.suffix == ".safetensors":
@@ -87,7 +87,7 @@ def read_state_dict(path: Path, key: str | None = None) -> dict[str, Tensor]:
 
 
 def load_strict(network: nn.Module, state: Mapping[str, Tensor], source: str = "state") -> None:
-    """Load `state` into `network`, or raise one `CheckpointError` with everything that misfits."""
+    """Load `state` into `network`; raises a `CheckpointError` that lists all misfits."""
     own = network.state_dict()
     misshapen = [
         f"{key} {tuple(state[key].shape)} for {tuple(value.shape)}"
@@ -104,7 +104,7 @@ def load_strict(network: nn.Module, state: Mapping[str, Tensor], source: str = "
 
 
 def fold_weight_norm(network: nn.Module) -> None:
-    """Replace every weight-normed weight by its value: faster, and no longer trainable as such."""
+    """Replace every weight-normed weight by its value: faster, but not trainable as such."""
     for module in network.modules():
         if is_parametrized(module, "weight"):
             remove_parametrizations(module, "weight")
@@ -124,7 +124,7 @@ def load_folded(network: nn.Module, state: Mapping[str, Tensor], source: str) ->
 
 
 def merge_weight_norm(direction: Tensor, length: Tensor) -> Tensor:
-    """Return the weight of two factors (weight norm, arXiv 1602.07868, eq. 2).
+    """Return the weight that two factors make (weight norm, arXiv 1602.07868, eq. 2).
 
     The norm is over the dimensions in which `length` has one element.
     """
@@ -148,7 +148,7 @@ def load_unfolded(network: nn.Module, state: Mapping[str, Tensor], source: str) 
 
 
 def refuse_misfits(source: str, **faults: list[str]) -> None:
-    """Raise one `CheckpointError` that lists the first keys of each kind, if there are any."""
+    """Raise a `CheckpointError` that lists the first keys of each kind, if there are any."""
     lines = [f"{kind} {_first(keys)}" for kind, keys in faults.items() if keys]
     if lines:
         raise CheckpointError(f"{source} does not fit the network: " + "; ".join(lines))

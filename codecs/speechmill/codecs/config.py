@@ -1,4 +1,4 @@
-"""A codec's configuration: a mapping or a JSON file becomes a frozen dataclass."""
+"""Read a codec's configuration, and compute sizes that follow from it, without torch."""
 
 import json
 from collections.abc import Mapping
@@ -40,21 +40,21 @@ def override(base: ConfigT, values: Mapping[str, Any] | None) -> ConfigT:
 
 
 def did_you_mean(name: str, known: list[str]) -> str:
-    """Return ", did you mean 'x'?", or nothing where no known name is near."""
+    """Return ", did you mean 'x'?", or an empty string if no known name is similar."""
     matches = get_close_matches(name, known, n=1, cutoff=0.5)
     return f", did you mean {matches[0]!r}?" if matches else ""
 
 
 def receptive_field(kernels: tuple[int, ...], strides: tuple[int, ...]) -> int:
-    """Return how many input columns the convolutions' one output column sees."""
+    """Return how many input columns one output column of the convolutions depends on."""
     steps = (prod(strides[:i]) for i in range(len(strides)))
     return 1 + sum((kernel - 1) * step for kernel, step in zip(kernels, steps, strict=True))
 
 
 def missing_columns(rates: tuple[int, ...]) -> int:
-    """Return how many columns transposed convolutions fall short of whole frames.
+    """Return how many columns of the last frame transposed convolutions do not compute.
 
-    One of kernel 2 x rate whose padding is half the rate, rounded up, gives a column too few where
-    the rate is odd, which later rates multiply.
+    With a kernel of 2 x rate and a padding of half the rate, rounded up, a layer of odd rate
+    returns one column less, which later rates multiply.
     """
     return sum(rate % 2 * prod(rates[i + 1 :]) for i, rate in enumerate(rates))

@@ -1,4 +1,4 @@
-"""Networks that tell real audio from a codec's, for training alone."""
+"""Networks that tell real audio from a codec's output, for training only."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -11,12 +11,12 @@ from torch.nn.utils.parametrizations import weight_norm
 from speechmill.codecs.losses import Features
 
 _SLOPE = 0.1  # of the leaky ReLU below zero
-_PEAK = 0.8  # to which audio is brought, so that no level gives it away
+_PEAK = 0.8  # of all audio, so that its level does not tell real from fake
 _BANDS = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)  # edges, as parts of the spectrum (DAC)
 
 
 class Discriminators(nn.Module):
-    """Multi-period (HiFi-GAN) and band-split complex STFT discriminators (DAC) side by side."""
+    """Multi-period (HiFi-GAN) and band-split complex STFT discriminators (DAC)."""
 
     def __init__(
         self,
@@ -33,7 +33,7 @@ class Discriminators(nn.Module):
         self.judges = nn.ModuleList(discriminators)  # the name in training checkpoints
 
     def forward(self, audio_BT: Tensor) -> Features:
-        """Return the layers of each, its logits last."""
+        """Return the layers' outputs of each discriminator, its logits last."""
         audio_BT = audio_BT.float() - audio_BT.float().mean(-1, keepdim=True)
         peak_B1 = audio_BT.abs().amax(-1, keepdim=True)
         level_BT = audio_BT * (_PEAK / (peak_B1 + 1e-9))
@@ -41,7 +41,7 @@ class Discriminators(nn.Module):
 
 
 class PeriodDiscriminator(nn.Module):
-    """Sees every p-th sample side by side (HiFi-GAN, arXiv 2010.05646, section 2.3)."""
+    """Compares samples one period apart (HiFi-GAN, arXiv 2010.05646, section 2.3)."""
 
     def __init__(self, period: int, channels: Sequence[int]) -> None:
         super().__init__()
@@ -67,7 +67,7 @@ class PeriodDiscriminator(nn.Module):
 
 
 class BandDiscriminator(nn.Module):
-    """Sees the complex STFT, each band by its own layers (DAC, arXiv 2306.06546, 3.3)."""
+    """Reads the complex STFT, each band with its own layers (DAC, arXiv 2306.06546, 3.3)."""
 
     def __init__(self, fft: int, channels: int) -> None:
         super().__init__()

@@ -2,12 +2,12 @@
 
 CodecError
 ├── UnknownCodec         the name is not in the registry
-├── InvalidConfig        a configuration or option that no such codec can be built from
+├── InvalidConfig        no such codec can be built from the configuration or option
 ├── CheckpointError      a checkpoint cannot be fetched, read, verified or fitted to the network
 ├── MissingDependency    the codec is computed by a package that is not installed
 ├── UnsupportedPrecision the device cannot compute in the precision asked for
-├── InvalidAudio         encode was given something else than float audio of shape (B, T)
-└── InvalidCodes         decode was given codes that this codec cannot have made
+├── InvalidAudio         the input of encode is not float audio of shape (B, T)
+└── InvalidCodes         this codec cannot have made the input of decode
 """
 
 
@@ -20,7 +20,7 @@ class UnknownCodec(CodecError):
 
 
 class InvalidConfig(CodecError):
-    """A configuration or option that no such codec can be built from."""
+    """No such codec can be built from the configuration or option."""
 
 
 class CheckpointError(CodecError):
@@ -36,8 +36,8 @@ class UnsupportedPrecision(CodecError):
 
 
 class InvalidAudio(CodecError):
-    """Encode was given something else than float audio of shape (B, T)."""
+    """The input of encode is not float audio of shape (B, T)."""
 
 
 class InvalidCodes(CodecError):
-    """Decode was given codes that this codec cannot have made."""
+    """This codec cannot have made the input of decode."""

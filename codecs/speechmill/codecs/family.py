@@ -1,4 +1,4 @@
-"""What a codec package exports as `FAMILY`, and how a codec's identity is computed."""
+"""The interface of a codec package, `FAMILY`, and the identity of its codecs."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from speechmill.codecs.recipe import Enhance, Recipe
 
 UNTRAINED_SEED = 0
-UNPUBLISHED = "none published"  # the licence of weights that do not exist
+UNPUBLISHED = "none published"  # the licence where nobody published weights
 
-Config = dict[str, Any] | None  # given beside the name, before it is checked
+Config = dict[str, Any] | None  # as the user gave it, unchecked
 Settings = Mapping[str, Any]  # of a recipe
 SizesT = TypeVar("SizesT", bound="DataclassInstance")
 OptionsT = TypeVar("OptionsT", bound="DataclassInstance")
@@ -32,7 +32,7 @@ OptionsT = TypeVar("OptionsT", bound="DataclassInstance")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Card:
-    """Facts about a variant that its `info` lacks; "unknown" where nobody says.
+    """Facts about a variant that are not in its `info`; "unknown" if they are not published.
 
     `files` are the published weights by role, "checkpoint" or the name of an option: urls, with
     revision and digest as far as they are known. They are the defaults of `load_codec`.
@@ -46,12 +46,12 @@ class Card:
 
 @dataclass(kw_only=True, eq=False)
 class CodecFamily:
-    """Codecs that share one architecture: what the registry knows of a codec package.
+    """Codecs that share one architecture, as the registry sees them.
 
     `info(name, checkpoint=, config=, **options)` must be cheap: it builds no network.
     `load(name, checkpoint=, config=, device=, precision=, **options)` returns a codec whose `info`
-    is equal to that. `checkpoint` is a path or url or None (random weights), `config` a dict or
-    None, `device` a torch.device; name, option names, precision and device are checked before.
+    equals that. `checkpoint` is a path or url or None (random weights), `config` a dict or None,
+    `device` a torch.device; name, option names, precision and device have been checked.
     `recipe(name, checkpoint=, config=, settings=, enhance=, **options)` returns a `Recipe`; without
     a checkpoint its weights are random, drawn from torch's global generator.
     """
@@ -59,9 +59,9 @@ class CodecFamily:
     variants: tuple[str, ...]
     info: Callable[..., CodecInfo]
     load: Callable[..., Codec]
-    options: frozenset[str] = frozenset()  # keywords that only this family understands
-    file_options: frozenset[str] = frozenset()  # those of them whose value is a path or URL
-    file_settings: frozenset[str] = frozenset()  # settings of the recipe that are a path or URL
+    options: frozenset[str] = frozenset()  # keywords of this family alone
+    file_options: frozenset[str] = frozenset()  # options whose value is a path or URL
+    file_settings: frozenset[str] = frozenset()  # recipe settings whose value is a path or URL
     cards: Mapping[str, Card] = field(default_factory=dict)  # by variant
     recipe: Callable[..., Recipe] | None = None  # how it is trained
 
@@ -139,7 +139,7 @@ class NetworkFamily(CodecFamily, Generic[SizesT, OptionsT]):
 
     @abstractmethod
     def build(self, request: Request[SizesT, OptionsT], info: CodecInfo, **execution: Any) -> Codec:
-        """Return the codec, with weights of `UNTRAINED_SEED` if there is no checkpoint.
+        """Return the codec, with weights from `UNTRAINED_SEED` if there is no checkpoint.
 
         `execution` is `device`, `precision` and, of a family with the option `compile`, `compiled`.
         """
@@ -221,7 +221,7 @@ class NetworkFamily(CodecFamily, Generic[SizesT, OptionsT]):
 
 
 class Identity(TypedDict):
-    """The part of a `CodecInfo` that says which codec it is."""
+    """The fields of a `CodecInfo` that identify the codec."""
 
     revision: str
     trained: bool
@@ -235,10 +235,10 @@ def identity(
     files: Mapping[str, str | Path | None],
     **choices: Any,
 ) -> Identity:
-    """Return which codec `sizes` and the weights in `files` (url by role, or None) make.
+    """Return the identity of a codec of these `sizes` and `files` (url by role, or None).
 
-    `algorithm` is raised when the same weights give other codes, `choices` are the options that
-    change them. Without a "checkpoint" the weights are random, of `UNTRAINED_SEED`.
+    `algorithm` is raised when the same weights give other codes; `choices` are the options that
+    change the codes. Without a "checkpoint" the weights are random, from `UNTRAINED_SEED`.
     """
     architecture = {"family": family, "algorithm": algorithm, "config": asdict(sizes), **choices}
     digests = {role: digest_of(url) for role, url in files.items() if url is not None}
@@ -252,7 +252,7 @@ def identity(
 
 
 def revision_of(architecture: Mapping[str, Any], weights: Mapping[str, str | int]) -> str:
-    """Digest everything that decides the codes, 16 hex digits; key order does not matter.
+    """Return the digest of all that decides the codes: 16 hex digits, whatever the keys' order.
 
     `weights` maps each file's role to its sha256, or "seed" to the seed of random weights.
     """

@@ -1,9 +1,8 @@
-"""From a checkpoint's url to a file of this node and its digest; imports no torch.
+"""Copy a checkpoint from its url to this node and compute its digest, without torch.
 
-A plain path is read where it is, and so is package://name/path, a file that an installed package
-brought along. Everything behind another url is copied to the node's cache once, however many
-processes ask at the same time. All may end in #sha256=<64 hex digits>, the digest that the file
-must have.
+A plain path is read in place, and so is package://name/path, a file of an installed package. A file
+at any other url is copied to the node's cache once, even if many processes ask at the same time.
+Every url may end in #sha256=<64 hex digits>, the digest that the file must have.
 """
 
 import fcntl
@@ -26,9 +25,9 @@ _FAULTS = (OSError, ValueError, ImportError, RuntimeError)
 def fetch(url: str | Path, sha256: str | None = None) -> Path:
     """Return a local file with the content of `url`: a path, s3://, hf:// or other fsspec url.
 
-    hf:// reads hf://owner/repo[@revision]/path, package:// reads package://name/path. Raises
-    `CheckpointError` where the file cannot be had or is not the one of `sha256`; a wrong copy is
-    removed from the cache.
+    The forms are hf://owner/repo[@revision]/path and package://name/path. Raises `CheckpointError`
+    if the file cannot be read or has another digest than `sha256`; a wrong copy is removed from the
+    cache.
     """
     url, written = _unpinned(str(url))
     sha256 = sha256 or written
@@ -42,27 +41,27 @@ def fetch(url: str | Path, sha256: str | None = None) -> Path:
         path = _fetch_hf(url) if url.startswith("hf://") else _fetch_fsspec(url, sha256)
     except _FAULTS as error:
         raise CheckpointError(
-            f"cannot fetch {url!r}: {error}; name a file that can be had as the checkpoint, or "
-            "'untrained' for random weights"
+            f"cannot fetch {url!r}: {error}; name another checkpoint, or 'untrained' for "
+            "random weights"
         ) from error
     _verify(path, url, sha256, remove=True)
     return path
 
 
 def pinned(url: str | Path, sha256: str) -> str:
-    """Return `url` with the digest that its file must have; raises `CheckpointError` for a bad one.
+    """Return `url` with the digest that its file must have, in place of one that it has already.
 
-    A digest that the url brings along gives way.
+    Raises `CheckpointError` if `sha256` is not a digest.
     """
     plain, _ = _unpinned(str(url))
     url = f"{plain}#sha256={sha256}"
     if not _PINNED.fullmatch(url):
-        raise CheckpointError(f"{sha256!r} is no sha256 of {plain!r}; give its 64 hex digits")
+        raise CheckpointError(f"{sha256!r} is not a sha256 of {plain!r}; give its 64 hex digits")
     return url
 
 
 def digest_of(url: str | Path) -> str:
-    """Return the sha256 of the file behind `url`; of a pinned remote one without fetching it."""
+    """Return the sha256 of the file at `url`; a pinned remote file is not fetched for it."""
     plain, sha256 = _unpinned(str(url))
     if sha256 is not None and "://" in plain:
         return sha256
@@ -70,13 +69,13 @@ def digest_of(url: str | Path) -> str:
 
 
 def digest(path: Path) -> str:
-    """Return the file's sha256, computed once per process while the file stays as it is."""
+    """Return the file's sha256, computed once per process unless the file changes."""
     stat = path.stat()
     return _digest(path, stat.st_size, stat.st_mtime_ns)
 
 
 def _unpinned(url: str) -> tuple[str, str | None]:
-    """Return the url alone and the digest written behind it."""
+    """Return the url without its digest, and the digest."""
     found = _PINNED.fullmatch(url)
     return (found["url"], found["sha256"].lower()) if found else (url, None)
 
@@ -87,7 +86,7 @@ def _cache_dir() -> Path:
 
 
 def _packaged(url: str) -> Path:
-    """Return the path of a file of an installed package, which may not be there."""
+    """Return the path of a file of an installed package; the file may not exist."""
     package, _, path = url.removeprefix(_PACKAGED).partition("/")
     try:
         return Path(str(files(package))) / path
@@ -109,7 +108,7 @@ def _fetch_hf(url: str) -> Path:
 
 
 def _fetch_fsspec(url: str, sha256: str | None) -> Path:
-    """Return the cached copy; its name holds the object's version, so a replaced one is noticed."""
+    """Return the cached copy; its name contains the object's version, so a new one is fetched."""
     import fsspec
 
     filesystem, remote = fsspec.core.url_to_fs(url)
@@ -128,7 +127,7 @@ def _fetch_fsspec(url: str, sha256: str | None) -> Path:
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
     with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # freed by closing, also when the process dies
+        fcntl.flock(file, fcntl.LOCK_EX)  # closing the file frees it, even if the process dies
         yield
 
 
@@ -137,7 +136,7 @@ def _verify(path: Path, url: str, expected: str | None, *, remove: bool = False)
         return
     found = digest(path)
     if remove:
-        path.resolve().unlink(missing_ok=True)  # the hub's cache links to its blobs
+        path.resolve().unlink(missing_ok=True)  # the hub's cache holds links
         path.unlink(missing_ok=True)
     raise CheckpointError(f"{url!r} has sha256 {found}, expected {expected}; is it another file?")
 

@@ -1,4 +1,4 @@
-"""What codecs are trained to make small, each as a function of waveforms or of discriminators."""
+"""Losses of waveforms and of discriminators' outputs."""
 
 from collections.abc import Sequence
 from math import log, sqrt
@@ -11,15 +11,16 @@ from speechmill.codecs.nn.spectra import mel_bank
 
 _FLOOR = 1e-5  # of a magnitude, before its logarithm
 
-Features = list[list[Tensor]]  # of each discriminator: its layers' outputs, the logits last
+Features = list[list[Tensor]]  # of each discriminator, the layers' outputs, logits last
 
 
 class MelLoss(nn.Module):
     """Distance of log-mel spectrograms at several resolutions, as ESPnet-Codec weighs them.
 
-    Scale i has a Hann window of `ffts[i]` samples every quarter of it and counts with L1 plus
-    sqrt(2^i - 1) times the squared error; the sum is divided by the sum of all weights. With
-    `squared=False` it is the mean L1 over the scales. Only the lowest `share` of the bands counts.
+    Scale i uses a Hann window of `ffts[i]` samples with a hop of a quarter of it. Its loss is L1
+    plus sqrt(2^i - 1) times the squared error; the sum is divided by the sum of all weights. With
+    `squared=False` the loss is the mean L1 over the scales. Only the lowest `share` of the bands
+    counts.
     """
 
     def __init__(
@@ -59,7 +60,7 @@ def dac_mel_loss(
     power: float = 1.0,
     share: float = 1.0,
 ) -> MelLoss:
-    """Return the mel loss that DAC's weights are of (arXiv 2306.06546, section 3.4).
+    """Return the mel loss to which DAC's loss weights belong (arXiv 2306.06546, section 3.4).
 
     It is the L1 of log10 of the magnitudes to the `power`, summed over the scales.
     """
@@ -68,7 +69,7 @@ def dac_mel_loss(
 
 
 class STFTLoss(nn.Module):
-    """L1 of log10 magnitudes plus L1 of magnitudes, averaged over windows of a quarter's hop."""
+    """L1 of log10 magnitudes plus L1 of magnitudes, averaged over windows; the hop is a quarter."""
 
     def __init__(self, ffts: Sequence[int] = (2048, 512)) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""In which number format a codec computes."""
+"""The number format in which a codec computes."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +12,7 @@ from speechmill.codecs.errors import UnsupportedPrecision
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 PRECISIONS = ("fp32", "tf32", *AUTOCAST)
 _AMPERE = (8, 0)  # the first NVIDIA generation that computes in tf32 and bf16
-_BACKENDS: Any = torch.backends  # its stubs do not know these switches
+_BACKENDS: Any = torch.backends  # its stubs lack these switches
 _CUDA = (_BACKENDS.cuda.matmul, _BACKENDS.cudnn.conv, _BACKENDS.cudnn.rnn)
 _CPU = (_BACKENDS.mkldnn.matmul, _BACKENDS.mkldnn.conv, _BACKENDS.mkldnn.rnn)
 
@@ -35,9 +35,9 @@ def check_precision(precision: str, device: torch.device) -> None:
 
 
 def cast_weights(precision: str, network: nn.Module) -> None:
-    """Round the matrices of `network` to `precision` for good, where that has fewer bits.
+    """Round the matrices of `network` to `precision`, permanently, if that has fewer bits.
 
-    Autocast would round frozen weights anew in every call. Norms, activations and all modules with
+    Autocast would round frozen weights again in every call. Norms, activations and all modules with
     `is_exact` set, such as the quantizers that decide the codes, stay in float32.
     """
     dtype = AUTOCAST.get(precision)
@@ -51,10 +51,10 @@ def cast_weights(precision: str, network: nn.Module) -> None:
 
 @contextmanager
 def autocast(precision: str, device: torch.device) -> Iterator[None]:
-    """Compute in `precision` inside the block, whatever the process has been set to.
+    """Compute in `precision` inside the block, independent of the process's settings.
 
-    PyTorch lets cuDNN use TF32 unless told otherwise, and `set_float32_matmul_precision` lets a
-    CPU use bf16; fp32 here is float32 all through.
+    By default PyTorch lets cuDNN use TF32, and `set_float32_matmul_precision` lets a CPU use bf16;
+    fp32 here means float32 everywhere.
     """
     before = [switch.fp32_precision for switch in _CUDA + _CPU]
     dtype = AUTOCAST.get(precision)

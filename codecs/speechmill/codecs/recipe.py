@@ -1,4 +1,4 @@
-"""What a trainer must know of a codec's recipe; torch alone, no files, no cluster."""
+"""The interface between a trainer and a codec's recipe; it needs torch, but no cluster."""
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from speechmill.codecs.errors import InvalidConfig
 
-Enhance = Callable[[Tensor], Tensor]  # audio_BT to audio_BT, of the same length and in time with it
+Enhance = Callable[[Tensor], Tensor]  # audio_BT to audio_BT of the same length, without delay
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,37 +20,36 @@ class TrainingBatch:
     """Crops of one length, float32 at the codec's rate."""
 
     audio_BT: Tensor
-    enhanced_BT: Tensor | None = None  # the same crops out of a speech enhancer
+    enhanced_BT: Tensor | None = None  # the same crops, enhanced
 
 
 @dataclass(frozen=True, slots=True)
 class StepOutput:
-    """What one forward pass gives the trainer.
+    """The output of one forward pass.
 
-    `terms` are unweighted losses, by the names that the recipe's weights have; `metrics` are shown
-    and not trained.
+    `terms` are unweighted losses, named like the recipe's weights; `metrics` are only logged.
     """
 
     terms: dict[str, Tensor]
-    audio_BT: Tensor | None = None  # the reconstruction, where discriminators may judge it
-    target_BT: Tensor | None = None  # and what they take for real
+    audio_BT: Tensor | None = None  # the reconstruction, for discriminators
+    target_BT: Tensor | None = None  # the audio that they should take for real
     metrics: dict[str, Tensor] = field(default_factory=dict)
 
 
 class Recipe(nn.Module):
     """A network with its losses, trained phase by phase.
 
-    Random draws come from torch's global generator, which the trainer seeds before every step:
-    so a step depends on nothing but the weights, the batch and the seed.
+    Random numbers come from torch's global generator, which the trainer seeds before every step: a
+    step depends only on the weights, the batch and the seed.
     """
 
     phases: ClassVar[tuple[str, ...]]
     phases_without_audio: ClassVar[tuple[str, ...]] = ()  # discriminators take no part in them
-    weights: dict[str, float]  # of the terms, and "adversarial" and "feature"
-    gan: ClassVar[str] = "least_squares"  # or hinge
+    weights: dict[str, float]  # of the terms, "adversarial" and "feature"
+    gan: ClassVar[str] = "least_squares"  # or "hinge"
     mean_features: ClassVar[bool] = False  # feature matching is the mean over layers, not the sum
-    sample_rate: int  # Hz, of the audio it is given
-    hop_length: int  # crops are multiples of it
+    sample_rate: int  # Hz, of the batches
+    hop_length: int  # the length of a crop is a multiple of it
 
     def start_from(self, path: Path) -> None:
         """Take the weights of a checkpoint."""
@@ -58,41 +57,41 @@ class Recipe(nn.Module):
 
     @abstractmethod
     def begin_phase(self, phase: str) -> None:
-        """Set what is trained in this phase, by `requires_grad`."""
+        """Set `requires_grad` of all parameters for this phase."""
 
     def num_init_frames(self) -> int:
-        """Return how many more crops' frames `see` wants before the phase's first step."""
+        """Return how many frames `initialize_from` still needs before the phase's first step."""
         return 0
 
     def initialize_from(self, batch: TrainingBatch) -> None:
-        """Take in a batch without a step, to initialise from data."""
+        """Initialise from a batch, without a training step."""
 
     @abstractmethod
     def forward(self, batch: TrainingBatch) -> StepOutput: ...
 
     def after_step(self) -> None:
-        """Update what is not trained by gradients; called after each optimizer step."""
+        """Update the parts that gradients do not train; called after each optimizer step."""
 
     @abstractmethod
     def reconstruct(self, audio_BT: Tensor) -> Tensor:
-        """Return what the codec makes of audio in this phase."""
+        """Return the codec's reconstruction of audio in this phase."""
 
     @abstractmethod
     def weights_for_inference(self) -> dict[str, Tensor]:
         """Return the state dict that `load_codec` takes as a checkpoint."""
 
     def trainable_parameters(self) -> dict[str, nn.Parameter]:
-        """Return the parameters that the optimizer moves in this phase."""
+        """Return the parameters that the optimizer trains in this phase."""
         return {name: p for name, p in self.named_parameters() if p.requires_grad}
 
     def train_only(self, *modules: str) -> None:
-        """Let the optimizer move the parameters below these modules and no others."""
+        """Train the parameters inside these modules and no others."""
         prefixes = tuple(f"{module}." for module in modules)
         for name, parameter in self.named_parameters():
             parameter.requires_grad_(name.startswith(prefixes) or name in modules)
 
     def weighted(self, terms: Mapping[str, Tensor]) -> Tensor:
-        """Return the sum of the terms; one of weight 0 takes no part, not even with NaN."""
+        """Return the weighted sum; a term of weight 0 is left out, even if it is NaN."""
         parts = [self.weight(name) * term for name, term in terms.items() if self.weight(name)]
         if not parts:
             raise InvalidConfig(f"every one of {sorted(terms)} has the weight 0; set one above 0")
@@ -103,18 +102,18 @@ class Recipe(nn.Module):
 
 
 class CentroidRecipe(Recipe):
-    """A recipe whose semantic codebook is k-means centroids, fitted before it is trained."""
+    """A recipe whose semantic codebook is fitted by k-means before training."""
 
     @property
     @abstractmethod
     def centroids_NH(self) -> Tensor:
-        """The semantic codebook; all zeros before it is fitted."""
+        """The semantic codebook; all zeros until it is fitted."""
 
     @abstractmethod
     def points(self, audio_BT: Tensor) -> Tensor:
-        """Return points_MH, what the centroids are fitted to: all frames of all rows.
+        """Return points_MH, to which the centroids are fitted: all frames of all rows.
 
-        The zeros behind a row's last sample that is none are padding, which no frame hears.
+        Zeros at the end of a row are padding, and do not influence its frames.
         """
 
     @abstractmethod
@@ -123,15 +122,15 @@ class CentroidRecipe(Recipe):
 
 
 class Frozen(nn.Module):
-    """A network that is listened to and never trained.
+    """A network whose output is used and which is never trained.
 
-    It follows the recipe from device to device, but is in no state dict and in no optimizer: it
-    comes from a file of its own.
+    It moves between devices with the recipe, but is not part of a state dict or an optimizer: it is
+    loaded from its own file.
     """
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
-        self._network = (network.eval().requires_grad_(False),)  # in a tuple: no child of ours
+        self._network = (network.eval().requires_grad_(False),)  # a tuple: not a child module
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Frozen":
         self.network._apply(fn, recurse)  # type: ignore[no-untyped-call]
@@ -155,7 +154,8 @@ def straight_through(x: Tensor, quantized: Tensor) -> Tensor:
 def random_depths(batch: int, depth: int, least: int, share: float, like: Tensor) -> Tensor:
     """Return depth_B, how many stages each utterance keeps: quantizer dropout (arXiv 2107.03312).
 
-    A `share` of the utterances keeps `least` to all, each number as likely; the others keep all.
+    A `share` of the utterances keeps `least` to `depth` stages, all equally likely; the rest keep
+    all.
     """
     drawn_B = torch.randint(least, depth + 1, (batch,), device=like.device)
     dropped_B = torch.rand(batch, device=like.device) < share
@@ -163,12 +163,12 @@ def random_depths(batch: int, depth: int, least: int, share: float, like: Tensor
 
 
 def pad_or_trim(audio_BT: Tensor, num_samples: int) -> Tensor:
-    """Return audio_BT of so many samples, cut or filled with zeros."""
+    """Return audio_BT of `num_samples` samples, cut or padded with zeros."""
     return F.pad(audio_BT, (0, num_samples - audio_BT.shape[-1]))
 
 
 def merge_weights(own: Mapping[str, float], given: Mapping[str, Any]) -> dict[str, float]:
-    """Return the weights with those of the configuration in place, or raise `InvalidConfig`."""
+    """Return the recipe's weights, replaced by the given ones; raises `InvalidConfig`."""
     if unknown := sorted(set(given) - set(own)):
         raise InvalidConfig(f"no loss {unknown[0]!r}; this recipe's are {', '.join(sorted(own))}")
     return {**own, **{name: float(value) for name, value in given.items()}}

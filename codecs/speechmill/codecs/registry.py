@@ -1,4 +1,4 @@
-"""From a codec's name to its facts or to the loaded codec.
+"""Find codecs by name: their facts, or the loaded codec.
 
 To add a codec, add a package that exports `FAMILY` and one line to `FAMILIES`; see
 docs/guide/add-a-codec.md. Third-party packages register under the entry point group
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from speechmill.codecs.recipe import Enhance, Recipe
 
-UNTRAINED = "untrained"  # as the checkpoint: random weights
+UNTRAINED = "untrained"  # a checkpoint of this name means random weights
 ENTRY_POINT_GROUP = "speechmill.codecs"
 FAMILIES = {
     "focalcodec": "speechmill.codecs.focalcodec",
@@ -52,12 +52,12 @@ def load_codec(
 ) -> Codec:
     """Return the codec on `device`, ready to encode.
 
-    `checkpoint` is a path, s3:// or hf:// url, whose file must have the digest `sha256` where one
-    is given, or "untrained": random weights from a fixed seed. Without one a variant takes its
-    published weights, and is untrained where there are none or where a `config` changes it.
-    `config` (dict or JSON file) replaces the variant's own values; with one, a family's name will
-    do. `precision` is one of fp32, tf32, bf16, fp16; in all but fp32 a known clip must give mostly
-    the codes of fp32. Raises a `CodecError`.
+    `checkpoint` is a path, s3:// or hf:// url, or "untrained": random weights from a fixed seed.
+    If `sha256` is given, the file must have this digest. Without a checkpoint a variant takes its
+    published weights; it is untrained if there are none, or if a `config` changes it. `config`
+    (dict or JSON file) replaces the variant's values; with it, `name` may be a family. `precision`
+    is one of fp32, tf32, bf16, fp16; in all but fp32, a known clip must give mostly the codes of
+    fp32. Raises a `CodecError`.
     """
     import torch
 
@@ -91,7 +91,7 @@ def codec_info(
 
 
 def codec_card(name: str) -> Card:
-    """Return what is known of a variant beside its `info`: size, paper, licence, files."""
+    """Return the facts about a variant that are not in its `info`: size, paper, licence, files."""
     return _find(name, configured=False).cards.get(name, Card())
 
 
@@ -113,11 +113,11 @@ def load_recipe(
     enhance: Enhance | None = None,
     **options: Any,
 ) -> Recipe:
-    """Return how the codec is trained, with its network.
+    """Return the codec's training recipe, with its network.
 
-    `checkpoint` is as in `load_codec`; "untrained" gives random weights, from torch's global
-    generator. `settings` are the recipe's own; `enhance` is a frozen speech enhancer for recipes
-    that learn from one. Raises a `CodecError`.
+    `checkpoint` is as in `load_codec`; "untrained" means random weights, from torch's global
+    generator. `settings` are those of the recipe; `enhance` is a frozen speech enhancer, for
+    recipes that learn from one. Raises a `CodecError`.
     """
     family, arguments = _resolve(name, checkpoint, config, options)
     if family.recipe is None:
@@ -168,7 +168,7 @@ def _find(name: str, *, configured: bool) -> CodecFamily:
 
 
 def _families() -> Iterator[tuple[str, CodecFamily]]:
-    """Yield our families, then those of others; nothing is imported before its turn comes."""
+    """Yield our families, then third-party ones; each is imported only when it is reached."""
     for family_name, module in FAMILIES.items():
         yield family_name, import_module(module).FAMILY
     for entry_point in entry_points(group=ENTRY_POINT_GROUP):
@@ -178,7 +178,7 @@ def _families() -> Iterator[tuple[str, CodecFamily]]:
 
 
 def _load_entry_point(entry_point: EntryPoint) -> CodecFamily | None:
-    """Return None, with a warning, where a foreign package is broken: it must not break ours."""
+    """Return None, with a warning, if a third-party package is broken: others must still load."""
     try:
         family = entry_point.load()
     except (ImportError, AttributeError) as error:

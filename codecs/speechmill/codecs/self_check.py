@@ -45,7 +45,7 @@ def refuse_wrong_codes(codec: Codec, exact: Codec, precision: str, device: torch
     length_B = torch.tensor([clip_BT.shape[1]])
     try:
         expected_BKF = exact.encode(clip_BT, length_B)
-    except InvalidConfig:  # how a codec says that it was loaded for decoding alone
+    except InvalidConfig:  # raised by a codec that was loaded for decoding alone
         return
     found_BKF = codec.encode(clip_BT, length_B)
     equal = float((found_BKF[:, 0] == expected_BKF[:, 0]).float().mean())

@@ -1,7 +1,7 @@
-"""Random weights of untrained codecs, which depend on the configuration and a seed alone.
+"""Draw the random weights of untrained codecs, from a configuration and a seed alone.
 
 They make tests meaningful: activations neither die nor explode, and codes follow the audio.
-Parameters that start as constants, such as norms and learned scales, keep them.
+Parameters that start as constants, such as norms and learned scales, keep these values.
 """
 
 from collections.abc import Callable
@@ -15,11 +15,11 @@ from speechmill.codecs.nn.convnext import ConvNeXtBlock
 from speechmill.codecs.nn.factorized import FactorizedQuantizer
 
 Drawn = nn.Linear | nn.Conv1d | nn.ConvTranspose1d
-_BLOCK_SCALE = 1 / 8  # of the part that a ConvNeXt block adds to its input
+_BLOCK_SCALE = 1 / 8  # of the output that a ConvNeXt block adds to its input
 
 
 def fan_in(layer: Drawn) -> int:
-    """Return how many products make one output of the layer."""
+    """Return how many products are summed in one output of the layer."""
     if isinstance(layer, nn.Linear):
         return layer.in_features
     upsampling = layer.stride[0] if isinstance(layer, nn.ConvTranspose1d) else 1
@@ -38,9 +38,9 @@ def draw_weights(
 ) -> None:
     """Draw the weights of all layers, in the order of `network.modules()`.
 
-    An output of a linear layer or convolution is `gain` times as large as its inputs. Centered
-    weights sum to zero over the input channels: what all channels share is not passed on.
-    Embeddings are drawn with unit variance ("normal"), with a length near 1 ("unit"), or not.
+    The outputs of a linear layer or convolution are `gain` times as large as its inputs. Centered
+    weights sum to zero over the input channels, so they remove the channels' mean. Embeddings are
+    drawn with variance 1 ("normal"), with a length near 1 ("unit"), or not at all ("kept").
     """
     for module in network.modules():
         if isinstance(module, Drawn):
@@ -63,7 +63,7 @@ def draw_weights(
 
 @torch.no_grad()
 def draw_codewords(words_ND: Tensor, length: float, generator: torch.Generator) -> None:
-    """Draw codewords of any direction and of one length."""
+    """Draw codewords of random direction and equal length."""
     words_ND.normal_(generator=generator)
     words_ND *= length / words_ND.norm(dim=-1, keepdim=True)
 
@@ -74,14 +74,14 @@ def best_projection(count: int) -> float:
 
 
 def remove_mean_over_time(conv: nn.Conv1d) -> None:
-    """Keep what is constant in time out of a convolution's output."""
+    """Make a convolution ignore the part of its input that is constant in time."""
     conv.weight -= conv.weight.mean(-1, keepdim=True)
 
 
 def make_subtractive(quantizer: FactorizedQuantizer, length: float, gain: float = 1.0) -> None:
-    """Let a codeword, of the given length, stand for the part of the input that the search used.
+    """Let a codeword of the given length represent the part of the input that the search used.
 
-    `gain` is that with which the projection was drawn.
+    `gain` is the one with which the projection was drawn.
     """
     into: Tensor = quantizer.in_proj.weight
     into /= gain

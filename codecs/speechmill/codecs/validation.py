@@ -1,4 +1,4 @@
-"""What encode and decode refuse, the same for every codec."""
+"""Checks of the input of encode and decode, the same for every codec."""
 
 import torch
 from torch import Tensor
@@ -11,9 +11,9 @@ _INTEGERS = (torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64)
 
 
 def check_audio(audio_BT: Tensor, num_samples_B: Tensor) -> list[int]:
-    """Return the samples of each row, or raise `InvalidAudio`.
+    """Return the number of samples of each row, or raise `InvalidAudio`.
 
-    The valid part must be finite; what lies behind it may be anything.
+    The valid part must be finite; the padding may hold anything.
     """
     if audio_BT.dtype != torch.float32:
         cure = ".float()" if audio_BT.is_floating_point() else ".float() / 32768 for 16-bit PCM"
@@ -30,9 +30,9 @@ def check_audio(audio_BT: Tensor, num_samples_B: Tensor) -> list[int]:
 
 
 def check_codes(info: CodecInfo, codes_BKF: Tensor, num_frames_B: Tensor) -> list[int]:
-    """Return the frames of each row, or raise `InvalidCodes`.
+    """Return the number of frames of each row, or raise `InvalidCodes`.
 
-    Codes behind a row's frames may be anything.
+    The padding may hold anything.
     """
     if codes_BKF.dtype not in _INTEGERS:
         raise InvalidCodes(f"codes are {codes_BKF.dtype}, not integers; give what encode returned")

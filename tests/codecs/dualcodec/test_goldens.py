@@ -39,7 +39,7 @@ def test_codes_of_a_masked_batch_are_those_of_the_authors_single_clips() -> None
 def test_the_semantic_path_agrees_step_by_step() -> None:
     io, semantic, network = golden(), codec().semantic, codec().network
     assert semantic is not None
-    features_BSI, windows_B = semantic.heard(io["s1p1.audio_24k"][None])
+    features_BSI, windows_B = semantic.fbank_features(io["s1p1.audio_24k"][None])
     assert_near(features_BSI[0], io["s1p1.input_features"])
     hidden_BSD = semantic.w2vbert(features_BSI, attended(windows_B))
     assert_near(hidden_BSD[0], io["s1p1.hidden17"])

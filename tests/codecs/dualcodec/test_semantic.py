@@ -16,10 +16,10 @@ def test_features_of_a_masked_batch_are_those_of_its_clips() -> None:
     semantic = codec().semantic
     assert semantic is not None
     clips = [speech(length, seed=length) for length in (30_000, 4_321, 1_079, 12_345)]
-    features_BSI, windows_B = semantic.heard(*padded(clips))
+    features_BSI, windows_B = semantic.fbank_features(*padded(clips))
     assert windows_B is not None
     for clip_T, features_SI, windows in zip(clips, features_BSI, windows_B, strict=True):
-        alone_SI = semantic.heard(clip_T[None])[0][0]
+        alone_SI = semantic.fbank_features(clip_T[None])[0][0]
         assert len(alone_SI) == -(-int(windows) // 2)
         torch.testing.assert_close(features_SI[: len(alone_SI)], alone_SI, atol=1e-6, rtol=0)
 
@@ -28,7 +28,7 @@ def test_features_of_a_masked_batch_are_those_of_its_clips() -> None:
 def test_features_have_no_mean_and_unit_variance_in_every_bin() -> None:
     semantic = codec().semantic
     assert semantic is not None
-    features_BSI, windows_B = semantic.heard(0.01 * speech(24_000)[None])
+    features_BSI, windows_B = semantic.fbank_features(0.01 * speech(24_000)[None])
     assert windows_B is None
     windows_WM = features_BSI[0].view(-1, 80)
     assert windows_WM.mean(0).abs().max() < 1e-5
@@ -51,7 +51,7 @@ def test_even_and_odd_clips_give_what_transformers_gives(samples: int) -> None:
         sampling_rate=16_000,
         return_tensors="pt",
     )
-    features_BSI, windows_B = semantic.heard(audio_BT)
+    features_BSI, windows_B = semantic.fbank_features(audio_BT)
     assert_near(features_BSI, inputs["input_features"])
     expected_BSD = reference.eval()(**inputs, output_hidden_states=True).hidden_states[17]
     assert_near(semantic.w2vbert(features_BSI, attended(windows_B)), expected_BSD)

@@ -100,7 +100,7 @@ def test_dropout_leaves_an_utterance_its_semantic_code_at_least(tmp_path: Path) 
     torch.testing.assert_close(shares, torch.tensor([1, 1, 1, 5]) / 8, atol=0.03, rtol=0)
     trained = recipe(tmp_path)
     residual_BFD = torch.randn(2, 5, trained.sizes.dim, requires_grad=True)
-    trained._go_on(torch.ones_like(trained.ema.counts_KN))
+    trained._continue_from_codebooks(torch.ones_like(trained.ema.counts_KN))
     torch.nn.init.normal_(trained.network.quantizer.codebooks_KND)
     acoustic_BFD, _ = trained._euclidean(residual_BFD, torch.tensor([0, 3]))
     assert not acoustic_BFD[0].any()
@@ -186,7 +186,7 @@ def test_training_without_what_it_stands_on_is_refused_with_the_cure(tmp_path: P
     bare = load_recipe("hasrd", config=CONFIGS["default"], checkpoint="untrained")
     with pytest.raises(InvalidConfig, match="fit it with `speechmill fit-kmeans`"):
         bare.begin_phase("codec")
-    with pytest.raises(InvalidConfig, match="centroids over random layers mean nothing"):
+    with pytest.raises(InvalidConfig, match="centroids of random layers are useless"):
         bare.fitted_config()
     save_file(bare.weights_for_inference(), tmp_path / "x.safetensors")
     with pytest.raises(InvalidConfig, match="give semantic_checkpoint"):
@@ -197,4 +197,4 @@ def test_a_step_in_evaluation_moves_no_codebook(tmp_path: Path) -> None:
     trained = recipe(tmp_path)
     begin(trained, "codec", clips(trained))
     trained.eval()(TrainingBatch(clips(trained)))
-    assert trained.ema._seen is None
+    assert trained.ema._observed is None

@@ -128,7 +128,7 @@ def test_checkpoints_of_another_size_are_refused(files: dict[str, Path]) -> None
         ({"ssl": {"hiden_size": 3}}, "did you mean 'hidden_size'"),
         ({"ssl": "wavlm"}, "ssl is 'wavlm', not a mapping"),
         ({"ssl": {"model_type": "data2vec"}}, "model_type is 'data2vec'.*wavlm, hubert"),
-        ({"ssl": {"num_attention_heads": 7}}, "hidden_size 1024 is no multiple of 7"),
+        ({"ssl": {"num_attention_heads": 7}}, "hidden_size 1024 is not a multiple of 7"),
         ({"ssl": {"conv_kernel": [10]}}, "equally long"),
         ({"semantic_layer": 25}, "semantic_layer is 25, must be 1 to 24"),
         ({"num_codebooks": 5}, "num_codebooks is 5, must be 1 to 4"),

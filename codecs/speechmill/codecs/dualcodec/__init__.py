@@ -3,8 +3,8 @@
 Li et al., "DualCodec: A Low-Frame-Rate, Semantically-Enhanced Neural Audio Codec for Speech
 Generation", arXiv 2505.13000.
 
-As with the authors, decoding n frames gives n hops less 4 samples (`CodecInfo.missing_samples`):
-the decoder's odd rate loses a column, and what is not computed is not made up.
+As in the authors' code, decoding n frames returns n hops less 4 samples
+(`CodecInfo.missing_samples`): the decoder's odd rate loses a column.
 """
 
 from __future__ import annotations
@@ -144,11 +144,11 @@ def _num_codebooks(sizes: DualCodecConfig, asked: int | None) -> int:
 
 
 def _frame_offset(sizes: DualCodecConfig, keep_partial: bool) -> int:
-    """Return what to add to the samples before dividing by the hop.
+    """Return `CodecInfo.frame_offset`.
 
-    The last frame is there from its first sample at 16 kHz on that completes a fbank window: any
-    of its windows, or the last but one, because the last pair may lack one. Resampling rounds the
-    number of samples up.
+    The last frame exists as soon as the audio at 16 kHz completes one of its fbank windows: with
+    `keep_partial` the first, otherwise the last but one, because the last pair may lack one.
+    Resampling rounds the number of samples up.
     """
     window = FBANK_WINDOW if keep_partial else FBANK_WINDOW - FBANK_STACK * FBANK_HOP
     needed = (window - 1) * sizes.sample_rate // SEMANTIC_RATE + 1

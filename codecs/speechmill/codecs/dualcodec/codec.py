@@ -1,4 +1,4 @@
-"""The DualCodec networks behind the `Codec` protocol."""
+"""DualCodec as a `Codec`."""
 
 from dataclasses import replace
 
@@ -19,10 +19,8 @@ from speechmill.codecs.validation import check_audio, check_codes
 
 
 class DualCodec:
-    """Encodes a batch in one go, masked, or row by row.
+    """Encodes and decodes a batch at once, masked, or row by row (see `batch_runner`).
 
-    Row by row the codes of a clip are the same to the last bit, whatever shares its batch; masked
-    they are so but for rounding. Row by row spends nothing on padding and is the default on a CPU.
     Without `semantic` the codec only decodes.
     """
 
@@ -86,7 +84,7 @@ class DualCodec:
         return audio_BT
 
     def _encode(self, audio_BT: Tensor, num_samples: list[int], num_frames: list[int]) -> Tensor:
-        """Return codes_BKN, zero behind each row's end."""
+        """Return codes_BKN, zero after each row's end."""
         samples_B, frames_B = (
             self._runner.unequal_lengths(num_samples),
             self._runner.unequal_lengths(num_frames),
@@ -105,7 +103,7 @@ class DualCodec:
         )
 
     def _decode(self, codes_BKN: Tensor, num_frames: list[int], num_samples: list[int]) -> Tensor:
-        """Return audio_BT, zero behind each row's end."""
+        """Return audio_BT, zero after each row's end."""
         frames_B = self._decode_runner.unequal_lengths(num_frames)
         if frames_B is not None:
             codes_BKN = mask_padding(codes_BKN, frames_B)

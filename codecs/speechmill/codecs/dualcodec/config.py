@@ -12,13 +12,13 @@ from speechmill.codecs.config import did_you_mean, missing_columns, override
 from speechmill.codecs.errors import InvalidConfig
 from speechmill.codecs.family import Card
 
-SEMANTIC_RATE = 16_000  # Hz, what w2v-BERT 2.0 hears
+SEMANTIC_RATE = 16_000  # Hz, of the input of w2v-BERT 2.0
 FBANK_WINDOW = 400  # samples at SEMANTIC_RATE
 FBANK_HOP = 160
 FBANK_STACK = 2  # fbank frames per frame of w2v-BERT
 
 _TRAINING_ONLY = {"quantizer_dropout"}
-_ONLY_CHOICE = {  # of what else a w2v-BERT configuration may say
+_ONLY_CHOICE = {  # other keys of a w2v-BERT configuration, and the supported values
     "hidden_act": ("swish", "silu"),
     "position_embeddings_type": ("relative_key",),
     "sampling_rate": (SEMANTIC_RATE,),
@@ -43,7 +43,7 @@ def _check_equal(config: "DualCodecConfig", name: str, other: int, other_name: s
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class W2VBertConfig:
-    """w2v-BERT 2.0 (facebook/w2v-bert-2.0) up to the layer that DualCodec listens to."""
+    """w2v-BERT 2.0 (facebook/w2v-bert-2.0) up to the layer whose features DualCodec uses."""
 
     hidden_size: int = 1024
     num_attention_heads: int = 16
@@ -53,13 +53,13 @@ class W2VBertConfig:
     left_max_position_embeddings: int = 64
     right_max_position_embeddings: int = 8
     conv_depthwise_kernel_size: int = 31
-    hidden_state_index: int = 17  # how many layers are run: the authors' index counts the input
+    hidden_state_index: int = 17  # number of layers: the authors' index 0 is the input
 
     def __post_init__(self) -> None:
         _check_sizes(self)
         if self.hidden_size % self.num_attention_heads:
             raise InvalidConfig(
-                f"hidden_size {self.hidden_size} is no multiple of num_attention_heads "
+                f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads "
                 f"{self.num_attention_heads}"
             )
         if self.feature_projection_input_dim % FBANK_STACK:
@@ -77,7 +77,7 @@ class W2VBertConfig:
 class DualCodecConfig:
     """The codec's sizes; the defaults are those of the released 25 Hz codec.
 
-    `n_codebooks` counts the acoustic codebooks alone; a checkpoint's own number replaces it.
+    `n_codebooks` counts only the acoustic codebooks; the number in a checkpoint replaces it.
     """
 
     sample_rate: int = 24_000
@@ -95,7 +95,7 @@ class DualCodecConfig:
     convnext_dim: int = 768
     convnext_layers: int = 4
     convnext_intermediate_dim: int = 2048
-    is_causal: bool = True  # says so of the ConvNeXt blocks alone
+    is_causal: bool = True  # only the ConvNeXt blocks
     semantic_in_dim: int = 1024
     semantic_out_dim: int = 1024
     w2vbert: W2VBertConfig = field(default_factory=W2VBertConfig)
@@ -119,7 +119,7 @@ class DualCodecConfig:
 
     @property
     def missing_samples(self) -> int:
-        """As in `CodecInfo`: 4 of the released decoders, whose rate 5 is odd."""
+        """As in `CodecInfo`: 4 for the released decoders, whose rate 5 is odd."""
         return missing_columns(self.decoder_rates)
 
     @property
@@ -140,7 +140,9 @@ _12HZ = DualCodecConfig(
 VARIANTS = {
     "dualcodec-12hz": _12HZ,
     "dualcodec-25hz": _25HZ,
-    "dualcodec-12hz-noise-robust": replace(_12HZ, n_codebooks=16),  # as its file's size suggests
+    "dualcodec-12hz-noise-robust": replace(
+        _12HZ, n_codebooks=16
+    ),  # inferred from the size of its file
     "dualcodec-25hz-noise-robust": _25HZ,
 }
 
@@ -179,10 +181,10 @@ CARDS = {  # without digests: the files could not be fetched
 def read_dualcodec_config(
     base: DualCodecConfig, values: Mapping[str, Any] | None
 ) -> DualCodecConfig:
-    """Return `base` with what the sections of a published configuration say.
+    """Return `base` with the values of a published configuration's sections.
 
-    "dualcodec" and "patched" name the codec's own sizes, "w2vbert" and "feature_extractor" are as
-    transformers writes them, where only what the codes depend on is read.
+    "dualcodec" and "patched" hold the codec's sizes. "w2vbert" and "feature_extractor" are in
+    transformers' format; only the keys that change the codes are read.
     """
     sections = dict(values or {})
     semantic = _semantic(base.w2vbert, sections)
@@ -197,7 +199,7 @@ def read_dualcodec_config(
     if "semantic_in_dim" not in own:
         own["semantic_in_dim"] = semantic.hidden_size
     if "w2vbert" in own:
-        raise InvalidConfig("'w2vbert' is a section of its own, beside 'dualcodec'")
+        raise InvalidConfig("'w2vbert' must be a separate section, not part of 'dualcodec'")
     return override(base, {**own, "w2vbert": semantic})
 
 

@@ -1,4 +1,4 @@
-"""Kaldi's log mel filter bank, normalised per clip and mel bin, as w2v-BERT 2.0 hears it."""
+"""Kaldi's log mel filter bank, normalised per clip and mel bin: the input of w2v-BERT 2.0."""
 
 from math import log
 from typing import TypeVar
@@ -24,14 +24,14 @@ _PREEMPHASIS = 0.97
 _POVEY_POWER = 0.85
 _FLOOR = 2.0**-23
 _VARIANCE_FLOOR = 1e-7
-_FILL = 1.0  # what the authors' extractor pads an odd frame count with
+_FILL = 1.0  # with which the authors' extractor pads an odd number of frames
 
 
 class StackedFbank(nn.Module):
-    """audio_BT at 16 kHz, float64, to features_BSD at 50 Hz: two fbank frames side by side.
+    """audio_BT at 16 kHz, float64, to features_BSD at 50 Hz, each of two fbank frames.
 
-    It computes in float64, as the authors' extractor does for the most part: this costs nothing
-    beside the network, and a batch differs from its clips by far less than float32 can tell.
+    It computes in float64, as the authors' extractor mostly does: compared with the network this
+    costs nothing, and a batch differs from its single clips by far less than float32 resolves.
     """
 
     window_W: Tensor
@@ -64,7 +64,7 @@ class StackedFbank(nn.Module):
 
 
 def fbank_windows(length: CountT) -> CountT:
-    """Return how many whole windows fit into so many samples at 16 kHz, at least one window's."""
+    """Return how many whole windows fit into `length` samples at 16 kHz, at least 400."""
     return (length - FBANK_WINDOW) // FBANK_HOP + 1
 
 

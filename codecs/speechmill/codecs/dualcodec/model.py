@@ -1,7 +1,4 @@
-"""The network of DualCodec (arXiv 2505.13000, section 2): two streams that share one decoder.
-
-Every `..._B` may be None: then all rows are full.
-"""
+"""The network of DualCodec (arXiv 2505.13000, section 2): two streams that share one decoder."""
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +13,7 @@ from speechmill.codecs.nn.frame_conv import FrameConv1d
 
 
 class DualCodecNetwork(nn.Module):
-    """All that a checkpoint holds; the self-supervised model beside it is no part of it."""
+    """Everything in a checkpoint; the self-supervised model is a separate file."""
 
     def __init__(self, config: DualCodecConfig) -> None:
         super().__init__()
@@ -43,7 +40,7 @@ class DualCodecNetwork(nn.Module):
         num_samples_B: Tensor | None = None,
         num_frames_B: Tensor | None = None,
     ) -> Tensor:
-        """Return codes_BKN, the semantic codebook first; audio is zero behind `num_samples_B`."""
+        """Return codes_BKN, semantic codebook first; audio must be zero after `num_samples_B`."""
         semantic_BN = self.semantic_codes(pooled_BND, num_frames_B)
         if num_codebooks == 1:
             return semantic_BN[:, None]
@@ -65,7 +62,7 @@ class DualCodecNetwork(nn.Module):
         return self.semantic_quantizer.encode(self.semantic_encoder(pooled_BND, num_frames_B))
 
     def semantic_latent(self, semantic_BN: Tensor, num_frames_B: Tensor | None = None) -> Tensor:
-        """Return what the semantic codes alone give to the decoder, latent_BND."""
+        """Return latent_BND, the decoder's input from the semantic codes."""
         word_BND = self.semantic_quantizer.decode(semantic_BN)
         latent_BND: Tensor = self.semantic_decoder(word_BND, num_frames_B)
         return latent_BND
@@ -73,7 +70,7 @@ class DualCodecNetwork(nn.Module):
     def acoustic_latent(
         self, audio_BT: Tensor, num_frames: int, num_samples_B: Tensor | None = None
     ) -> Tensor:
-        """Return latent_BND of the waveform, whose last frame is filled with zeros."""
+        """Return latent_BND of the waveform; zeros pad its last frame."""
         hop = self.hop_length
         audio_BT = F.pad(audio_BT, (0, -audio_BT.shape[1] % hop))
         if num_samples_B is not None:
@@ -83,7 +80,7 @@ class DualCodecNetwork(nn.Module):
 
 
 class ConvNeXtStream(nn.Module):
-    """ConvNeXt blocks without layer scale, between two changes of width or none."""
+    """ConvNeXt blocks without layer scale; `first` and `last` may change the width."""
 
     def __init__(
         self,

@@ -1,6 +1,7 @@
-"""How DualCodec is trained: both streams and the decoder at once, behind a frozen w2v-BERT.
+"""Training of DualCodec: both streams and the decoder together, on a frozen w2v-BERT.
 
-Section 2 of arXiv 2505.13000 and the authors' public trainer, whose weights and shares these are.
+Follows section 2 of arXiv 2505.13000 and the authors' public trainer, with its loss weights and
+probabilities.
 """
 
 from dataclasses import dataclass, field
@@ -44,14 +45,14 @@ _MEL_POWER = 2.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DualCodecRecipeConfig:
-    """What can be changed about the training."""
+    """Settings of the training."""
 
-    dropout: float = 1.0  # of the utterances, decoded from 1 to all acoustic codebooks
-    semantic_only: float = 0.125  # of the steps, decoded from the semantic codebook alone
-    low_share: float = 0.1  # of the mel bands, the lowest, that count twice in such a step
+    dropout: float = 1.0  # share of utterances decoded from a random number of acoustic codebooks
+    semantic_only: float = 0.125  # share of steps decoded from the semantic codebook alone
+    low_share: float = 0.1  # share of the mel bands, the lowest, that count twice in such a step
     mel_ffts: tuple[int, ...] = (256, 512, 1024, 2048)
     mel_bands: tuple[int, ...] = (40, 80, 160, 320)
-    weights: dict[str, float] = field(default_factory=dict)  # over the defaults, by loss
+    weights: dict[str, float] = field(default_factory=dict)  # by loss; replace the defaults
 
     def __post_init__(self) -> None:
         for name in ("dropout", "semantic_only", "low_share"):
@@ -73,7 +74,7 @@ class DualCodecRecipe(Recipe):
         self.weights = merge_weights(_WEIGHTS, config.weights)
         if self.weight("semantic") and sizes.semantic_in_dim != sizes.latent_dim:
             raise InvalidConfig(
-                f"latent_dim is {sizes.latent_dim}, the features it is held to have "
+                f"latent_dim is {sizes.latent_dim}, the features that it must match have "
                 f"{sizes.semantic_in_dim} dimensions; make them equal or the weight semantic 0"
             )
         width = sizes.semantic_in_dim
@@ -87,15 +88,15 @@ class DualCodecRecipe(Recipe):
         self.low_band = dac_mel_loss(*scales, power=_MEL_POWER, share=config.low_share)
 
     def load_semantic(self, checkpoint: Path, stats: Path) -> None:
-        """Fill in w2v-BERT and the statistics of its features."""
-        heard = cast(SemanticFeatures, self.semantic.network)
-        load_w2vbert(heard.w2vbert, self.sizes, checkpoint)
+        """Load w2v-BERT and the statistics of its features."""
+        semantic = cast(SemanticFeatures, self.semantic.network)
+        load_w2vbert(semantic.w2vbert, self.sizes, checkpoint)
         mean_D, var_D = read_stats(self.sizes, stats)
-        heard.mean_D.copy_(mean_D)
-        heard.std_D.copy_(var_D.float().sqrt())
+        semantic.mean_D.copy_(mean_D)
+        semantic.std_D.copy_(var_D.float().sqrt())
 
     def start_from(self, path: Path) -> None:
-        """Begin at the weights of a checkpoint, published or of a training."""
+        """Load the weights of a checkpoint, published or from training."""
         load_trainable(self.network, self.sizes, path)
 
     def begin_phase(self, phase: str) -> None:

@@ -1,4 +1,4 @@
-"""From a waveform to the pooled self-supervised features that the semantic stream codes."""
+"""Pooled self-supervised features of a waveform, which the semantic stream quantizes."""
 
 import torch
 from torch import Tensor, nn
@@ -33,8 +33,8 @@ class SemanticFeatures(nn.Module):
         self.sample_rate = config.sample_rate
         self.factor = config.semantic_downsample_factor
         self.keep_partial = keep_partial
-        # the authors' filter, rounded as theirs, but used without rounding
-        with torch.device("cpu"):  # it computes with its kernel
+        # the authors' filter, rounded like theirs to float32, but applied in float64
+        with torch.device("cpu"):  # the constructor computes the kernel
             resample = Resample(config.sample_rate, SEMANTIC_RATE, dtype=torch.float32)
         self.resample = resample.double()
         self.fbank = StackedFbank(config.w2vbert.num_mel_bins)
@@ -43,15 +43,15 @@ class SemanticFeatures(nn.Module):
         self.register_buffer("std_D", var_D.float().sqrt())
 
     def forward(self, audio_BT: Tensor, num_samples_B: Tensor | None = None) -> Tensor:
-        """Return pooled_BND; without `num_samples_B` all rows are full, with it zero behind it."""
-        features_BSI, windows_B = self.heard(audio_BT, num_samples_B)
+        """Return pooled_BND; audio must be zero after `num_samples_B`."""
+        features_BSI, windows_B = self.fbank_features(audio_BT, num_samples_B)
         hidden_BSD = self.w2vbert(features_BSI, attended(windows_B))
         return self.pool(self.standardise(hidden_BSD), windows_B)
 
-    def heard(
+    def fbank_features(
         self, audio_BT: Tensor, num_samples_B: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """Return features_BSI and the fbank windows of each row, None where all pairs are whole."""
+        """Return features_BSI and the fbank windows of each row, None if all pairs are whole."""
         with torch.autocast(audio_BT.device.type, enabled=False):
             audio_BT = self.resample(audio_BT.double())
             if num_samples_B is not None:
@@ -66,9 +66,9 @@ class SemanticFeatures(nn.Module):
         return (hidden_BSD.float() - self.mean_D) / self.std_D
 
     def pool(self, x_BSD: Tensor, windows_B: Tensor | None = None) -> Tensor:
-        """Return the means over `factor` frames each.
+        """Return the means of groups of `factor` frames.
 
-        An incomplete last group is dropped, or with `keep_partial` the mean of what there is.
+        An incomplete last group is dropped; with `keep_partial` it is the mean of its frames.
         """
         batch, frames, dim = x_BSD.shape
         if not self.keep_partial:
@@ -88,7 +88,7 @@ class SemanticFeatures(nn.Module):
 def attended(windows_B: Tensor | None) -> Tensor | None:
     """Return how many frames of each row w2v-BERT may attend to.
 
-    Where the last pair of windows lacks one, the authors let its frame see the others but not be
-    seen.
+    If the last pair of windows lacks one, its frame attends to the others, but in the authors' code
+    they do not attend to it.
     """
     return None if windows_B is None else (windows_B // FBANK_STACK).clamp(min=1)

@@ -1,4 +1,4 @@
-"""w2v-BERT 2.0 (Seamless, arXiv 2312.05187, section 3.2.1), cut after the layer that is used.
+"""w2v-BERT 2.0 (Seamless, arXiv 2312.05187, section 3.2.1), up to the layer that is used.
 
 Conformer layers (arXiv 2005.08100) with a causal convolution and relative positions added to the
 attention's keys (arXiv 1803.02155), under the names of transformers' `Wav2Vec2BertModel`.
@@ -26,21 +26,21 @@ class W2VBert(nn.Module):
         )
 
     def forward(self, features_BSI: Tensor, attended_B: Tensor | None = None) -> Tensor:
-        """Return hidden_BSD; frames from `attended_B` on are seen by no other frame.
+        """Return hidden_BSD; no other frame attends to frames from `attended_B` on.
 
-        They enter as zeros and are computed all the same: a clip's last frame may be one of them.
+        They start as zeros, but are computed: a clip's last frame may be one of them.
         """
         x_BSD: Tensor = self.feature_projection(features_BSI)
         hidden_BS = None if attended_B is None else padding_mask(attended_B, x_BSD.shape[1])
         if hidden_BS is not None:
             x_BSD = x_BSD.masked_fill(hidden_BS[..., None], 0)
-        place_QK = self._relative_places(x_BSD)
+        position_QK = self._relative_positions(x_BSD)
         for layer in self.layers:
-            x_BSD = layer(x_BSD, place_QK, hidden_BS)
+            x_BSD = layer(x_BSD, position_QK, hidden_BS)
         return x_BSD
 
-    def _relative_places(self, x_BSD: Tensor) -> Tensor:
-        """Return for each pair of frames which distance embedding it has."""
+    def _relative_positions(self, x_BSD: Tensor) -> Tensor:
+        """Return the index of the distance embedding of each pair of frames."""
         frame_S = torch.arange(x_BSD.shape[1], device=x_BSD.device)
         return (frame_S - frame_S[:, None]).clamp(-self.left, self.right) + self.left
 
@@ -74,9 +74,9 @@ class ConformerLayer(nn.Module):
         self.ffn2 = ConformerFeedForward(config)
         self.final_layer_norm = nn.LayerNorm(dim, eps=eps)
 
-    def forward(self, x_BSD: Tensor, place_QK: Tensor, hidden_BS: Tensor | None) -> Tensor:
+    def forward(self, x_BSD: Tensor, position_QK: Tensor, hidden_BS: Tensor | None) -> Tensor:
         x_BSD = x_BSD.add(self.ffn1(self.ffn1_layer_norm(x_BSD)), alpha=0.5)
-        x_BSD = x_BSD + self.self_attn(self.self_attn_layer_norm(x_BSD), place_QK, hidden_BS)
+        x_BSD = x_BSD + self.self_attn(self.self_attn_layer_norm(x_BSD), position_QK, hidden_BS)
         x_BSD = x_BSD + self.conv_module(x_BSD, hidden_BS)
         x_BSD = x_BSD.add(self.ffn2(self.ffn2_layer_norm(x_BSD)), alpha=0.5)
         y_BSD: Tensor = self.final_layer_norm(x_BSD)
@@ -97,7 +97,7 @@ class ConformerFeedForward(nn.Module):
 
 
 class ConformerAttention(nn.Module):
-    """Self-attention whose scores see the key plus an embedding of its clipped distance."""
+    """Self-attention whose scores include an embedding of the clipped distance of the key."""
 
     def __init__(self, config: W2VBertConfig) -> None:
         super().__init__()
@@ -109,23 +109,23 @@ class ConformerAttention(nn.Module):
         places = config.left_max_position_embeddings + config.right_max_position_embeddings + 1
         self.distance_embedding = nn.Embedding(places, dim // self.heads)
 
-    def forward(self, x_BSD: Tensor, place_QK: Tensor, hidden_BS: Tensor | None) -> Tensor:
+    def forward(self, x_BSD: Tensor, position_QK: Tensor, hidden_BS: Tensor | None) -> Tensor:
         q_BHSE, k_BHSE, v_BHSE = (
             linear(x_BSD).unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for linear in (self.linear_q, self.linear_k, self.linear_v)
         )
-        bias_BHQK = self._distance_scores(q_BHSE, place_QK)
+        bias_BHQK = self._distance_scores(q_BHSE, position_QK)
         if hidden_BS is not None:
             bias_BHQK = bias_BHQK.masked_fill_(hidden_BS[:, None, None], -torch.inf)
         y_BHSE = F.scaled_dot_product_attention(q_BHSE, k_BHSE, v_BHSE, attn_mask=bias_BHQK)
         y_BSD: Tensor = self.linear_out(y_BHSE.transpose(1, 2).flatten(2))
         return y_BSD
 
-    def _distance_scores(self, q_BHSE: Tensor, place_QK: Tensor) -> Tensor:
-        """Return bias_BHQK: one product per distance, then picked for each pair of frames."""
+    def _distance_scores(self, q_BHSE: Tensor, position_QK: Tensor) -> Tensor:
+        """Return bias_BHQK: one product per distance, gathered for each pair of frames."""
         scale = q_BHSE.shape[-1] ** -0.5
         score_BHSP: Tensor = (q_BHSE * scale) @ self.distance_embedding.weight.T
-        return score_BHSP.gather(-1, place_QK.expand(*score_BHSP.shape[:2], -1, -1))
+        return score_BHSP.gather(-1, position_QK.expand(*score_BHSP.shape[:2], -1, -1))
 
 
 class ConformerConvolution(nn.Module):

@@ -1,4 +1,4 @@
-"""From published files to networks for inference: every name that a checkpoint has used is here."""
+"""Networks with weights: from published files, whose names are mapped to ours, or random."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -24,8 +24,8 @@ _WEIGHT_NORM = {
     "weight_v": "parametrizations.weight.original1",
 }
 
-# Tried on speech: activations neither die nor explode, frames differ, both latents have a
-# deviation near 1 and a codeword is as long as what it stands for.
+# Measured on speech: activations neither die nor explode, frames differ, both latents have a
+# deviation near 1 and a codeword is as long as the vectors that it represents.
 _GAIN = 0.8
 _W2VBERT_GAIN = 0.5
 _ACOUSTIC_GAIN = 10.0
@@ -44,7 +44,7 @@ def read_dualcodec(config: DualCodecConfig, path: Path) -> DualCodecNetwork:
 def read_semantic(
     config: DualCodecConfig, w2vbert: Path, stats: Path, *, keep_partial: bool
 ) -> SemanticFeatures:
-    """Return the features of a w2v-BERT that transformers wrote, with their statistics."""
+    """Return the features of a w2v-BERT in transformers' format, with their statistics."""
     network = allocate_w2vbert(config)
     load_w2vbert(network, config, w2vbert)
     return SemanticFeatures(config, network, *read_stats(config, stats), keep_partial=keep_partial)
@@ -60,7 +60,7 @@ def read_stats(config: DualCodecConfig, path: Path) -> tuple[Tensor, Tensor]:
 
 
 def count_acoustic_codebooks(path: Path) -> int:
-    """Return how many acoustic codebooks a published checkpoint has, without reading weights."""
+    """Return the number of acoustic codebooks in a published checkpoint; reads no weights."""
     keys: Iterable[str]
     if path.suffix == ".safetensors":
         try:
@@ -74,17 +74,17 @@ def count_acoustic_codebooks(path: Path) -> int:
 
 
 def allocate_network(config: DualCodecConfig) -> DualCodecNetwork:
-    """Return a network for inference whose weights are yet to be filled in."""
+    """Return a network for inference whose weights are not initialised yet."""
     return allocate(lambda: DualCodecNetwork(config))
 
 
 def allocate_w2vbert(config: DualCodecConfig) -> W2VBert:
-    """Return a network for inference whose weights are yet to be filled in."""
+    """Return a network for inference whose weights are not initialised yet."""
     return allocate(lambda: W2VBert(config.w2vbert))
 
 
 def renamed(state: Mapping[str, Tensor], config: DualCodecConfig) -> dict[str, Tensor]:
-    """Return a published state under our names; names that were never published stay."""
+    """Return a published state under our names; unpublished names stay."""
     modules = _modules(config)
     return {_our_name(key, modules): value for key, value in state.items()}
 
@@ -96,19 +96,19 @@ def published(state: Mapping[str, Tensor], config: DualCodecConfig) -> dict[str,
 
 
 def load_trainable(network: DualCodecNetwork, config: DualCodecConfig, path: Path) -> None:
-    """Fill in a network that keeps both factors of its weights."""
+    """Load a checkpoint into a network that keeps both factors of its weights."""
     state = {name: value.float() for name, value in read_state_dict(path).items()}
     load_strict(network, renamed(state, config), str(path))
 
 
 def load_w2vbert(network: nn.Module, config: DualCodecConfig, path: Path) -> None:
-    """Fill in the layers that are used of a checkpoint that transformers wrote."""
+    """Load the first layers of a checkpoint in transformers' format."""
     state = read_state_dict(path)
     load_strict(network, renamed_w2vbert(state, config.w2vbert.hidden_state_index), str(path))
 
 
 def renamed_w2vbert(state: Mapping[str, Tensor], num_layers: int) -> dict[str, Tensor]:
-    """Return what the first layers need of transformers' `Wav2Vec2BertModel`, under our names."""
+    """Return the weights of the first layers of transformers' `Wav2Vec2BertModel`, renamed."""
     ours = {}
     for key, value in state.items():
         layer = re.match(r"encoder\.layers\.(\d+)\.", key)
@@ -140,7 +140,7 @@ def _their_name(key: str, modules: Mapping[str, str]) -> str:
 
 
 def _within(key: str, modules: Mapping[str, str]) -> tuple[str, str] | None:
-    """Return the other name of the innermost module that is known, and what of the key is left."""
+    """Return the other name of the innermost known module, and the rest of the key."""
     prefix, leaf = key, ""
     while prefix not in modules:
         prefix, _, last = prefix.rpartition(".")
@@ -177,7 +177,7 @@ def _modules(config: DualCodecConfig) -> dict[str, str]:
 
 
 def _chain(theirs: str, ours: str, stages: int) -> dict[str, str]:
-    """Return the names of what stands before and behind a chain of stages."""
+    """Return the names of the layers before and after a chain of stages."""
     return {
         f"{theirs}.0": f"{ours}.first.conv",
         f"{theirs}.{stages + 1}": f"{ours}.snake",
@@ -197,8 +197,8 @@ def _units(theirs: str, ours: str, first: int) -> dict[str, str]:
 def untrained_dualcodec(config: DualCodecConfig, seed: int) -> DualCodecNetwork:
     """Return a network of random weights.
 
-    Nothing that is constant in time reaches the acoustic latent, and each stage of the quantizer
-    subtracts from the residual what it codes.
+    The acoustic latent ignores what is constant in time, and each stage of the quantizer subtracts
+    the part of the residual that it codes.
     """
     network = allocate_network(config)
     fold_weight_norm(network)
@@ -225,7 +225,7 @@ def untrained_w2vbert(config: DualCodecConfig, seed: int) -> W2VBert:
 def untrained_semantic(
     config: DualCodecConfig, seed: int, *, keep_partial: bool
 ) -> SemanticFeatures:
-    """Return the features of random layers, as they come: of mean 0 and variance 1."""
+    """Return the features of random layers, standardised with mean 0 and variance 1."""
     width = config.semantic_in_dim
     stats = torch.zeros(width), torch.ones(width)
     network = untrained_w2vbert(config, seed)

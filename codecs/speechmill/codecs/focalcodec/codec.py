@@ -1,4 +1,4 @@
-"""The FocalCodec network behind the `Codec` protocol."""
+"""FocalCodec as a `Codec`."""
 
 from dataclasses import replace
 
@@ -17,9 +17,9 @@ from speechmill.codecs.validation import check_audio, check_codes
 
 
 class FocalCodec:
-    """Encodes and decodes a batch in one go, masked, or row by row (see `batch_runner`).
+    """Encodes and decodes a batch at once, masked, or row by row (see `batch_runner`).
 
-    In float32 on a CPU the network's matrices are packed: it has no weights to save any more.
+    In float32 on a CPU the network's matrices are packed, and its weights can no longer be saved.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class FocalCodec:
     def stream(self) -> FocalCodecStream:
         """Return a new stream, which encodes and decodes one clip chunk by chunk.
 
-        Raises `InvalidConfig` where the variant is not causal.
+        Raises `InvalidConfig` if the variant is not causal.
         """
         if not self.sizes.causal:
             raise InvalidConfig(f"{self.info.name} is not causal; only causal variants stream")

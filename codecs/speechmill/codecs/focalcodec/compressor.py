@@ -55,7 +55,7 @@ class FocalDownStage(nn.Module):
 
 
 class DownScale(nn.Module):
-    """F frames give ceil(F / factor): zeros fill the last group, or where causal the first."""
+    """F frames become ceil(F / factor): padding fills the last group, or if causal the first."""
 
     def __init__(self, width: int, out_width: int, factor: int, *, causal: bool) -> None:
         super().__init__()
@@ -124,7 +124,7 @@ class FocalUpStage(nn.Module):
 
 
 class UpScale(nn.Module):
-    """No frame sees another, because the transposed convolution's kernel is its stride."""
+    """Each frame on its own: the transposed convolution's kernel is as long as its stride."""
 
     def __init__(self, width: int, out_width: int, factor: int) -> None:
         super().__init__()
@@ -140,7 +140,7 @@ class UpScale(nn.Module):
 
 
 class Refiner(nn.Module):
-    """A perceptron over `chunk` frames at once, added to them; zeros fill the last chunk."""
+    """A perceptron over `chunk` frames at once, added to them; zeros pad the last chunk."""
 
     def __init__(self, dim: int, chunk: int) -> None:
         super().__init__()

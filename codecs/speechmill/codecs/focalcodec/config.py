@@ -15,7 +15,7 @@ SAMPLE_RATE = 16_000
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WavLMConfig:
-    """The first layers of WavLM; `window_size` and `lookahead_size` matter only if causal."""
+    """The first layers of WavLM; `window_size` and `lookahead_size` apply only if causal."""
 
     hidden_dims: tuple[int, ...] = (512,) * 7
     kernel_sizes: tuple[int, ...] = (10, 3, 3, 3, 3, 2, 2)
@@ -39,18 +39,18 @@ class WavLMConfig:
 
     @property
     def receptive_field(self) -> int:
-        """Samples that one feature frame sees."""
+        """Samples that one feature frame depends on."""
         return receptive_field(self.kernel_sizes, self.strides)
 
     @property
     def chunk_frames(self) -> int:
-        """Frames that look ahead together."""
+        """Frames of a chunk, which attend to each other."""
         return 1 + self.lookahead_size
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FocalConfig:
-    """What the blocks of compressor and decompressor share; `window_size` matters if causal."""
+    """Sizes of the compressor's and decompressor's blocks; `window_size` applies if causal."""
 
     focal_window: int = 14
     focal_level: int = 2
@@ -99,7 +99,7 @@ class WaveNeXtConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VocosConfig:
-    """The same backbone under an inverse STFT (arXiv 2306.00814)."""
+    """The same backbone, with an inverse STFT as its head (arXiv 2306.00814)."""
 
     input_dim: int = 1024
     num_layers: int = 8
@@ -160,7 +160,7 @@ class FocalCodecConfig:
 
     @property
     def frame_offset(self) -> int:
-        """As in `CodecInfo`: the causal encoder pads each clip on the left, the other does not."""
+        """As in `CodecInfo`: the causal encoder pads each clip on the left, the offline one not."""
         missing = 1 if self.encoder.causal else self.encoder.receptive_field
         return self.hop_length - missing
 
@@ -171,7 +171,7 @@ class FocalCodecConfig:
 
     @property
     def chunk_tokens(self) -> int:
-        """Tokens that a stream must take together, so that frames look ahead alike."""
+        """Tokens of a stream's chunk, so that it contains whole chunks of every part."""
         frames = [self.encoder.chunk_frames, 1 + self.decompressor.lookahead_size, self.scale]
         return lcm(*frames) // self.scale
 
@@ -233,7 +233,7 @@ def _card(parameters: int, paper: str, file: str) -> Card:
 
 
 _OFFLINE, _CAUSAL = "arXiv 2502.04465", "arXiv 2509.16195"
-CARDS = {  # revisions and digests of the offline files are those that a third-party port pins
+CARDS = {  # revisions and digests of the offline files come from a third-party port
     "focalcodec-50hz": _card(
         142_126_257,
         _OFFLINE,

@@ -10,7 +10,7 @@ from speechmill.codecs.nn.wavlm import FeedForward
 
 
 class DynamicTanh(nn.Module):
-    """tanh(alpha x) in the place of a norm (arXiv 2503.10622), with no scale or shift after it."""
+    """tanh(alpha x) instead of a norm (arXiv 2503.10622), with no scale or shift after it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -28,9 +28,9 @@ class FocalLevel(nn.ModuleList):
 
 
 class FocalModulation(nn.Module):
-    """Context of growing reach, gated per frame, modulates a query.
+    """Contexts of growing width, gated per frame, modulate a query.
 
-    The widest context is the mean over the row; where `causal`, a depthwise convolution over the
+    The widest context is the mean over the row or, if `causal`, a depthwise convolution over the
     last `window_size` frames.
     """
 

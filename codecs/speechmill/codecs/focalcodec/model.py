@@ -1,7 +1,7 @@
 """The network of FocalCodec (arXiv 2502.04465) and of FocalCodec-Stream (arXiv 2509.16195).
 
-Every `num_samples_B` or `num_frames_B` may be None: then all rows are full. With `memory` (causal
-variants), audio or codes continue what it has seen; a chunk must be whole unless it is the last.
+With `memory` (causal variants), audio or codes continue the previous call's; every chunk except the
+last must be whole.
 """
 
 import torch
@@ -22,7 +22,7 @@ from speechmill.codecs.nn.wavlm import WavLM, WavLMSizes
 
 
 class FocalCodecNetwork(nn.Module):
-    """All that a checkpoint holds, under the names of the authors' version 0.0.2."""
+    """Everything in a checkpoint, under the names of the authors' version 0.0.2."""
 
     def __init__(self, config: FocalCodecConfig) -> None:
         super().__init__()
@@ -125,7 +125,7 @@ class Vocoder(nn.Module):
 
 
 class LinearHead(nn.Module):
-    """Each frame's samples are one linear layer of it, clipped to [-1, 1]."""
+    """A linear layer from each frame to its samples, clipped to [-1, 1]."""
 
     def __init__(self, dim: int, hop_length: int) -> None:
         super().__init__()

@@ -23,7 +23,7 @@ _CLASSES = {
     "decoder": ("WaveNeXt", "Vocos"),
 }
 _KEYS = [f"{part}_{kind}" for part in _CLASSES for kind in ("name", "config")]
-_IGNORED = {  # what only training or the authors' caches need
+_IGNORED = {  # needed only by training or the authors' caches
     "dropout",
     "max_cached_steps",
     "use_flex_attention",
@@ -41,10 +41,10 @@ class _Quantizer:
 
 
 def read_focalcodec_config(name: str, values: Mapping[str, Any] | None) -> FocalCodecConfig:
-    """Return the sizes of the variant `name`, or of the family, with `values` in place of its own.
+    """Return the sizes of the variant `name`, or the family's defaults, replaced by `values`.
 
-    What a file leaves out is the default of the version that wrote it: version 0.0.1 is known by
-    how it spells the decoder's arguments.
+    Missing keys take the defaults of the version that wrote the file; version 0.0.1 has other names
+    for the decoder's arguments.
     """
     values = values or {}
     for key in values:
@@ -64,7 +64,7 @@ def read_focalcodec_config(name: str, values: Mapping[str, Any] | None) -> Focal
 
 
 def _part(values: Mapping[str, Any], part: str) -> dict[str, Any]:
-    """Return the arguments of one part that decide its numbers."""
+    """Return the arguments of one part that change its computation."""
     name = values.get(f"{part}_name", _CLASSES[part][0])
     if name not in _CLASSES[part]:
         raise InvalidConfig(f"{part}_name is {name!r}; known: {', '.join(_CLASSES[part])}")

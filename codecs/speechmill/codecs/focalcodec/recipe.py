@@ -1,9 +1,9 @@
-"""How FocalCodec is trained: a vocoder of WavLM's features, and a bottleneck that keeps these.
+"""Training of FocalCodec: a vocoder of WavLM's features, and a bottleneck that reconstructs these.
 
-Section 3 of arXiv 2502.04465 and the author's recipe for it: two stages that do not depend on each
-other, WavLM frozen in both. The vocoder comes first here, so that the second phase can be judged by
-what it sounds like. The distillation that made the causal encoders (arXiv 2509.16195) is left out:
-causal variants are trained behind theirs as it is.
+Follows section 3 of arXiv 2502.04465 and the author's recipe: two independent stages, with WavLM
+frozen in both. Here the vocoder comes first, so that validation of the second phase can listen to
+its output. The distillation of the causal encoders (arXiv 2509.16195) is not implemented: causal
+variants are trained with their frozen encoders.
 """
 
 from dataclasses import dataclass, field
@@ -41,17 +41,15 @@ _WEIGHTS = {  # all of the author's recipe
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FocalCodecRecipeConfig:
-    """What can be changed about the training."""
+    """Settings of the training."""
 
-    wavlm: str | None = (
-        None  # file or url of WavLM Large as transformers writes it, for the encoder
-    )
-    vocoder_frames: int = 22  # features of each crop that are made audio, at random; 0: all
-    inverse_temperature: float = 100.0  # of the soft codes whose entropy is measured
-    codebook_entropy: float = 1.0  # weight of the mean code's entropy against that of each
+    wavlm: str | None = None  # file or url of WavLM Large, in transformers' format, for the encoder
+    vocoder_frames: int = 22  # of each crop, at a random place, for the vocoder; 0: all
+    inverse_temperature: float = 100.0  # of the soft codes in the entropy loss
+    codebook_entropy: float = 1.0  # weight of the mean code's entropy; each code's has weight 1
     mel_ffts: tuple[int, ...] = (1024,)
     mel_bands: tuple[int, ...] = (80,)
-    weights: dict[str, float] = field(default_factory=dict)  # over the defaults, by loss
+    weights: dict[str, float] = field(default_factory=dict)  # by loss; replace the defaults
 
     def __post_init__(self) -> None:
         if self.vocoder_frames < 0:
@@ -63,7 +61,7 @@ class FocalCodecRecipeConfig:
 class FocalCodecRecipe(Recipe):
     """Phase "vocoder": features to audio. Phase "features": compressor, decompressor.
 
-    Audio is at the rate that the codec decodes to; WavLM hears it resampled.
+    Audio is at the codec's output rate, and resampled for WavLM.
     """
 
     phases = ("vocoder", "features")
@@ -79,7 +77,7 @@ class FocalCodecRecipe(Recipe):
         self.samples_per_feature = sizes.decoder.hop_length
         self.weights = merge_weights(_WEIGHTS, config.weights)
         self.network = FocalCodecNetwork(sizes)
-        with torch.device("cpu"):  # it computes with its kernel
+        with torch.device("cpu"):  # the constructor computes the kernel
             self.resample = Resample(self.sample_rate, SAMPLE_RATE)
         self.mel = MelLoss(self.sample_rate, config.mel_ffts, config.mel_bands, squared=False)
         self.phase = "vocoder"
@@ -88,10 +86,10 @@ class FocalCodecRecipe(Recipe):
             self.network.encoder.load_transformers(state, config.wavlm)
 
     def start_from(self, path: Path) -> None:
-        """Begin at the weights of a checkpoint, of either published layout."""
+        """Load the weights of a checkpoint, in either published layout."""
         if self.config.wavlm is not None:
             raise InvalidConfig(
-                "the checkpoint holds an encoder of its own; leave wavlm out, or set the "
+                "the checkpoint contains an encoder; leave wavlm out, or set the "
                 "checkpoint to untrained"
             )
         state = {name: value.float() for name, value in current(read_state_dict(path)).items()}
@@ -151,7 +149,7 @@ class FocalCodecRecipe(Recipe):
         return F.normalize(self.network.compressor(features_BFC).float(), dim=-1)
 
     def _parts(self, features_BFC: Tensor, audio_BT: Tensor) -> tuple[Tensor, Tensor]:
-        """Return a stretch of each utterance's features, drawn for each, and its audio."""
+        """Return a random section of each utterance's features, and its audio."""
         batch, frames, _ = features_BFC.shape
         size = min(self.config.vocoder_frames or frames, frames)
         first_B1 = torch.randint(frames - size + 1, (batch, 1), device=audio_BT.device)

@@ -1,4 +1,4 @@
-"""FocalCodec-Stream (arXiv 2509.16195): a clip encoded or decoded while it comes in."""
+"""FocalCodec-Stream (arXiv 2509.16195): encode or decode a clip chunk by chunk."""
 
 import torch
 from torch import Tensor
@@ -15,8 +15,8 @@ from speechmill.codecs.validation import check_audio, check_codes
 class FocalCodecStream:
     """One batch of clips of equal length, in chunks of whole `chunk_samples` or `chunk_frames`.
 
-    A chunk that is not whole is the last. Codes and audio are those of the whole clip, but for
-    rounding. The two directions are apart: each has a state of its own.
+    A chunk that is not whole is the last. Codes and audio equal those of the whole clip, except for
+    rounding. The two directions are independent: each has its own state.
     """
 
     def __init__(
@@ -34,34 +34,34 @@ class FocalCodecStream:
         self._info = info
         self._device = device
         self._precision = precision
-        self._heard = _Side(self.chunk_samples)
-        self._told = _Side(self.chunk_frames)
+        self._encoding = _Direction(self.chunk_samples)
+        self._decoding = _Direction(self.chunk_frames)
 
     @torch.inference_mode()
     def encode(self, audio_BT: Tensor) -> Tensor:
-        """Return codes_BKF of the next chunk; raise `InvalidAudio` if the last one has been."""
+        """Return codes_BKF of the next chunk; raise `InvalidAudio` after the last one."""
         num_samples = check_audio(audio_BT, torch.tensor([audio_BT.shape[-1]] * len(audio_BT)))
-        if self._heard.ended:
-            raise InvalidAudio(self._heard.refusal("samples"))
-        self._heard.add(num_samples[0])
+        if self._encoding.ended:
+            raise InvalidAudio(self._encoding.refusal("samples"))
+        self._encoding.add(num_samples[0])
         with autocast(self._precision, self._device):
-            return self._network.encode(audio_BT.to(self._device), None, self._heard.memory)
+            return self._network.encode(audio_BT.to(self._device), None, self._encoding.memory)
 
     @torch.inference_mode()
     def decode(self, codes_BKF: Tensor) -> Tensor:
-        """Return audio_BT of the next chunk; raise `InvalidCodes` if the last one has been."""
+        """Return audio_BT of the next chunk; raise `InvalidCodes` after the last one."""
         num_frames_B = torch.tensor([codes_BKF.shape[-1]] * len(codes_BKF))
         num_frames = check_codes(self._info, codes_BKF, num_frames_B)
-        if self._told.ended:
-            raise InvalidCodes(self._told.refusal("frames"))
-        self._told.add(num_frames[0])
+        if self._decoding.ended:
+            raise InvalidCodes(self._decoding.refusal("frames"))
+        self._decoding.add(num_frames[0])
         with autocast(self._precision, self._device):
             codes_BKF = codes_BKF.to(self._device).long()
-            return self._network.decode(codes_BKF, None, self._told.memory).float()
+            return self._network.decode(codes_BKF, None, self._decoding.memory).float()
 
 
-class _Side:
-    """What one direction remembers."""
+class _Direction:
+    """The state of one direction."""
 
     def __init__(self, chunk: int) -> None:
         self.memory: Memory = {}

@@ -1,8 +1,8 @@
 """A network with weights: from a checkpoint of either published layout, or random from a seed.
 
 Checkpoint history: the causal files have the names of the authors' version 0.0.2, which are ours.
-The offline files were written by version 0.0.1: attention has three projections in the place of
-one, stages number their two parts, and there are a norm and a mask that nothing uses.
+The offline files were written by version 0.0.1: attention has three projections instead of one,
+the two parts of a stage are numbered, and there are a norm and a mask that nothing uses.
 """
 
 import re
@@ -26,7 +26,7 @@ _V001_STAGES = [
     (re.compile(r"^decompressor\.layers\.(\d+)\.0\."), r"decompressor.layers.\1.focal_block."),
     (re.compile(r"^decompressor\.layers\.(\d+)\.1\."), r"decompressor.layers.\1.upscale."),
 ]
-_BRANCH = 0.3  # of random weights: what a residual branch adds to its stream, and WaveNeXt's level
+_BRANCH = 0.3  # of random weights: gain of residual branches and of WaveNeXt's output
 
 
 def read_focalcodec(config: FocalCodecConfig, path: Path) -> FocalCodecNetwork:
@@ -59,7 +59,7 @@ def untrained_focalcodec(config: FocalCodecConfig, seed: int) -> FocalCodecNetwo
 
 
 def _fan_in(layer: Drawn) -> int:
-    """Ignore the stride: a transposed convolution of the decompressor has no overlap."""
+    """Ignore the stride of transposed convolutions: their outputs do not overlap."""
     return fan_in(layer) * (layer.stride[0] if isinstance(layer, nn.ConvTranspose1d) else 1)
 
 

@@ -1,9 +1,9 @@
-"""HASRD: a semantic codebook over self-supervised features, acoustic ones over what it leaves.
+"""HASRD: a semantic codebook over self-supervised features, acoustic ones over the residual.
 
 Follows the abstract of Hussein et al., "HASRD: Hierarchical Acoustic and Semantic Representation
 Disentanglement", arXiv 2506.00843, Interspeech 2025. The full text could not be read: this design
 agrees with the abstract, but is not the authors' configuration, and they published no weights.
-Every choice that the abstract leaves open is a key of `HasrdConfig`.
+Every choice that the abstract does not state is a key of `HasrdConfig`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HasrdOptions(CompileOptions):
-    """`semantic_checkpoint` is the self-supervised model's file, as transformers writes it.
+    """`semantic_checkpoint` is the self-supervised model's file, in transformers' format.
 
     Encoding needs it, decoding does not.
     """

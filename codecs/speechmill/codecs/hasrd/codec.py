@@ -1,4 +1,4 @@
-"""The HASRD networks behind the `Codec` protocol."""
+"""HASRD as a `Codec`."""
 
 from dataclasses import replace
 
@@ -18,11 +18,9 @@ from speechmill.codecs.validation import check_audio, check_codes
 
 
 class HasrdCodec:
-    """Encodes a batch in one go, masked, or row by row.
+    """Encodes and decodes a batch at once, masked, or row by row (see `batch_runner`).
 
-    Row by row the codes of a clip are the same to the last bit, whatever shares its batch; masked
-    they are so but for rounding. On a CPU, row by row is the faster way too, so it is the default
-    there. Without `ssl` the codec only decodes.
+    Without `ssl` the codec only decodes.
     """
 
     def __init__(
@@ -83,7 +81,7 @@ class HasrdCodec:
         return audio_BT
 
     def _encode(self, audio_BT: Tensor, num_samples: list[int], num_frames: list[int]) -> Tensor:
-        """Return codes_BKF, zero behind each row's end."""
+        """Return codes_BKF, zero after each row's end."""
         hop = self.info.hop_length
         filled = [max(n, f * hop) for n, f in zip(num_samples, num_frames, strict=True)]
         samples_B, frames_B = (
@@ -109,7 +107,7 @@ class HasrdCodec:
         frames_B: Tensor | None,
         size: int,
     ) -> Tensor:
-        """Return codes_BKF of rows that are lengthened with zeros to `size` samples."""
+        """Return codes_BKF of rows, padded with zeros to `size` samples."""
         assert self.ssl is not None
         hop = self.info.hop_length
         states = self.ssl(_resized(self.ssl.prepare(audio_BT, samples_B), size), filled_B)
@@ -119,7 +117,7 @@ class HasrdCodec:
         return self.network.encode(states, framed_BT, self.info.num_codebooks, frames_B)
 
     def _decode(self, codes_BKF: Tensor, num_frames: list[int]) -> Tensor:
-        """Return audio_BT, zero behind each row's end."""
+        """Return audio_BT, zero after each row's end."""
         frames_B = self._decode_runner.unequal_lengths(num_frames)
         if frames_B is None:
             return self.network.decode(codes_BKF).float()
@@ -128,5 +126,5 @@ class HasrdCodec:
 
 
 def _resized(audio_BT: Tensor, size: int) -> Tensor:
-    """Return audio_BT of `size` columns, filled with zeros or cut."""
+    """Return audio_BT of `size` columns, padded with zeros or cut."""
     return F.pad(audio_BT, (0, size - audio_BT.shape[1]))

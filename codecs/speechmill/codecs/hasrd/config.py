@@ -1,7 +1,8 @@
-"""HASRD (arXiv 2506.00843): what the paper may have built, every assumption a key.
+"""HASRD (arXiv 2506.00843): sizes and variants; every assumption about the paper is a key.
 
-The paper's full text was not at hand. Its abstract fixes a semantic codebook over self-supervised
-features, acoustic residuals behind it, and half of SpeechTokenizer's 4 kbit/s; the rest is assumed.
+The paper's full text could not be read. Its abstract states a semantic codebook over
+self-supervised features, acoustic codebooks over the residual, and half of SpeechTokenizer's
+4 kbit/s; the rest is assumed.
 """
 
 from collections.abc import Mapping
@@ -30,7 +31,7 @@ def _check_count(key: str, value: int, last: int) -> None:
 class SSLConfig:
     """A self-supervised model, named as in transformers' `config.json`; the defaults: WavLM Large.
 
-    `do_normalize` is of its `preprocessor_config.json`.
+    `do_normalize` is a key of its `preprocessor_config.json`.
     """
 
     model_type: Literal["wavlm", "hubert"] = "wavlm"
@@ -58,7 +59,9 @@ class SSLConfig:
             raise InvalidConfig("conv_dim, conv_kernel and conv_stride must be equally long")
         for divisor in (self.num_attention_heads, self.num_conv_pos_embedding_groups):
             if self.hidden_size % divisor:
-                raise InvalidConfig(f"hidden_size {self.hidden_size} is no multiple of {divisor}")
+                raise InvalidConfig(
+                    f"hidden_size {self.hidden_size} is not a multiple of {divisor}"
+                )
 
     @property
     def hop_length(self) -> int:
@@ -67,7 +70,7 @@ class SSLConfig:
 
     @property
     def overlap(self) -> int:
-        """Samples that a frame sees beyond its hop."""
+        """Samples beyond its hop that a frame depends on."""
         return receptive_field(self.conv_kernel, self.conv_stride) - self.hop_length
 
 
@@ -75,14 +78,15 @@ class SSLConfig:
 class HasrdConfig:
     """All defaults are assumed.
 
-    `semantic_layer` is the tap of the semantic codebook, of `semantic_codebook_size` frozen k-means
-    centroids; layers above it are left out, and a frame is the mean of `pool_factor` features.
-    The acoustic codebooks code what the semantic one leaves over of: a learned mixture of all
-    layers up to the tap ("weighted"), the tap itself ("same"), or a waveform encoder ("conv").
-    They are searched in `dim` dimensions ("euclidean") or by angle in `codebook_dim`
-    ("factorized"); a checkpoint holds `num_acoustic` of them, and encode gives the first
-    `num_codebooks` of all. `keep_partial` fills a clip's last frame with zeros instead of
-    dropping it. `semantic_sha256` is that of the only semantic checkpoint that fits the centroids.
+    The semantic codebook has `semantic_codebook_size` frozen k-means centroids of the features of
+    `semantic_layer`, the tap; later layers are not computed. A frame is the mean of `pool_factor`
+    features. The acoustic codebooks quantize the difference between the semantic code and a learned
+    mixture of all layers up to the tap ("weighted"), the tap itself ("same"), or the output of a
+    waveform encoder ("conv"). They are searched in `dim` dimensions ("euclidean") or by angle in
+    `codebook_dim` ("factorized"). A checkpoint holds `num_acoustic` of them; encode returns the
+    first `num_codebooks` of all. `keep_partial` pads a clip's last frame with zeros instead of
+    dropping it. `semantic_sha256` is the digest of the only semantic checkpoint that fits the
+    centroids.
     """
 
     ssl: SSLConfig = SSLConfig()
@@ -128,7 +132,7 @@ class HasrdConfig:
 
     @property
     def codebook_sizes(self) -> tuple[int, ...]:
-        """Of the codebooks that encode gives."""
+        """Sizes of the codebooks that encode returns."""
         sizes = (self.semantic_codebook_size, *[self.codebook_size] * self.num_acoustic)
         return sizes[: self.num_codebooks]
 
@@ -162,7 +166,7 @@ CARDS = {
 
 
 def read_hasrd_config(name: str, values: Mapping[str, Any] | None) -> HasrdConfig:
-    """Return the variant, or the defaults, with `values` in place of theirs; "ssl" is nested."""
+    """Return the variant, or the family's defaults, replaced by `values`; "ssl" is nested."""
     base, own = VARIANTS.get(name, _LARGE), dict(values or {})
     if "ssl" in own:
         if not isinstance(own["ssl"], Mapping):

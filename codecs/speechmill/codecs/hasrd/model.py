@@ -1,8 +1,6 @@
 """The network of HASRD without the self-supervised model, which decoding does not need.
 
-Section numbers in brackets are of our reading of arXiv 2506.00843, whose full text was not at
-hand: codebook 0 is frozen k-means, the others code what it leaves over. Every `lengths_B` may be
-None: then all rows are full.
+Codebook 0 is frozen k-means, the others quantize its residual.
 """
 
 from collections.abc import Iterable
@@ -18,14 +16,14 @@ from speechmill.codecs.nn.quantize import ResidualQuantizer
 
 
 class Taps(NamedTuple):
-    """What the codebooks hear of the self-supervised model."""
+    """The features of the self-supervised model that the codebooks quantize."""
 
     semantic_BFH: Tensor  # the layer that the centroids were fitted to
-    mixed_BFH: Tensor | None  # the mixture of all layers, where that is the acoustic source
+    mixed_BFH: Tensor | None  # the mixture of all layers, if that is the acoustic source
 
 
 class HasrdNetwork(nn.Module):
-    """All that a checkpoint holds."""
+    """Everything in a checkpoint."""
 
     def __init__(self, config: HasrdConfig) -> None:
         super().__init__()
@@ -45,7 +43,7 @@ class HasrdNetwork(nn.Module):
         self.decoder = DacDecoder(dim, config.decoder_dim, config.decoder_rates, whole_frames=True)
 
     def cache_tables(self) -> None:
-        """Compute what searching needs of the codebooks: for inference, where they stand still."""
+        """Compute the tables for searching the codebooks, for inference: they must not change."""
         for module in self.modules():
             if isinstance(module, ResidualQuantizer):
                 module.cache_norms()
@@ -53,7 +51,7 @@ class HasrdNetwork(nn.Module):
                 module.cache_directions()
 
     def taps(self, states: Iterable[Tensor], *, acoustic: bool = True) -> Taps:
-        """Return what the codebooks hear of hidden states, the layer before the first included."""
+        """Return the taps of hidden states, from the input of the first layer to the tap."""
         mixes = acoustic and self.source == "weighted"
         weights = self.layer_logits.float().softmax(0).unbind() if mixes else None
         mixed_BFH: Tensor | None = None
@@ -65,7 +63,7 @@ class HasrdNetwork(nn.Module):
         return Taps(semantic_BFH, None if mixed_BFH is None else self._pool(mixed_BFH))
 
     def semantic_codes(self, semantic_BFH: Tensor) -> Tensor:
-        """Return codes_BF, the nearest centroids; of centroids equally near the first."""
+        """Return codes_BF, the nearest centroids; the first wins a tie."""
         return self.centroids.encode(semantic_BFH.transpose(1, 2), 1)[:, 0]
 
     def semantic_latent(self, codes_BF: Tensor) -> Tensor:
@@ -76,10 +74,10 @@ class HasrdNetwork(nn.Module):
     def residual(
         self, taps: Taps, audio_BT: Tensor, codes_BF: Tensor, frames_B: Tensor | None = None
     ) -> Tensor:
-        """Return residual_BFD, what the semantic codes leave to the acoustic codebooks.
+        """Return residual_BFD, the input of the acoustic codebooks.
 
-        The acoustic branch cannot move the semantic embedding: no gradient goes there. Only the
-        source "conv" reads `audio_BT`, which is zero behind each row's frames.
+        No gradient flows from the acoustic branch to the semantic embedding. Only the source "conv"
+        reads `audio_BT`, which must be zero after each row's frames.
         """
         if self.source == "same":
             word_BFH = self.centroids.codebooks_KND[0][codes_BF]
@@ -126,7 +124,7 @@ class HasrdNetwork(nn.Module):
         return audio_B1T[:, 0]
 
     def _pool(self, state_BFH: Tensor) -> Tensor:
-        """Return the means over `pool_factor` features each; what is left over is dropped."""
+        """Return the means of groups of `pool_factor` features; an incomplete group is dropped."""
         if self.pool_factor == 1:
             return state_BFH
         batch, frames, width = state_BFH.shape

@@ -1,8 +1,7 @@
-"""How HASRD is trained: everything but the self-supervised model and the centroids over it.
+"""Training of HASRD: everything except the self-supervised model and its centroids.
 
-The full text of arXiv 2506.00843 was not at hand. What is trained and what is frozen follows from
-its abstract; losses and their weights are those of DAC's public 16 kHz configuration, the rest is
-ours.
+The full text of arXiv 2506.00843 could not be read. Its abstract states which parts are frozen; the
+losses and their weights come from DAC's public 16 kHz configuration, the rest is ours.
 """
 
 from dataclasses import asdict, dataclass, field, replace
@@ -44,16 +43,16 @@ _WEIGHTS = {  # DAC's
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HasrdRecipeConfig:
-    """What can be changed about the training; the codebooks' rates matter if "euclidean"."""
+    """Settings of the training; those of codebooks apply only if "euclidean"."""
 
-    dropout: float = 0.5  # of the utterances, decoded from 0 to all acoustic codebooks
+    dropout: float = 0.5  # share of utterances decoded from a random number of acoustic codebooks
     ema_decay: float = 0.99
     revive_below: float = 2.0  # moving count under which a codeword is replaced
     kmeans_iterations: int = 50
-    kmeans_frames: int = 0  # to see before k-means; 0: those of the first batch
+    kmeans_frames: int = 0  # frames to collect for k-means; 0: those of the first batch
     mel_ffts: tuple[int, ...] = (32, 64, 128, 256, 512, 1024, 2048)
     mel_bands: tuple[int, ...] = (5, 10, 20, 40, 80, 160, 320)
-    weights: dict[str, float] = field(default_factory=dict)  # over the defaults, by loss
+    weights: dict[str, float] = field(default_factory=dict)  # by loss; replace the defaults
 
     def __post_init__(self) -> None:
         if not 0 <= self.dropout <= 1:
@@ -63,7 +62,7 @@ class HasrdRecipeConfig:
 
 
 class HasrdRecipe(CentroidRecipe):
-    """One phase: projections, acoustic codebooks and decoder learn to make the audio."""
+    """One phase: projections, acoustic codebooks and decoder learn to reconstruct the audio."""
 
     phases = ("codec",)
 
@@ -84,16 +83,18 @@ class HasrdRecipe(CentroidRecipe):
     has_codebooks: Tensor
 
     def load_semantic(self, path: Path) -> None:
-        """Fill in the self-supervised model from a file that transformers wrote."""
+        """Load the self-supervised model from a file in transformers' format."""
         cast(SSLModel, self.ssl.network).load_transformers(read_state_dict(path), str(path))
         self.sizes = replace(self.sizes, semantic_sha256=digest(path))
 
     def start_from(self, path: Path) -> None:
-        """Begin at the weights of a checkpoint: of this codec, or of its centroids alone."""
+        """Load the weights of a checkpoint, of this codec or of its centroids alone."""
         state = {name: value.float() for name, value in read_state_dict(path).items()}
         load_unfolded(self.network, state, str(path))
         if self.ema is not None and bool(self._codebooks().codebooks_KND.any()):
-            self._go_on(torch.ones_like(self.ema.counts_KN))  # unknown, so all alike
+            self._continue_from_codebooks(
+                torch.ones_like(self.ema.counts_KN)
+            )  # unknown, so all equal
 
     def begin_phase(self, phase: str) -> None:
         if not bool(self.centroids_NH.any()):
@@ -123,7 +124,7 @@ class HasrdRecipe(CentroidRecipe):
     def fitted_config(self) -> dict[str, Any]:
         if self.sizes.semantic_sha256 is None:
             raise InvalidConfig(
-                "centroids over random layers mean nothing; give semantic_checkpoint, the file of "
+                "centroids of random layers are useless; give semantic_checkpoint, the file of "
                 "the self-supervised model"
             )
         return asdict(self.sizes)
@@ -136,7 +137,7 @@ class HasrdRecipe(CentroidRecipe):
         _, residual_BFD = self._streams(batch.audio_BT)
         counts_KN = self._start.initialize_from(self._codebooks(), residual_BFD.flatten(0, 1))
         if counts_KN is not None:
-            self._go_on(counts_KN)
+            self._continue_from_codebooks(counts_KN)
 
     def forward(self, batch: TrainingBatch) -> StepOutput:
         semantic_BFD, residual_BFD = self._streams(batch.audio_BT)
@@ -166,12 +167,12 @@ class HasrdRecipe(CentroidRecipe):
 
     @torch.no_grad()
     def states(self, audio_BT: Tensor) -> list[Tensor]:
-        """Return the self-supervised model's hidden states, the one before its layers first."""
+        """Return the self-supervised model's hidden states, starting with its first input."""
         ssl = cast(SSLModel, self.ssl.network)
         return list(ssl(ssl.prepare(audio_BT)))
 
     def _streams(self, audio_BT: Tensor) -> tuple[Tensor, Tensor]:
-        """Return semantic_BFD and residual_BFD, what it leaves to the acoustic codebooks."""
+        """Return semantic_BFD and residual_BFD, the input of the acoustic codebooks."""
         taps = self.network.taps(self.states(audio_BT))
         codes_BF = self.network.semantic_codes(taps.semantic_BFH)
         residual_BFD = self.network.residual(taps, audio_BT, codes_BF)
@@ -200,8 +201,8 @@ class HasrdRecipe(CentroidRecipe):
     def _codebooks(self) -> ResidualQuantizer:
         return cast(ResidualQuantizer, self.network.quantizer)
 
-    def _go_on(self, counts_KN: Tensor) -> None:
-        """Train on from the acoustic codebooks as they are."""
+    def _continue_from_codebooks(self, counts_KN: Tensor) -> None:
+        """Continue training from the acoustic codebooks."""
         assert self.ema is not None
         self.ema.reset(self._codebooks(), counts_KN)
         self.has_codebooks.fill_(True)

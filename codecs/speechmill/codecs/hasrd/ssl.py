@@ -1,4 +1,4 @@
-"""The self-supervised model whose layers HASRD quantizes: WavLM or HuBERT."""
+"""The self-supervised model whose features HASRD quantizes: WavLM or HuBERT."""
 
 from collections.abc import Iterator
 
@@ -14,7 +14,7 @@ _VARIANCE_FLOOR = 1e-7  # that of transformers' feature extractor
 
 
 class SSLModel(WavLM):
-    """audio_BT to hidden states; every `lengths_B` may be None, then all rows are full."""
+    """audio_BT to hidden states."""
 
     def __init__(self, config: SSLConfig, num_layers: int) -> None:
         super().__init__(
@@ -40,13 +40,13 @@ class SSLModel(WavLM):
         self.edges = (config.overlap // 2, config.overlap - config.overlap // 2)
 
     def prepare(self, audio_BT: Tensor, num_samples_B: Tensor | None = None) -> Tensor:
-        """Return audio_BT as the model wants it, zero after each row's end if it was."""
+        """Return audio_BT as the model expects it; padding stays zero."""
         return normalized(audio_BT, num_samples_B) if self.do_normalize else audio_BT
 
     def forward(self, prepared_BT: Tensor, lengths_B: Tensor | None = None) -> Iterator[Tensor]:
         """Yield hidden_BFD before the first layer and after each, of T / hop frames.
 
-        Zeros at both ends make the frames so many. With lengths, the audio is zero after them.
+        Zeros at both ends give that number of frames. The audio must be zero after its lengths.
         """
         if lengths_B is not None:
             lengths_B = lengths_B + sum(self.edges)
@@ -54,7 +54,7 @@ class SSLModel(WavLM):
 
 
 def normalized(audio_BT: Tensor, num_samples_B: Tensor | None) -> Tensor:
-    """Return audio_BT of zero mean and unit variance in each row, zero behind its end."""
+    """Return audio_BT of zero mean and unit variance in each row, zero after its end."""
     if num_samples_B is None:
         variance_B1, mean_B1 = torch.var_mean(audio_BT, 1, correction=0, keepdim=True)
         return (audio_BT - mean_B1) * torch.rsqrt(variance_B1 + _VARIANCE_FLOOR)

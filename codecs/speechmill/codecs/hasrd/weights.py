@@ -1,6 +1,6 @@
 """Networks with weights: from files, or random from a seed.
 
-No checkpoint of HASRD was ever published: its names are ours.
+Nobody published a checkpoint of HASRD, so its names are ours.
 """
 
 from math import sqrt
@@ -23,16 +23,13 @@ from speechmill.codecs.untrained import (
     make_subtractive,
 )
 
-# Tried on speech: activations neither die nor explode, audio peaks near 0.5.
+# Measured on speech: activations neither die nor explode, audio peaks near 0.5.
 _BRANCH = 0.3
 _AUDIO_GAIN = 0.1
 
 
 def read_hasrd(config: HasrdConfig, path: Path) -> HasrdNetwork:
-    """Return the network, from a checkpoint of training or of inference.
-
-    Training keeps the two factors of every weight-normed weight; here they are multiplied.
-    """
+    """Return the network for inference, from a checkpoint of training or of inference."""
     state = read_state_dict(path)
     network = allocate_hasrd(config)
     load_folded(network, state, str(path))
@@ -40,19 +37,19 @@ def read_hasrd(config: HasrdConfig, path: Path) -> HasrdNetwork:
 
 
 def read_ssl(config: HasrdConfig, path: Path) -> SSLModel:
-    """Return the layers that are used of a checkpoint that transformers wrote."""
+    """Return the first layers of a checkpoint in transformers' format."""
     network = allocate_ssl(config)
     network.load_transformers(read_state_dict(path), str(path))
     return network
 
 
 def allocate_hasrd(config: HasrdConfig) -> HasrdNetwork:
-    """Return a network for inference whose weights are yet to be filled in."""
+    """Return a network for inference whose weights are not initialised yet."""
     return allocate(lambda: HasrdNetwork(config))
 
 
 def allocate_ssl(config: HasrdConfig) -> SSLModel:
-    """Return a network for inference whose weights are yet to be filled in."""
+    """Return a network for inference whose weights are not initialised yet."""
     return allocate(lambda: SSLModel(config.ssl, config.semantic_layer))
 
 

@@ -1,1 +1,5 @@
-"""Layers that more than one codec is made of."""
+"""Layers and quantizers of codecs, which compute each row of a batch as they would alone.
+
+Every `lengths_B` holds the rows' lengths; None means that all rows are full. A layer's output after
+a row's end is undefined, but finite, unless its docstring says that it is zero.
+"""

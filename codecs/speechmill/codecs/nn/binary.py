@@ -6,14 +6,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-_EPS = 1e-6  # keeps the logarithm of a bit that never changes finite
+_EPS = 1e-6  # keeps the logarithm finite for a bit that never changes
 
 
 class BinarySphericalQuantizer(nn.Module):
-    """Each latent becomes the corner of a hypercube in the unit sphere that its signs point to.
+    """Rounds each latent to the corner of a hypercube in the unit sphere that has its signs.
 
-    A code is the signs as a number, first dimension most significant; a latent of exactly 0 counts
-    as negative. There is no codebook to learn: nothing of this is in a checkpoint.
+    A code is the signs as a binary number, first dimension most significant; 0 counts as negative.
+    It has neither a codebook nor weights.
     """
 
     shift_D: Tensor
@@ -38,10 +38,10 @@ class BinarySphericalQuantizer(nn.Module):
         return torch.where(unit_BFD > 0, self.side, -self.side)
 
     def entropies(self, unit_BFD: Tensor, inverse_temperature: float) -> tuple[Tensor, Tensor]:
-        """Return the mean entropy of a latent's code and that of the mean code, in nats.
+        """Return the mean entropy of a latent's code and the entropy of the mean code, in nats.
 
-        Both are of soft codes, whose bits are independent: latent u takes corner c with a
-        probability in proportion to exp(inverse_temperature u c) (section 3.3 of the paper).
+        Codes are soft, with independent bits: latent u has corner c with a probability proportional
+        to exp(inverse_temperature u c) (section 3.3 of the paper).
         """
         logit_BFD = 2 * self.side * inverse_temperature * unit_BFD.float()
         chance_BFD = logit_BFD.sigmoid()

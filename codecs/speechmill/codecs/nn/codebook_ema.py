@@ -11,11 +11,11 @@ _EPS = 1e-5
 
 
 class CodebookEMA(nn.Module):
-    """Moves each codeword of a quantizer to the mean of what it shall stand for.
+    """Moves each codeword of a quantizer to the mean of the vectors that it should represent.
 
-    What is searched, where a stage has a table for that, moves to the mean of what was searched
-    for. A codeword whose moving count falls below `revive_below` begins anew at a random frame.
-    With several workers all see the same counts, so their codebooks stay the same.
+    The rows of a stage's separate search table move to the mean of the vectors that chose them. A
+    codeword whose moving count falls below `revive_below` is replaced by a random frame. Several
+    workers share their counts, so their codebooks stay equal.
     """
 
     counts_KN: Tensor
@@ -31,10 +31,10 @@ class CodebookEMA(nn.Module):
         self.register_buffer("sums_KND", torch.zeros_like(codebooks_KND))
         searched_SND = torch.zeros_like(codebooks_KND[: quantizer.num_searched])
         self.register_buffer("searched_sums_SND", searched_SND)
-        self._seen: tuple[Tensor, Tensor, Tensor] | None = None
+        self._observed: tuple[Tensor, Tensor, Tensor] | None = None
 
     def reset(self, quantizer: ResidualQuantizer, count_KN: Tensor) -> None:
-        """Begin at codebooks whose words stand for so many vectors each."""
+        """Restart from codebooks; each codeword counts as the mean of `count_KN` vectors."""
         self.counts_KN.copy_(count_KN.clamp(min=self.revive_below))
         self.sums_KND.copy_(quantizer.codebooks_KND * self.counts_KN[..., None])
         for stage in range(quantizer.num_searched):
@@ -42,17 +42,17 @@ class CodebookEMA(nn.Module):
             self.searched_sums_SND[stage] *= self.counts_KN[stage, :, None]
 
     def observe(self, codes_KM: Tensor, inputs_KMD: Tensor, targets_KMD: Tensor) -> None:
-        """Note which words were chosen, by what, and what they should stand for."""
-        self._seen = (codes_KM, inputs_KMD.detach(), targets_KMD.detach())
+        """Store the chosen codewords, the vectors that chose them, and those to represent."""
+        self._observed = (codes_KM, inputs_KMD.detach(), targets_KMD.detach())
 
     @torch.no_grad()
     def update(self, quantizer: ResidualQuantizer) -> None:
-        """Move the codebooks by what was noted last."""
-        assert self._seen is not None
-        for stage, (codes_M, inputs_MD, targets_MD) in enumerate(zip(*self._seen, strict=True)):
+        """Move the codebooks by the last observation."""
+        assert self._observed is not None
+        for stage, (codes_M, inputs_MD, targets_MD) in enumerate(zip(*self._observed, strict=True)):
             own_table = stage < quantizer.num_searched
             count_N = torch.bincount(codes_M, minlength=self.counts_KN.shape[1]).float()
-            from_all_workers(count_N)
+            sum_over_workers(count_N)
             self.counts_KN[stage].lerp_(count_N, 1 - self.decay)
             self._add(self.sums_KND[stage], codes_M, targets_MD)
             if own_table:
@@ -62,11 +62,11 @@ class CodebookEMA(nn.Module):
             quantizer.codebooks_KND[stage] = self.sums_KND[stage] / divisor_N1
             if own_table:
                 quantizer.searched_SND[stage] = self.searched_sums_SND[stage] / divisor_N1
-        self._seen = None
+        self._observed = None
 
     def _add(self, sums_ND: Tensor, codes_M: Tensor, vectors_MD: Tensor) -> None:
         sum_ND = torch.zeros_like(sums_ND).index_add_(0, codes_M, vectors_MD)
-        from_all_workers(sum_ND)
+        sum_over_workers(sum_ND)
         sums_ND.lerp_(sum_ND, 1 - self.decay)
 
     def _revive(self, stage: int, inputs_MD: Tensor | None, targets_MD: Tensor) -> None:
@@ -76,16 +76,16 @@ class CodebookEMA(nn.Module):
         frame_E = torch.randint(len(targets_MD), dead_E.shape, device=dead_E.device)
         self.counts_KN[stage, dead_E] = self.revive_below
         words_ED = targets_MD[frame_E]
-        from_first_worker(words_ED)
+        broadcast_from_first(words_ED)
         self.sums_KND[stage, dead_E] = words_ED * self.revive_below
         if inputs_MD is not None:
             words_ED = inputs_MD[frame_E]
-            from_first_worker(words_ED)
+            broadcast_from_first(words_ED)
             self.searched_sums_SND[stage, dead_E] = words_ED * self.revive_below
 
 
 class KMeansStart:
-    """Gathers frames of the first batches, to begin a quantizer's codebooks at their k-means."""
+    """Collects frames of the first batches to initialise a quantizer by k-means."""
 
     def __init__(self, num_frames: int, iterations: int) -> None:
         self.num_frames = max(1, num_frames)
@@ -94,23 +94,23 @@ class KMeansStart:
 
     @property
     def missing(self) -> int:
-        """Frames still to be seen."""
+        """Number of frames still to collect."""
         return max(0, self.num_frames - sum(len(frames_MD) for frames_MD in self._frames))
 
     def initialize_from(self, quantizer: ResidualQuantizer, frames_MD: Tensor) -> Tensor | None:
-        """Take in a batch; with the last one begin the codebooks and give its counts_KN."""
+        """Collect a batch; with the last one, set the codebooks and return its counts_KN."""
         self._frames.append(frames_MD)
         if self.missing:
             return None
-        seen_MD = torch.cat(self._frames)
+        collected_MD = torch.cat(self._frames)
         self._frames.clear()
-        share = len(frames_MD) / len(seen_MD)
-        return share * begin_at_kmeans(quantizer, seen_MD, self.iterations)
+        share = len(frames_MD) / len(collected_MD)
+        return share * initialize_by_kmeans(quantizer, collected_MD, self.iterations)
 
 
 @torch.no_grad()
-def begin_at_kmeans(quantizer: ResidualQuantizer, x_MD: Tensor, iterations: int) -> Tensor:
-    """Begin each stage at the k-means of what those before it leave; give their counts_KN."""
+def initialize_by_kmeans(quantizer: ResidualQuantizer, x_MD: Tensor, iterations: int) -> Tensor:
+    """Set each stage to the k-means of the residual before it; return their counts_KN."""
     counts = []
     for codebook_ND in quantizer.codebooks_KND:
         codebook_ND.copy_(kmeans(x_MD, len(codebook_ND), iterations))
@@ -118,18 +118,18 @@ def begin_at_kmeans(quantizer: ResidualQuantizer, x_MD: Tensor, iterations: int)
         counts.append(torch.bincount(codes_M, minlength=len(codebook_ND)))
         x_MD = x_MD - codebook_ND[codes_M]
     counts_KN = torch.stack(counts).float()
-    from_first_worker(quantizer.codebooks_KND, counts_KN)
+    broadcast_from_first(quantizer.codebooks_KND, counts_KN)
     return counts_KN
 
 
-def from_first_worker(*tensors: Tensor) -> None:
-    """Overwrite the tensors by those of rank 0, where there are several workers."""
+def broadcast_from_first(*tensors: Tensor) -> None:
+    """Replace the tensors by those of rank 0, if there are several workers."""
     if dist.is_initialized():
         for tensor in tensors:
             dist.broadcast(tensor, src=0)
 
 
-def from_all_workers(tensor: Tensor) -> None:
-    """Overwrite a tensor by the sum of those of all workers, where there are several."""
+def sum_over_workers(tensor: Tensor) -> None:
+    """Replace a tensor by the sum over all workers, if there are several."""
     if dist.is_initialized():
         dist.all_reduce(tensor)

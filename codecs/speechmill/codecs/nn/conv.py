@@ -1,8 +1,7 @@
 """SEANet convolutions (EnCodec, arXiv 2210.13438, section 3.1) over rows of different length.
 
-A layer given `lengths_B` computes for each row what it would compute for the row alone: the few
-columns at a row's end that padding could reach are patched. Without lengths every row is full.
-What a layer returns behind a row's end is not defined, but always finite.
+With `lengths_B` a layer computes each row as it would alone: it replaces the few columns at a row's
+end that reflected padding would change.
 """
 
 import torch
@@ -14,7 +13,7 @@ from speechmill.codecs.nn.masks import mask_padding
 
 
 class PaddedConv1d(nn.Module):
-    """A weight-normed convolution, reflect-padded so that T samples give ceil(T / stride)."""
+    """A weight-normed convolution, reflect-padded so that T columns become ceil(T / stride)."""
 
     def __init__(
         self,
@@ -44,7 +43,7 @@ class PaddedConv1d(nn.Module):
 
 
 class TrimmedConvTranspose1d(nn.Module):
-    """A weight-normed transposed convolution of kernel 2 x stride: T columns give T x stride."""
+    """A weight-normed transposed convolution of kernel 2 x stride: T columns become T x stride."""
 
     def __init__(self, in_channels: int, out_channels: int, *, stride: int) -> None:
         super().__init__()
@@ -63,7 +62,7 @@ class TrimmedConvTranspose1d(nn.Module):
 
 
 def _pad_full(x_BCT: Tensor, left: int, right: int, stride: int) -> Tensor:
-    """Pad rows that are all full: reflected, after zeros where a clip is shorter than its pad."""
+    """Pad full rows by reflection; zeros first lengthen a clip that is shorter than its padding."""
     length = x_BCT.shape[-1]
     right += -length % stride
     if left == right == 0:
@@ -74,7 +73,7 @@ def _pad_full(x_BCT: Tensor, left: int, right: int, stride: int) -> Tensor:
 
 
 def _pad_rows(x_BCT: Tensor, left: int, right: int, stride: int, lengths_B: Tensor) -> Tensor:
-    """Pad each row as `_pad_full` pads it alone: `left` columns before, the rest behind its end."""
+    """Pad each row as `_pad_full` would alone: `left` columns before it, the rest after its end."""
     if left == right == 0 and stride == 1:
         return x_BCT
     channels, size = x_BCT.shape[1:]
@@ -88,13 +87,15 @@ def _pad_rows(x_BCT: Tensor, left: int, right: int, stride: int, lengths_B: Tens
 def _reflection(
     left: int, right: int, stride: int, lengths_B: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return which padded columns to patch, the columns to read, and which of those are zero."""
+    """Return the padded columns to replace, the columns to read, and which of those are zero."""
     length_B1 = lengths_B[:, None]
     before_P = torch.arange(-left, 0, device=lengths_B.device)
-    behind_P = torch.arange(right + stride - 1, device=lengths_B.device)
-    column_BP = torch.cat([before_P.expand(len(lengths_B), -1), length_B1 + behind_P], dim=1)
+    after_P = torch.arange(right + stride - 1, device=lengths_B.device)
+    column_BP = torch.cat([before_P.expand(len(lengths_B), -1), length_B1 + after_P], dim=1)
     longest_B1 = (right + -length_B1 % stride).clamp(min=left)
-    mirror_B1 = torch.maximum(length_B1 - 1, longest_B1)  # where zeros lengthen a short clip to
+    mirror_B1 = torch.maximum(
+        length_B1 - 1, longest_B1
+    )  # the last column, after zeros lengthened a short clip
     source_BP = column_BP.abs()
     source_BP = torch.where(source_BP > mirror_B1, 2 * mirror_B1 - source_BP, source_BP)
     return column_BP + left, source_BP, source_BP >= length_B1

@@ -12,7 +12,7 @@ EPS = 1e-6
 class ConvNeXtBlock(nn.Module):
     """A depthwise convolution, then a layer-normed two-layer perceptron, added to the input.
 
-    `gamma` scales the sum's second part per channel; without `layer_scale` there is none.
+    `gamma` scales the perceptron's output per channel; without `layer_scale` there is none.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class ConvNeXtBackbone(nn.Module):
     def forward(
         self, x_BFC: Tensor, lengths_B: Tensor | None = None, memory: Memory | None = None
     ) -> Tensor:
-        """Return y_BFD; what it holds behind a row's end is not defined, but finite."""
+        """Return y_BFD."""
         y_BFD: Tensor = self.input_norm(self.embedding(x_BFC, lengths_B, memory))
         for layer in self.layers:
             y_BFD = layer(y_BFD, lengths_B, memory)

@@ -1,8 +1,7 @@
 """Encoder and decoder of the Descript Audio Codec (arXiv 2306.06546, section 3.1 and appendix A).
 
-Every `lengths_B` may be None: then all rows are full. With lengths, each row is computed as it
-would be alone, because every convolution sees zeros behind the row's end as it does before its
-start. What a layer returns behind a row's end is not defined, but finite.
+With lengths, each row is computed as it would be alone, because every convolution reads zeros after
+the row's end, as it does before its start.
 """
 
 import torch
@@ -34,7 +33,7 @@ class DacEncoder(nn.Module):
 
 
 class DacDecoder(nn.Module):
-    """x_BDF to audio_B1T in [-1, 1]; an odd rate costs a few columns unless `whole_frames`."""
+    """x_BDF to audio_B1T in [-1, 1]; an odd rate loses a few columns unless `whole_frames`."""
 
     def __init__(
         self, input_dim: int, dim: int, rates: tuple[int, ...], *, whole_frames: bool = False
@@ -119,9 +118,9 @@ class DacResidualUnit(nn.Module):
 
 
 class ZeroPaddedConv1d(nn.Module):
-    """A weight-normed convolution between zeros: T columns, a multiple of stride, give T / stride.
+    """A weight-normed, zero-padded convolution: T columns, a multiple of stride, become T / stride.
 
-    A kernel of 1 needs no lengths; of stride s it is of 2 s columns.
+    A kernel of 1 needs no lengths; with stride s the kernel has 2 s columns.
     """
 
     def __init__(

@@ -11,17 +11,17 @@ from speechmill.codecs.nn.frame_conv import FrameConv1d
 
 
 class Quantized(NamedTuple):
-    """What training makes of a quantizer's input."""
+    """A quantizer's output in training."""
 
-    x_BFD: Tensor  # what `decode` gives, with the gradient of what was quantized
-    commitment_B: Tensor  # mean squared distance, whose gradient moves the input
-    codebook_B: Tensor  # the same, whose gradient moves the codewords
+    x_BFD: Tensor  # the output of `decode`, with the gradient of the input
+    commitment_B: Tensor  # mean squared distance; its gradient moves the input
+    codebook_B: Tensor  # the same; its gradient moves the codewords
 
 
 class FactorizedQuantizer(nn.Module):
-    """One codebook, searched in a projection to few dimensions by the angle alone.
+    """One codebook, searched by angle in a projection to few dimensions.
 
-    Of codewords at the same angle the lowest index wins. Everything is computed in float32.
+    The lowest index wins a tie. Everything is computed in float32.
     """
 
     is_exact = True
@@ -35,7 +35,7 @@ class FactorizedQuantizer(nn.Module):
         self.register_buffer("directions_NC", None, persistent=False)
 
     def cache_directions(self) -> None:
-        """Normalise the codewords for good: for inference, where codebooks stand still."""
+        """Normalise the codewords once, for inference: the codebook must not change."""
         self.directions_NC = F.normalize(self.codebook.weight.detach(), dim=-1)
 
     def encode(self, x_BFD: Tensor) -> Tensor:
@@ -43,7 +43,7 @@ class FactorizedQuantizer(nn.Module):
         return self.cosines(x_BFD).argmax(-1)
 
     def quantize(self, x_BFD: Tensor) -> Quantized:
-        """Return the codeword's projection straight through, and both losses of each row."""
+        """Return the codeword's projection, straight through, and both losses of each row."""
         with torch.autocast(x_BFD.device.type, enabled=False):
             latent_BFC = self.in_proj(x_BFD.float())
             word_BFC = self.codebook(self.encode(x_BFD.detach()))
@@ -62,14 +62,14 @@ class FactorizedQuantizer(nn.Module):
             return F.normalize(latent_BFC, dim=-1) @ directions_NC.T
 
     def decode(self, codes_BF: Tensor) -> Tensor:
-        """Return x_BFD, the projection of the codewords at their own length."""
+        """Return x_BFD, the projection of the codewords, with their lengths."""
         with torch.autocast(codes_BF.device.type, enabled=False):
             x_BFD: Tensor = self.out_proj(self.codebook(codes_BF))
             return x_BFD
 
 
 class ResidualFactorizedQuantizer(nn.Module):
-    """Stages that each code what the ones before left over."""
+    """Stages that each quantize the residual of the stages before."""
 
     def __init__(self, dim: int, num_codebooks: int, codebook_size: int, codebook_dim: int) -> None:
         super().__init__()
@@ -86,7 +86,7 @@ class ResidualFactorizedQuantizer(nn.Module):
         return torch.stack(codes_KBF, dim=1)
 
     def quantize(self, x_BFD: Tensor, depth_B: Tensor) -> Quantized:
-        """Return the sum of each row's first `depth_B` stages, and of the losses of these."""
+        """Return the sum of each row's first `depth_B` stages, and the sum of their losses."""
         residual_BFD = x_BFD.float()
         parts = []
         for index, stage in enumerate(self._first(len(self.stages))):

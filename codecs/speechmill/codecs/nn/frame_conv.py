@@ -13,17 +13,17 @@ from torch.nn import functional as F
 from speechmill.codecs.nn.cpu_kernels import PackedLinear, Spectrum, pack_linears
 from speechmill.codecs.nn.masks import mask_padding_frames
 
-_BLOCK = 8192  # windows laid out at a time
-_LONG = 32  # taps, and frames, from which on spectra are the faster way
+_BLOCK = 8192  # windows multiplied at a time
+_LONG = 32  # taps, and frames, from which spectra are faster
 Padding = Literal["valid", "same", "zeros", "replicate"]
-Memory = dict[nn.Module, Tensor]  # what each layer keeps of a stream from one chunk to the next
+Memory = dict[nn.Module, Tensor]  # of a stream: each layer's state between two chunks
 
 
 class FrameConv1d(nn.Conv1d):
     """A convolution over x_BTC whose weights are those of `nn.Conv1d`.
 
-    Padding is by zeros on both sides ("same"; the odd column of an even kernel goes to the right),
-    causal by zeros or by the first column ("zeros", "replicate"), or none ("valid").
+    Padding is with zeros on both sides ("same"; an even kernel pads one column more on the right),
+    causal with zeros or with the first column ("zeros", "replicate"), or none ("valid").
     """
 
     def __init__(
@@ -46,15 +46,12 @@ class FrameConv1d(nn.Conv1d):
     def forward(
         self, x_BTC: Tensor, lengths_B: Tensor | None = None, memory: Memory | None = None
     ) -> Tensor:
-        """Return y_BTC; what it holds behind a row's end is not defined, but finite.
-
-        With `memory` (causal paddings only), x_BTC continues what the memory has seen.
-        """
+        """Return y_BTC; with `memory` (causal only), x_BTC continues the previous call's."""
         both = 0
         if self.edges == "same":
             x_BTC, both = self._between_zeros(x_BTC, lengths_B)
         elif self.edges != "valid":
-            x_BTC = self._behind_its_past(x_BTC, memory)
+            x_BTC = self._with_past(x_BTC, memory)
         if self.matrix is not None:
             if both:
                 x_BTC = F.pad(x_BTC, (0, 0, both, both))
@@ -69,10 +66,10 @@ class FrameConv1d(nn.Conv1d):
         return y_BO1T[:, :, 0].transpose(1, 2)
 
     def pack(self) -> None:
-        """Make a packed matrix of the weights of a dense convolution, which gives them up.
+        """Replace the weights of a dense convolution by a packed matrix.
 
-        Each column then is a row times a matrix: of frames that lie one behind the other, every
-        window is a row as it is. Groups of channels under a long kernel get a spectrum.
+        Each output column is then a row times a matrix: in contiguous frames, every window is a row
+        already. A grouped convolution of a long kernel gets a spectrum.
         """
         if self.matrix is not None:
             return
@@ -102,13 +99,13 @@ class FrameConv1d(nn.Conv1d):
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
     def _between_zeros(self, x_BTC: Tensor, lengths_B: Tensor | None) -> tuple[Tensor, int]:
-        """Return x_BTC, zero behind each row's end, and the zeros still to put on both sides."""
+        """Return x_BTC, zero after each row's end, and the zeros to add on both sides."""
         if lengths_B is not None and self.reach:
             x_BTC = mask_padding_frames(x_BTC, lengths_B)
         left = self.reach // 2
         return F.pad(x_BTC, (0, 0, 0, 1)) if self.reach % 2 else x_BTC, left
 
-    def _behind_its_past(self, x_BTC: Tensor, memory: Memory | None) -> Tensor:
+    def _with_past(self, x_BTC: Tensor, memory: Memory | None) -> Tensor:
         if self.reach == 0:
             return x_BTC
         if memory is not None and self in memory:
@@ -124,9 +121,9 @@ class FrameConv1d(nn.Conv1d):
 
 
 def pack_matrices(network: nn.Module) -> None:
-    """Pack the matrices inside `network` for float32 on a CPU: it gives up its weights.
+    """Pack the matrices inside `network` for float32 on a CPU; its weights are lost.
 
-    oneDNN's packed matrices run 1.2 times as fast on long clips, and more on short ones.
+    oneDNN's packed matrices are 1.2 times as fast on long clips, and more on short ones.
     """
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return

@@ -1,7 +1,7 @@
 """Finite scalar quantization in groups of channels.
 
 FSQ is arXiv 2309.15505 (section 3.1 and appendix A.1), grouped as in NVIDIA's spectral codecs
-(arXiv 2406.05298): every group of channels is a codebook of its own.
+(arXiv 2406.05298): every group of channels is a separate codebook.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from torch.nn import functional as F
 class GroupedFSQ(nn.Module):
     """Rounds each channel to a level; a group's digits make one code, its first channel fastest.
 
-    It has no weights. `eps` keeps the outermost levels off the ends of the tanh.
+    It has no weights. `eps` keeps the outermost levels away from the ends of the tanh.
     """
 
     levels_L1: Tensor
@@ -41,13 +41,13 @@ class GroupedFSQ(nn.Module):
             self.register_buffer(f"{name}_L1", table_L1, persistent=False)
 
     def bound(self, x_BDF: Tensor) -> Tensor:
-        """Return y_BKLF, float32: rounding it to the nearest integer is the decision."""
+        """Return y_BKLF, float32, which is rounded to the nearest integers."""
         batch, _, frames = x_BDF.shape
         x_BKLF = x_BDF.float().reshape(batch, self.num_groups, -1, frames)
         return self.scale_L1 * torch.tanh(x_BKLF + self.shift_L1) - self.offset_L1
 
     def quantize(self, x_BDF: Tensor) -> Tensor:
-        """Return what `decode` makes of the codes of `x_BDF`, with the gradient of `bound`."""
+        """Return the decoded codes of `x_BDF`, with the gradient of `bound`."""
         y_BKLF = self.bound(x_BDF)
         rounded_BKLF = y_BKLF + (y_BKLF.round() - y_BKLF).detach()
         return (rounded_BKLF / (self.levels_L1 // 2)).flatten(1, 2)
@@ -58,7 +58,7 @@ class GroupedFSQ(nn.Module):
         return (digits_BKLF * self.bases_L1).sum(2)
 
     def decode(self, codes_BKF: Tensor) -> Tensor:
-        """Return x_BDF in [-1, 1]; groups that `codes_BKF` does not hold are zero."""
+        """Return x_BDF in [-1, 1]; groups that are missing in `codes_BKF` are zero."""
         half_L1 = self.levels_L1 // 2
         digits_BKLF = codes_BKF[:, :, None] // self.bases_L1 % self.levels_L1
         x_BDF = ((digits_BKLF - half_L1) / half_L1).flatten(1, 2)

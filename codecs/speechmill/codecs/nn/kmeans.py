@@ -1,19 +1,19 @@
-"""k-means: Lloyd's, for codebooks that begin at the data, and mini-batch, for whole corpora."""
+"""k-means: Lloyd's algorithm to initialise codebooks, and mini-batches for whole corpora."""
 
 import torch
 from torch import Tensor, nn
 
 from speechmill.codecs.errors import InvalidConfig
 
-_CHUNK = 2**26  # distances held at once
-_STARVED = 0.01  # of the largest cluster's points, under which a centroid moves away
-_PATIENCE = 10  # points for each centroid between two searches for starved ones
+_CHUNK = 2**26  # distances in memory at once
+_STARVED = 0.01  # of the largest cluster's points; a centroid with fewer moves away
+_PATIENCE = 10  # points per centroid between two searches for starved ones
 
 
 def kmeans(points_MD: Tensor, count: int, iterations: int) -> Tensor:
     """Return centroids_ND; an empty cluster moves to a random point.
 
-    Where there are fewer points than clusters the points are repeated. Draws come from torch's
+    If there are fewer points than clusters, points are repeated. Random numbers come from torch's
     global generator.
     """
     centroids_ND = points_MD[_draw(len(points_MD), count, points_MD.device)].clone()
@@ -35,16 +35,16 @@ def nearest_centroids(points_MD: Tensor, centroids_ND: Tensor) -> Tensor:
 
 
 def _draw(size: int, count: int, device: torch.device) -> Tensor:
-    """Return `count` indices, different ones as long as there are any."""
+    """Return `count` random indices, which repeat only after all have occurred."""
     rounds = [torch.randperm(size, device=device) for _ in range(-(-count // size))]
     return torch.cat(rounds)[:count] if rounds else torch.empty(0, dtype=torch.long, device=device)
 
 
 class MiniBatchKMeans(nn.Module):
-    """Centroids that follow the mean of all points that were nearest (Sculley, WWW 2010).
+    """Centroids that are the means of all points nearest to them so far (Sculley, WWW 2010).
 
-    From time to time one that hardly any point is nearest to moves to a random point. Draws come
-    from torch's global generator; all that an update depends on is in the state dict.
+    Periodically, centroids with very few points move to random points. Random numbers come from
+    torch's global generator; the rest of an update's input is in the state dict.
     """
 
     centroids_ND: Tensor
@@ -58,15 +58,15 @@ class MiniBatchKMeans(nn.Module):
         self.register_buffer("since_search", torch.zeros((), dtype=torch.long))
 
     def begin(self, points_MD: Tensor, restarts: int) -> None:
-        """Begin at the best of several k-means++ seedings.
+        """Start from the best of several k-means++ seedings.
 
-        Raises `InvalidConfig` where there are fewer different points than centroids.
+        Raises `InvalidConfig` if there are fewer different points than centroids.
         """
         tries = [seeds(points_MD, len(self.centroids_ND)) for _ in range(max(1, restarts))]
         self.centroids_ND.copy_(min(tries, key=lambda found: found[1])[0])
 
     def update(self, points_MD: Tensor) -> Tensor:
-        """Move the centroids by a batch; give the mean squared distance before."""
+        """Move the centroids by a batch; return the mean squared distance before that."""
         nearest_M = nearest_centroids(points_MD, self.centroids_ND)
         distance = (points_MD - self.centroids_ND[nearest_M]).square().sum(-1).mean()
         size_N = torch.bincount(nearest_M, minlength=len(self.counts_N))
@@ -93,7 +93,7 @@ class MiniBatchKMeans(nn.Module):
 def seeds(points_MD: Tensor, count: int) -> tuple[Tensor, float]:
     """Return centroids_ND by k-means++ (Arthur and Vassilvitskii, SODA 2007), and their inertia.
 
-    Each next one is a point drawn in proportion to its squared distance from those before.
+    Each next centroid is a point, drawn in proportion to its squared distance from those before.
     """
     first = int(torch.randint(len(points_MD), ()))
     chosen, distance_M = [first], (points_MD - points_MD[first]).square().sum(-1)

@@ -1,4 +1,4 @@
-"""Masks for rows of different length in one padded tensor."""
+"""Masks for rows of different length in one padded tensor: the base of the exactness contract."""
 
 import torch
 from torch import Tensor
@@ -10,14 +10,14 @@ def padding_mask(lengths_B: Tensor, size: int) -> Tensor:
 
 
 def mask_padding(x: Tensor, lengths_B: Tensor) -> Tensor:
-    """Return `x`, of shape (B, ..., T), with zeros after each row's end, whatever was there."""
+    """Return `x`, of shape (B, ..., T), with zeros after each row's end."""
     mask_BT = padding_mask(lengths_B, x.shape[-1])
     between = [1] * (x.dim() - 2)
     return x.masked_fill(mask_BT.view(len(lengths_B), *between, -1), 0)
 
 
 def mask_padding_frames(x_BTC: Tensor, lengths_B: Tensor) -> Tensor:
-    """Return x_BTC with zeros after each row's end, whatever was there."""
+    """Return x_BTC with zeros after each row's end."""
     return x_BTC.masked_fill(padding_mask(lengths_B, x_BTC.shape[1])[..., None], 0)
 
 

@@ -10,17 +10,16 @@ class Stages(NamedTuple):
     """Frames through all stages, for training; rows M are the frames of all utterances."""
 
     words_KMD: Tensor  # the codeword of each stage
-    inputs_KMD: Tensor  # what each stage searched for, with the gradient of what was quantized
+    inputs_KMD: Tensor  # the vector that each stage searched for, with the input's gradient
     codes_KM: Tensor
 
 
 class ResidualQuantizer(nn.Module):
-    """Stages of full-dimension codebooks, each coding what the ones before it left over.
+    """Stages of full-dimension codebooks, each of which quantizes the residual before it.
 
-    The search is Euclidean; of codewords at equal distance the lowest index wins. Codebooks are
-    buffers because they are trained by moving averages, not by gradients. The first `num_searched`
-    stages search a table of their own: their codewords stand for something else than what chose
-    them.
+    The search is Euclidean; the lowest index wins a tie. Codebooks are buffers because they are
+    trained by moving averages, not by gradients. The first `num_searched` stages search a separate
+    table, because their codewords represent other vectors than those that chose them.
     """
 
     codebooks_KND: Tensor
@@ -39,12 +38,12 @@ class ResidualQuantizer(nn.Module):
         self.register_buffer("norms_KN", None, persistent=False)
 
     def cache_norms(self) -> None:
-        """Compute the codewords' norms for good: for inference, where codebooks stand still."""
+        """Compute the codewords' norms once, for inference: the codebooks must not change."""
         tables = [self.searched(stage) for stage in range(len(self.codebooks_KND))]
         self.norms_KN = torch.stack(tables).square().sum(-1)
 
     def searched(self, stage: int) -> Tensor:
-        """Return table_ND, whose nearest row is a stage's code."""
+        """Return table_ND, in which a stage searches the nearest row."""
         table_ND: Tensor = (self.searched_SND if stage < self.num_searched else self.codebooks_KND)[
             stage
         ]
@@ -70,9 +69,9 @@ class ResidualQuantizer(nn.Module):
         return Stages(torch.stack(words), torch.stack(inputs[:-1]), torch.stack(codes))
 
     def distances(self, residual_MD: Tensor, stage: int) -> Tensor:
-        """Return distance_MN: |r - b|^2 less |r|^2, which is the same for every codeword b.
+        """Return distance_MN: |r - b|^2 - |r|^2 for every codeword b.
 
-        Leaving |r|^2 out keeps the digits that adding a large common term would round away.
+        |r|^2 is the same for all codewords; adding such a large term would lose digits.
         """
         codebook_ND = self.searched(stage)
         norms_KN = self.norms_KN

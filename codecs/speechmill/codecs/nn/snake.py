@@ -1,4 +1,4 @@
-"""The Snake activation (arXiv 2006.08195), plain and free of aliases."""
+"""The Snake activation (arXiv 2006.08195), plain and alias-free."""
 
 from math import pi
 
@@ -13,13 +13,13 @@ _TAPS = 12
 _CUTOFF = 0.25  # half the original band, in cycles per sample at twice the rate
 _HALF_WIDTH = 0.3  # of the transition, in the same unit
 
-REACH = 5  # columns to either side that a column of the output depends on
+REACH = 5  # input columns on each side that an output column depends on
 
 
 def snake(x: Tensor) -> Tensor:
     """Return x + sin^2(x): Snake (arXiv 2006.08195, eq. 3) with the constant alpha = 1.
 
-    ESPnet's codecs hold alpha at 1 like this; Descript's DAC learns one per channel.
+    ESPnet's codecs use this; Descript's DAC learns one alpha per channel.
     """
     sine = torch.sin(x)
     return torch.addcmul(x, sine, sine)
@@ -28,8 +28,8 @@ def snake(x: Tensor) -> Tensor:
 class Snake(nn.Module):
     """x + sin^2(alpha x) / alpha with a learned alpha per channel (arXiv 2006.08195, eq. 3).
 
-    `alpha_shape` is that of the checkpoint, with as many elements as there are channels; they are
-    the last dimension of the input, or with `channels_last=False` the second of (B, C, T).
+    `alpha_shape` is the shape in the checkpoint, with one element per channel. Channels are the
+    last dimension of the input, or with `channels_last=False` the second of (B, C, T).
     """
 
     def __init__(self, *alpha_shape: int, channels_last: bool = True) -> None:
@@ -50,7 +50,7 @@ class AliasFreeSnakeBeta(nn.Module):
     upsamples by two, applies the periodic function, low-passes and downsamples by two, both with
     one Kaiser-windowed sinc (StyleGAN3, arXiv 2106.12423). a and b are stored as logarithms.
 
-    A row is continued by its last column, as by its first, at either rate.
+    At both rates a row is continued by its first and its last column.
     """
 
     taps_2K: Tensor
@@ -66,7 +66,7 @@ class AliasFreeSnakeBeta(nn.Module):
         self.register_buffer("taps_2K", phases_2K[:, None], persistent=False)
 
     def forward(self, x_BCT: Tensor, lengths_B: Tensor | None = None) -> Tensor:
-        """Return y_BCT; what lies behind a row's end is not defined."""
+        """Return y_BCT."""
         batch, channels, size = x_BCT.shape
         if lengths_B is not None:
             x_BCT = repeat_last(x_BCT, lengths_B)
@@ -96,7 +96,7 @@ def kaiser_sinc(taps: int, cutoff: float, half_width: float) -> Tensor:
     """Return a low-pass of an even number of taps that sums to one.
 
     `cutoff` and `half_width` (of the transition) are in cycles per sample. The window's shape
-    follows Kaiser's rule for the attenuation that so many taps can reach.
+    follows Kaiser's rule for the attenuation that this number of taps can reach.
     """
     attenuation = 2.285 * (taps // 2 - 1) * pi * 4 * half_width + 7.95  # dB
     window_K = torch.kaiser_window(taps, False, _kaiser_beta(attenuation))

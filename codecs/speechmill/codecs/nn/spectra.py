@@ -9,29 +9,29 @@ from torch.nn import functional as F
 
 from speechmill.codecs.nn.masks import padding_mask
 
-_SILENCE = 1e-11  # no sample that is kept has so small an envelope
+_SILENCE = 1e-11  # less than the window envelope of any sample that is kept
 
 
 def mel_bank(fft: int, bands: int, sample_rate: int) -> Tensor:
     """Return bank_SM, Slaney's filters on fft / 2 + 1 bins from 0 Hz to half the sample rate.
 
-    A short FFT leaves some of many bands without a bin; they are zero.
+    If the FFT is short for the number of bands, some contain no bin; these are zero.
     """
     from torchaudio.functional import melscale_fbanks
 
     with torch.device("cpu"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of those that are zero
+        warnings.simplefilter("ignore")  # about bands that are zero
         bank_SM: Tensor = melscale_fbanks(
             fft // 2 + 1, 0, sample_rate / 2, bands, sample_rate, "slaney", "slaney"
         )
-    return bank_SM  # as it is: torch.as_tensor would move it to a default device
+    return bank_SM  # not torch.as_tensor, which would move it to a default device
 
 
 class MDCT(nn.Module):
-    """Orthonormal, with a sine window of two hops (Princen and Bradley, ICASSP 1987).
+    """The orthonormal MDCT with a sine window of two hops (Princen and Bradley, ICASSP 1987).
 
-    Frame f sees its own samples and half a hop on either side. The first and the last half hop of
-    the audio are in one frame alone and come back with their mirror image on them.
+    Frame f covers its own samples and half a hop on each side. The first and the last half hop of
+    the audio are in one frame only, so the inverse adds their mirror image to them.
     """
 
     basis_NS: Tensor
@@ -48,7 +48,7 @@ class MDCT(nn.Module):
         self.register_buffer("basis_NS", basis_NS, persistent=False)
 
     def forward(self, audio_BT: Tensor) -> Tensor:
-        """Return spectrum_BFS of whole hops of audio, in float32; zeros stand beyond its ends."""
+        """Return spectrum_BFS of whole hops of audio, in float32; zeros pad the audio."""
         with torch.autocast(audio_BT.device.type, enabled=False):
             padded_BT = F.pad(audio_BT.float(), (self.hop_length // 2, -(-self.hop_length // 2)))
             return padded_BT.unfold(-1, 2 * self.hop_length, self.hop_length) @ self.basis_NS
@@ -56,8 +56,8 @@ class MDCT(nn.Module):
     def inverse(self, spectrum_BFS: Tensor, lengths_B: Tensor | None = None) -> Tensor:
         """Return audio_BT in float32; each row is that of its first `lengths_B` frames alone."""
         if lengths_B is not None:
-            behind_BF1 = padding_mask(lengths_B, spectrum_BFS.shape[1])[..., None]
-            spectrum_BFS = spectrum_BFS.masked_fill(behind_BF1, 0)
+            mask_BF1 = padding_mask(lengths_B, spectrum_BFS.shape[1])[..., None]
+            spectrum_BFS = spectrum_BFS.masked_fill(mask_BF1, 0)
         with torch.autocast(spectrum_BFS.device.type, enabled=False):
             first_BFH, second_BFH = (spectrum_BFS.float() @ self.basis_NS.T).chunk(2, dim=-1)
         sum_BFH = F.pad(first_BFH, (0, 0, 0, 1)) + F.pad(second_BFH, (0, 0, 1, 0))
@@ -82,24 +82,21 @@ class ISTFTHead(nn.Module):
         self.register_buffer("window_N", torch.hann_window(n_fft), persistent=False)
 
     def forward(self, x_BFD: Tensor, lengths_B: Tensor | None = None) -> Tensor:
-        """Return audio_BT; each row is that of its first `lengths_B` frames alone.
-
-        What a row holds behind its end is not defined, but finite.
-        """
+        """Return audio_BT; each row is that of its first `lengths_B` frames alone."""
         log_magnitude_BFS, phase_BFS = self.proj(x_BFD).float().chunk(2, dim=-1)
         magnitude_BFS = log_magnitude_BFS.exp().clamp(max=self.max_magnitude)
         spectrum_BFS = torch.polar(magnitude_BFS, phase_BFS)
         frames_BFN = torch.fft.irfft(spectrum_BFS, self.n_fft) * self.window_N
         squared_BFN = self.window_N.square().expand(1, *frames_BFN.shape[1:])
         if lengths_B is not None:
-            behind_BF1 = padding_mask(lengths_B, x_BFD.shape[1])[..., None]
-            frames_BFN = frames_BFN.masked_fill(behind_BF1, 0)
-            squared_BFN = squared_BFN.masked_fill(behind_BF1, 0)
+            mask_BF1 = padding_mask(lengths_B, x_BFD.shape[1])[..., None]
+            frames_BFN = frames_BFN.masked_fill(mask_BF1, 0)
+            squared_BFN = squared_BFN.masked_fill(mask_BF1, 0)
         envelope_BT = self._overlap_add(squared_BFN).clamp(min=_SILENCE)
         return self._overlap_add(frames_BFN) / envelope_BT
 
     def _overlap_add(self, frames_BFN: Tensor) -> Tensor:
-        """Return sum_BT without the ends that too few frames overlap in."""
+        """Return sum_BT without the ends, where too few frames overlap."""
         count, cut = frames_BFN.shape[1], (self.n_fft - self.hop_length) // 2
         size = (count - 1) * self.hop_length + self.n_fft
         sum_B11T = F.fold(

@@ -1,9 +1,9 @@
-"""WavLM (arXiv 2110.13900) and HuBERT (2106.07447), cut after the layer whose features are used.
+"""WavLM (arXiv 2110.13900) and HuBERT (2106.07447), up to the layer whose features are used.
 
 The causal form (FocalCodec-Stream, arXiv 2509.16195) pads every convolution on the left and attends
-to a window that ends with the frame's chunk, so that chunks may come one by one. transformers'
-models do not serve: they leak padding into the first norm of base models, and compute attention
-weights that nobody reads.
+to a window that ends with the frame's chunk, so that chunks can be computed one by one. The models
+of transformers are not used because in their base models padding changes the first norm, and
+because they compute attention weights that are not needed.
 """
 
 import re
@@ -21,7 +21,7 @@ from speechmill.codecs.config import receptive_field
 from speechmill.codecs.nn.frame_conv import FrameConv1d, Memory
 from speechmill.codecs.nn.masks import mask_padding_frames, padding_mask
 
-_PART = 128  # feature frames whose columns fit into a CPU's cache together
+_PART = 128  # feature frames whose activations fit into a CPU's cache
 _TIME_NORM_EPS = 1e-5
 _POSITIONS = "encoder.positional_embedding.conv."
 _FACTORS = {  # of the positions' weight norm, before and after PyTorch renamed them
@@ -47,7 +47,7 @@ _NAMES = (  # transformers', and ours
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WavLMSizes:
-    """The sizes of the layers, and what distinguishes the models."""
+    """The sizes of the layers, and the differences between the models."""
 
     conv_dims: tuple[int, ...]
     kernels: tuple[int, ...]
@@ -64,10 +64,10 @@ class WavLMSizes:
     conv_bias: bool = False
     time_norm: bool = False  # base models norm the first convolution over time, the others not
     norm_first: bool = True  # base models norm after attention and perceptron
-    short_rows: bool = False  # rows too short for a frame are lengthened with zeros
+    short_rows: bool = False  # zeros lengthen rows that are too short for a frame
     causal: bool = False
     window: int = 0  # frames that a causal frame attends to
-    chunk: int = 1  # frames that look ahead together in the causal form
+    chunk: int = 1  # causal frames that attend to each other
 
     @property
     def hop_length(self) -> int:
@@ -76,12 +76,12 @@ class WavLMSizes:
 
     @property
     def first_samples(self) -> int:
-        """Samples that it takes to give a frame."""
+        """Number of samples that the first frame needs."""
         return 1 if self.causal else receptive_field(self.kernels, self.strides)
 
 
 class WavLM(nn.Module):
-    """The layers; what a codec takes from them is up to a subclass."""
+    """The layers; a subclass defines `forward`."""
 
     def __init__(self, sizes: WavLMSizes) -> None:
         super().__init__()
@@ -99,7 +99,7 @@ class WavLM(nn.Module):
         return self.feature_proj(self.norm(x_BFC)), lengths_B
 
     def load_transformers(self, state: Mapping[str, Tensor], source: str = "state") -> None:
-        """Load what these layers need of transformers' `WavLMModel` or `HubertModel`."""
+        """Load the weights of these layers from transformers' `WavLMModel` or `HubertModel`."""
         load_strict(self, self._renamed(state), source)
 
     def _renamed(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -123,7 +123,7 @@ class WavLM(nn.Module):
 
 
 def join_projections(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return a state whose three projections of each attention are one."""
+    """Return a state in which each attention's three projections are one matrix."""
     for key in [key for key in state if ".q_proj." in key]:
         parts = [state.pop(key.replace(".q_proj.", f".{name}_proj."), None) for name in "qkv"]
         present = [part for part in parts if part is not None]
@@ -132,7 +132,7 @@ def join_projections(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 class WavLMFeatureExtractor(nn.Module):
-    """Strided convolutions, normed and under a GELU."""
+    """Strided convolutions, each followed by a norm and a GELU."""
 
     def __init__(self, sizes: WavLMSizes) -> None:
         super().__init__()
@@ -155,7 +155,7 @@ class WavLMFeatureExtractor(nn.Module):
         return torch.cat(parts, dim=1), None
 
     def _parts(self, audio_BT: Tensor) -> Iterator[Tensor]:
-        """Yield audio of `_PART` frames each: the widest layer of 10 s is of 65 MB at once."""
+        """Yield audio of `_PART` frames each; the widest activation of 10 s at once has 65 MB."""
         start, step = 0, _PART * self.hop
         overlap = 0 if self.causal else self.first_samples - self.hop
         while start + step + self.first_samples <= audio_BT.shape[1]:
@@ -173,7 +173,7 @@ class WavLMFeatureExtractor(nn.Module):
 
 
 class WavLMConv(nn.Module):
-    """A convolution, a norm of each column (or, first in a base model, of each channel), a GELU."""
+    """A convolution, a norm of each column or (in a base model's first layer) channel, a GELU."""
 
     def __init__(self, sizes: WavLMSizes, index: int, in_channels: int) -> None:
         super().__init__()
@@ -192,7 +192,7 @@ class WavLMConv(nn.Module):
         elif index == 0:
             self.norm = TimeNorm(width)
         self.short_rows = sizes.short_rows and not sizes.causal
-        self.first = 1 if sizes.causal else kernel  # columns that it takes to give one
+        self.first = 1 if sizes.causal else kernel  # columns that the first output column needs
 
     def forward(
         self, x_BTC: Tensor, lengths_B: Tensor | None, memory: Memory | None
@@ -212,7 +212,7 @@ class WavLMConv(nn.Module):
         return F.gelu(y_BTC), lengths_B
 
     def _lengthened(self, x_BTC: Tensor, lengths_B: Tensor | None) -> Tensor:
-        """Return x_BTC with zeros where the first frame reads past a short row's end."""
+        """Return x_BTC with zeros where the first frame reads after a short row's end."""
         kernel = self.conv.reach + 1
         if lengths_B is not None:
             head_BKC = mask_padding_frames(x_BTC[:, :kernel], lengths_B)
@@ -222,7 +222,7 @@ class WavLMConv(nn.Module):
 
 
 class TimeNorm(nn.Module):
-    """Each channel is normed by its own statistics up to the row's end."""
+    """Normalises each channel by its statistics up to the row's end."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -291,7 +291,7 @@ class WavLMEncoder(nn.Module):
 
 
 class WavLMPositions(nn.Module):
-    """A grouped convolution under a GELU; the odd column of an even kernel's zeros goes left."""
+    """A grouped convolution and a GELU; an even kernel pads one column more on the left."""
 
     def __init__(self, sizes: WavLMSizes) -> None:
         super().__init__()
@@ -313,7 +313,7 @@ class WavLMPositions(nn.Module):
 
 
 class WavLMLayer(nn.Module):
-    """Attention and perceptron, each added to its input and normed before or after that."""
+    """Attention and a perceptron, each added to its input and normed before or after that."""
 
     def __init__(self, sizes: WavLMSizes) -> None:
         super().__init__()
@@ -345,7 +345,7 @@ class WavLMAttention(nn.Module):
     def __init__(self, sizes: WavLMSizes) -> None:
         super().__init__()
         self.heads = sizes.heads
-        self.keep = sizes.window - 1  # a chunk of one frame looks back so far
+        self.keep = sizes.window - 1  # past frames that a chunk of one frame attends to
         self.qkv_proj = nn.Linear(sizes.dim, 3 * sizes.dim)
         self.out_proj = nn.Linear(sizes.dim, sizes.dim)
         if sizes.num_buckets is not None:
@@ -374,7 +374,7 @@ class WavLMAttention(nn.Module):
         return output_BFD
 
     def seen(self, memory: Memory | None) -> int:
-        """Return the number of frames that the memory holds."""
+        """Return the number of frames in the memory."""
         return memory[self].shape[3] if memory is not None and self in memory else 0
 
     def _gate(self, x_BFD: Tensor) -> Tensor:
@@ -408,9 +408,9 @@ class FeedForward(nn.Module):
 def position_bias(
     embedding: nn.Embedding, max_distance: int, queries: int, seen: int = 0
 ) -> Tensor:
-    """Return bias_HQK of a query and of a key that is `seen` frames or less before the first.
+    """Return bias_HQK of queries and of keys, which start `seen` frames before the first query.
 
-    It depends on their distance alone: one row per distance is looked up, then slid.
+    It depends only on their distance: one row per distance is looked up, then shifted.
     """
     distance_N = torch.arange(1 - queries - seen, queries, device=embedding.weight.device)
     bucket_N = _bucket(distance_N, embedding.num_embeddings, max_distance)

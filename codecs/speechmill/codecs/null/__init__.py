@@ -1,4 +1,4 @@
-"""The null codec: real frames and codes from no network, to test and time everything around one."""
+"""The null codec: frames and codes without a network, to test and time everything else."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _ALGORITHM = 1  # raised when the codes of the same audio change
 
 
 def info(name: str, *, checkpoint: str | None, config: dict[str, Any] | None) -> CodecInfo:
-    """Return the facts; there is nothing to configure and nothing to load."""
+    """Return the facts; this codec has neither a configuration nor weights."""
     for argument, value in (("checkpoint", checkpoint), ("config", config)):
         if value is not None:
             raise InvalidConfig(f"{NAME} takes no {argument}, not {value!r}; leave it out")
@@ -47,7 +47,7 @@ def load(
     device: torch.device,
     precision: str,
 ) -> Codec:
-    """Return the codec; its codes are integer arithmetic, the same in every precision."""
+    """Return the codec; its codes are integer arithmetic, equal in every precision."""
     from speechmill.codecs.null.codec import NullCodec
 
     return NullCodec(info(name, checkpoint=checkpoint, config=config), device)

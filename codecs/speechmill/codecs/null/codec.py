@@ -1,4 +1,4 @@
-"""Codes that hash eight samples of each frame."""
+"""A codec whose codes are hashes of eight samples of each frame."""
 
 import torch
 from torch import Tensor
@@ -8,7 +8,7 @@ from speechmill.codecs.api import CodecInfo
 from speechmill.codecs.nn.masks import mask_padding
 from speechmill.codecs.validation import check_audio, check_codes
 
-_MULTIPLIER = 2_654_435_761  # Knuth's: 2^32 over the golden ratio, spreads neighbours far apart
+_MULTIPLIER = 2_654_435_761  # Knuth's: 2^32 over the golden ratio; neighbours get distant codes
 _PCM_SCALE = 32_768
 
 
@@ -39,7 +39,7 @@ class NullCodec:
 
     @torch.inference_mode()
     def decode(self, codes_BKF: Tensor, num_frames_B: Tensor) -> Tensor:
-        """Return steps: each code, scaled to [-1, 1), held for its share of the frame."""
+        """Return a step function: each code, scaled to [-1, 1), fills its part of the frame."""
         codes_BKF, num_frames_B = codes_BKF.to(self._device), num_frames_B.to(self._device)
         frames = max(check_codes(self.info, codes_BKF, num_frames_B))
         level_BKF = codes_BKF[..., :frames].float() * (2 / self._codebook_size) - 1

@@ -1,7 +1,7 @@
-"""PURE Codec: residual quantization whose first stage is taught by a speech enhancer.
+"""PURE Codec: residual quantization whose first stage learns from a speech enhancer.
 
 Shi et al., "PURE Codec: Progressive Unfolding of Residual Entropy for Speech Codec Learning",
-arXiv 2511.22687. The enhancer is a teacher in training only: encode and decode never need it.
+arXiv 2511.22687. Only training needs the enhancer; encode and decode do not.
 """
 
 from __future__ import annotations

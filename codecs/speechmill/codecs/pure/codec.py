@@ -1,4 +1,4 @@
-"""The PURE network behind the `Codec` protocol."""
+"""PURE as a `Codec`."""
 
 from dataclasses import replace
 
@@ -13,7 +13,7 @@ from speechmill.codecs.validation import check_audio, check_codes
 
 
 class PureCodec:
-    """Encodes and decodes a batch in one go, masked, or row by row (see `batch_runner`)."""
+    """Encodes and decodes a batch at once, masked, or row by row (see `batch_runner`)."""
 
     def __init__(
         self,

@@ -13,10 +13,10 @@ BACKBONES = ("seanet", "frames")
 class PureConfig:
     """The network's sizes; the defaults are the first author's public configuration.
 
-    `channels[i]` is the width before stride i, and the last entry that of the LSTM. `num_stages`
-    is how many codebooks a checkpoint holds, `num_codebooks` how many of them encode gives. Without
-    LSTM layers the network is convolutional. The backbone "frames" is ours (see `pure.frames`): of
-    the keys of "seanet" it heeds `kernel` and the product of the strides.
+    `channels[i]` is the width before stride i, and the last entry the width of the LSTM. A
+    checkpoint holds `num_stages` codebooks; encode returns codes of `num_codebooks` of them. With
+    no LSTM layers the network is convolutional. The backbone "frames" is ours (see `pure.frames`):
+    of the keys of "seanet" it uses `kernel` and the product of the strides.
     """
 
     sample_rate: int = 16_000
@@ -30,12 +30,12 @@ class PureConfig:
     inner_width: int = 576  # of their perceptrons
     depth: int = 6  # blocks of the encoder, and of the decoder
     window: int = 1024  # samples of the encoder's log-mel spectrum
-    bands: int = 80  # of it
+    bands: int = 80  # of that spectrum
     dim: int = 512
     num_stages: int = 8
     num_codebooks: int = 8
     codebook_size: int = 1024
-    num_searched: int = 1  # stages with a table of their own to search, see `pure.training`
+    num_searched: int = 1  # stages that search a separate table, see `ResidualQuantizer`
 
     def __post_init__(self) -> None:
         if self.backbone not in BACKBONES:
@@ -78,7 +78,7 @@ class PureConfig:
             return left + outside // 2, right + outside - outside // 2
         if self.lstm_layers:
             return None
-        layers = [(self.kernel, 1, 1)]  # kernel, dilation and stride, from the audio on
+        layers = [(self.kernel, 1, 1)]  # kernel, dilation and stride, in order from the audio
         for stride in self.strides:
             layers += [(self.kernel, dilation, 1) for dilation in self.dilations]
             layers += [(2 * stride, 1, stride)]
@@ -109,7 +109,7 @@ _SMALL_FILE = (  # half precision, which float32 represents exactly
 )
 CARDS = {
     name: Card(parameters=24_937_377, paper=_PAPER, licence=UNPUBLISHED) for name in VARIANTS
-}  # all but the small one are prefixes of one network
+}  # all but the small one use the first codebooks of one network
 CARDS["pure-16k-small"] = Card(
     parameters=3_723_712, paper=_PAPER, licence="Apache-2.0", files={"checkpoint": _SMALL_FILE}
 )

@@ -1,10 +1,10 @@
-"""SeanetEncoder and decoder that compute at the frame rate alone, for training in minutes on a CPU.
+"""Encoder and decoder that compute only at the frame rate, for training in minutes on a CPU.
 
-Not of the paper, whose SEANet costs ten times as much per second of audio. The encoder sees each
-frame's modified discrete cosine transform (MDCT) and log-mel spectrum, the decoder gives the MDCT
-of each frame; between are ConvNeXt blocks (of Vocos, arXiv 2306.00814). Beside them a linear map
-hands the lowest MDCT coefficients through, so that the waveform is followed from the first step.
-Every `lengths_B` may be None: then all rows are full.
+They are not from the paper, whose SEANet costs ten times as much per second of audio. The encoder
+reads each frame's modified discrete cosine transform (MDCT) and log-mel spectrum, the decoder
+returns the MDCT of each frame; between them are ConvNeXt blocks (Vocos, arXiv 2306.00814). In
+parallel, a linear map passes on the lowest MDCT coefficients, so that the output follows the
+waveform from the first step on.
 """
 
 import torch
@@ -17,9 +17,9 @@ from speechmill.codecs.nn.spectra import MDCT, mel_bank
 from speechmill.codecs.pure.config import PureConfig
 
 _FLOOR = 1e-5  # of a mel band's magnitude
-_SCALE = 5.0  # brings the low MDCT coefficients of speech to about unit variance
-_LATENT = 1.0  # of those, in the latent
-_QUIET = 2.0  # log-gain below 0 at which the decoder begins, so that the linear map leads
+_SCALE = 5.0  # of MDCT coefficients: the low ones of speech have about unit variance then
+_LATENT = 1.0  # scale of these coefficients in the latent
+_QUIET = 2.0  # initial attenuation (log) of the decoder's blocks, so that the linear map leads
 _MAX_LOG_GAIN = 4.0
 
 
@@ -55,7 +55,7 @@ class FrameEncoder(nn.Module):
         return h_BFD.transpose(1, 2)
 
     def _log_mel(self, audio_BT: Tensor) -> Tensor:
-        """Return mel_BFM around each frame's middle, near unit variance; zeros stand beyond."""
+        """Return mel_BFM around each frame's middle, near unit variance; zeros pad the audio."""
         outside = len(self.window_N) - self.hop_length
         padded_BT = F.pad(audio_BT, (outside // 2, outside - outside // 2))
         windows_BFN = padded_BT.unfold(-1, len(self.window_N), self.hop_length) * self.window_N
@@ -85,7 +85,7 @@ class FrameDecoder(nn.Module):
 
 
 def _start_as_identity(linear: nn.Linear, scale: float) -> None:
-    """Begin with as many of the first inputs as there are outputs, or the other way round."""
+    """Start as an identity of the first inputs or outputs, whichever are fewer."""
     nn.init.normal_(linear.weight, std=0.01)
     with torch.no_grad():
         linear.weight += scale * torch.eye(*linear.weight.shape)
@@ -97,5 +97,5 @@ def _backbone(config: PureConfig, input_dim: int) -> ConvNeXtBackbone:
     )
     for name, parameter in backbone.named_parameters():
         if name.endswith(".gamma"):
-            nn.init.constant_(parameter, 1 / config.depth)  # as Vocos begins
+            nn.init.constant_(parameter, 1 / config.depth)  # Vocos's initial value
     return backbone

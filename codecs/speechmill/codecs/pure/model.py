@@ -1,7 +1,7 @@
 """The network of PURE Codec: encoder and decoder (SEANet), a VAE head and residual quantization.
 
-Layers and sizes follow arXiv 2511.22687 (sections III-A and III-C) and, where it is silent, the
-first author's public configuration. Every `lengths_B` may be None: then all rows are full.
+Layers and sizes follow arXiv 2511.22687 (sections III-A and III-C) and, for what the paper does not
+state, the first author's public configuration.
 """
 
 from collections.abc import Callable
@@ -15,11 +15,11 @@ from speechmill.codecs.nn.snake import snake
 from speechmill.codecs.pure.config import PureConfig
 from speechmill.codecs.pure.frames import FrameDecoder, FrameEncoder
 
-_LOGVAR = -2.0  # at which "frames" begins
+_LOGVAR = -2.0  # initial log-variance of "frames"
 
 
 class PureNetwork(nn.Module):
-    """All that a checkpoint holds."""
+    """Everything in a checkpoint."""
 
     def __init__(self, config: PureConfig) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ class SeanetEncoder(nn.Module):
 
 
 class SeanetDecoder(nn.Module):
-    """z_BDF to audio_B1T: the encoder mirrored, with no tanh at its end."""
+    """z_BDF to audio_B1T: the mirrored encoder, without a tanh at the end."""
 
     def __init__(self, config: PureConfig) -> None:
         super().__init__()
@@ -123,7 +123,7 @@ class SeanetUpStage(nn.Module):
 
 
 class SeanetBlock(nn.Module):
-    """Snake, dilated convolution to half the width, Snake, 1x1 back; the shortcut is 1x1 too."""
+    """Snake, dilated convolution to half the width, Snake, 1x1 back; the shortcut is also 1x1."""
 
     def __init__(self, width: int, kernel: int, dilation: int) -> None:
         super().__init__()
@@ -138,7 +138,7 @@ class SeanetBlock(nn.Module):
 
 
 class SkipLSTM(nn.Module):
-    """A unidirectional LSTM added to its input: what lies behind a row's end cannot reach it."""
+    """A unidirectional LSTM, added to its input: padding does not reach the row before it."""
 
     def __init__(self, width: int, layers: int) -> None:
         super().__init__()
@@ -158,7 +158,7 @@ def _lstm(config: PureConfig, width: int) -> nn.Module:
 
 
 def _start_as_identity(vae_head: nn.Conv1d) -> None:
-    """Begin with the encoder's output as the mean, and little noise on it."""
+    """Start with the encoder's output as the mean, and with little noise."""
     assert vae_head.bias is not None
     dim = vae_head.in_channels
     with torch.no_grad():

@@ -1,7 +1,7 @@
-"""How PURE is trained: first a VAE, then quantizers whose first stage an enhancer teaches.
+"""Training of PURE: first a VAE, then quantizers, whose first stage learns from an enhancer.
 
-Sections III-B and III-C of arXiv 2511.22687. Where the paper could not be read or is silent, the
-choice is a field of `PureRecipeConfig` and its comment says whose it is.
+Follows sections III-B and III-C of arXiv 2511.22687. Every choice that the paper does not state is
+a field of `PureRecipeConfig`, with a comment about its origin.
 """
 
 from dataclasses import dataclass, field
@@ -31,34 +31,34 @@ _WEIGHTS = {
     "mel": 45.0,  # the first author's public configuration, as is "feature"
     "stft": 0.0,
     "kl": 1e-2,  # ours: the paper's value could not be read
-    "enhancement": 1.0,  # ours, likewise
+    "enhancement": 1.0,  # ours, for the same reason
     "vq": 0.25,
     "first_stage": 0.0,  # Dec(q1) to the enhanced audio: an auxiliary of the first author's code
     "adversarial": 1.0,
     "feature": 2.0,
 }
-_LOGVAR_RANGE = (-12.0, 6.0)  # keeps exp() finite while the head is still random
+_LOGVAR_RANGE = (-12.0, 6.0)  # keeps exp() finite while the head is random
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PureRecipeConfig:
-    """What can be changed about the training, the ablations of Table III among it."""
+    """Settings of the training, including the ablations of Table III."""
 
-    p_enh: float = 0.5  # of an utterance to be taught by its enhanced version
+    p_enh: float = 0.5  # probability that an utterance's target is its enhanced version
     enhance_after: int = 0  # steps of the second phase without the enhancer (ablation D)
-    enhanced_stages: int = 1  # stages taught together by the enhanced version (ablation E)
+    enhanced_stages: int = 1  # stages that learn the enhanced version together (ablation E)
     freeze_encoder: bool = True  # in the second phase (ablation H)
-    stage1_mode: str = "target"  # index from the raw latent; swap: from what is the target
+    stage1_mode: str = "target"  # stage 1 searches for the raw latent; "swap": for its target
     quantizer_dropout: bool = True  # each utterance is decoded from 1 to all stages
-    codebook_update: str = "ema"  # or gradient
+    codebook_update: str = "ema"  # or "gradient"
     ema_decay: float = 0.99
     revive_below: float = 2.0  # moving count under which a codeword is replaced
     kmeans_iterations: int = 50
-    kmeans_frames: int = 0  # to see before k-means; 0: those of the first batch
+    kmeans_frames: int = 0  # frames to collect for k-means; 0: those of the first batch
     mel_ffts: tuple[int, ...] = (64, 128, 256, 512, 1024)
     mel_bands: tuple[int, ...] = (80, 80, 80, 80, 80)
     stft_ffts: tuple[int, ...] = (1024, 256)
-    weights: dict[str, float] = field(default_factory=dict)  # over the defaults, by loss
+    weights: dict[str, float] = field(default_factory=dict)  # by loss; replace the defaults
 
     def __post_init__(self) -> None:
         if not 0 <= self.p_enh <= 1:
@@ -76,8 +76,8 @@ class TaughtStages:
     """Frames through all stages; rows M are the frames of all utterances."""
 
     words_KMD: Tensor  # the codeword of each stage
-    inputs_KMD: Tensor  # what each stage searched for
-    targets_KMD: Tensor  # what each stage's codeword is pulled to
+    inputs_KMD: Tensor  # the vector that each stage searched for
+    targets_KMD: Tensor  # the vector that each stage's codeword should represent
     codes_KM: Tensor
 
 
@@ -101,17 +101,17 @@ class PureRecipe(Recipe):
         self.register_buffer("has_codebooks", torch.tensor(False))
         self.codebooks_KND = nn.Parameter(torch.zeros_like(self.network.quantizer.codebooks_KND))
         self.phase = "vae"
-        self._teacher = (enhance,)  # in a tuple, so that a module is none of ours
+        self._teacher = (enhance,)  # a tuple: not a child module
         self._start = KMeansStart(config.kmeans_frames, config.kmeans_iterations)
 
     quantize_steps: Tensor
     has_codebooks: Tensor
 
     def start_from(self, path: Path) -> None:
-        """Begin at the weights of a checkpoint, codebooks included."""
+        """Load the weights of a checkpoint, including codebooks."""
         state = {name: value.float() for name, value in read_state_dict(path).items()}
         load_unfolded(self.network, state, str(path))
-        counts_KN = torch.ones_like(self.ema.counts_KN)  # unknown, so all alike
+        counts_KN = torch.ones_like(self.ema.counts_KN)  # unknown, so all equal
         self._take_codebooks(counts_KN)
 
     def begin_phase(self, phase: str) -> None:
@@ -120,7 +120,7 @@ class PureRecipe(Recipe):
         if quantizing:
             self.quantize_steps.zero_()
         else:
-            self.has_codebooks.fill_(False)  # the latents will not be those they were made for
+            self.has_codebooks.fill_(False)  # training changes the latents that they represent
         for name, parameter in self.named_parameters():
             encodes = name.startswith(("network.encoder.", "network.vae_head."))
             parameter.requires_grad_(not (quantizing and encodes and self.config.freeze_encoder))
@@ -132,7 +132,7 @@ class PureRecipe(Recipe):
 
     @torch.no_grad()
     def initialize_from(self, batch: TrainingBatch) -> None:
-        """Begin each stage at the k-means of what the stages before leave of the raw latent."""
+        """Initialise each stage with the k-means of the raw latent's residual before it."""
         quantizer = self.network.quantizer
         counts_KN = self._start.initialize_from(
             quantizer, _flatten_frames(self.latent(batch.audio_BT))
@@ -165,13 +165,13 @@ class PureRecipe(Recipe):
         return self.network.state_dict()
 
     def latent(self, audio_BT: Tensor) -> Tensor:
-        """Return mu_BDF, which the quantizers code: the posterior's mean, not a sample of it."""
+        """Return mu_BDF, the posterior's mean, which is quantized (not a sample of it)."""
         return self.network.posterior(audio_BT)[0].float()
 
     def quantize(self, latent_BDF: Tensor, target_BDF: Tensor) -> TaughtStages:
         """Return every stage's input, target and codeword (eq. 9 and 11).
 
-        What enters stage 2 and later is the raw latent's residual, whatever stage 1 was taught.
+        Stage 2 and later get the raw latent's residual, also if stage 1 learnt the enhanced one.
         """
         raw_MD, taught_MD = _flatten_frames(latent_BDF), _flatten_frames(target_BDF)
         sum_MD = torch.zeros_like(raw_MD)
@@ -221,7 +221,7 @@ class PureRecipe(Recipe):
         return StepOutput(terms, audio_BT, batch.audio_BT, metrics)
 
     def _target(self, batch: TrainingBatch, latent_BDF: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return stage 1's target latent, the audio it stands for, and which rows are enhanced."""
+        """Return stage 1's target latent, its audio, and which rows are enhanced."""
         enhancing = self.config.p_enh > 0 and self.quantize_steps >= self.config.enhance_after
         draw_B = torch.rand(len(latent_BDF), device=latent_BDF.device)
         taught_B = (draw_B < self.config.p_enh) & enhancing
@@ -256,7 +256,7 @@ class PureRecipe(Recipe):
         return terms
 
     def _vq(self, latent_BDF: Tensor, stages: TaughtStages) -> Tensor:
-        """Return the VQ loss (eq. 13): the encoder's side, and the codewords' where they learn."""
+        """Return the VQ loss (eq. 13) of the encoder, and of codewords that gradients train."""
         sum_MD = stages.words_KMD.detach().sum(0)
         loss = l1_and_mse(_flatten_frames(latent_BDF), sum_MD)
         if self.config.codebook_update == "gradient":
@@ -278,7 +278,7 @@ class PureRecipe(Recipe):
         return (audio_BT - target_BT).abs().mean() + self.weight("mel") * mel
 
     def _sum(self, words_KMD: Tensor, latent_BDF: Tensor) -> Tensor:
-        """Return the sum of each utterance's first stages, a number drawn for each."""
+        """Return the sum of each utterance's first stages, whose number is random."""
         depth = len(words_KMD)
         share = 1.0 if self.config.quantizer_dropout and self.training else 0.0
         stages_B = random_depths(len(latent_BDF), depth, 1, share, latent_BDF)
@@ -297,7 +297,7 @@ class PureRecipe(Recipe):
 
     @torch.no_grad()
     def _take_codebooks(self, count_KN: Tensor) -> None:
-        """Train on from the quantizer's codebooks."""
+        """Continue training from the quantizer's codebooks."""
         quantizer = self.network.quantizer
         self.ema.reset(quantizer, count_KN)
         self.codebooks_KND.copy_(quantizer.codebooks_KND)
@@ -305,12 +305,12 @@ class PureRecipe(Recipe):
 
 
 def _flatten_frames(x_BDF: Tensor) -> Tensor:
-    """Return x_MD, the frames of all utterances one behind the other."""
+    """Return x_MD, the frames of all utterances in one sequence."""
     return x_BDF.transpose(1, 2).flatten(0, 1)
 
 
 def _utterances(x_MD: Tensor, like_BDF: Tensor) -> Tensor:
-    """Return x_BDF of frames that `_flatten_frames` put one behind the other."""
+    """Return x_BDF: the inverse of `_flatten_frames`."""
     batch, dim, frames = like_BDF.shape
     x_BDF: Tensor = x_MD.view(batch, frames, dim).transpose(1, 2)
     return x_BDF

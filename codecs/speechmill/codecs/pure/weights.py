@@ -18,15 +18,12 @@ from speechmill.codecs.untrained import (
     remove_mean_over_time,
 )
 
-_GAIN = 0.85  # tried on speech: latents of norm near 1, decoded audio of peak near 0.3
+_GAIN = 0.85  # measured on speech: latents of norm near 1, decoded audio of peak near 0.3
 _LATENT_NORM = 0.5
 
 
 def read_pure(config: PureConfig, path: Path) -> PureNetwork:
-    """Return the network for inference, from a checkpoint of training or of inference.
-
-    Training keeps the two factors of every weight-normed weight; here they are multiplied.
-    """
+    """Return the network for inference, from a checkpoint of training or of inference."""
     state = read_state_dict(path)
     network = allocate(lambda: PureNetwork(config))
     load_folded(network, state, str(path))
@@ -55,5 +52,5 @@ def untrained_pure(config: PureConfig, seed: int) -> PureNetwork:
 
 
 def _fan_in(layer: Drawn) -> int:
-    """Count all channels of a depthwise convolution: revisions of untrained codecs depend on it."""
+    """Count all channels of a depthwise convolution: untrained codecs were defined so."""
     return fan_in(layer) * (1 if isinstance(layer, nn.Linear) else layer.groups)

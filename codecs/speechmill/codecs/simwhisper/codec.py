@@ -1,4 +1,4 @@
-"""The SimWhisper network behind the `Codec` protocol."""
+"""SimWhisper as a `Codec`."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -17,7 +17,7 @@ from speechmill.codecs.validation import check_audio, check_codes
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Input columns `start` to `end` of a row, and the frames that are kept of them: the first."""
+    """Input columns `start` to `end` of a row, and the first frames of them, which are kept."""
 
     row: int
     start: int
@@ -29,9 +29,9 @@ class Window:
 class SimWhisperCodec:
     """Encodes and decodes windows of 30 s every 20 s, and keeps the first 20 s of each.
 
-    Windows are computed in one masked batch, or one by one. One by one the codes of a clip are the
-    same to the last bit, whatever shares its batch; masked they are so but for rounding. On a CPU,
-    one by one is the faster way too, so it is the default there.
+    Windows are computed in one masked batch, or one by one. One by one, the codes of a clip are the
+    same to the last bit in every batch; masked, they may differ by rounding. On a CPU one by one is
+    also faster, so it is the default there.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class SimWhisperCodec:
         return self.network.decode(codes_WKF, lengths_W)
 
     def _windows(self, lengths: list[int], num_frames: list[int], per_frame: int) -> list[Window]:
-        """Return the windows of all rows, of `per_frame` input columns per frame."""
+        """Return the windows of all rows; a frame has `per_frame` input columns."""
         hop = self.info.hop_length
         step, size = STEP_SAMPLES // hop, WINDOW_SAMPLES * per_frame // hop
         windows = []
@@ -99,7 +99,7 @@ class SimWhisperCodec:
         out: Tensor,
         per_frame: int,
     ) -> None:
-        """Fill `out`, of `per_frame` columns per frame, with what is kept of every window."""
+        """Fill `out`, of `per_frame` columns per frame, with the kept part of every window."""
         for group in self._groups(windows):
             cut, lengths_W = self._cut(runner, x, group)
             frames = max(window.frames for window in group)
@@ -121,7 +121,7 @@ class SimWhisperCodec:
     def _cut(
         self, runner: BatchRunner, x: Tensor, group: list[Window]
     ) -> tuple[Tensor, Tensor | None]:
-        """Return a group's windows of `x`, zero behind their ends, and their lengths if unequal."""
+        """Return a group's windows of `x`, zero after their ends, and their lengths if unequal."""
         lengths = [window.end - window.start for window in group]
         cut = x.new_zeros(len(group), *x.shape[1:-1], max(lengths))
         for place, window, length in zip(cut, group, lengths, strict=True):

@@ -12,8 +12,8 @@ from speechmill.codecs.family import Card
 SAMPLE_RATE = 16_000
 MEL_HOP = 160
 STRIDE = 2  # of the second convolution: 100 Hz to 50 Hz
-WINDOW_SAMPLES = 30 * SAMPLE_RATE  # what the network sees at once
-STEP_SAMPLES = 20 * SAMPLE_RATE  # what it keeps of that
+WINDOW_SAMPLES = 30 * SAMPLE_RATE  # input of the network
+STEP_SAMPLES = 20 * SAMPLE_RATE  # the part of it whose output is kept
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -153,9 +153,9 @@ _FIXED_AT_TOP = {
 
 
 def read_published(published: Mapping[str, Any]) -> SimWhisperConfig:
-    """Return the sizes in the authors' `generator_params`; what they leave out is the default.
+    """Return the sizes in the authors' `generator_params`; missing keys take the defaults.
 
-    Raises `InvalidConfig` for unknown keys and for values that this network is not built for.
+    Raises `InvalidConfig` for unknown keys and for values that this network does not support.
     """
     params = dict(published.get("generator_params", published))
     rates = {key: params.pop(key) for key in _RATES if key in params}
@@ -176,7 +176,7 @@ def read_published(published: Mapping[str, Any]) -> SimWhisperConfig:
 
 
 def _read_section(section: str, values: Any, sizes: dict[str, Any]) -> None:
-    """Add a section's sizes to `sizes`; two sections may name the same one, but not differ."""
+    """Add a section's sizes to `sizes`; if two sections name the same size, they must agree."""
     if not isinstance(values, Mapping):
         raise InvalidConfig(f"{section} is {values!r}, must be an object")
     fixed = _FIXED.get(section, {})

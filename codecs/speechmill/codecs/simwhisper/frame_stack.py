@@ -1,6 +1,6 @@
 """Between 50 Hz features and 12.5 Hz latents: stacked frames and a residual convolution stack.
 
-arXiv 2510.20504 names the parts; their order and sizes are those of the authors' release.
+arXiv 2510.20504 names the parts; their order and sizes come from the authors' release.
 """
 
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ _KERNEL = 7
 _DILATIONS = (1, 3, 9)
 
 TAIL = sum(_KERNEL // 2 * dilation + 2 * REACH for dilation in _DILATIONS)
-"""Latents behind the last that it can depend on."""
+"""Latents after the last one that it can depend on."""
 
 
 class FrameStackDown(nn.Module):
@@ -29,9 +29,9 @@ class FrameStackDown(nn.Module):
     def forward(self, h_BTD: Tensor, num_latents: int, max_latents: int) -> Tensor:
         """Return latent_BDF of `num_latents` columns.
 
-        The authors compute `max_latents` for every clip, most of them of nothing. Nothing is not
-        zero inside the stack, but what a latent can see of it fits in `TAIL` columns: with so many
-        no latent can tell where the window ends, and no row needs a mask.
+        The authors pad every clip to `max_latents`. Inside the stack this padding is not zero, but
+        a latent depends on at most `TAIL` columns of it. With that many columns, no latent depends
+        on where the window ends, and no row needs a mask.
         """
         size = min(num_latents + TAIL, max_latents)
         x_BTD = F.pad(h_BTD, (0, 0, 0, max(0, size * self.stack - h_BTD.shape[1])))

@@ -18,7 +18,7 @@ _OCTAVE = log(6.4) / 27.0
 
 
 class LogMel(nn.Module):
-    """audio_BT to mel_BMT at 100 Hz: each row as in a window of 30 s filled up with silence."""
+    """audio_BT to mel_BMT at 100 Hz: each row as in a window of 30 s, padded with silence."""
 
     filters_MS: Tensor
     window_N: Tensor
@@ -31,10 +31,10 @@ class LogMel(nn.Module):
         self.register_buffer("window_N", window_N, persistent=False)
 
     def forward(self, audio_BT: Tensor) -> Tensor:
-        """Return mel_BMT; rows must be zero behind their ends and no longer than 30 s.
+        """Return mel_BMT; rows must be zero after their ends and no longer than 30 s.
 
-        There are two columns more than audio, because the last samples reach them, but never
-        more than 3000: what reaches further is mirrored at the end of the window.
+        The audio's last samples reach two more columns than the audio has, but never more than
+        3000: at the end of the window the audio is mirrored.
         """
         size = min(WINDOW_SAMPLES, (num_columns(audio_BT.shape[-1]) + 2) * MEL_HOP)
         audio_BT = F.pad(audio_BT, (0, size - audio_BT.shape[-1]))
@@ -49,12 +49,12 @@ class LogMel(nn.Module):
 
 
 def num_columns(samples: LengthT) -> LengthT:
-    """Return the mel columns that clips of so many samples begin."""
+    """Return the number of mel columns of clips of `samples` samples, rounded up."""
     return (samples + MEL_HOP - 1) // MEL_HOP
 
 
 def slaney_filters(num_mels: int, n_fft: int) -> Tensor:
-    """Return filters_MS: triangles on Slaney's mel scale up to 8 kHz, each of the same area."""
+    """Return filters_MS: triangles on Slaney's mel scale up to 8 kHz, all of the same area."""
     top_mel = _BREAK_MEL + log(SAMPLE_RATE / 2 / _BREAK_HZ) / _OCTAVE
     mel_E = torch.linspace(0, top_mel, num_mels + 2, dtype=torch.float64)
     linear_E = mel_E * (_BREAK_HZ / _BREAK_MEL)

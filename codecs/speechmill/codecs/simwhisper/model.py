@@ -1,7 +1,6 @@
 """The network of SimWhisper-Codec: a Whisper encoder that keeps the voice, FSQ, a Vocos decoder.
 
-The parts are those of arXiv 2510.20504, their sizes those of the authors' configuration. Every
-`lengths_B` may be None: then all rows are full.
+The parts come from arXiv 2510.20504, their sizes from the authors' configuration.
 """
 
 from torch import Tensor, nn
@@ -17,7 +16,7 @@ from speechmill.codecs.simwhisper.log_mel import LogMel, num_columns
 
 
 class SimWhisperNetwork(nn.Module):
-    """All that a checkpoint holds."""
+    """Everything in a checkpoint."""
 
     def __init__(self, config: SimWhisperConfig) -> None:
         super().__init__()
@@ -34,8 +33,8 @@ class SimWhisperNetwork(nn.Module):
     def latents(self, audio_BT: Tensor, num_latents: int, lengths_B: Tensor | None) -> Tensor:
         """Return the first `num_latents` columns of latent_BDF, before quantization.
 
-        `audio_BT` is a window of at most 30 s, zero behind each row's end. Columns behind the end
-        of a row are those of silence.
+        `audio_BT` is a window of at most 30 s, zero after each row's end. Columns after a row's end
+        are those of silence.
         """
         mel_BMT = self.log_mel(audio_BT)
         h_BTD = self.acoustic_encoder(mel_BMT, *_frames(audio_BT, lengths_B))
@@ -43,7 +42,7 @@ class SimWhisperNetwork(nn.Module):
         return latent_BDF
 
     def encode(self, audio_BT: Tensor, num_latents: int, lengths_B: Tensor | None = None) -> Tensor:
-        """Return codes_BKF of `num_latents` columns; for the rest see `latents`."""
+        """Return codes_BKF of `num_latents` columns; for the arguments see `latents`."""
         return self.quantizer.encode(self.latents(audio_BT, num_latents, lengths_B))
 
     def decode(self, codes_BKF: Tensor, lengths_B: Tensor | None = None) -> Tensor:
@@ -64,8 +63,8 @@ class SimWhisperNetwork(nn.Module):
 class AcousticEncoder(nn.Module):
     """mel_BMT of 100 Hz to h_BTD of 50 Hz.
 
-    It is Whisper's encoder (arXiv 2212.04356, section 2.2) without the activations of its
-    convolutions and without positions: both cost it acoustic detail, says arXiv 2510.20504.
+    It is Whisper's encoder (arXiv 2212.04356, section 2.2) without positions and without the
+    activations of its convolutions: both cost acoustic detail (arXiv 2510.20504).
     """
 
     def __init__(self, config: SimWhisperConfig) -> None:
@@ -79,9 +78,9 @@ class AcousticEncoder(nn.Module):
         self.layer_norm = nn.LayerNorm(config.dim)
 
     def forward(self, mel_BMT: Tensor, num_frames: int, lengths_B: Tensor | None) -> Tensor:
-        """Return h_BTD of `num_frames`, zero behind each row's `lengths_B`.
+        """Return h_BTD of `num_frames`, zero after each row's `lengths_B`.
 
-        The last frame sees one mel column more than its own, of silence or of the clip's end.
+        The last frame depends on one mel column after its own, of silence or of the clip's end.
         """
         columns = num_frames * STRIDE
         mel_BMT = mel_BMT[..., : columns + 1]
@@ -93,7 +92,7 @@ class AcousticEncoder(nn.Module):
 class AcousticDecoder(nn.Module):
     """h_BTD of 50 Hz to mel_BTM of 100 Hz, as many channels as the log-mel spectrogram.
 
-    Its convolutions look back only, so that a row's end needs no mask.
+    Its convolutions are causal, so that a row's end needs no mask.
     """
 
     def __init__(self, config: SimWhisperConfig) -> None:
@@ -125,14 +124,14 @@ class WhisperLayer(nn.Module):
         self.final_layer_norm = nn.LayerNorm(dim)
 
     def forward(self, x_BTD: Tensor, mask_B11T: Tensor | None) -> Tensor:
-        """Return y_BTD; `mask_B11T` is True where a column may be attended to, None for all."""
+        """Return y_BTD; `mask_B11T` is True for columns to attend to, None means all."""
         x_BTD = x_BTD + self.self_attn(self.self_attn_layer_norm(x_BTD), mask_B11T)
         y_BTD: Tensor = self.fc2(F.gelu(self.fc1(self.final_layer_norm(x_BTD))))
         return x_BTD + y_BTD
 
 
 class WhisperAttention(nn.Module):
-    """Multi-head attention; keys have no bias."""
+    """Multi-head attention; the keys' projection has no bias."""
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
@@ -176,7 +175,7 @@ def _frames(audio_BT: Tensor, lengths_B: Tensor | None) -> tuple[int, Tensor | N
 def _transform(
     h_BTD: Tensor, layers: nn.ModuleList, layer_norm: nn.LayerNorm, lengths_B: Tensor | None
 ) -> Tensor:
-    """Return h_BTD after the layers and a norm, zero behind each row's end."""
+    """Return h_BTD after the layers and a norm, zero after each row's end."""
     mask_B11T = None
     if lengths_B is not None:
         mask_B11T = ~padding_mask(lengths_B, h_BTD.shape[1])[:, None, None]

@@ -1,9 +1,9 @@
-"""How SimWhisper-Codec is trained: everything behind its frozen Whisper encoder.
+"""Training of SimWhisper-Codec: everything after its frozen Whisper encoder.
 
 Section 3 of arXiv 2510.20504 freezes the encoder and trains the rest as a GAN's generator, in more
-than one stage, with reconstruction, adversarial and feature losses. Neither the paper's weights nor
-the authors' training code could be had: the weights, and what the second phase holds, are ours.
-Weight norm is left out: it is no part of what the codec computes.
+than one stage, with reconstruction, adversarial and feature losses. The paper's loss weights and
+the authors' training code could not be read: the weights, and the choice of what the second phase
+trains, are ours. Weight norm is left out, because the codec computes the same without it.
 """
 
 from dataclasses import dataclass, field
@@ -20,7 +20,7 @@ from speechmill.codecs.simwhisper.config import SAMPLE_RATE, WINDOW_SAMPLES, Sim
 from speechmill.codecs.simwhisper.model import SimWhisperNetwork
 from speechmill.codecs.simwhisper.weights import load_simwhisper, load_whisper
 
-_WEIGHTS = {  # ours; the mel weight is what HiFi-GAN and Vocos give one scale
+_WEIGHTS = {  # ours; HiFi-GAN and Vocos use this mel weight for one scale
     "mel": 45.0,
     "waveform": 0.0,
     "adversarial": 1.0,
@@ -31,12 +31,12 @@ _DECODER = ("network.upsample", "network.acoustic_decoder", "network.vocos")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SimWhisperRecipeConfig:
-    """What can be changed about the training."""
+    """Settings of the training."""
 
-    whisper: str | None = None  # file or url of Whisper small, as transformers writes it
+    whisper: str | None = None  # file or url of Whisper small, in transformers' format
     mel_ffts: tuple[int, ...] = (256, 512, 1024, 2048)
     mel_bands: tuple[int, ...] = (20, 40, 80, 80)
-    weights: dict[str, float] = field(default_factory=dict)  # over the defaults, by loss
+    weights: dict[str, float] = field(default_factory=dict)  # by loss; replace the defaults
 
     def __post_init__(self) -> None:
         if len(self.mel_ffts) != len(self.mel_bands):
@@ -44,7 +44,7 @@ class SimWhisperRecipeConfig:
 
 
 class SimWhisperRecipe(Recipe):
-    """Phase "codec": all but the encoder. Phase "decoder": what makes audio of codes that stay."""
+    """Phase "codec": all but the encoder. Phase "decoder": only the decoder, for fixed codes."""
 
     phases = ("codec", "decoder")
 
@@ -59,10 +59,10 @@ class SimWhisperRecipe(Recipe):
             load_whisper(self.network.acoustic_encoder, fetch(config.whisper))
 
     def start_from(self, path: Path) -> None:
-        """Begin at the weights of the authors' file, or of a training's."""
+        """Load the weights of the authors' file, or of a training run."""
         if self.config.whisper is not None:
             raise InvalidConfig(
-                "the checkpoint holds an encoder of its own; leave whisper out, or set the "
+                "the checkpoint contains an encoder; leave whisper out, or set the "
                 "checkpoint to untrained"
             )
         load_simwhisper(self.network, self.sizes, path)
@@ -84,7 +84,7 @@ class SimWhisperRecipe(Recipe):
 
     @torch.no_grad()
     def reconstruct(self, audio_BT: Tensor) -> Tensor:
-        """Return what the codec makes of at most 30 s."""
+        """Return the reconstruction of at most 30 s of audio."""
         codes_BKF = self.network.quantizer.encode(self.latents(audio_BT))
         return pad_or_trim(self.network.decode(codes_BKF), audio_BT.shape[-1])
 
@@ -96,5 +96,5 @@ class SimWhisperRecipe(Recipe):
         num_samples = audio_BT.shape[-1]
         if num_samples > WINDOW_SAMPLES:
             seconds = WINDOW_SAMPLES // SAMPLE_RATE
-            raise InvalidConfig(f"Whisper hears {seconds} s at once; make the crops no longer")
+            raise InvalidConfig(f"Whisper takes {seconds} s at most; make the crops shorter")
         return self.network.latents(audio_BT, num_samples // self.hop_length, None)

@@ -13,7 +13,7 @@ from speechmill.codecs.simwhisper.config import SimWhisperConfig
 from speechmill.codecs.simwhisper.model import AcousticEncoder, SimWhisperNetwork
 from speechmill.codecs.untrained import draw_weights
 
-_CHECKPOINT_KEY = "model"  # where the authors' trainer puts the weights
+_CHECKPOINT_KEY = "model"  # of the weights in the authors' files
 _DERIVED = re.compile(
     r"acoustic_(en|de)coder\.positional_embedding"
     r"|(down|up)sample\.res_blocks\.\d+\.block\.[02]\.(upsample|downsample\.lowpass)\.filter"
@@ -32,26 +32,26 @@ _RENAMED = (
     (r"^vocos\.head\.out\.", "vocos.head.proj."),
 )
 _WHISPER_ENCODER = ("model.encoder.", "encoder.")
-_UNIT_GAIN = 0.3  # tried on speech: the latents' standard deviation is near 1
+_UNIT_GAIN = 0.3  # measured on speech: the latents' standard deviation is near 1
 _LATENT_GAIN = 6.0
 
 
 def read_simwhisper(config: SimWhisperConfig, path: Path) -> SimWhisperNetwork:
-    """Return the network for inference with the weights of the authors' file, or of a training."""
+    """Return the network for inference, from the authors' file or from a training run."""
     network = allocate(lambda: SimWhisperNetwork(config))
     load_simwhisper(network, config, path)
     return network
 
 
 def load_simwhisper(network: SimWhisperNetwork, config: SimWhisperConfig, path: Path) -> None:
-    """Fill in a network from the authors' file, or from a training's."""
+    """Load the authors' file, or that of a training run, into a network."""
     state = read_state_dict(path, _CHECKPOINT_KEY)
     _check_levels(config, state, path)
     load_strict(network, from_published(state), str(path))
 
 
 def load_whisper(encoder: AcousticEncoder, path: Path) -> None:
-    """Fill in the encoder from a Whisper that transformers wrote, whole or its encoder alone."""
+    """Load transformers' Whisper, or its encoder alone, into the encoder."""
     state = read_state_dict(path)
     prefix = next((p for p in _WHISPER_ENCODER if any(key.startswith(p) for key in state)), "")
     ours = {
@@ -63,7 +63,7 @@ def load_whisper(encoder: AcousticEncoder, path: Path) -> None:
 
 
 def untrained_simwhisper(config: SimWhisperConfig, seed: int) -> SimWhisperNetwork:
-    """Return a network of random weights; nothing that is constant in time reaches its latents."""
+    """Return a network of random weights, whose latents ignore what is constant in time."""
     network = allocate(lambda: SimWhisperNetwork(config))
     draw_weights(network, torch.Generator().manual_seed(seed))
     stacked_ODS = network.downsample.in_proj.weight.view(config.hidden_dim, -1, config.stack)
@@ -78,7 +78,7 @@ def untrained_simwhisper(config: SimWhisperConfig, seed: int) -> SimWhisperNetwo
 def from_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the authors' weights under our names.
 
-    Weight norm is multiplied out; tables that follow from the configuration are left out.
+    Factors of weight norm are multiplied; tables that follow from the configuration are left out.
     """
     ours = {}
     for key, value in state.items():
@@ -98,7 +98,7 @@ def _renamed(key: str) -> str:
 
 
 def _check_levels(config: SimWhisperConfig, state: Mapping[str, Tensor], path: Path) -> None:
-    """Refuse levels that every weight would fit, but that make every code wrong."""
+    """Refuse other levels: the weights would fit, but every code would be wrong."""
     found = state.get("quantizer.fsqs.0.num_levels")
     if found is not None and found.flatten().tolist() != list(config.levels):
         raise CheckpointError(

@@ -2,12 +2,12 @@
 
 Défossez et al., "Moshi", arXiv 2410.00037 (Mimi), and "High Fidelity Neural Audio Compression",
 arXiv 2210.13438 (EnCodec); Kumar et al., "High-Fidelity Audio Compression with Improved RVQGAN",
-arXiv 2306.06546 (DAC). transformers lets padding leak into a clip, so clips are computed one by one
-on a CPU, and elsewhere with those of the same length.
+arXiv 2306.06546 (DAC). In transformers padding changes a clip's codes, so clips are computed one by
+one on a CPU, and on other devices together with clips of the same length.
 
 The family "transformers" takes any `config.json` of these three as `config`, and as `checkpoint`
-also a folder that transformers wrote, or hf://owner/repo. EnCodec at 48 kHz is left out: its codes
-say nothing without a loudness per second, which tokens do not hold.
+also a folder in transformers' format, or hf://owner/repo. EnCodec at 48 kHz is not supported: its
+codes are useless without a loudness per second, which token datasets do not store.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from speechmill.codecs.transformers_codecs.config import (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TransformersOptions:
-    """`num_codebooks` encodes to the first ones only; None: 8, or all where there are fewer."""
+    """Encode returns codes of the first `num_codebooks`; None: 8, or all if there are fewer."""
 
     num_codebooks: int | None = None
 
@@ -41,12 +41,12 @@ TransformersRequest = Request[TransformersConfig, TransformersOptions]
 
 
 class TransformersFamily(NetworkFamily[TransformersConfig, TransformersOptions]):
-    """Facts and networks of what transformers computes; it trains none of them."""
+    """Facts and networks of transformers' codecs, which cannot be trained here."""
 
     def read_sizes(
         self, name: str, config: Config, checkpoint: str | None, options: TransformersOptions
     ) -> TransformersConfig:
-        """Return the sizes of the variant, with what `config` or the checkpoint's folder says."""
+        """Return the sizes of the variant, replaced by `config` or the folder's config.json."""
         beside = None if checkpoint is None else Path(checkpoint) / "config.json"
         if config is None and beside is not None and beside.is_file():
             config = json.loads(beside.read_text())
@@ -56,7 +56,7 @@ class TransformersFamily(NetworkFamily[TransformersConfig, TransformersOptions])
     def files(
         self, sizes: TransformersConfig, checkpoint: str | None, options: TransformersOptions
     ) -> Mapping[str, str | Path | None]:
-        """Return the file of weights; a folder of transformers and a repository hold one."""
+        """Return the file of weights, also if the checkpoint is a folder or a repository."""
         if checkpoint is not None:
             is_repository = checkpoint.startswith("hf://") and checkpoint.count("/") == 3
             if is_repository or Path(checkpoint).is_dir():

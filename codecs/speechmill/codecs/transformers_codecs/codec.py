@@ -1,4 +1,4 @@
-"""A codec of transformers behind the `Codec` protocol."""
+"""A model of transformers as a `Codec`."""
 
 from collections.abc import Callable, Iterator
 from itertools import groupby
@@ -18,8 +18,8 @@ from speechmill.codecs.validation import check_audio, check_codes
 class TransformersCodec:
     """Computes clips of one length together, so that nothing is padded; on a CPU one by one.
 
-    One by one the codes of a clip are the same to the last bit, whatever shares its batch; on
-    another device they are so but for rounding.
+    One by one, the codes of a clip are the same to the last bit in every batch; on other devices
+    they may differ by rounding.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ def _decode_mimi(network: Any, codes_BKF: Tensor) -> Tensor:
 
 
 def _encode_encodec(network: Any, audio_B1T: Tensor, num_codebooks: int) -> Tensor:
-    """Ask for a bandwidth between that of these codebooks and of one more: it is rounded down."""
+    """Ask for a bandwidth between those of these codebooks and of one more; it is rounded down."""
     quantizer = network.quantizer
     kbps = log2(quantizer.codebook_size) * quantizer.frame_rate / 1000
     x_BDF = network.encoder(audio_B1T)
@@ -100,7 +100,7 @@ def _decode_encodec(network: Any, codes_BKF: Tensor) -> Tensor:
 
 
 def _encode_dac(network: Any, audio_B1T: Tensor, num_codebooks: int) -> Tensor:
-    """Fill the last frame with zeros, as the authors do."""
+    """Pad the last frame with zeros, as the authors do."""
     audio_B1T = F.pad(audio_B1T, (0, -audio_B1T.shape[2] % network.config.hop_length))
     codes_BKF: Tensor = network.encode(audio_B1T, n_quantizers=num_codebooks).audio_codes
     return codes_BKF

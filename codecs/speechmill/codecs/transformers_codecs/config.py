@@ -1,6 +1,6 @@
-"""Mimi, EnCodec and DAC: the part of transformers' configurations that says what codes there are.
+"""Mimi, EnCodec and DAC: the keys of transformers' configurations that decide the codes' format.
 
-It is read without transformers, which only loading a codec needs.
+They are read without transformers, which is needed only to load a codec.
 """
 
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from speechmill.codecs.config import did_you_mean, missing_columns
 from speechmill.codecs.errors import InvalidConfig
 from speechmill.codecs.family import Card
 
-_DEFAULTS: dict[str, dict[str, Any]] = {  # of transformers' configuration classes
+_DEFAULTS: dict[str, dict[str, Any]] = {  # those of transformers' configuration classes
     "mimi": {
         "sampling_rate": 24_000,
         "upsampling_ratios": (8, 6, 5, 4),
@@ -40,9 +40,9 @@ _ONLY_CHOICE = {"audio_channels": 1, "normalize": False, "chunk_length_s": None}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TransformersConfig:
-    """What codes there are; `values` is the configuration for transformers, key by key.
+    """The format of the codes, and `values`, the complete configuration for transformers.
 
-    `num_codebooks` of the `held_codebooks` are given by encode.
+    The network has `held_codebooks`; encode returns codes of the first `num_codebooks`.
     """
 
     model_type: str
@@ -59,7 +59,7 @@ class TransformersConfig:
 def read_transformers_config(
     values: Mapping[str, Any], num_codebooks: int | None
 ) -> TransformersConfig:
-    """Return what a `config.json` of transformers says; `model_type` decides its vocabulary."""
+    """Return the configuration in a `config.json`; `model_type` decides its keys."""
     model_type = str(values.get("model_type"))
     if model_type not in _DEFAULTS:
         near = did_you_mean(model_type, list(_DEFAULTS))

@@ -19,12 +19,12 @@ _CLASSES: dict[str, tuple[Any, Any]] = {
     "encodec": (transformers.EncodecConfig, transformers.EncodecModel),
     "dac": (transformers.DacConfig, transformers.DacModel),
 }
-# Tried on speech: latents and what each codebook leaves over are about as long as codewords.
+# Measured on speech: latents and residuals are about as long as codewords.
 _CODEWORD_LENGTH = {"mimi": 0.2, "encodec": 0.1, "dac": 1.0}
 
 
 def read_transformers(sizes: TransformersConfig, path: Path) -> nn.Module:
-    """Return the network for inference; transformers maps the names that it used before."""
+    """Return the network for inference; transformers maps its own old names."""
     _, model = _CLASSES[sizes.model_type]
     network, found = model.from_pretrained(
         None,
@@ -44,7 +44,7 @@ def read_transformers(sizes: TransformersConfig, path: Path) -> nn.Module:
 
 
 def allocate_transformers(sizes: TransformersConfig) -> Any:
-    """Return the network as transformers builds it, which draws from torch's generator."""
+    """Return the network as transformers initialises it, from torch's global generator."""
     _, model = _CLASSES[sizes.model_type]
     return model(_configuration(sizes))
 
@@ -55,7 +55,7 @@ def _configuration(sizes: TransformersConfig) -> Any:
     try:
         return config(**values)
     except (TypeError, ValueError, StrictDataclassError) as error:
-        raise InvalidConfig(f"transformers takes no such {sizes.model_type}: {error}") from error
+        raise InvalidConfig(f"transformers refuses this {sizes.model_type}: {error}") from error
 
 
 def untrained_transformers(sizes: TransformersConfig, seed: int) -> nn.Module:
@@ -74,7 +74,7 @@ def untrained_transformers(sizes: TransformersConfig, seed: int) -> nn.Module:
 
 
 def _codebooks(network: nn.Module) -> Iterator[Tensor]:
-    """Yield the codewords: Mimi has a sum over their uses, EnCodec a table, DAC a layer."""
+    """Yield the codewords: in Mimi a sum over their uses, in EnCodec a table, in DAC a layer."""
     for module in network.modules():
         is_codebook = type(module).__name__.endswith("EuclideanCodebook")
         if is_codebook or isinstance(module, nn.Embedding):
