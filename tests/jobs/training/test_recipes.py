@@ -154,7 +154,7 @@ def test_the_page_names_every_loss_with_its_weight(name: str, tmp_path: Path) ->
         config=own.config,
         settings={"weights": {"semantic": 0}} if name == "dualcodec" else {},
     )
-    page = (REPOSITORY / "docs" / "recipes.md").read_text()
+    page = (REPOSITORY / "docs/guide/recipes.md").read_text()
     for loss, weight in made.weights.items():
         if loss != "semantic":  # it depends on widths that the small network does not have
             assert f"{loss} {weight:g}" in page
