@@ -1,4 +1,4 @@
-"""The codecs that the contract is held against: every family, small, with every option."""
+"""The codecs that the contract is checked with: every family, small, with every option."""
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -33,8 +33,8 @@ ON_CPU: dict[str, Any] = {"device": torch.device("cpu"), "precision": "fp32"}
 class Case:
     """A codec by the arguments of `load_codec`.
 
-    `first_codebooks` gives the arguments that ask for the first codebooks alone, `clips` those of
-    which the authors' tokens are known.
+    `first_codebooks` returns arguments for the first codebooks alone, `clips` the clips whose
+    tokens the authors' code computed.
     """
 
     name: str

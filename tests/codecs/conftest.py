@@ -1,4 +1,4 @@
-"""Of the tests of codecs: one thread for their small networks, and a count of ties at the end."""
+"""Fixtures of codec tests: one thread for small networks, and a count of ties at the end."""
 
 from collections.abc import Iterator
 
@@ -10,7 +10,7 @@ from tests.codecs.tokens import SEEN, TIE
 
 @pytest.fixture(autouse=True, scope="session")
 def one_thread() -> Iterator[None]:
-    """Layers this small are done before a second thread has started."""
+    """Such small layers end before a second thread has started."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -1,7 +1,7 @@
-"""By how much each codec decided for its codes: near zero a code is a tie, which rounding decides.
+"""The margin by which each codec chose its codes; near zero it is a tie, which rounding decides.
 
-`margins(codec, clip_T, codes_KF)` returns margin_KF for the codes of the clip alone. Its unit is
-that of the decision: a squared distance, a cosine, or a fraction of a level.
+`margins(codec, clip_T, codes_KF)` returns margin_KF for the codes of the clip alone, in the unit of
+the decision: a squared distance, a cosine, or a fraction of a level.
 """
 
 from functools import singledispatch
@@ -22,7 +22,7 @@ from speechmill.codecs.simwhisper.codec import SimWhisperCodec
 
 @singledispatch
 def margins(codec: Codec, clip_T: Tensor, codes_KF: Tensor) -> Tensor:
-    """Of a codec that decides without rounding, or whose judge is not written: without end."""
+    """Infinite: for codecs that decide without rounding, or without a function here."""
     return torch.full(codes_KF.shape, torch.inf)
 
 

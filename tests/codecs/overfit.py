@@ -1,4 +1,4 @@
-"""Recipes on a few clips: trained for some steps, looked at before and after."""
+"""Train recipes on a few clips for some steps, and compare before and after."""
 
 from collections.abc import Callable
 
@@ -26,7 +26,7 @@ def begin(recipe: Recipe, phase: str, audio_BT: Tensor) -> None:
 def overfit(
     recipe: Recipe, phase: str, audio_BT: Tensor, steps: int, lr: float = 2e-3
 ) -> list[float]:
-    """Train one phase on one batch; gives the loss of each step."""
+    """Train one phase on one batch; return the loss of each step."""
     begin(recipe, phase, audio_BT)
     optimizer = torch.optim.Adam(recipe.trainable_parameters().values(), lr=lr)
     losses = []
@@ -45,13 +45,13 @@ def overfit(
 
 @torch.no_grad()
 def mel_distance(recipe: Recipe, audio_BT: Tensor) -> float:
-    """Of what the recipe makes of audio, at three resolutions."""
+    """The mel distance of the recipe's reconstruction, at three resolutions."""
     mel = MelLoss(recipe.sample_rate, (256, 512, 1024), (20, 40, 60), squared=False)
     return mel(recipe.reconstruct(audio_BT), audio_BT).item()
 
 
 def snapshot(recipe: Recipe) -> dict[str, Tensor]:
-    """Everything that a checkpoint holds, copied."""
+    """A copy of everything in a checkpoint."""
     return {name: value.clone() for name, value in recipe.network.state_dict().items()}
 
 
@@ -62,7 +62,7 @@ def moved(recipe: Recipe, before: dict[str, Tensor]) -> set[str]:
 
 
 def without_gradient(recipe: Recipe, audio_BT: Tensor, seed: int = 0) -> set[str]:
-    """The trained parameters that one step's loss does not reach."""
+    """The trained parameters without a gradient from one step's loss."""
     recipe.train().zero_grad()
     torch.manual_seed(seed)
     recipe.weighted(recipe(TrainingBatch(audio_BT)).terms).backward()
@@ -74,5 +74,5 @@ def without_gradient(recipe: Recipe, audio_BT: Tensor, seed: int = 0) -> set[str
 
 
 def below(*modules: str) -> Callable[[str], bool]:
-    """Whether a name lies below one of these modules."""
+    """Whether a name is inside one of these modules."""
     return lambda name: name.startswith(tuple(f"{module}." for module in modules))

@@ -23,7 +23,7 @@ MODULES = {
 
 
 def line_of_the_registry() -> dict[str, str]:
-    """Return the page's line as the entry of `FAMILIES` that it is."""
+    """Return the page's line for the registry as an entry of `FAMILIES`."""
     [line] = [text for _, text in BLOCKS if text.startswith("    ")]
     return eval("{" + line + "}")
 
@@ -37,7 +37,7 @@ def write_modules(folder: Path, package: str) -> None:
 
 @cache
 def _written() -> tempfile.TemporaryDirectory[str]:
-    """Return the folder that holds the page's, until the process ends."""
+    """Return a folder that contains the page's folder, until the process ends."""
     root = tempfile.TemporaryDirectory(prefix="add-a-codec-")
     write_modules(Path(root.name) / "plain", "speechmill.codecs.plain")
     return root
@@ -45,7 +45,7 @@ def _written() -> tempfile.TemporaryDirectory[str]:
 
 @contextmanager
 def added() -> Iterator[None]:
-    """Let the page's folder and line count inside the block."""
+    """Add the page's folder and line inside the block."""
     search = [*speechmill.codecs.__path__, _written().name]
     with (
         patch.object(speechmill.codecs, "__path__", search),

@@ -43,12 +43,12 @@ NETWORKS: dict[str, Callable[[], list[nn.Module]]] = {
 
 
 def count_parameters(variant: str) -> int:
-    """Return the weights of all networks that encode and decode, weight norm multiplied out."""
+    """Return the number of weights that encode and decode; factors of weight norm count once."""
     return count_networks(NETWORKS[variant])
 
 
 def count_networks(build: Callable[[], list[nn.Module]]) -> int:
-    """Return the same of any networks."""
+    """Return the same number for any networks."""
     with torch.device("meta"):
         networks = build()
     for network in networks:

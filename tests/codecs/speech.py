@@ -1,4 +1,4 @@
-"""Signals with speech's traits: a gliding pitch, harmonics, syllables, noise."""
+"""Signals like speech: a gliding pitch, harmonics, syllables, noise."""
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ def speech(num_samples: int, seed: int = 0) -> Tensor:
 
 
 def padded(clips: list[Tensor], extra: int = 0, garbage: float = 0.0) -> tuple[Tensor, Tensor]:
-    """Return audio_BT and num_samples_B; behind each clip is noise of the level `garbage`."""
+    """Return audio_BT and num_samples_B; noise of the level `garbage` follows each clip."""
     num_samples_B = torch.tensor([len(clip) for clip in clips])
     size = int(num_samples_B.max()) + extra
     audio_BT = garbage * torch.randn(

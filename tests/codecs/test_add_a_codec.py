@@ -1,4 +1,4 @@
-"""docs/guide/add-a-codec.md does what it says; the contract suite holds its codec too."""
+"""The code of docs/guide/add-a-codec.md works; the contract suite checks its codec too."""
 
 import json
 import os

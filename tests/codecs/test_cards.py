@@ -29,7 +29,7 @@ REMOTE = [name for name in RELEASED if codec_card(name).files["checkpoint"].star
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
-    """Record what is asked of the hub, which cannot be reached."""
+    """Record the requests to a hub that cannot be reached."""
     asked: list[tuple[Any, ...]] = []
 
     def download(repo: str, name: str, *, revision: str | None, cache_dir: Path) -> str:
@@ -72,7 +72,7 @@ def test_without_a_checkpoint_a_released_codec_takes_its_published_weights(
 
 
 @pytest.mark.parametrize("name", sorted(set(RELEASED) - set(REMOTE)))
-def test_what_ships_with_the_package_loads_without_a_network(
+def test_a_codec_that_ships_with_the_package_loads_without_a_network(
     name: str, hub: list[tuple[Any, ...]]
 ) -> None:
     codec = load_codec(name)
@@ -116,14 +116,14 @@ def test_the_identity_of_a_pinned_release_is_known_without_fetching_it(
     )
 
 
-def test_untrained_weights_are_asked_for_by_name_or_by_a_config(hub: list[tuple[Any, ...]]) -> None:
+def test_untrained_weights_are_requested_by_name_or_by_a_config(hub: list[tuple[Any, ...]]) -> None:
     sizes = {"encoder_config": {"num_layers": 5}}
     for arguments in ({"checkpoint": "untrained"}, {"config": sizes}):
         assert not codec_info("focalcodec-50hz", **arguments).trained
     assert hub == []
 
 
-def test_a_checkpoint_loads_only_with_the_digest_that_was_asked_for(weights: Path) -> None:
+def test_a_checkpoint_loads_only_with_the_requested_digest(weights: Path) -> None:
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()
     arguments = {"config": PURE, "checkpoint": weights}
     assert load_codec("pure", sha256=digest, **arguments).info.checkpoint_sha256 == digest
@@ -134,11 +134,11 @@ def test_a_checkpoint_loads_only_with_the_digest_that_was_asked_for(weights: Pat
 
 
 @pytest.mark.parametrize("checkpoint", [None, "untrained"])
-def test_a_digest_of_no_file_is_refused(checkpoint: str | None) -> None:
+def test_a_digest_without_a_file_is_refused(checkpoint: str | None) -> None:
     with pytest.raises(InvalidConfig, match="no checkpoint is named"):
         load_codec("pure-4k", checkpoint=checkpoint, sha256="0" * 64)
 
 
-def test_what_is_no_digest_is_refused(weights: Path) -> None:
+def test_a_malformed_digest_is_refused(weights: Path) -> None:
     with pytest.raises(CheckpointError, match="'abc' is not a sha256"):
         load_codec("pure", config=PURE, checkpoint=weights, sha256="abc")

@@ -25,7 +25,7 @@ STATE = {"weight": torch.arange(6.0).reshape(2, 3), "bias": torch.ones(2)}
 
 
 class SlowRemote(LocalFileSystem):
-    """A remote store that takes its time and leaves a mark for every download."""
+    """A slow remote store that leaves a file for every download."""
 
     protocol = "slow"
 
@@ -77,7 +77,7 @@ def test_a_url_is_downloaded_once(weights: Path) -> None:
     assert Path(f"{weights}.downloads").read_text() == "x"
 
 
-def test_an_object_that_was_replaced_is_fetched_anew(weights: Path) -> None:
+def test_an_object_that_was_replaced_is_fetched_again(weights: Path) -> None:
     old = fetch(f"file://{weights}")
     save_file({"weight": torch.zeros(100)}, weights)
     assert fetch(f"file://{weights}") != old
@@ -99,7 +99,7 @@ def test_a_wrong_digest_names_both_and_leaves_nothing_in_the_cache(
     assert not [path for path in cache.iterdir() if path.suffix != ".lock"]
 
 
-def test_a_copy_that_went_bad_is_removed_and_fetched_again(weights: Path) -> None:
+def test_a_corrupted_copy_is_removed_and_fetched_again(weights: Path) -> None:
     cached = fetch(f"file://{weights}")
     cached.write_bytes(b"rot")
     with pytest.raises(CheckpointError, match=sha256(weights)):
@@ -107,13 +107,13 @@ def test_a_copy_that_went_bad_is_removed_and_fetched_again(weights: Path) -> Non
     assert fetch(f"file://{weights}", sha256(weights)).read_bytes() == weights.read_bytes()
 
 
-def test_a_users_own_file_of_a_wrong_digest_is_not_removed(weights: Path) -> None:
+def test_a_local_file_with_a_wrong_digest_is_not_removed(weights: Path) -> None:
     with pytest.raises(CheckpointError, match="0" * 64):
         fetch(weights, "0" * 64)
     assert weights.exists()
 
 
-def test_a_file_of_an_installed_package_is_read_where_it_is() -> None:
+def test_a_file_of_an_installed_package_is_read_in_place() -> None:
     assert fetch("package://speechmill.codecs/pure/codec.py") == Path(codec.__file__)
     with pytest.raises(CheckpointError, match="must name a file"):
         fetch("package://speechmill.codecs/none.safetensors")
@@ -167,14 +167,14 @@ def test_a_pickle_that_carries_code_is_refused(
     assert "code ran" not in capsys.readouterr().out
 
 
-def test_weights_may_lie_under_a_key(tmp_path: Path) -> None:
+def test_weights_may_be_nested_under_a_key(tmp_path: Path) -> None:
     torch.save({"model": STATE, "step": 3}, tmp_path / "x.pt")
     assert read_state_dict(tmp_path / "x.pt", key="model").keys() == STATE.keys()
     with pytest.raises(CheckpointError, match="'model', 'step'"):
         read_state_dict(tmp_path / "x.pt")
 
 
-def test_everything_that_misfits_is_in_one_error() -> None:
+def test_one_error_lists_all_misfits() -> None:
     state = {f"extra{i:02}": torch.ones(1) for i in range(12)} | {"weight": torch.ones(3, 2)}
     with pytest.raises(CheckpointError) as raised:
         load_strict(nn.Linear(3, 2), state, "x.pt")
@@ -193,7 +193,7 @@ def test_half_precision_weights_load_into_float32() -> None:
     assert torch.equal(linear.weight, STATE["weight"])
 
 
-def test_what_is_allocated_draws_nothing_and_keeps_its_constants() -> None:
+def test_an_allocated_network_draws_nothing_and_keeps_its_constants() -> None:
     class Network(nn.Module):
         def __init__(self) -> None:
             super().__init__()

@@ -25,7 +25,7 @@ CODECS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", CODECS)
-def test_the_width_that_is_compiled_for_changes_no_token(
+def test_the_compiled_width_does_not_change_tokens(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch, "compile", lambda compute, **_: compute)
@@ -40,7 +40,7 @@ def test_the_width_that_is_compiled_for_changes_no_token(
 
 
 @given(size=st.integers(1, 3_000_000))
-def test_widths_are_few_and_near(size: int) -> None:
+def test_compiled_widths_are_few_and_little_wider_than_the_audio(size: int) -> None:
     assert size <= bucket(size) <= max(8_192, size * 1.25)
     assert bucket(bucket(size)) == bucket(size)
 

@@ -60,7 +60,7 @@ def test_no_token_of_the_authors_clips_is_a_tie(case: str) -> None:
             assert margins(codec, clip_T, codes_KF).min() > TIE
 
 
-def test_the_judge_of_ties_decides_as_the_codec_does(case: str) -> None:
+def test_the_margins_decide_as_the_codec_does(case: str) -> None:
     clip_T = speech(16_001)
     margins_KF = margins(loaded(case), clip_T, encode_alone(loaded(case), clip_T))
     assert (margins_KF >= 0).all()
@@ -68,7 +68,7 @@ def test_the_judge_of_ties_decides_as_the_codec_does(case: str) -> None:
 
 
 def test_num_frames_is_exact_for_every_length_to_4000_and_for_random_ones(case: str) -> None:
-    """A longer clip never has fewer frames, so both sides of each step decide what lies between."""
+    """A longer clip never has fewer frames, so both sides of each step decide all between."""
     codec = loaded(case)
     random = torch.randint(4_000, 30_000, (4,), generator=torch.Generator().manual_seed(0))
     for length in [*steps(codec.info, 4_000), 4_000, *random.tolist()]:
@@ -76,12 +76,12 @@ def test_num_frames_is_exact_for_every_length_to_4000_and_for_random_ones(case: 
 
 
 @pytest.mark.parametrize("case", ["null", "pure frames"])
-def test_what_lies_outside_the_context_of_a_frame_does_not_change_its_codes(case: str) -> None:
+def test_samples_outside_the_context_of_a_frame_do_not_change_its_codes(case: str) -> None:
     codec = loaded(case)
     assert codec.info.context is not None
-    before, behind = codec.info.context
+    before, after = codec.info.context
     clip_T, hop, frame = speech(12_000), codec.info.hop_length, 17
-    inside = slice(frame * hop - before, (frame + 1) * hop + behind)
+    inside = slice(frame * hop - before, (frame + 1) * hop + after)
     other_T = speech(12_000, seed=1)
     other_T[inside] = clip_T[inside]
     codes_KF, others_KF = encode_alone(codec, clip_T), encode_alone(codec, other_T)
@@ -146,7 +146,7 @@ def prefixes(books: int) -> list[int]:
     return sorted({1, (books + 1) // 2, books})
 
 
-def test_loading_twice_gives_the_same_tokens_and_leaves_the_random_state(case: str) -> None:
+def test_loading_twice_gives_the_same_tokens_and_keeps_the_random_state(case: str) -> None:
     state = torch.get_rng_state()
     again = CASES[case].load()
     assert torch.equal(torch.get_rng_state(), state)

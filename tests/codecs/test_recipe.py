@@ -39,7 +39,7 @@ def test_features_are_matched_in_sum_or_on_average() -> None:
     assert feature_matching(real, fake, mean=True).item() == pytest.approx(1, rel=1e-5)
 
 
-def test_a_frozen_network_follows_its_recipe_and_is_in_no_state_dict() -> None:
+def test_a_frozen_network_moves_with_its_recipe_but_is_not_in_its_state_dict() -> None:
     owner = nn.Sequential(nn.Linear(3, 3), Frozen(nn.Linear(3, 3)))
     frozen = cast(Frozen, owner[1])
     assert owner.state_dict().keys() == {"0.weight", "0.bias"}
@@ -50,7 +50,7 @@ def test_a_frozen_network_follows_its_recipe_and_is_in_no_state_dict() -> None:
     assert not frozen(torch.ones(1, 3, dtype=torch.float64, requires_grad=True)).requires_grad
 
 
-def test_a_factorized_quantizer_trains_what_it_codes() -> None:
+def test_the_losses_of_a_factorized_quantizer_train_input_and_codewords() -> None:
     torch.manual_seed(0)
     quantizer = FactorizedQuantizer(6, 16, 4)
     x_BFD = torch.randn(2, 30, 6, requires_grad=True)
@@ -81,7 +81,7 @@ def test_each_row_keeps_the_first_stages_that_it_drew() -> None:
         torch.testing.assert_close(coded.x_BFD[row], expected, atol=1e-5, rtol=1e-4)
 
 
-def test_residual_stages_are_those_of_encode_and_begin_at_the_data() -> None:
+def test_residual_stages_equal_those_of_encode_and_start_from_the_data() -> None:
     torch.manual_seed(0)
     quantizer = ResidualQuantizer(3, 8, 5)
     x_MD = torch.randn(200, 5)
@@ -102,6 +102,6 @@ def test_gradients_go_straight_through_a_quantizer() -> None:
     assert x.grad == 1
 
 
-def test_audio_is_cut_or_filled_to_a_length() -> None:
+def test_audio_is_cut_or_padded_to_a_length() -> None:
     assert pad_or_trim(torch.ones(1, 3), 5).tolist() == [[1, 1, 1, 0, 0]]
     assert pad_or_trim(torch.ones(1, 3), 2).tolist() == [[1, 1]]

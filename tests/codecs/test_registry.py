@@ -27,7 +27,7 @@ THEIRS = CodecFamily(variants=("theirs",), info=NULL_FAMILY.info, load=NULL_FAMI
 BROKEN = 3
 
 
-def test_importing_and_asking_for_facts_loads_no_network_ray_or_pyarrow() -> None:
+def test_importing_and_reading_facts_loads_neither_networks_nor_ray_nor_pyarrow() -> None:
     program = (
         "import sys, speechmill.codecs as s; s.codec_info('pure-4k'); s.list_codecs();"
         "heavy = {'ray', 'pyarrow', 's3fs', 'huggingface_hub', 'speechmill.codecs.pure.model'};"
@@ -37,7 +37,7 @@ def test_importing_and_asking_for_facts_loads_no_network_ray_or_pyarrow() -> Non
     assert done.returncode == 0, done.stderr
 
 
-def test_the_facts_of_the_largest_codec_cost_no_parameter(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_facts_of_the_largest_codec_need_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*args: Any) -> None:
         raise AssertionError("a network was built")
 
@@ -45,12 +45,12 @@ def test_the_facts_of_the_largest_codec_cost_no_parameter(monkeypatch: pytest.Mo
     assert codec_info("pure-4k").kbps == 4
 
 
-def test_an_unknown_name_lists_the_known_and_the_nearest() -> None:
+def test_an_unknown_name_lists_the_known_names_and_the_nearest() -> None:
     with pytest.raises(UnknownCodec, match=r"did you mean 'pure-4k'\?; known: .*null, pure-0.5k"):
         load_codec("pure4k")
 
 
-def test_a_family_alone_is_no_codec_but_with_a_config_it_is() -> None:
+def test_a_family_is_a_codec_only_with_a_config() -> None:
     with pytest.raises(UnknownCodec, match="pure-16k-small"):
         codec_info("pure")
     assert codec_info("pure", config={"num_codebooks": 3}).num_codebooks == 3
@@ -100,7 +100,7 @@ def test_a_precision_that_a_cpu_lacks_is_refused(precision: str, message: str) -
         load_codec("null", precision=precision)
 
 
-def test_codecs_of_others_are_found_and_broken_ones_do_not_hurt(
+def test_third_party_codecs_are_found_and_broken_ones_are_skipped(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def found(*, group: str) -> list[EntryPoint]:

@@ -16,7 +16,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def wrong_convolutions(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Strided bf16 convolutions mix up their channels, as those of a CPU with AMX are wrong."""
+    """Make strided bf16 convolutions wrong, like those of a CPU with AMX, by mixing channels."""
     right = nn.Conv1d._conv_forward
 
     def wrong(self: nn.Conv1d, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

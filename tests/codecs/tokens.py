@@ -1,4 +1,4 @@
-"""Equality of tokens, with ties counted apart."""
+"""Equality of tokens, except for ties, which are counted."""
 
 from collections import Counter
 
@@ -21,8 +21,8 @@ def encode_alone(codec: Codec, clip_T: Tensor) -> Tensor:
 def assert_same_tokens(codec: Codec, clip_T: Tensor, row_KF: Tensor) -> int:
     """Fail unless a row of a batch holds the clip's own tokens; return how many differ by a tie.
 
-    Behind its frames the row must be zero. Of codebooks that code each other's residual, the first
-    that differs is judged: the later ones code another residual.
+    The row must be zero after its frames. If codebooks quantize each other's residual, only the
+    first that differs is checked: the later ones quantize another residual.
     """
     alone_KF = encode_alone(codec, clip_T)
     frames = alone_KF.shape[1]

@@ -36,7 +36,7 @@ def test_ten_seconds_lack_the_last_frame_unless_it_is_kept() -> None:
     assert facts("dualcodec-12hz", keep_partial=True).num_frames(240_000) == 125
 
 
-def test_a_kept_partial_frame_changes_no_whole_frame() -> None:
+def test_a_kept_partial_frame_does_not_change_whole_frames() -> None:
     clip_T = speech(24_000)
     whole_KN = encode_alone(codec(), clip_T)
     kept_KN = encode_alone(codec(keep_partial=True), clip_T)

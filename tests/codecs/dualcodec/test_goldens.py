@@ -97,6 +97,6 @@ def test_fewer_codebooks_are_a_prefix(books: int) -> None:
 
 
 @pytest.mark.parametrize("books", [0, 5])
-def test_more_codebooks_than_there_are_are_refused(books: int) -> None:
+def test_more_codebooks_than_the_codec_has_are_refused(books: int) -> None:
     with pytest.raises(CodecError, match=f"num_codebooks is {books}, must be 1 to 4"):
         load_small(num_codebooks=books)

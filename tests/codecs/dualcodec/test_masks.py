@@ -14,7 +14,7 @@ FRAMES = [1, 2, 9, 31]
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-4)])
 @torch.inference_mode()
-def test_audio_of_a_masked_batch_is_that_of_its_rows_but_for_rounding(
+def test_audio_of_a_masked_batch_equals_that_of_its_rows_except_for_rounding(
     dtype: torch.dtype, tolerance: float
 ) -> None:
     config = read_dualcodec_config(DualCodecConfig(), json.loads(WEIGHTS["config"].read_text()))

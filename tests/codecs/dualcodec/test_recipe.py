@@ -1,4 +1,4 @@
-"""DualCodec's recipe: both streams learn behind a frozen w2v-BERT."""
+"""DualCodec's recipe: both streams learn on a frozen w2v-BERT."""
 
 import json
 from functools import cache
@@ -24,7 +24,7 @@ SEMANTIC = {name: WEIGHTS[name] for name in ("semantic_checkpoint", "semantic_st
 
 @cache
 def tiny() -> dict[str, Any]:
-    """The goldens' network, narrower, and with latents as wide as the features they are held to."""
+    """The goldens' network, narrower, with latents as wide as the features to match."""
     config = json.loads((SMALL / "config.json").read_text())
     config["dualcodec"] |= {"latent_dim": 32, "encoder_dim": 4, "decoder_dim": 32}
     config["patched"] |= {"semantic_out_dim": 32}
@@ -44,20 +44,20 @@ def recipe(**settings: Any) -> DualCodecRecipe:
     return made
 
 
-def test_it_learns_its_clips_and_w2v_bert_stays() -> None:
+def test_it_learns_its_clips_and_w2v_bert_does_not_change() -> None:
     trained = recipe()
     audio_BT = clips(trained, 0.25, 2)
     before, distance = snapshot(trained), mel_distance(trained, audio_BT)
-    heard = {name: v.clone() for name, v in trained.semantic.network.state_dict().items()}
+    frozen = {name: v.clone() for name, v in trained.semantic.network.state_dict().items()}
     losses = overfit(trained, "codec", audio_BT, 40, lr=5e-3)
     assert sum(losses[-5:]) < 0.6 * sum(losses[:5])
     assert mel_distance(trained, audio_BT) < 0.7 * distance
     assert moved(trained, before) == before.keys()
     after = trained.semantic.network.state_dict()
-    assert all(torch.equal(after[name], value) for name, value in heard.items())
+    assert all(torch.equal(after[name], value) for name, value in frozen.items())
 
 
-def test_gradients_reach_every_weight_but_those_of_w2v_bert() -> None:
+def test_gradients_reach_every_weight_except_those_of_w2v_bert() -> None:
     trained = recipe(semantic_only=0.0, dropout=0.0)
     audio_BT = clips(trained)
     begin(trained, "codec", audio_BT)
@@ -66,7 +66,7 @@ def test_gradients_reach_every_weight_but_those_of_w2v_bert() -> None:
     assert not [name for name in trained.state_dict() if name.startswith("semantic.")]
 
 
-def test_a_step_of_the_semantic_stream_alone_leaves_the_acoustic_one_out() -> None:
+def test_a_step_of_the_semantic_stream_alone_does_not_train_the_acoustic_one() -> None:
     trained = recipe(semantic_only=1.0)
     audio_BT = clips(trained)
     begin(trained, "codec", audio_BT)
@@ -87,7 +87,7 @@ def test_the_low_bands_are_the_low_frequencies() -> None:
     assert trained.low_band(low_BT, silent_BT) > 4 * trained.low_band(high_BT, silent_BT)
 
 
-def test_what_is_trained_tokenizes_as_the_recipe_does_under_the_published_names(
+def test_trained_weights_tokenize_as_the_recipe_does_under_the_published_names(
     tmp_path: Path,
 ) -> None:
     trained = recipe()
@@ -104,7 +104,7 @@ def test_what_is_trained_tokenizes_as_the_recipe_does_under_the_published_names(
     assert torch.equal(tuned.reconstruct(audio_BT), trained.reconstruct(audio_BT))
 
 
-def test_training_begins_at_a_published_checkpoint() -> None:
+def test_training_starts_from_a_published_checkpoint() -> None:
     begun = load_recipe("dualcodec", **WEIGHTS, settings={"weights": {"semantic": 0}})
     theirs = load_file(WEIGHTS["checkpoint"])
     ours = begun.weights_for_inference()
@@ -118,7 +118,7 @@ def test_the_published_names_are_the_inverse_of_ours() -> None:
     assert renamed(published(state, trained.sizes), trained.sizes).keys() == state.keys()
 
 
-def test_what_cannot_be_trained_so_is_refused_with_the_cure() -> None:
+def test_settings_that_cannot_be_trained_are_refused_with_the_cure() -> None:
     with pytest.raises(InvalidConfig, match="make them equal or the weight semantic 0"):
         load_recipe("dualcodec", **WEIGHTS)
     with pytest.raises(InvalidConfig, match="give semantic_checkpoint and semantic_stats"):

@@ -1,4 +1,4 @@
-"""What w2v-BERT hears and says, alone and in a batch."""
+"""Input and output of w2v-BERT, alone and in a batch."""
 
 import json
 
@@ -25,7 +25,7 @@ def test_features_of_a_masked_batch_are_those_of_its_clips() -> None:
 
 
 @torch.inference_mode()
-def test_features_have_no_mean_and_unit_variance_in_every_bin() -> None:
+def test_features_have_mean_0_and_variance_1_in_every_bin() -> None:
     semantic = codec().semantic
     assert semantic is not None
     features_BSI, windows_B = semantic.fbank_features(0.01 * speech(24_000)[None])

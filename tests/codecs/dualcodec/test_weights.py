@@ -53,7 +53,7 @@ def test_the_full_size_semantic_model_is_as_large_as_the_used_part_of_w2v_bert()
     assert round(sum(p.numel() for p in network.parameters()) / 1e6, 2) == 411.23
 
 
-def test_layers_behind_the_used_one_are_left_unread() -> None:
+def test_layers_after_the_used_one_are_not_loaded() -> None:
     state = load_file(WEIGHTS["semantic_checkpoint"])
     assert any(key.startswith("encoder.layers.17.") for key in state)
     assert not any(key.startswith("layers.17.") for key in renamed_w2vbert(state, 17))
@@ -71,12 +71,12 @@ def test_the_number_of_codebooks_is_read_from_the_file(tmp_path: Path) -> None:
         assert torch.equal(encode_alone(loaded, clip_T), encode_alone(codec(), clip_T)[:3])
 
 
-def test_the_checkpoint_of_another_variant_lists_what_misfits() -> None:
+def test_a_checkpoint_of_another_variant_lists_the_misfits() -> None:
     with pytest.raises(CheckpointError, match=r"missing \(\d+\): .*misshapen \(\d+\)"):
         load_codec("dualcodec-12hz", checkpoint=WEIGHTS["checkpoint"])
 
 
-def test_a_file_of_something_else_lists_what_misfits() -> None:
+def test_a_file_of_another_model_lists_the_misfits() -> None:
     with pytest.raises(CheckpointError, match=r"missing \(\d+\): .*unexpected \(\d+\)"):
         load_small(checkpoint=WEIGHTS["semantic_checkpoint"])
     with pytest.raises(CheckpointError, match="not 'mean' and 'var'"):
@@ -96,7 +96,7 @@ def test_statistics_may_be_a_pickle_of_tensors(tmp_path: Path) -> None:
     assert torch.equal(encode_alone(loaded, clip_T), encode_alone(codec(), clip_T))
 
 
-def test_without_the_semantic_model_a_codec_decodes_and_says_what_encoding_needs() -> None:
+def test_without_the_semantic_model_a_codec_decodes_and_encoding_names_the_missing_files() -> None:
     decoder = load_codec("dualcodec", config=WEIGHTS["config"], checkpoint=WEIGHTS["checkpoint"])
     codes_BKN, frames_B = torch.zeros(1, 4, 3, dtype=torch.int64), torch.tensor([3])
     assert torch.equal(decoder.decode(codes_BKN, frames_B), codec().decode(codes_BKN, frames_B))
@@ -166,7 +166,7 @@ def test_a_bad_config_is_refused(config: dict[str, Any], message: str) -> None:
         codec_info("dualcodec", config=config)
 
 
-def test_the_goldens_configuration_is_read_whole() -> None:
+def test_the_whole_configuration_of_the_goldens_is_read() -> None:
     info = codec_info("dualcodec", config=SMALL / "config.json")
     assert info.codebook_sizes == (64, 32, 32, 32)
     assert info.hop_length == 960

@@ -1,4 +1,4 @@
-"""What the authors' own code gave, in small networks of random weights."""
+"""Outputs of the authors' code, for small networks of random weights."""
 
 import json
 from functools import cache

@@ -1,11 +1,11 @@
-"""Small FocalCodecs of random weights, one for every option of the published vocabulary."""
+"""Small FocalCodecs of random weights, one for every published option."""
 
 FOCAL = {"hidden_dims": [48, 32], "focal_window": 4, "window_size": 16}
 ENCODER = {"hidden_dims": [32] * 7, "dim": 64, "ffn_dim": 96, "num_heads": 4, "num_layers": 2}
 
 
 def tiny(*, causal: bool = False, factor: int = 1, **focal: bool) -> dict[str, object]:
-    """A configuration in the published vocabulary; `factor` is the frames per token."""
+    """A configuration with the published keys; `factor` is the number of frames per token."""
     common = {**FOCAL, **focal, "causal": causal}
     conv = {"conv_pos": 18, "conv_pos_groups": 4, "window_size": 20}
     down, up = {"downscale_factors": [factor, 1]}, {"upscale_factors": [1, factor]}

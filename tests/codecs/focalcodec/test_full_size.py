@@ -29,7 +29,7 @@ def test_a_full_size_variant_is_exact_and_its_codes_follow_the_audio(variant: st
     assert len(codes_BKF[0, 0].unique()) > 0.7 * codes_BKF.shape[-1]
 
 
-def test_the_variants_facts_are_those_published() -> None:
+def test_the_facts_of_the_variants_are_the_published_ones() -> None:
     facts = {
         name: (info.frame_rate, info.codebook_sizes[0], info.output_sample_rate)
         for name, info in ((name, codec_info(name, checkpoint="untrained")) for name in VARIANTS)

@@ -71,7 +71,7 @@ def test_every_recorded_activation_is_the_authors(name: str) -> None:
 
 
 def _recorder(seen: dict[str, Tensor], name: str) -> Callable[[nn.Module, Any, Any], None]:
-    """Return a hook that records under the shorter names of the recording, too."""
+    """Return a hook that records also under the shorter names of the recording."""
 
     def record(module: nn.Module, inputs: Any, output: Any) -> None:
         tensor = output[0] if isinstance(output, tuple) else output

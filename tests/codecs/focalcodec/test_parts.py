@@ -26,7 +26,9 @@ EXTRACTORS = {name: extractor(name) for name in ("25hz", "causal 25hz")}
 @given(parts=st.integers(1, 3), samples=st.integers(-500, 500))
 @pytest.mark.parametrize("name", EXTRACTORS)
 @torch.inference_mode()
-def test_features_in_parts_are_those_of_the_whole(name: str, parts: int, samples: int) -> None:
+def test_features_computed_in_parts_equal_those_of_the_whole(
+    name: str, parts: int, samples: int
+) -> None:
     audio_BT = speech(parts * 128 * 320 + samples)[None]
     whole_BFC, _ = EXTRACTORS[name](audio_BT, torch.tensor([audio_BT.shape[1]]), None)
     parts_BFC, _ = EXTRACTORS[name](audio_BT, None, None)

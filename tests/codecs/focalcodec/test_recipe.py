@@ -36,13 +36,13 @@ def recipe(causal: bool = False, factor: int = 1, **settings: Any) -> FocalCodec
 
 @cache
 def vocoder() -> dict[str, Tensor]:
-    """The weights behind the first phase."""
+    """The weights after the first phase."""
     trained = recipe()
     overfit(trained, "vocoder", clips(trained), 90, lr=4e-3)
     return trained.state_dict()
 
 
-def test_the_vocoder_learns_its_clips_and_nothing_else_moves() -> None:
+def test_the_vocoder_learns_its_clips_and_the_rest_does_not_change() -> None:
     trained = recipe()
     before, distance = snapshot(trained), mel_distance(trained, clips(trained))
     trained.load_state_dict(vocoder())
@@ -56,7 +56,7 @@ def test_the_vocoder_s_loss_falls() -> None:
     assert sum(losses[-5:]) < 0.7 * sum(losses[:5])
 
 
-def test_the_bottleneck_learns_to_keep_the_features_and_nothing_else_moves() -> None:
+def test_the_bottleneck_learns_to_keep_the_features_and_the_rest_does_not_change() -> None:
     trained = recipe()
     trained.load_state_dict(vocoder())
     trained.begin_phase("features")
@@ -80,7 +80,7 @@ def test_gradients_reach_every_weight_of_the_phase(
 
 
 @pytest.mark.parametrize(("causal", "factor"), [(False, 2), (True, 1)])
-def test_what_is_trained_tokenizes_as_the_recipe_does(
+def test_trained_weights_tokenize_as_the_recipe_does(
     causal: bool, factor: int, tmp_path: Path
 ) -> None:
     trained = recipe(causal, factor)
@@ -103,7 +103,7 @@ def test_what_is_trained_tokenizes_as_the_recipe_does(
 
 
 @pytest.mark.parametrize("golden", CHECKPOINTS)
-def test_training_begins_at_a_checkpoint_of_either_published_layout(golden: str) -> None:
+def test_training_starts_from_a_checkpoint_in_either_published_layout(golden: str) -> None:
     files = {"config": DATA / golden / "config.json", "checkpoint": CHECKPOINTS[golden]}
     begun = load_recipe("focalcodec", **files).weights_for_inference()
     published = load_codec("focalcodec", **files, precision="bf16").network.state_dict()
@@ -146,7 +146,7 @@ def test_the_frozen_encoder_can_be_transformers_wavlm(tmp_path: Path) -> None:
         WavLMFeatures(WavLMConfig(**sizes)).load_transformers(theirs.state_dict())
 
 
-def test_the_vocoder_hears_stretches_of_features_with_their_own_audio() -> None:
+def test_the_vocoder_is_trained_on_sections_of_features_with_their_audio() -> None:
     trained = recipe()
     audio_BT = clips(trained)
     frames = trained.features(audio_BT).shape[1]
@@ -159,7 +159,7 @@ def test_the_vocoder_hears_stretches_of_features_with_their_own_audio() -> None:
     assert len(part_BS1[:, 0].unique()) > 1
 
 
-def test_codes_are_sharp_one_by_one_and_diverse_together() -> None:
+def test_each_code_has_a_low_entropy_and_all_together_a_high_one() -> None:
     quantizer = BinarySphericalQuantizer(4)
     torch.manual_seed(0)
     spread_BFD = torch.nn.functional.normalize(torch.randn(1, 400, 4), dim=-1)
@@ -172,7 +172,7 @@ def test_codes_are_sharp_one_by_one_and_diverse_together() -> None:
     assert soft_each > each
 
 
-def test_the_entropy_loss_alone_makes_more_codes_used() -> None:
+def test_the_entropy_loss_alone_increases_the_number_of_codes_in_use() -> None:
     trained = recipe(weights={"rebuilt": 0, "entropy": 1})
     trained.begin_phase("features")
     before = trained(TrainingBatch(clips(trained))).metrics["code_entropy"]
@@ -180,7 +180,7 @@ def test_the_entropy_loss_alone_makes_more_codes_used() -> None:
     assert trained(TrainingBatch(clips(trained))).metrics["code_entropy"] > 1.2 * before
 
 
-def test_what_cannot_be_trained_so_is_refused() -> None:
+def test_settings_that_cannot_be_trained_are_refused() -> None:
     with pytest.raises(InvalidConfig, match="vocoder_frames is -1"):
         recipe(vocoder_frames=-1)
     with pytest.raises(InvalidConfig, match="no loss 'mse'; this recipe's are adversarial"):

@@ -45,7 +45,7 @@ def test_several_clips_stream_together_whatever_the_token_rate(factor: int) -> N
     assert torch.equal(streamed(loaded, audio_BT, 1), whole_BKF)
 
 
-def test_after_a_chunk_that_is_not_whole_the_stream_is_over() -> None:
+def test_a_chunk_that_is_not_whole_ends_the_stream() -> None:
     stream = codec("causal").stream()
     stream.encode(torch.zeros(1, 1_281))
     with pytest.raises(InvalidAudio, match=r"1281 samples.* multiple of 1280"):

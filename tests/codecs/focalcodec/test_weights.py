@@ -78,7 +78,7 @@ def test_a_file_of_version_0_0_1_has_that_versions_defaults() -> None:
     assert read_focalcodec_config("focalcodec", {}).decompressor.focal_window == 14
 
 
-def test_a_config_replaces_what_it_names_of_a_variant() -> None:
+def test_a_config_replaces_only_the_values_that_it_names() -> None:
     sizes = read_focalcodec_config(
         "focalcodec-50hz", {"encoder_config": {"num_layers": 5, "dropout": 0.1}}
     )
@@ -103,7 +103,7 @@ def test_a_bad_config_is_refused(config: dict[str, object], message: str) -> Non
         codec_info("focalcodec-50hz", config=config)
 
 
-def test_a_loaded_codec_tells_its_sizes() -> None:
+def test_a_loaded_codec_has_its_sizes() -> None:
     loaded = codec("causal")
     assert isinstance(loaded, FocalCodec)
     assert loaded.sizes.codebook_size == loaded.info.codebook_sizes[0]

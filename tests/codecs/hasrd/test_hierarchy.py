@@ -32,7 +32,7 @@ def test_the_first_codebook_is_the_nearest_centroid_of_the_tap(kind: str) -> Non
 
 
 @pytest.mark.parametrize("kind", ["default", "same", "conv", "factorized"])
-def test_the_first_codebook_does_not_know_the_acoustic_branch(kind: str) -> None:
+def test_the_first_codebook_does_not_depend_on_the_acoustic_branch(kind: str) -> None:
     clip_T, loaded = speech(16_000), codec(kind)
     before_KF = encode_alone(loaded, clip_T)
     other = untrained_hasrd(read_hasrd_config("hasrd", CONFIGS[kind]), 1)
@@ -73,7 +73,7 @@ def test_a_tap_at_a_centroid_leaves_nothing_to_the_same_source() -> None:
     assert torch.equal(residual_BFD, torch.zeros_like(residual_BFD))
 
 
-def test_the_residual_sends_no_gradient_to_the_semantic_embedding() -> None:
+def test_the_residual_passes_no_gradient_to_the_semantic_embedding() -> None:
     network = untrained_hasrd(read_hasrd_config("hasrd", CONFIGS["default"]), 0).requires_grad_(
         True
     )
@@ -84,7 +84,7 @@ def test_the_residual_sends_no_gradient_to_the_semantic_embedding() -> None:
     assert network.semantic_proj.weight.grad is not None
 
 
-def test_the_centroids_are_no_parameter_that_an_optimiser_could_move() -> None:
+def test_the_centroids_are_not_parameters() -> None:
     network = untrained_hasrd(read_hasrd_config("hasrd", CONFIGS["default"]), 0)
     assert not any(name.startswith("centroids") for name, _ in network.named_parameters())
     assert "centroids.codebooks_KND" in network.state_dict()

@@ -27,14 +27,14 @@ FROZEN = "centroids.codebooks_KND"
 
 
 def ssl_file(kind: str, folder: Path) -> Path:
-    """Write the self-supervised model that such a codec listens to."""
+    """Write the self-supervised model of such a codec."""
     ssl = untrained_ssl(read_hasrd_config("hasrd", CONFIGS[kind]), 0)
     save_file(ssl.state_dict(), folder / "ssl.safetensors")
     return folder / "ssl.safetensors"
 
 
 def recipe(folder: Path, kind: str = "default", **settings: Any) -> HasrdRecipe:
-    """A recipe with centroids, at the very frames of its clips."""
+    """A recipe whose centroids are frames of its clips."""
     torch.manual_seed(0)
     made = load_recipe(
         "hasrd",
@@ -50,7 +50,7 @@ def recipe(folder: Path, kind: str = "default", **settings: Any) -> HasrdRecipe:
 
 
 @pytest.mark.parametrize(("kind", "least"), [("default", 0.75), ("factorized", 0.8)])
-def test_it_learns_its_clips_and_the_semantic_codebook_stays(
+def test_it_learns_its_clips_and_the_semantic_codebook_does_not_change(
     kind: str, least: float, tmp_path: Path
 ) -> None:
     trained = recipe(tmp_path, kind)
@@ -69,7 +69,7 @@ def test_it_learns_its_clips_and_the_semantic_codebook_stays(
 
 
 @pytest.mark.parametrize("kind", ["default", "same", "conv", "factorized", "half-rate"])
-def test_gradients_reach_every_weight_and_none_of_what_is_frozen(kind: str, tmp_path: Path) -> None:
+def test_gradients_reach_every_weight_that_is_not_frozen(kind: str, tmp_path: Path) -> None:
     trained = recipe(tmp_path, kind, dropout=0.0)
     audio_BT = clips(trained)
     begin(trained, "codec", audio_BT)
@@ -81,7 +81,7 @@ def test_gradients_reach_every_weight_and_none_of_what_is_frozen(kind: str, tmp_
     assert not [name for name in trained.state_dict() if name.startswith("ssl")]
 
 
-def test_the_acoustic_branch_does_not_pull_the_semantic_embedding(tmp_path: Path) -> None:
+def test_the_acoustic_branch_does_not_train_the_semantic_embedding(tmp_path: Path) -> None:
     trained = recipe(tmp_path)
     audio_BT = clips(trained)
     begin(trained, "codec", audio_BT)
@@ -93,7 +93,7 @@ def test_the_acoustic_branch_does_not_pull_the_semantic_embedding(tmp_path: Path
     assert trained.network.semantic_proj.weight.grad is not None
 
 
-def test_dropout_leaves_an_utterance_its_semantic_code_at_least(tmp_path: Path) -> None:
+def test_dropout_always_keeps_the_semantic_code(tmp_path: Path) -> None:
     torch.manual_seed(0)
     depth_B = random_depths(4_000, 3, 0, 0.5, torch.zeros(1))
     shares = torch.bincount(depth_B, minlength=4) / 4_000
@@ -111,14 +111,14 @@ def test_dropout_leaves_an_utterance_its_semantic_code_at_least(tmp_path: Path) 
 
 @cache
 def points() -> Tensor:
-    """Nine clouds, of which some are rare."""
+    """Nine clouds of points, some of them small."""
     torch.manual_seed(0)
     centre_9D = 10 * torch.randn(9, 6)
     cloud_M = torch.multinomial(torch.arange(1.0, 10.0), 4_000, replacement=True)
     return centre_9D[cloud_M] + torch.randn(4_000, 6)
 
 
-def test_mini_batches_find_what_k_means_over_all_points_finds() -> None:
+def test_mini_batches_find_the_centroids_of_k_means_over_all_points() -> None:
     torch.manual_seed(1)
     found = MiniBatchKMeans(9, 6)
     found.begin(points()[:100], restarts=3)
@@ -133,7 +133,7 @@ def test_mini_batches_find_what_k_means_over_all_points_finds() -> None:
     assert distance(found.centroids_ND) < 1.05 * distance(whole_ND) < 12
 
 
-def test_a_centroid_that_nothing_is_near_to_moves() -> None:
+def test_a_centroid_without_points_moves() -> None:
     torch.manual_seed(1)
     found = MiniBatchKMeans(9, 6)
     found.begin(points()[:100], restarts=1)
@@ -148,7 +148,7 @@ def test_too_few_different_points_are_refused() -> None:
         MiniBatchKMeans(3, 2).begin(torch.tensor([[0.0, 1.0], [2.0, 0.0]]).repeat(5, 1), 1)
 
 
-def test_a_clip_behind_which_zeros_lie_gives_the_points_that_it_gives_alone(tmp_path: Path) -> None:
+def test_zeros_after_a_clip_do_not_change_its_points(tmp_path: Path) -> None:
     trained = recipe(tmp_path)
     short_BT = mask_padding(clips(trained)[:1, :3_200], torch.tensor([3_000]))
     padded_BT = pad_or_trim(short_BT, 6_400)
@@ -160,7 +160,9 @@ def test_a_clip_behind_which_zeros_lie_gives_the_points_that_it_gives_alone(tmp_
     assert not len(trained.points(torch.zeros_like(padded_BT)))
 
 
-def test_what_is_trained_tokenizes_as_the_recipe_does_and_trains_on(tmp_path: Path) -> None:
+def test_trained_weights_tokenize_as_the_recipe_does_and_can_be_trained_further(
+    tmp_path: Path,
+) -> None:
     trained = recipe(tmp_path)
     audio_BT = clips(trained)
     overfit(trained, "codec", audio_BT, 2)
@@ -182,7 +184,9 @@ def test_what_is_trained_tokenizes_as_the_recipe_does_and_trains_on(tmp_path: Pa
     )
 
 
-def test_training_without_what_it_stands_on_is_refused_with_the_cure(tmp_path: Path) -> None:
+def test_training_without_centroids_or_semantic_model_is_refused_with_the_cure(
+    tmp_path: Path,
+) -> None:
     bare = load_recipe("hasrd", config=CONFIGS["default"], checkpoint="untrained")
     with pytest.raises(InvalidConfig, match="fit it with `speechmill fit-kmeans`"):
         bare.begin_phase("codec")
@@ -193,7 +197,7 @@ def test_training_without_what_it_stands_on_is_refused_with_the_cure(tmp_path: P
         load_recipe("hasrd", config=CONFIGS["default"], checkpoint=tmp_path / "x.safetensors")
 
 
-def test_a_step_in_evaluation_moves_no_codebook(tmp_path: Path) -> None:
+def test_evaluation_does_not_move_codebooks(tmp_path: Path) -> None:
     trained = recipe(tmp_path)
     begin(trained, "codec", clips(trained))
     trained.eval()(TrainingBatch(clips(trained)))

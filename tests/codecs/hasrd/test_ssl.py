@@ -18,7 +18,7 @@ KINDS = ["default", "wavlm-base", "hubert-base"]
 
 
 def reference(sizes: dict[str, Any]) -> nn.Module:
-    """Return transformers' model of all layers, with weights of some size in every place."""
+    """Return transformers' model with all layers, and noise added to every weight."""
     import transformers
 
     sizes = {key: value for key, value in sizes.items() if key != "do_normalize"}
@@ -92,7 +92,7 @@ def test_hidden_states_of_a_masked_batch_are_those_of_its_clips(kind: str) -> No
             torch.testing.assert_close(part_FD, alone_BFD[0], atol=1e-5, rtol=0)
 
 
-def test_frames_are_as_many_as_hops() -> None:
+def test_there_is_one_frame_per_hop() -> None:
     ssl = codec().ssl
     assert ssl is not None
     assert SSLConfig().overlap == 80

@@ -33,7 +33,7 @@ def files(tmp_path: Path) -> dict[str, Path]:
     return ours
 
 
-def test_the_full_size_network_takes_every_key_of_transformers_and_no_other() -> None:
+def test_the_full_size_network_has_exactly_the_keys_of_transformers() -> None:
     import transformers
 
     config = VARIANTS["hasrd-2k"]
@@ -52,7 +52,7 @@ def test_the_full_size_network_takes_every_key_of_transformers_and_no_other() ->
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
-def test_full_size_networks_are_of_the_expected_size(name: str) -> None:
+def test_full_size_networks_have_the_expected_size(name: str) -> None:
     with torch.device("meta"):
         network = HasrdNetwork(VARIANTS[name])
         ssl = SSLModel(VARIANTS[name].ssl, VARIANTS[name].semantic_layer)
@@ -72,13 +72,13 @@ def test_saved_weights_load_with_their_own_tokens(files: dict[str, Path]) -> Non
     assert not torch.equal(codes_KF, encode_alone(codec(), speech(9_000)))
 
 
-def test_each_file_makes_another_codec(files: dict[str, Path]) -> None:
+def test_each_file_changes_the_revision(files: dict[str, Path]) -> None:
     partial = [{}, *({key: path} for key, path in files.items()), files]
     revisions = {codec_info("hasrd", config=TINY, **chosen).revision for chosen in partial}
     assert len(revisions) == 4
 
 
-def test_decoding_needs_no_semantic_checkpoint_and_encoding_asks_for_it(
+def test_decoding_works_without_the_semantic_checkpoint_and_encoding_names_it(
     files: dict[str, Path],
 ) -> None:
     decoder = load_codec("hasrd", config=TINY, checkpoint=files["checkpoint"])

@@ -10,7 +10,7 @@ from speechmill.codecs.nn.conv import PaddedConv1d, TrimmedConvTranspose1d
 
 
 def identity(kernel: int, tap: int, **geometry: int) -> PaddedConv1d:
-    """A convolution that shows one tap of its padded input."""
+    """A convolution that returns one tap of its padded input."""
     conv = PaddedConv1d(1, 1, kernel, **geometry)
     fold_weight_norm(conv)
     with torch.no_grad():
@@ -64,9 +64,7 @@ def test_a_clip_shorter_than_its_padding_is_first_lengthened_with_zeros() -> Non
     stride=st.sampled_from([1, 2, 4, 5, 8]),
     lengths=st.lists(st.integers(1, 20), min_size=1, max_size=4),
 )
-def test_nothing_behind_a_rows_end_reaches_a_transposed_convolution(
-    stride: int, lengths: list[int]
-) -> None:
+def test_padding_does_not_reach_a_transposed_convolution(stride: int, lengths: list[int]) -> None:
     conv = TrimmedConvTranspose1d(2, 3, stride=stride)
     x_BCT = torch.randn(len(lengths), 2, max(lengths) + 3)
     y_BCT = conv(x_BCT, torch.tensor(lengths))

@@ -15,7 +15,7 @@ def test_a_packed_layer_computes_what_the_layer_computed() -> None:
             torch.testing.assert_close(packed(x), linear(x))
 
 
-def test_only_linear_layers_are_replaced_wherever_they_lie() -> None:
+def test_all_linear_layers_are_replaced_and_only_these() -> None:
     inner = nn.Sequential(nn.Linear(8, 8), nn.LayerNorm(8))
     network = nn.Sequential(inner, nn.Conv1d(8, 8, 1), nn.Linear(8, 4))
     x = torch.randn(2, 8)

@@ -27,7 +27,7 @@ def assert_rows_alone(network: nn.Module, x_BTC: Tensor, lengths: list[int]) -> 
     lengths=st.lists(st.integers(1, 20), min_size=1, max_size=4),
 )
 @torch.inference_mode()
-def test_a_row_sees_zeros_behind_its_end(
+def test_a_row_reads_zeros_after_its_end(
     kernel: int, depthwise: bool, packed: bool, lengths: list[int]
 ) -> None:
     conv = FrameConv1d(4, 4, kernel, padding="same", groups=4 if depthwise else 1)
@@ -54,7 +54,7 @@ def test_same_padding_and_packing_change_nothing_but_the_layout(kernel: int) -> 
 @pytest.mark.parametrize("padding", ["zeros", "replicate"])
 @pytest.mark.parametrize("stride", [1, 2])
 @torch.inference_mode()
-def test_a_causal_convolution_goes_on_where_its_memory_ends(padding: str, stride: int) -> None:
+def test_a_causal_convolution_continues_from_its_memory(padding: str, stride: int) -> None:
     conv = FrameConv1d(3, 3, 5, padding=padding, stride=stride)  # type: ignore[arg-type]
     x_BTC, memory = torch.randn(2, 18, 3), Memory()
     parts = [conv(part_BTC, memory=memory) for part_BTC in x_BTC.split(4, dim=1)]
@@ -62,7 +62,7 @@ def test_a_causal_convolution_goes_on_where_its_memory_ends(padding: str, stride
 
 
 @torch.inference_mode()
-def test_vocos_gives_each_row_the_audio_of_its_own_frames() -> None:
+def test_vocos_computes_the_audio_of_each_row_from_its_own_frames() -> None:
     backbone, head = ConvNeXtBackbone(5, 8, 16, 2), ISTFTHead(8, 64, 20)
     x_BFC, frames = torch.randn(3, 12, 5), [12, 1, 5]
     frames_B = torch.tensor(frames)

@@ -25,13 +25,13 @@ def test_each_stage_picks_the_codeword_nearest_to_the_residual(
         assert torch.equal(distance_BFN.argmin(-1), codes_BKF[:, stage])
 
 
-def test_of_equal_codewords_the_lowest_index_wins(quantizer: ResidualQuantizer) -> None:
+def test_the_lowest_index_of_equal_codewords_wins(quantizer: ResidualQuantizer) -> None:
     quantizer.codebooks_KND[0, 20] = quantizer.codebooks_KND[0, 3]
     x_BDF = quantizer.codebooks_KND[0, 20][None, :, None]
     assert quantizer.encode(x_BDF, 1).item() == 3
 
 
-def test_cached_norms_change_no_code(quantizer: ResidualQuantizer) -> None:
+def test_cached_norms_do_not_change_codes(quantizer: ResidualQuantizer) -> None:
     x_BDF = torch.randn(3, 6, 50)
     before_BKF = quantizer.encode(x_BDF, 4)
     quantizer.cache_norms()

@@ -32,7 +32,7 @@ def test_a_constant_stays_constant() -> None:
     torch.testing.assert_close(y_BCT, expected.expand(1, 1, 20))
 
 
-def test_a_column_reaches_no_further_than_said() -> None:
+def test_an_output_column_depends_only_on_columns_within_reach() -> None:
     layer, x_BCT = activation(1), torch.randn(1, 1, 41)
     moved_BCT = x_BCT.clone()
     moved_BCT[..., 20] += 1

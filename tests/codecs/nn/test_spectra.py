@@ -8,7 +8,7 @@ from tests.codecs.speech import padded, speech
 
 
 @pytest.mark.parametrize("hop", [320, 7])
-def test_audio_comes_back_but_for_half_a_hop_at_its_ends(hop: int) -> None:
+def test_the_inverse_returns_the_audio_except_for_half_a_hop_at_its_ends(hop: int) -> None:
     mdct, audio_BT = MDCT(hop), torch.randn(2, 9 * hop)
     back_BT = mdct.inverse(mdct(audio_BT))
     assert back_BT.shape == audio_BT.shape
@@ -22,7 +22,7 @@ def test_it_is_orthonormal() -> None:
     torch.testing.assert_close(mdct(audio_BT).norm(), audio_BT.norm())
 
 
-def test_what_is_behind_a_row_s_end_is_not_heard() -> None:
+def test_padding_does_not_change_the_inverse_of_a_row() -> None:
     mdct = MDCT(320)
     audio_BT, _ = padded([speech(3_200), speech(1_600)])
     spectrum_BFS = mdct(audio_BT)

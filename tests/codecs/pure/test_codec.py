@@ -106,7 +106,7 @@ def test_a_masked_batch_trains_like_its_clips() -> None:
     assert not audio_BT.grad[1, 700:].any()
 
 
-def test_fp32_stays_fp32_whatever_the_process_allows() -> None:
+def test_fp32_stays_float32_if_the_process_allows_less() -> None:
     switch = torch.backends.mkldnn.matmul
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("medium")

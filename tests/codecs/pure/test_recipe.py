@@ -1,8 +1,8 @@
-"""What makes PURE's training PURE: the tests of its specification, with a hum as the noise.
+"""The properties that distinguish PURE's training, tested with a hum as the noise.
 
-The enhancer takes out a tone that is mixed into every clip. A generic residual quantizer averages
-zero-mean noise out by itself, so only a constant nuisance tells the two apart, and a twin that
-never saw an enhanced clip (p_enh = 0) must fail where PURE holds.
+The enhancer removes a tone that is mixed into every clip. A generic residual quantizer averages
+zero-mean noise out on its own, so only a constant noise distinguishes the two: a twin that is
+trained without enhanced clips (p_enh = 0) must fail where PURE succeeds.
 """
 
 from collections.abc import Callable
@@ -40,13 +40,13 @@ Enhancer = Callable[[Tensor], Tensor]
 
 
 def hum(audio_BT: Tensor) -> Tensor:
-    """A tone that stands still in every clip."""
+    """The same tone in every clip."""
     time_T = torch.arange(audio_BT.shape[-1]) / 16_000
     return 0.08 * torch.sin(2 * pi * HUM * time_T).expand_as(audio_BT)
 
 
 def voices(seed: int, count: int = BATCH) -> Tensor:
-    """Gliding harmonics with a level of their own, without the hum."""
+    """Gliding harmonics with varying level, without the hum."""
     random = torch.Generator().manual_seed(seed)
     time_T = torch.arange(round(SECONDS * 16_000)) / 16_000
     pitch_B1 = 90 + 160 * torch.rand(count, 1, generator=random)
@@ -63,7 +63,7 @@ def noisy(seed: int, count: int = BATCH) -> Tensor:
 
 
 def read_clip(name: str) -> Tensor:
-    """A clip of the samples that ship, at 16 kHz."""
+    """A clip of the sample speech, at 16 kHz."""
     audio_T, rate = soundfile.read(SAMPLES / f"{name}.flac", dtype="float32")
     return torchaudio.functional.resample(torch.from_numpy(audio_T), rate, 16_000)
 
@@ -126,7 +126,7 @@ HELD_OUT = noisy(5, 16)
 
 @torch.no_grad()
 def first_stage_distances(trained: PureRecipe) -> tuple[float, float]:
-    """Mean squared distance of q1 to the enhanced latent and to the raw one, held out."""
+    """Mean squared distance of q1 to the enhanced and to the raw latent, on held-out clips."""
     raw_BDF = trained.latent(HELD_OUT)
     enhanced_BDF = trained.latent(HELD_OUT - hum(HELD_OUT))
     word_BDF = trained.network.quantizer.decode(trained.network.quantizer.encode(raw_BDF, 1))
@@ -136,7 +136,7 @@ def first_stage_distances(trained: PureRecipe) -> tuple[float, float]:
 
 @torch.no_grad()
 def hum_db(trained: PureRecipe, stages: int) -> float:
-    """How loud the hum is in the audio of the first stages, against the hum in the clips."""
+    """Level of the hum in the audio of the first stages, relative to that in the clips."""
     network = trained.network
     audio_BT = network.decode(network.encode(HELD_OUT, stages))
     tone_T = torch.exp(-2j * pi * HUM * torch.arange(HELD_OUT.shape[-1]) / 16_000)
@@ -151,24 +151,24 @@ def test_1_the_first_stage_anchors_to_the_enhanced_latent_and_the_twin_does_not(
     assert enhanced > raw
 
 
-def test_1_the_first_stage_alone_does_not_hum_and_that_of_the_twin_does() -> None:
+def test_1_the_first_stage_has_no_hum_but_that_of_the_twin_has() -> None:
     assert hum_db(pure(1.0), 1) <= -6
     assert abs(hum_db(pure(0.0), 1)) <= 3
 
 
-def test_2_the_more_enhancement_the_nearer() -> None:
+def test_2_more_enhancement_brings_the_first_stage_nearer_to_the_enhanced_latent() -> None:
     distances = [first_stage_distances(pure(p_enh))[0] for p_enh in (0.0, 0.5, 1.0)]
     assert distances[0] > distances[1] > distances[2]
 
 
-def test_3_all_stages_bring_back_the_hum_that_the_first_one_left_out() -> None:
+def test_3_all_stages_together_restore_the_hum_that_the_first_one_lacks() -> None:
     assert hum_db(pure(1.0), 8) - hum_db(pure(1.0), 1) >= 6
     assert abs(hum_db(pure(1.0), 8)) <= 3
     assert abs(hum_db(pure(0.0), 8) - hum_db(pure(0.0), 1)) <= 3
 
 
 @pytest.mark.parametrize("mode", ["target", "swap"])
-def test_4_what_enters_the_second_stage_is_the_residual_of_the_raw_latent(mode: str) -> None:
+def test_4_the_second_stage_gets_the_residual_of_the_raw_latent(mode: str) -> None:
     trained = train(after_vae(Dehum(), p_enh=1.0, stage1_mode=mode), "quantize", 0)
     raw_BDF, taught_BDF = torch.randn(2, 8, 5), torch.randn(2, 8, 5)
     stages = trained.quantize(raw_BDF, taught_BDF)
@@ -180,7 +180,7 @@ def test_4_what_enters_the_second_stage_is_the_residual_of_the_raw_latent(mode: 
     assert not torch.allclose(stages.inputs_KMD[1], taught_MD - stages.words_KMD[0], atol=1e-2)
 
 
-def test_5_the_enhancer_is_a_teacher_in_training_alone() -> None:
+def test_5_only_training_uses_the_enhancer() -> None:
     enhancer = torch.nn.Linear(1, 1)
     calls = []
 
@@ -201,7 +201,7 @@ def test_5_the_enhancer_is_a_teacher_in_training_alone() -> None:
 
 
 @pytest.mark.parametrize("frozen", [True, False])
-def test_6_the_encoder_stands_still_in_the_second_phase_if_it_shall(frozen: bool) -> None:
+def test_6_a_frozen_encoder_does_not_change_in_the_second_phase(frozen: bool) -> None:
     begun = vae_weights()
     ended = train(after_vae(p_enh=0.0, freeze_encoder=frozen), "quantize", 3).state_dict()
     moved = {name for name in begun if not torch.equal(begun[name], ended[name])}
@@ -224,7 +224,7 @@ def test_7_the_first_phase_has_neither_quantizer_nor_enhancer(
     assert kl_to_standard_normal(zero, zero + 1) > 0
 
 
-def test_7_the_posterior_is_trained_and_then_its_mean_is_coded() -> None:
+def test_7_the_posterior_is_trained_and_its_mean_is_quantized() -> None:
     trained = recipe().train()
     trained.begin_phase("vae")
     trained.weighted(trained(TrainingBatch(noisy(0))).terms).backward()
@@ -236,7 +236,7 @@ def test_7_the_posterior_is_trained_and_then_its_mean_is_coded() -> None:
 
 
 @pytest.mark.parametrize("p_enh", [0.0, 0.3, 1.0])
-def test_8_utterances_are_taught_as_often_as_the_schedule_says(p_enh: float) -> None:
+def test_8_utterances_are_enhanced_as_often_as_the_schedule_says(p_enh: float) -> None:
     enhancer = Dehum()
     trained = train(after_vae(enhancer, p_enh=p_enh), "quantize", 0)
     torch.manual_seed(0)
@@ -257,7 +257,7 @@ def test_8_a_delayed_start_delays_the_enhancer() -> None:
 @pytest.mark.parametrize(("name", "kbps", "rows"), [
     ("pure-0.5k", 0.5, 1), ("pure-1k", 1, 2), ("pure-2k", 2, 4), ("pure-4k", 4, 8),
 ])  # fmt: skip
-def test_9_a_bit_rate_is_a_number_of_rows(name: str, kbps: float, rows: int) -> None:
+def test_9_the_number_of_codebooks_decides_the_bit_rate(name: str, kbps: float, rows: int) -> None:
     info = codec_info(name)
     assert (info.kbps, info.codebook_sizes) == (kbps, rows * (1_024,))
     assert [info.num_frames(size) for size in (32_000, 32_001)] == [100, 101]
@@ -276,7 +276,7 @@ def test_9_frames_cover_the_audio(num_samples: int, frames: int) -> None:
 
 
 @pytest.mark.parametrize("name", ["waveform", "mel", "vq", "enhancement", "stft"])
-def test_10_each_weight_takes_away_its_own_gradient_alone(name: str) -> None:
+def test_10_a_weight_of_zero_removes_only_the_gradient_of_its_loss(name: str) -> None:
     weights = {"waveform": 1.0, "mel": 1.0, "stft": 1.0, "vq": 1.0, "enhancement": 1.0}
 
     def gradients(**changed: float) -> Tensor:
@@ -323,7 +323,7 @@ def test_11_the_first_codebook_follows_the_enhanced_latent(mode: str) -> None:
 
 
 @torch.no_grad()
-def test_12_more_stages_of_the_codec_that_ships_come_nearer_and_all_are_used() -> None:
+def test_12_each_stage_of_the_codec_that_ships_reduces_the_error_and_is_used() -> None:
     codec = load_codec("pure-16k-small")
     clips = [speech(32_000), *(read_clip(name) for name in ("en/hello", "de/zahlen", "it/sera"))]
     mel, distances, used = MelLoss(16_000), torch.zeros(4), []
@@ -337,12 +337,12 @@ def test_12_more_stages_of_the_codec_that_ships_come_nearer_and_all_are_used() -
     assert torch.tensor(used).sum(0).min() > 100
 
 
-def test_enhanced_audio_must_come_from_somewhere() -> None:
+def test_training_with_enhancement_needs_a_source_of_enhanced_audio() -> None:
     with pytest.raises(InvalidConfig, match="there is no enhanced audio"):
         train(after_vae(p_enh=1.0), "quantize", 1)
 
 
-def test_several_stages_can_be_taught_together() -> None:
+def test_several_stages_can_learn_the_enhanced_latent_together() -> None:
     trained = train(after_vae(Dehum(), p_enh=1.0, enhanced_stages=2), "quantize", 0)
     raw_BDF, taught_BDF = torch.randn(2, 8, 5), torch.randn(2, 8, 5)
     stages = trained.quantize(raw_BDF, taught_BDF)

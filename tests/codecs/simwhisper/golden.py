@@ -1,4 +1,4 @@
-"""The small reference model and what the authors' code made of it."""
+"""The small reference model, and the authors' outputs for it."""
 
 import json
 from functools import cache

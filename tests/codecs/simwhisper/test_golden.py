@@ -16,7 +16,7 @@ TOLERANCE = 1e-4
 
 @contextmanager
 def watched(modules: dict[str, nn.Module]) -> Iterator[dict[str, Tensor]]:
-    """Give a dict that fills with what each module returns inside the block."""
+    """Return a dict that collects the output of each module inside the block."""
     seen: dict[str, Tensor] = {}
     hooks = [
         module.register_forward_hook(lambda *call, name=name: seen.update({name: call[2]}))

@@ -32,13 +32,13 @@ def recipe(**settings: Any) -> SimWhisperRecipe:
 
 @cache
 def first_phase() -> tuple[dict[str, Tensor], list[float]]:
-    """The weights behind the first phase, and its losses."""
+    """The weights after the first phase, and its losses."""
     trained = recipe()
     losses = overfit(trained, "codec", clips(trained), 40, lr=3e-3)
     return trained.state_dict(), losses
 
 
-def test_the_first_phase_learns_its_clips_and_the_encoder_stays() -> None:
+def test_the_first_phase_learns_its_clips_and_the_encoder_does_not_change() -> None:
     trained = recipe()
     before, distance = snapshot(trained), mel_distance(trained, clips(trained))
     state, losses = first_phase()
@@ -48,7 +48,7 @@ def test_the_first_phase_learns_its_clips_and_the_encoder_stays() -> None:
     assert moved(trained, before) == set(filter(below("downsample", *DECODER), before))
 
 
-def test_the_second_phase_learns_on_and_no_code_changes() -> None:
+def test_the_second_phase_continues_to_learn_and_does_not_change_codes() -> None:
     trained = recipe()
     trained.load_state_dict(first_phase()[0])
     audio_BT = clips(trained)
@@ -68,7 +68,7 @@ def test_gradients_reach_every_weight_of_the_phase(phase: str) -> None:
     assert not unreached(trained, clips(trained, 0.8))
 
 
-def test_training_sees_the_codes_values_and_passes_gradients_through_them() -> None:
+def test_training_decodes_quantized_values_and_passes_gradients_through_them() -> None:
     quantizer = GroupedFSQ(2, (8, 5))
     x_BDF = torch.randn(3, 4, 50, requires_grad=True)
     y_BDF = quantizer.quantize(x_BDF)
@@ -77,7 +77,7 @@ def test_training_sees_the_codes_values_and_passes_gradients_through_them() -> N
     assert (x_BDF.grad > 0).all()
 
 
-def test_what_is_trained_tokenizes_as_the_recipe_does(tmp_path: Path) -> None:
+def test_trained_weights_tokenize_as_the_recipe_does(tmp_path: Path) -> None:
     trained = recipe()
     audio_BT = clips(trained)
     overfit(trained, "codec", audio_BT, 2)
@@ -88,7 +88,7 @@ def test_what_is_trained_tokenizes_as_the_recipe_does(tmp_path: Path) -> None:
     torch.testing.assert_close(trained.reconstruct(audio_BT), decoded_BT, atol=1e-4, rtol=1e-3)
 
 
-def test_training_begins_at_the_authors_file() -> None:
+def test_training_starts_from_the_authors_file() -> None:
     begun = load_recipe("simwhisper", config=CONFIG, checkpoint=CHECKPOINT).eval()
     audio_BT = clips(begun)
     codes_BKF = golden_codec().encode(audio_BT, torch.full((len(audio_BT),), audio_BT.shape[1]))

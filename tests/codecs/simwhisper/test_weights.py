@@ -29,7 +29,7 @@ def tokens_of(checkpoint: Path) -> Tensor:
     return codec.encode(audio_BT, torch.tensor([audio_BT.shape[1]]))[0]
 
 
-def test_the_full_size_network_takes_every_published_key_and_no_other() -> None:
+def test_the_full_size_network_has_exactly_the_published_keys() -> None:
     with torch.device("meta"):
         network = SimWhisperNetwork(VARIANTS["simwhisper-16k"])
         published = {key: torch.empty(shape) for key, shape in published_keys().items()}
@@ -38,7 +38,7 @@ def test_the_full_size_network_takes_every_published_key_and_no_other() -> None:
 
 
 @pytest.mark.parametrize("key", [None, "model"])
-def test_the_authors_pickle_loads_bare_or_under_its_key(tmp_path: Path, key: str | None) -> None:
+def test_the_authors_pickle_loads_with_and_without_its_key(tmp_path: Path, key: str | None) -> None:
     state = load_file(CHECKPOINT)
     torch.save(state if key is None else {key: state, "step": 1}, tmp_path / "codec.pt")
     assert torch.equal(tokens_of(tmp_path / "codec.pt"), golden()["s1p1.codes"].long())
@@ -56,7 +56,7 @@ def test_the_checkpoint_of_another_size_is_refused() -> None:
         load_codec("simwhisper-16k", checkpoint=CHECKPOINT)
 
 
-def test_other_levels_than_the_checkpoints_are_refused_though_every_weight_fits() -> None:
+def test_other_levels_than_those_of_the_checkpoint_are_refused_although_every_weight_fits() -> None:
     config = changed_config("quantizer", num_levels_per_group=[8, 5, 5, 5])
     with pytest.raises(CheckpointError, match=r"\[8, 7, 6, 6\], not \[8, 5, 5, 5\]"):
         load_codec("simwhisper", config=config, checkpoint=CHECKPOINT)
@@ -100,13 +100,13 @@ def test_an_unknown_section_is_refused() -> None:
         codec_info("simwhisper", config={"vocoss": {}})
 
 
-def test_a_partial_frame_makes_another_codec() -> None:
+def test_keeping_partial_frames_changes_the_revision() -> None:
     kept = codec_info("simwhisper-16k", checkpoint="untrained", keep_partial=True)
     assert kept.revision != codec_info("simwhisper-16k", checkpoint="untrained").revision
     assert kept.num_frames(161) == 1
 
 
-def test_untrained_codes_are_diverse_and_those_of_the_seed() -> None:
+def test_untrained_codes_are_diverse_and_depend_on_the_seed() -> None:
     config = changed_config("acoustic_encoder")
     first, second = (load_codec("simwhisper", config=config) for _ in range(2))
     audio_BT = golden()["s4.audio"][None]

@@ -47,7 +47,7 @@ def test_long_codes_decode_to_the_same_audio_next_to_short_ones() -> None:
 
 
 @pytest.mark.parametrize("keep_partial", [False, True])
-def test_num_frames_is_what_the_authors_network_gives_for_every_length(keep_partial: bool) -> None:
+def test_num_frames_equals_the_authors_for_every_length(keep_partial: bool) -> None:
     info = codec_info("simwhisper-16k", checkpoint="untrained", keep_partial=keep_partial)
     for length in range(1, 8_001):
         encoder_frames = -(-length // 160) // 2

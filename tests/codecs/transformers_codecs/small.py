@@ -1,4 +1,4 @@
-"""Small Mimi, EnCodec and DAC, in the vocabulary of transformers."""
+"""Small Mimi, EnCodec and DAC, with the keys of transformers."""
 
 from typing import Any
 

@@ -27,7 +27,7 @@ NAMES = {"mimi": "mimi", "encodec": "encodec-24khz", "dac": "dac-16khz"}
 
 
 def saved(model_type: str, folder: Path) -> Path:
-    """Write a folder as transformers does, EnCodec with both factors of every weight."""
+    """Write a folder in transformers' format; EnCodec with both factors of every weight."""
     network = load_codec("transformers", config=CONFIGS[model_type]).network
     for module in network.modules():
         if model_type == "encodec" and isinstance(module, nn.Conv1d | nn.ConvTranspose1d):
@@ -37,7 +37,7 @@ def saved(model_type: str, folder: Path) -> Path:
 
 
 def theirs(folder: Path, audio_BT: Tensor) -> Tensor:
-    """Return the codes of transformers itself, in its own way."""
+    """Return the codes that transformers itself computes."""
     model = transformers.AutoModel.from_pretrained(folder)
     audio_B1T, kind = audio_BT[:, None], model.config.model_type
     with torch.inference_mode():
@@ -61,7 +61,7 @@ def test_a_folder_that_transformers_wrote_gives_the_codes_of_transformers(
 
 
 @pytest.mark.parametrize("model_type", ["encodec", "dac"])  # zeros do not leak into Mimi
-def test_a_batch_has_the_codes_of_its_clips_where_transformers_lets_padding_in(
+def test_a_batch_has_the_codes_of_its_clips_although_padding_changes_those_of_transformers(
     model_type: str, tmp_path: Path
 ) -> None:
     folder, short_T = saved(model_type, tmp_path), speech(9_100)
@@ -103,14 +103,14 @@ def test_all_codebooks_have_the_published_rate(name: str, frame_rate: float, kbp
 
 
 @pytest.mark.parametrize("model_type", CONFIGS)
-def test_the_checkpoint_of_another_size_lists_what_misfits(model_type: str, tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_size_lists_the_misfits(model_type: str, tmp_path: Path) -> None:
     folder = saved(model_type, tmp_path)
     other = CONFIGS[model_type] | {"codebook_size": 32}
     with pytest.raises(CheckpointError, match=r"misshapen \(\d+\): .*\(64, \d+\) for \(32, \d+\)"):
         load_codec("transformers", checkpoint=folder, config=other)
 
 
-def test_the_checkpoint_of_another_codec_lists_what_is_missing_and_unexpected(
+def test_a_checkpoint_of_another_codec_lists_missing_and_unexpected_keys(
     tmp_path: Path,
 ) -> None:
     folder = saved("dac", tmp_path)
@@ -139,7 +139,7 @@ def test_a_value_that_transformers_refuses_is_named() -> None:
         load_codec("transformers", config=CONFIGS["mimi"] | {"num_filters": "many"})
 
 
-def test_a_config_file_may_hold_what_does_not_concern_codes(tmp_path: Path) -> None:
+def test_a_config_file_may_have_keys_that_do_not_change_codes(tmp_path: Path) -> None:
     about = {"architectures": ["MimiModel"], "transformers_version": "5.0.0", "dtype": "float32"}
     path = tmp_path / "config.json"
     path.write_text(json.dumps(CONFIGS["mimi"] | about))
@@ -147,7 +147,9 @@ def test_a_config_file_may_hold_what_does_not_concern_codes(tmp_path: Path) -> N
     assert codec_info("transformers", config=path).revision == plain.revision
 
 
-def test_without_transformers_the_cure_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_transformers_the_error_names_the_package_to_install(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
     assert codec_info("mimi", checkpoint="untrained").sample_rate == 24_000
     with pytest.raises(MissingDependency, match=r"pip install 'speechmill\[baselines\]'"):
