@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from speechmill.codecs.api import CodecInfo
 from speechmill.codecs.nn.masks import mask_padding
 from speechmill.codecs.precision import autocast
 
@@ -106,6 +107,28 @@ class BatchRunner:
                 return self._masked(network, x, lengths, out_length)
             rows = zip(x[:, None], lengths, strict=True)
             return _stack([self._masked(network, row[..., :n], [n], out_length) for row, n in rows])
+
+    def compute_codes(
+        self,
+        encode: Callable[[Tensor, list[int], list[int]], Tensor],
+        audio_BT: Tensor,
+        num_samples: list[int],
+        info: CodecInfo,
+    ) -> Tensor:
+        """Return codes_BKF; rows that are too short for a frame are not computed.
+
+        `encode` takes the audio of a group of rows, their numbers of samples and of frames.
+        """
+        num_frames = [info.num_frames(samples) for samples in num_samples]
+        shape = (len(audio_BT), info.num_codebooks, max(num_frames))
+        codes_BKF = torch.zeros(shape, dtype=torch.int64, device=self.device)
+        for rows in self.groups([row for row, frames in enumerate(num_frames) if frames]):
+            samples, frames = [num_samples[r] for r in rows], [num_frames[r] for r in rows]
+            audio_GT = audio_BT[rows, : max(samples)].to(self.device)
+            with autocast(self.precision, self.device):
+                codes_GKF = encode(audio_GT, samples, frames)
+            codes_BKF[rows, :, : max(frames)] = codes_GKF[..., : max(frames)]
+        return codes_BKF
 
     def _masked(
         self,

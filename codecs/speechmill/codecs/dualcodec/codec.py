@@ -14,7 +14,7 @@ from speechmill.codecs.errors import InvalidConfig
 from speechmill.codecs.nn.cpu_kernels import pack_linears
 from speechmill.codecs.nn.factorized import FactorizedQuantizer
 from speechmill.codecs.nn.masks import mask_padding
-from speechmill.codecs.precision import autocast, cast_weights
+from speechmill.codecs.precision import cast_weights
 from speechmill.codecs.validation import check_audio, check_codes
 
 
@@ -49,8 +49,6 @@ class DualCodec:
             if isinstance(module, FactorizedQuantizer):
                 module.cache_directions()
         self._code = self._runner.compile(self._code)  # type: ignore[method-assign]
-        self._device = device
-        self._precision = precision
 
     @torch.inference_mode()
     def encode(self, audio_BT: Tensor, num_samples_B: Tensor) -> Tensor:
@@ -61,38 +59,23 @@ class DualCodec:
                 f"{self.info.name} was loaded without its semantic model and cannot encode; give "
                 f"semantic_checkpoint={SEMANTIC_CHECKPOINT!r} and semantic_stats={SEMANTIC_STATS!r}"
             )
-        num_frames = [self.info.num_frames(samples) for samples in num_samples]
-        shape = (len(audio_BT), self.info.num_codebooks, max(num_frames))
-        codes_BKN = torch.zeros(shape, dtype=torch.int64, device=self._device)
-        for rows in self._runner.groups([row for row, frames in enumerate(num_frames) if frames]):
-            samples, frames = [num_samples[r] for r in rows], [num_frames[r] for r in rows]
-            audio_GT = audio_BT[rows, : max(samples)].to(self._device)
-            codes_GKN = self._encode(audio_GT, samples, frames)
-            codes_BKN[rows, :, : max(frames)] = codes_GKN[..., : max(frames)]
-        return codes_BKN
+        return self._runner.compute_codes(self._encode, audio_BT, num_samples, self.info)
 
     @torch.inference_mode()
     def decode(self, codes_BKF: Tensor, num_frames_B: Tensor) -> Tensor:
         """Return audio_BT; the last frame of a clip lacks `info.missing_samples`."""
         num_frames = check_codes(self.info, codes_BKF, num_frames_B)
-        num_samples = [self.info.num_decoded_samples(frames) for frames in num_frames]
-        audio_BT = torch.zeros(len(codes_BKF), max(num_samples), device=self._device)
-        for rows in self._runner.groups(list(range(len(codes_BKF)))):
-            frames, samples = [num_frames[r] for r in rows], [num_samples[r] for r in rows]
-            codes_GKN = codes_BKF[rows, :, : max(frames)].to(self._device).long()
-            audio_BT[rows, : max(samples)] = self._decode(codes_GKN, frames, samples)
-        return audio_BT
+        return self._decode_runner.compute(
+            self._decode, codes_BKF, num_frames, self.info.num_decoded_samples
+        )
 
     def _encode(self, audio_BT: Tensor, num_samples: list[int], num_frames: list[int]) -> Tensor:
         """Return codes_BKN, zero after each row's end."""
-        samples_B, frames_B = (
-            self._runner.unequal_lengths(num_samples),
-            self._runner.unequal_lengths(num_frames),
-        )
+        samples_B = self._runner.unequal_lengths(num_samples)
+        frames_B = self._runner.unequal_lengths(num_frames)
         if samples_B is not None:
             audio_BT = self._runner.pad_to_bucket(mask_padding(audio_BT, samples_B))
-        with autocast(self._precision, self._device):
-            codes_BKN = self._code(audio_BT, samples_B, frames_B)
+        codes_BKN = self._code(audio_BT, samples_B, frames_B)
         return codes_BKN if frames_B is None else mask_padding(codes_BKN, frames_B)
 
     def _code(self, audio_BT: Tensor, samples_B: Tensor | None, frames_B: Tensor | None) -> Tensor:
@@ -102,12 +85,5 @@ class DualCodec:
             audio_BT, pooled_BND, self.info.num_codebooks, samples_B, frames_B
         )
 
-    def _decode(self, codes_BKN: Tensor, num_frames: list[int], num_samples: list[int]) -> Tensor:
-        """Return audio_BT, zero after each row's end."""
-        frames_B = self._decode_runner.unequal_lengths(num_frames)
-        if frames_B is not None:
-            codes_BKN = mask_padding(codes_BKN, frames_B)
-        with autocast(self._precision, self._device):
-            audio_BT = self.network.decode(codes_BKN, frames_B).float()
-        samples_B = self._decode_runner.unequal_lengths(num_samples)
-        return audio_BT if samples_B is None else mask_padding(audio_BT, samples_B)
+    def _decode(self, codes_BKN: Tensor, frames_B: Tensor | None) -> Tensor:
+        return self.network.decode(codes_BKN.long(), frames_B).float()

@@ -36,15 +36,12 @@ class FocalCodec:
         self.info = info
         self.network = network.to(device).eval().requires_grad_(False)
         self.sizes = sizes
-        self._device = device
-        self._precision = precision
         self._runner = BatchRunner.on(device, precision, row_by_row, compiled=compiled)
         self._decode_runner = replace(self._runner, compiled=False)
         if self._runner.packs_weights:
             pack_matrices(self.network)
         cast_weights(precision, self.network)
         self._encode = self._runner.compile(self.network.encode)
-        self._samples_per_frame = sizes.upscale * sizes.decoder.hop_length
 
     @torch.inference_mode()
     def encode(self, audio_BT: Tensor, num_samples_B: Tensor) -> Tensor:
@@ -57,7 +54,7 @@ class FocalCodec:
         """Return audio_BT of the same number of samples for every frame."""
         num_frames = check_codes(self.info, codes_BKF, num_frames_B)
         return self._decode_runner.compute(
-            self._decode, codes_BKF, num_frames, lambda frames: frames * self._samples_per_frame
+            self._decode, codes_BKF, num_frames, self.info.num_decoded_samples
         )
 
     def stream(self) -> FocalCodecStream:
@@ -68,7 +65,11 @@ class FocalCodec:
         if not self.sizes.causal:
             raise InvalidConfig(f"{self.info.name} is not causal; only causal variants stream")
         return FocalCodecStream(
-            self.network, self.sizes, self.info, device=self._device, precision=self._precision
+            self.network,
+            self.sizes,
+            self.info,
+            device=self._runner.device,
+            precision=self._runner.precision,
         )
 
     def _decode(self, codes_BKF: Tensor, num_frames_B: Tensor | None) -> Tensor:

@@ -13,7 +13,7 @@ from speechmill.codecs.hasrd.model import HasrdNetwork
 from speechmill.codecs.hasrd.ssl import SSLModel
 from speechmill.codecs.nn.frame_conv import pack_matrices
 from speechmill.codecs.nn.masks import mask_padding
-from speechmill.codecs.precision import autocast, cast_weights
+from speechmill.codecs.precision import cast_weights
 from speechmill.codecs.validation import check_audio, check_codes
 
 
@@ -38,8 +38,6 @@ class HasrdCodec:
         self.network = network.to(device).eval().requires_grad_(False)
         self.network.cache_tables()
         self.ssl = None if ssl is None else ssl.to(device).eval().requires_grad_(False)
-        self._device = device
-        self._precision = precision
         self._runner = BatchRunner.on(device, precision, row_by_row, compiled=compiled)
         self._decode_runner = replace(self._runner, compiled=False)
         for part in filter(None, (self.network, self.ssl)):
@@ -57,37 +55,22 @@ class HasrdCodec:
                 f"{self.info.name} was loaded without its self-supervised model and cannot encode; "
                 "give semantic_checkpoint"
             )
-        num_frames = [self.info.num_frames(samples) for samples in num_samples]
-        shape = (len(audio_BT), self.info.num_codebooks, max(num_frames))
-        codes_BKF = torch.zeros(shape, dtype=torch.int64, device=self._device)
-        for rows in self._runner.groups([row for row, frames in enumerate(num_frames) if frames]):
-            samples, frames = [num_samples[r] for r in rows], [num_frames[r] for r in rows]
-            audio_GT = audio_BT[rows, : max(samples)].to(self._device)
-            with autocast(self._precision, self._device):
-                codes_GKF = self._encode(audio_GT, samples, frames)
-            codes_BKF[rows, :, : max(frames)] = codes_GKF[..., : max(frames)]
-        return codes_BKF
+        return self._runner.compute_codes(self._encode, audio_BT, num_samples, self.info)
 
     @torch.inference_mode()
     def decode(self, codes_BKF: Tensor, num_frames_B: Tensor) -> Tensor:
         """Return audio_BT."""
-        num_frames, hop = check_codes(self.info, codes_BKF, num_frames_B), self.info.hop_length
-        audio_BT = torch.zeros(len(codes_BKF), max(num_frames) * hop, device=self._device)
-        for rows in self._runner.groups(list(range(len(codes_BKF)))):
-            frames = [num_frames[r] for r in rows]
-            codes_GKF = codes_BKF[rows, :, : max(frames)].to(self._device).long()
-            with autocast(self._precision, self._device):
-                audio_BT[rows, : max(frames) * hop] = self._decode(codes_GKF, frames)
-        return audio_BT
+        num_frames = check_codes(self.info, codes_BKF, num_frames_B)
+        return self._decode_runner.compute(
+            self._decode, codes_BKF, num_frames, self.info.num_decoded_samples
+        )
 
     def _encode(self, audio_BT: Tensor, num_samples: list[int], num_frames: list[int]) -> Tensor:
         """Return codes_BKF, zero after each row's end."""
         hop = self.info.hop_length
         filled = [max(n, f * hop) for n, f in zip(num_samples, num_frames, strict=True)]
-        samples_B, frames_B = (
-            self._runner.unequal_lengths(num_samples),
-            self._runner.unequal_lengths(num_frames),
-        )
+        samples_B = self._runner.unequal_lengths(num_samples)
+        frames_B = self._runner.unequal_lengths(num_frames)
         if samples_B is not None:
             audio_BT = mask_padding(audio_BT, samples_B)
         size = max(filled)
@@ -116,13 +99,8 @@ class HasrdCodec:
             framed_BT = mask_padding(framed_BT, frames_B * hop)
         return self.network.encode(states, framed_BT, self.info.num_codebooks, frames_B)
 
-    def _decode(self, codes_BKF: Tensor, num_frames: list[int]) -> Tensor:
-        """Return audio_BT, zero after each row's end."""
-        frames_B = self._decode_runner.unequal_lengths(num_frames)
-        if frames_B is None:
-            return self.network.decode(codes_BKF).float()
-        audio_BT = self.network.decode(mask_padding(codes_BKF, frames_B), frames_B).float()
-        return mask_padding(audio_BT, frames_B * self.info.hop_length)
+    def _decode(self, codes_BKF: Tensor, frames_B: Tensor | None) -> Tensor:
+        return self.network.decode(codes_BKF.long(), frames_B).float()
 
 
 def _resized(audio_BT: Tensor, size: int) -> Tensor:

@@ -43,8 +43,9 @@ class PureCodec:
     def decode(self, codes_BKF: Tensor, num_frames_B: Tensor) -> Tensor:
         """Return audio_BT."""
         num_frames = check_codes(self.info, codes_BKF, num_frames_B)
-        hop = self.info.hop_length
-        return self._decode_runner.compute(self._decode, codes_BKF, num_frames, lambda f: f * hop)
+        return self._decode_runner.compute(
+            self._decode, codes_BKF, num_frames, self.info.num_decoded_samples
+        )
 
     def _encode(self, audio_BT: Tensor, lengths_B: Tensor | None) -> Tensor:
         return self.network.encode(audio_BT, self.info.num_codebooks, lengths_B)

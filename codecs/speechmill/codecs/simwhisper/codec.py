@@ -46,8 +46,6 @@ class SimWhisperCodec:
     ) -> None:
         self.info = info
         self.network = network.to(device).eval().requires_grad_(False)
-        self._device = device
-        self._precision = precision
         self._runner = BatchRunner.on(device, precision, row_by_row, compiled=compiled)
         self._decode_runner = replace(self._runner, compiled=False)
         if self._runner.packs_weights:
@@ -61,7 +59,7 @@ class SimWhisperCodec:
         num_samples = check_audio(audio_BT, num_samples_B)
         num_frames = [self.info.num_frames(samples) for samples in num_samples]
         shape = (len(num_frames), self.info.num_codebooks, max(num_frames))
-        codes_BKF = torch.zeros(shape, dtype=torch.int64, device=self._device)
+        codes_BKF = torch.zeros(shape, dtype=torch.int64, device=self._runner.device)
         windows = self._windows(num_samples, num_frames, self.info.hop_length)
         self._compute(self._runner, self._encode, audio_BT, windows, codes_BKF, 1)
         return codes_BKF
@@ -70,7 +68,7 @@ class SimWhisperCodec:
     def decode(self, codes_BKF: Tensor, num_frames_B: Tensor) -> Tensor:
         """Return audio_BT."""
         num_frames, hop = check_codes(self.info, codes_BKF, num_frames_B), self.info.hop_length
-        audio_BT = torch.zeros(len(num_frames), max(num_frames) * hop, device=self._device)
+        audio_BT = torch.zeros(len(num_frames), max(num_frames) * hop, device=self._runner.device)
         windows = self._windows(num_frames, num_frames, 1)
         self._compute(self._decode_runner, self._decode, codes_BKF.long(), windows, audio_BT, hop)
         return audio_BT
@@ -106,7 +104,7 @@ class SimWhisperCodec:
             if runner.compiled:
                 cut = runner.pad_to_bucket(cut, WINDOW_SAMPLES)
                 frames = self.info.num_frames(cut.shape[1])
-            with autocast(self._precision, self._device):
+            with autocast(self._runner.precision, self._runner.device):
                 y = compute(cut, frames, lengths_W)
             for window, kept in zip(group, y, strict=True):
                 first, size = window.first_frame * per_frame, window.frames * per_frame
@@ -126,4 +124,4 @@ class SimWhisperCodec:
         cut = x.new_zeros(len(group), *x.shape[1:-1], max(lengths))
         for place, window, length in zip(cut, group, lengths, strict=True):
             place[..., :length] = x[window.row, ..., window.start : window.end]
-        return cut.to(self._device), runner.unequal_lengths(lengths)
+        return cut.to(self._runner.device), runner.unequal_lengths(lengths)
