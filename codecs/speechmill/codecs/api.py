@@ -86,7 +86,7 @@ class Codec(Protocol):
         ...
 
     def decode(self, codes_BKF: Tensor, num_frames_B: Tensor) -> Tensor:
-        """Return audio_BT, float32 at `info.output_sample_rate`; the first codebooks are enough.
+        """Return audio_BT, float32 at `info.output_sample_rate`, from any first codebooks.
 
         The audio after row b's `num_frames_B[b]` frames is zero. Raises `InvalidCodes` if a code is
         out of range, or if there are more codebooks than the codec has.

@@ -252,7 +252,7 @@ def identity(
 
 
 def revision_of(architecture: Mapping[str, Any], weights: Mapping[str, str | int]) -> str:
-    """Return the digest of all that decides the codes: 16 hex digits, whatever the keys' order.
+    """Return the digest of all that decides the codes: 16 hex digits, in any order of keys.
 
     `weights` maps each file's role to its sha256, or "seed" to the seed of random weights.
     """

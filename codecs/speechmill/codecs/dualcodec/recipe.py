@@ -47,7 +47,7 @@ _MEL_POWER = 2.0
 class DualCodecRecipeConfig:
     """Settings of the training."""
 
-    dropout: float = 1.0  # share of utterances decoded from a random number of acoustic codebooks
+    dropout: float = 1.0  # share of utterances decoded from 1 to all acoustic codebooks, at random
     semantic_only: float = 0.125  # share of steps decoded from the semantic codebook alone
     low_share: float = 0.1  # share of the mel bands, the lowest, that count twice in such a step
     mel_ffts: tuple[int, ...] = (256, 512, 1024, 2048)

@@ -45,7 +45,7 @@ _WEIGHTS = {  # DAC's
 class HasrdRecipeConfig:
     """Settings of the training; those of codebooks apply only if "euclidean"."""
 
-    dropout: float = 0.5  # share of utterances decoded from a random number of acoustic codebooks
+    dropout: float = 0.5  # share of utterances decoded from 0 to all acoustic codebooks, at random
     ema_decay: float = 0.99
     revive_below: float = 2.0  # moving count under which a codeword is replaced
     kmeans_iterations: int = 50

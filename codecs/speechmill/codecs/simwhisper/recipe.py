@@ -2,8 +2,8 @@
 
 Section 3 of arXiv 2510.20504 freezes the encoder and trains the rest as a GAN's generator, in more
 than one stage, with reconstruction, adversarial and feature losses. The paper's loss weights and
-the authors' training code could not be read: the weights, and the choice of what the second phase
-trains, are ours. Weight norm is left out, because the codec computes the same without it.
+the authors' training code could not be read: the weights, and the parts that the second phase
+trains, are our choice. Weight norm is left out, because the codec computes the same without it.
 """
 
 from dataclasses import dataclass, field
