@@ -66,13 +66,13 @@ def speech_of(folder: Path, count: int, rate: int, longest: float) -> list[Tenso
 
 
 def alone(codec: Codec, clips: list[Tensor]) -> Tensor:
-    """Codes of the clips one by one, put behind each other: (K, all frames)."""
+    """Codes of the clips one by one, concatenated: (K, all frames)."""
     rows = [codec.encode(clip_T[None], torch.tensor([len(clip_T)]))[0] for clip_T in clips]
     return torch.cat([codes_KF.cpu() for codes_KF in rows], dim=1)
 
 
 def together(codec: Codec, clips: list[Tensor]) -> Tensor:
-    """Codes of the clips from one batch, put behind each other."""
+    """Codes of the clips from one batch, concatenated."""
     frames = [codec.info.num_frames(len(clip_T)) for clip_T in clips]
     codes_BKF = codec.encode(*padded(clips, extra=1_234, garbage=0.3)).cpu()
     rows = zip(codes_BKF, frames, strict=True)
