@@ -33,7 +33,7 @@ class Plan:
 
 def plan_run(config: TokenizeConfig) -> Plan:
     """Raises the errors that `tokenize` raises before it starts; nothing is written."""
-    storage = Storage(config.storage)
+    storage = Storage(config.storage, config.storage_patience)
     codec = codec_of(config)
     shards = list_shards(config.shards, storage)
     dataset = TokenDataset(storage.absolute(config.output), storage)
