@@ -1,22 +1,18 @@
 """Every page of the repository is held to the code: links, shell examples, Python examples."""
 
-import importlib
+import importlib.util
 import re
 import shlex
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import typer
 
-from speechmill.codecs import codec_info
 from speechmill.jobs.cli import app
 from speechmill.jobs.config import from_overrides, load_config
-from speechmill.jobs.schemas import EnhanceConfig, EvaluateConfig, PackConfig, TokenizeConfig
-from speechmill.jobs.training.config import TrainConfig
-from speechmill.jobs.training.kmeans import FitConfig
 from speechmill.pipeline.shards.listing import list_shards
 from speechmill.pipeline.storage import Storage
-from speechmill.pipeline.tokenize.schema import token_schema
 from tests.conftest import REPOSITORY
 from tests.corpus import write_corpus
 from tests.one_shard import tokenize_one
@@ -26,18 +22,25 @@ PAGES = sorted(
     for folder in (".", "docs", "infra", "samples", "configs")
     for page in REPOSITORY.glob(f"{folder}/*.md" if folder == "." else f"{folder}/**/*.md")
 )
-SHELL = ("", "bash", "console")
+COMMANDS = typer.main.get_command(app).commands
+SHELL = ("bash", "console")
 OTHER = ("python", "yaml", "toml", "text")
 BLOCKS = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+FILE = re.compile(r"`((?:docs|configs|samples|infra|tests|codecs|pipeline|jobs)/[\w./-]+)")
 IMPORT = re.compile(r"^from (speechmill\.[\w.]+) import (\([^)]*\)|.*)$", re.MULTILINE)
-FROM_YAML: dict[str, type] = {
-    "tokenize": TokenizeConfig,
-    "plan": TokenizeConfig,
-    "enhance": EnhanceConfig,
-    "evaluate": EvaluateConfig,
-    "train": TrainConfig,
-    "fit-kmeans": FitConfig,
-}
+
+
+def module_of(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+REFERENCE = module_of(REPOSITORY / "docs/reference/generate.py")
+SCHEMAS = {**REFERENCE.COMMANDS, "plan": REFERENCE.COMMANDS["tokenize"]}
 
 
 def name(page: Path) -> str:
@@ -58,21 +61,10 @@ def shell_lines(page: Path) -> list[str]:
     return lines
 
 
-def examples(*commands: str) -> list[tuple[str, str]]:
+def speechmill_lines() -> list[tuple[str, str]]:
     """Page and line of every `speechmill` command in the shell examples."""
-    return [
-        (name(page), line)
-        for page in PAGES
-        for line in shell_lines(page)
-        if line.startswith("speechmill ") and (not commands or line.split()[1] in commands)
-    ]
-
-
-def parsed(line: str) -> tuple[str, dict]:
-    """The command of a line and its parameters; unknown flags and missing arguments raise."""
-    _, command, *arguments = shlex.split(line, comments=True)
-    commands = typer.main.get_command(app).commands
-    return command, commands[command].make_context(command, arguments).params
+    lines = [(name(page), line) for page in PAGES for line in shell_lines(page)]
+    return [(page, line) for page, line in lines if line.startswith("speechmill ")]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
@@ -92,26 +84,35 @@ def test_shell_examples_are_the_same_in_bash_and_zsh(page):
 def test_every_example_says_what_language_it_is_in(page):
     languages = {language for language, _ in BLOCKS.findall(page.read_text())}
     assert languages <= {*SHELL, *OTHER}
-    assert not re.findall(r"^ {4}(?:\$ )?(?:speechmill|python|pip|make|jq) .*$", page.read_text())
+    assert not re.findall(r"^ {4}(?:speechmill|python|pip|make|jq) .*", page.read_text(), re.M)
 
 
-@pytest.mark.parametrize(("page", "line"), examples())
+@pytest.mark.parametrize(("page", "line"), speechmill_lines())
 def test_every_command_exists_with_its_flags_and_its_settings(page, line, monkeypatch):
     monkeypatch.chdir(REPOSITORY)
-    command, given = parsed(line)
+    _, command, *arguments = shlex.split(line, comments=True)
+    given = COMMANDS[command].make_context(command, arguments).params
     overrides = given.get("overrides") or []
-    if command in FROM_YAML:
-        load_config(FROM_YAML[command], given["config"], overrides)
-    elif command == "pack":
-        from_overrides(PackConfig, ["source=a", "output=b", *overrides])
+    if command == "pack":
+        from_overrides(SCHEMAS["pack"], ["source=a", "output=b", *overrides])
+    elif command in SCHEMAS:
+        load_config(SCHEMAS[command], given["config"], overrides)
     elif overrides:  # over the configuration that made a dataset
-        load_config(TokenizeConfig, REPOSITORY / "configs/tokenize/demo.yaml", overrides)
+        load_config(SCHEMAS["tokenize"], Path("configs/tokenize/demo.yaml"), overrides)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_every_command_in_the_prose_exists(page):
-    commands = set(typer.main.get_command(app).commands)
-    assert set(re.findall(r"`speechmill ([a-z][a-z-]*)", page.read_text())) <= commands
+    assert set(re.findall(r"`speechmill ([a-z][a-z-]*)", page.read_text())) <= COMMANDS.keys()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_every_file_in_the_prose_exists(page):
+    for path in re.findall(FILE, page.read_text()):
+        root, _, inner = path.partition("/")
+        module = REPOSITORY / root / "speechmill" / root / inner
+        plain = "/plain/" in path  # the codec that a page builds
+        assert plain or (REPOSITORY / path).exists() or module.exists(), path
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
@@ -122,19 +123,10 @@ def test_python_examples_import_names_that_exist(page):
                 assert set(re.findall(r"\w+", names)) <= set(dir(importlib.import_module(module)))
 
 
-def test_the_table_of_columns_is_the_schema():
-    written = []
-    page = (REPOSITORY / "docs/guide/read-the-tokens.md").read_text()
-    table = page.split("| column | type | |\n")[1].split("\n\n")[0]
-    for names, kind in re.findall(r"^\| ([\w, ]+) \| ([\w&;]+\??) \|", table, re.MULTILINE):
-        written += [(name, kind) for name in names.split(", ")]
-    schema = token_schema(codec_info("null").codebook_sizes)
-    kinds = {"list<element: uint16 not null>": "list&lt;uint16&gt;"}
-    expected = [
-        (field.name, kinds.get(str(field.type), str(field.type)) + "?" * field.nullable)
-        for field in schema
-    ]
-    assert sorted(written) == sorted(expected)
+def test_the_reference_is_what_the_code_says():
+    for page, text in REFERENCE.pages().items():
+        stored = (REPOSITORY / "docs/reference" / page).read_text()
+        assert stored == text, f"{page} differs; run `python docs/reference/generate.py`"
 
 
 def test_the_page_on_tokens_reads_a_dataset(tmp_path, monkeypatch, null_codec):
