@@ -1,6 +1,7 @@
 """A codec is refused on a device that computes it wrongly in the precision asked for."""
 
 import re
+from contextlib import suppress
 
 import pytest
 import torch
@@ -37,6 +38,16 @@ def test_a_device_with_wrong_kernels_is_refused_with_the_module_and_the_cure(
     )
     with pytest.raises(UnsupportedPrecision, match=message):
         load_codec("pure", config=PURE, precision="bf16")
+
+
+def test_the_float32_codec_that_it_is_compared_with_is_not_compiled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    compiled: list[object] = []
+    monkeypatch.setattr(torch, "compile", lambda compute, **_: compiled.append(compute) or compute)
+    with suppress(UnsupportedPrecision):  # raised on a CPU with AMX
+        load_codec("pure", config=PURE, precision="bf16", compile=True)
+    assert len(compiled) == 1
 
 
 def test_float32_is_not_checked_and_not_refused(wrong_convolutions: None) -> None:

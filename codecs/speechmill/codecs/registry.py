@@ -69,6 +69,7 @@ def load_codec(
     family, arguments = _resolve(name, _pinned(checkpoint, sha256), config, options)
     codec = family.load(name, device=device, precision=precision, **arguments)
     if precision != "fp32":
+        arguments.pop("compile", None)  # compiled code calls no hooks, which name a wrong module
         exact = family.load(name, device=device, precision="fp32", **arguments)
         refuse_wrong_codes(codec, exact, precision, device)
     return codec
