@@ -147,6 +147,13 @@ def test_a_config_file_may_have_keys_that_do_not_change_codes(tmp_path: Path) ->
     assert codec_info("transformers", config=path).revision == plain.revision
 
 
+@pytest.mark.parametrize("text", ['{"model_type": ', "[]"])
+def test_a_folder_with_a_damaged_config_file_is_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(InvalidConfig, match=r"config\.json"):
+        codec_info("mimi", checkpoint=tmp_path)
+
+
 def test_without_transformers_the_error_names_the_package_to_install(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -12,13 +12,13 @@ codes are useless without a loudness per second, which token datasets do not sto
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from speechmill.codecs.api import Codec, CodecInfo
+from speechmill.codecs.config import read_config
 from speechmill.codecs.errors import MissingDependency
 from speechmill.codecs.family import UNTRAINED_SEED, Config, NetworkFamily, Request
 from speechmill.codecs.transformers_codecs.config import (
@@ -49,7 +49,7 @@ class TransformersFamily(NetworkFamily[TransformersConfig, TransformersOptions])
         """Return the sizes of the variant, replaced by `config` or the folder's config.json."""
         beside = None if checkpoint is None else Path(checkpoint) / "config.json"
         if config is None and beside is not None and beside.is_file():
-            config = json.loads(beside.read_text())
+            config = read_config(beside)
         values = {**VARIANTS.get(name, {}), **(config or {})}
         return read_transformers_config(values, options.num_codebooks)
 
