@@ -31,12 +31,12 @@ class W2VBert(nn.Module):
         They start as zeros, but are computed: a clip's last frame may be one of them.
         """
         x_BSD: Tensor = self.feature_projection(features_BSI)
-        hidden_BS = None if attended_B is None else padding_mask(attended_B, x_BSD.shape[1])
-        if hidden_BS is not None:
-            x_BSD = x_BSD.masked_fill(hidden_BS[..., None], 0)
+        masked_BS = None if attended_B is None else padding_mask(attended_B, x_BSD.shape[1])
+        if masked_BS is not None:
+            x_BSD = x_BSD.masked_fill(masked_BS[..., None], 0)
         position_QK = self._relative_positions(x_BSD)
         for layer in self.layers:
-            x_BSD = layer(x_BSD, position_QK, hidden_BS)
+            x_BSD = layer(x_BSD, position_QK, masked_BS)
         return x_BSD
 
     def _relative_positions(self, x_BSD: Tensor) -> Tensor:
@@ -74,10 +74,10 @@ class ConformerLayer(nn.Module):
         self.ffn2 = ConformerFeedForward(config)
         self.final_layer_norm = nn.LayerNorm(dim, eps=eps)
 
-    def forward(self, x_BSD: Tensor, position_QK: Tensor, hidden_BS: Tensor | None) -> Tensor:
+    def forward(self, x_BSD: Tensor, position_QK: Tensor, masked_BS: Tensor | None) -> Tensor:
         x_BSD = x_BSD.add(self.ffn1(self.ffn1_layer_norm(x_BSD)), alpha=0.5)
-        x_BSD = x_BSD + self.self_attn(self.self_attn_layer_norm(x_BSD), position_QK, hidden_BS)
-        x_BSD = x_BSD + self.conv_module(x_BSD, hidden_BS)
+        x_BSD = x_BSD + self.self_attn(self.self_attn_layer_norm(x_BSD), position_QK, masked_BS)
+        x_BSD = x_BSD + self.conv_module(x_BSD, masked_BS)
         x_BSD = x_BSD.add(self.ffn2(self.ffn2_layer_norm(x_BSD)), alpha=0.5)
         y_BSD: Tensor = self.final_layer_norm(x_BSD)
         return y_BSD
@@ -109,14 +109,14 @@ class ConformerAttention(nn.Module):
         places = config.left_max_position_embeddings + config.right_max_position_embeddings + 1
         self.distance_embedding = nn.Embedding(places, dim // self.heads)
 
-    def forward(self, x_BSD: Tensor, position_QK: Tensor, hidden_BS: Tensor | None) -> Tensor:
+    def forward(self, x_BSD: Tensor, position_QK: Tensor, masked_BS: Tensor | None) -> Tensor:
         q_BHSE, k_BHSE, v_BHSE = (
             linear(x_BSD).unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for linear in (self.linear_q, self.linear_k, self.linear_v)
         )
         bias_BHQK = self._distance_scores(q_BHSE, position_QK)
-        if hidden_BS is not None:
-            bias_BHQK = bias_BHQK.masked_fill_(hidden_BS[:, None, None], -torch.inf)
+        if masked_BS is not None:
+            bias_BHQK = bias_BHQK.masked_fill_(masked_BS[:, None, None], -torch.inf)
         y_BHSE = F.scaled_dot_product_attention(q_BHSE, k_BHSE, v_BHSE, attn_mask=bias_BHQK)
         y_BSD: Tensor = self.linear_out(y_BHSE.transpose(1, 2).flatten(2))
         return y_BSD
@@ -142,10 +142,10 @@ class ConformerConvolution(nn.Module):
         self.depthwise_layer_norm = nn.LayerNorm(dim, eps=eps)
         self.pointwise_conv2 = nn.Linear(dim, dim, bias=False)
 
-    def forward(self, x_BSD: Tensor, hidden_BS: Tensor | None) -> Tensor:
+    def forward(self, x_BSD: Tensor, masked_BS: Tensor | None) -> Tensor:
         y_BSD = F.glu(self.pointwise_conv1(self.layer_norm(x_BSD)))
-        if hidden_BS is not None:
-            y_BSD = y_BSD.masked_fill(hidden_BS[..., None], 0)
+        if masked_BS is not None:
+            y_BSD = y_BSD.masked_fill(masked_BS[..., None], 0)
         y_BSD = F.silu(self.depthwise_layer_norm(self.depthwise_conv(y_BSD)))
         output_BSD: Tensor = self.pointwise_conv2(y_BSD)
         return output_BSD

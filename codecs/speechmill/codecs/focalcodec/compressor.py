@@ -10,7 +10,7 @@ from speechmill.codecs.focalcodec.focal import FocalBlock
 from speechmill.codecs.nn.frame_conv import FrameConv1d, Memory, Padding
 from speechmill.codecs.nn.masks import mask_padding_frames
 from speechmill.codecs.nn.snake import Snake
-from speechmill.codecs.nn.wavlm import FeedForward
+from speechmill.codecs.nn.wavlm.encoder import FeedForward
 
 
 class Compressor(nn.Module):

@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from speechmill.codecs.nn.frame_conv import FrameConv1d, Memory, Padding
 from speechmill.codecs.nn.masks import mask_padding_frames
-from speechmill.codecs.nn.wavlm import FeedForward
+from speechmill.codecs.nn.wavlm.encoder import FeedForward
 
 
 class DynamicTanh(nn.Module):

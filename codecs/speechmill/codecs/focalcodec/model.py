@@ -18,7 +18,8 @@ from speechmill.codecs.nn.binary import BinarySphericalQuantizer
 from speechmill.codecs.nn.convnext import ConvNeXtBackbone
 from speechmill.codecs.nn.frame_conv import Memory
 from speechmill.codecs.nn.spectra import ISTFTHead
-from speechmill.codecs.nn.wavlm import WavLM, WavLMSizes
+from speechmill.codecs.nn.wavlm.model import WavLM
+from speechmill.codecs.nn.wavlm.sizes import WavLMSizes
 
 
 class FocalCodecNetwork(nn.Module):

@@ -16,7 +16,8 @@ from speechmill.codecs.checkpoint import allocate, load_strict, read_state_dict
 from speechmill.codecs.focalcodec.config import FocalCodecConfig
 from speechmill.codecs.focalcodec.focal import FocalModulation
 from speechmill.codecs.focalcodec.model import FocalCodecNetwork, LinearHead
-from speechmill.codecs.nn.wavlm import FeedForward, WavLMAttention, join_projections
+from speechmill.codecs.nn.wavlm.encoder import FeedForward, WavLMAttention
+from speechmill.codecs.nn.wavlm.model import join_projections
 from speechmill.codecs.untrained import Drawn, draw_weights, fan_in
 
 _V001_UNUSED = {"encoder.encoder.norm.weight", "encoder.encoder.norm.bias", "quantizer.mask"}

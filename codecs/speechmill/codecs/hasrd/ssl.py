@@ -8,7 +8,8 @@ from torch.nn import functional as F
 
 from speechmill.codecs.hasrd.config import SSLConfig
 from speechmill.codecs.nn.masks import mask_padding
-from speechmill.codecs.nn.wavlm import WavLM, WavLMSizes
+from speechmill.codecs.nn.wavlm.model import WavLM
+from speechmill.codecs.nn.wavlm.sizes import WavLMSizes
 
 _VARIANCE_FLOOR = 1e-7  # that of transformers' feature extractor
 

@@ -15,7 +15,7 @@ from speechmill.codecs.hasrd.ssl import SSLModel
 from speechmill.codecs.nn.dac import DacResidualUnit
 from speechmill.codecs.nn.factorized import FactorizedQuantizer
 from speechmill.codecs.nn.quantize import ResidualQuantizer
-from speechmill.codecs.nn.wavlm import FeedForward, WavLMAttention
+from speechmill.codecs.nn.wavlm.encoder import FeedForward, WavLMAttention
 from speechmill.codecs.untrained import (
     best_projection,
     draw_codewords,
