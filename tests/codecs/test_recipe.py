@@ -7,12 +7,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from speechmill.codecs import InvalidConfig
 from speechmill.codecs.losses import dac_mel_loss, feature_matching, magnitudes
 from speechmill.codecs.nn.codebook_ema import initialize_by_kmeans
 from speechmill.codecs.nn.factorized import FactorizedQuantizer, ResidualFactorizedQuantizer
-from speechmill.codecs.nn.quantize import ResidualQuantizer
+from speechmill.codecs.nn.masks import pad_or_trim
+from speechmill.codecs.nn.quantize import ResidualQuantizer, straight_through
 from speechmill.codecs.nn.spectra import mel_bank
-from speechmill.codecs.recipe import Frozen, pad_or_trim, straight_through
+from speechmill.codecs.recipe import Frozen
 from tests.codecs.speech import speech
 
 
@@ -29,6 +31,11 @@ def test_the_mel_loss_of_dac_sums_log10_over_scales() -> None:
     loss = dac_mel_loss(16_000, (256, 512), (20, 40), power=2.0)
     assert loss(ours_BT, theirs_BT).item() == pytest.approx(total, rel=1e-5)
     assert dac_mel_loss(16_000, (256,), (20,)).scale == pytest.approx(1 / log(10))
+
+
+def test_a_mel_loss_needs_as_many_bands_as_windows() -> None:
+    with pytest.raises(InvalidConfig, match="2 mel_ffts and 1 mel_bands"):
+        dac_mel_loss(16_000, (256, 512), (20,))
 
 
 def test_features_are_matched_in_sum_or_on_average() -> None:

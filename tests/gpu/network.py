@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from speechmill.codecs import Codec, load_codec
-from speechmill.codecs.hasrd.codec import _resized
+from speechmill.codecs.nn.masks import pad_or_trim
 from tests.gpu.inputs import arguments_of, sample_speech
 from tests.gpu.kit import DEVICE, sized
 from tests.gpu.timing import computing
@@ -73,7 +73,7 @@ def network_call(codec: Any, audio_BT: Tensor, num_samples_B: Tensor) -> Callabl
             hop = codec.info.hop_length
             filled = [max(n, f * hop) for n, f in zip(lengths, num_frames, strict=True)]
             filled_B = torch.tensor(filled, device=audio_BT.device)
-            padded_BT = _resized(audio_BT, max(filled))
+            padded_BT = pad_or_trim(audio_BT, max(filled))
             return lambda: codec._code(padded_BT, lengths_B, filled_B, frames_B, max(filled))
         case "PureCodec":
             return lambda: codec._encode(audio_BT, lengths_B)

@@ -18,6 +18,7 @@ from speechmill.codecs.nn.masks import mask_padding
 from speechmill.codecs.precision import autocast
 
 ComputeT = TypeVar("ComputeT", bound=Callable[..., Tensor])
+RowT = TypeVar("RowT")
 
 _STEPS = 4  # compiled sizes per octave: on average they add a ninth to the columns
 _SMALLEST = 8_192  # samples; shorter clips are all padded to this
@@ -78,7 +79,7 @@ class BatchRunner:
         size = audio_BT.shape[1]
         return F.pad(audio_BT, (0, min(bucket(size), limit or _LARGEST) - size))
 
-    def groups(self, rows: list[int]) -> list[list[int]]:
+    def groups(self, rows: list[RowT]) -> list[list[RowT]]:
         """Return which rows to compute together: each on its own, or all."""
         if self.row_by_row:
             return [[row] for row in rows]
@@ -142,9 +143,8 @@ class BatchRunner:
         if lengths_B is None:
             return network(x, None)
         num_frames = [out_length(length) for length in lengths]
-        y = network(self.pad_to_bucket(mask_padding(x, lengths_B)), lengths_B)[
-            ..., : max(num_frames)
-        ]
+        padded = self.pad_to_bucket(mask_padding(x, lengths_B))
+        y = network(padded, lengths_B)[..., : max(num_frames)]
         return mask_padding(y, torch.tensor(num_frames, device=self.device))
 
 

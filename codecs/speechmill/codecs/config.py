@@ -13,10 +13,11 @@ from speechmill.codecs.errors import InvalidConfig
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
+ConfigSource = Mapping[str, Any] | str | Path | None  # the values, or their JSON file
 ConfigT = TypeVar("ConfigT", bound="DataclassInstance")
 
 
-def read_config(config: Mapping[str, Any] | str | Path | None) -> dict[str, Any] | None:
+def read_config(config: ConfigSource) -> dict[str, Any] | None:
     """Return the configuration as a dict; a string or path names a JSON file."""
     if config is None or isinstance(config, Mapping):
         return None if config is None else dict(config)

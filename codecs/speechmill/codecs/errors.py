@@ -1,14 +1,4 @@
-"""Every error that a codec raises on purpose.
-
-CodecError
-├── UnknownCodec         the name is not in the registry
-├── InvalidConfig        no such codec can be built from the configuration or option
-├── CheckpointError      a checkpoint cannot be fetched, read, verified or fitted to the network
-├── MissingDependency    the codec is computed by a package that is not installed
-├── UnsupportedPrecision the device cannot compute in the precision asked for
-├── InvalidAudio         the input of encode is not float audio of shape (B, T)
-└── InvalidCodes         this codec cannot have made the input of decode
-"""
+"""Every error that a codec raises on purpose; each is a `CodecError`."""
 
 
 class CodecError(Exception):

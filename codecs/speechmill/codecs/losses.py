@@ -7,11 +7,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from speechmill.codecs.errors import InvalidConfig
 from speechmill.codecs.nn.spectra import mel_bank
 
 _FLOOR = 1e-5  # of a magnitude, before its logarithm
 
-Features = list[list[Tensor]]  # of each discriminator, the layers' outputs, logits last
+Features = list[list[Tensor]]  # for each discriminator its layers' outputs, logits last
 
 
 class MelLoss(nn.Module):
@@ -20,7 +21,8 @@ class MelLoss(nn.Module):
     Scale i uses a Hann window of `ffts[i]` samples with a hop of a quarter of it. Its loss is L1
     plus sqrt(2^i - 1) times the squared error; the sum is divided by the sum of all weights. With
     `squared=False` the loss is the mean L1 over the scales. Only the lowest `share` of the bands
-    counts.
+    counts. The loss is multiplied by `scale`. Raises `InvalidConfig` if `ffts` and `mels` differ in
+    length.
     """
 
     def __init__(
@@ -34,6 +36,10 @@ class MelLoss(nn.Module):
         scale: float = 1.0,
     ) -> None:
         super().__init__()
+        if len(ffts) != len(mels):
+            raise InvalidConfig(
+                f"there are {len(ffts)} mel_ffts and {len(mels)} mel_bands; give as many"
+            )
         self.ffts = tuple(ffts)
         self.scale = scale
         self.alphas = [sqrt(2**i - 1) if squared else 0.0 for i in range(len(ffts))]

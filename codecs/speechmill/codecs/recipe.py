@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from speechmill.codecs.errors import InvalidConfig
 
@@ -146,11 +145,6 @@ class Frozen(nn.Module):
         return self.network(*arguments)
 
 
-def straight_through(x: Tensor, quantized: Tensor) -> Tensor:
-    """Return `quantized`, with the gradient of `x` (arXiv 1308.3432)."""
-    return x + (quantized - x).detach()
-
-
 def random_depths(batch: int, depth: int, least: int, share: float, like: Tensor) -> Tensor:
     """Return depth_B, how many stages each utterance keeps: quantizer dropout (arXiv 2107.03312).
 
@@ -160,11 +154,6 @@ def random_depths(batch: int, depth: int, least: int, share: float, like: Tensor
     drawn_B = torch.randint(least, depth + 1, (batch,), device=like.device)
     dropped_B = torch.rand(batch, device=like.device) < share
     return torch.where(dropped_B, drawn_B, depth)
-
-
-def pad_or_trim(audio_BT: Tensor, num_samples: int) -> Tensor:
-    """Return audio_BT of `num_samples` samples, cut or padded with zeros."""
-    return F.pad(audio_BT, (0, num_samples - audio_BT.shape[-1]))
 
 
 def merge_weights(own: Mapping[str, float], given: Mapping[str, Any]) -> dict[str, float]:

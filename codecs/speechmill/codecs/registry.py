@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from speechmill.codecs.api import Codec, CodecInfo
-from speechmill.codecs.config import did_you_mean, read_config
+from speechmill.codecs.config import ConfigSource, did_you_mean, read_config
 from speechmill.codecs.errors import InvalidConfig, UnknownCodec
 from speechmill.codecs.family import Card, CodecFamily
 from speechmill.codecs.fetch import pinned
@@ -37,15 +37,13 @@ FAMILIES = {
     "transformers": "speechmill.codecs.transformers_codecs",
 }
 
-Config = Mapping[str, Any] | str | Path | None
-
 
 def load_codec(
     name: str,
     *,
     checkpoint: str | Path | None = None,
     sha256: str | None = None,
-    config: Config = None,
+    config: ConfigSource = None,
     device: str | torch.device = "cpu",
     precision: str = "fp32",
     **options: Any,
@@ -80,7 +78,7 @@ def codec_info(
     *,
     checkpoint: str | Path | None = None,
     sha256: str | None = None,
-    config: Config = None,
+    config: ConfigSource = None,
     **options: Any,
 ) -> CodecInfo:
     """Return the `info` that `load_codec` would give, without building a network.
@@ -109,7 +107,7 @@ def load_recipe(
     name: str,
     *,
     checkpoint: str | Path | None = None,
-    config: Config = None,
+    config: ConfigSource = None,
     settings: Mapping[str, Any] | None = None,
     enhance: Enhance | None = None,
     **options: Any,
@@ -135,7 +133,7 @@ def list_codecs() -> list[str]:
 
 
 def _resolve(
-    name: str, checkpoint: str | Path | None, config: Config, options: dict[str, Any]
+    name: str, checkpoint: str | Path | None, config: ConfigSource, options: dict[str, Any]
 ) -> tuple[CodecFamily, dict[str, Any]]:
     family = _find(name, configured=config is not None)
     for option in options:

@@ -14,8 +14,8 @@ from speechmill.codecs.hasrd.config import read_hasrd_config
 from speechmill.codecs.hasrd.recipe import HasrdRecipe
 from speechmill.codecs.hasrd.weights import untrained_ssl
 from speechmill.codecs.nn.kmeans import MiniBatchKMeans, kmeans, nearest_centroids
-from speechmill.codecs.nn.masks import mask_padding
-from speechmill.codecs.recipe import TrainingBatch, pad_or_trim, random_depths
+from speechmill.codecs.nn.masks import mask_padding, pad_or_trim
+from speechmill.codecs.recipe import TrainingBatch, random_depths
 from tests.codecs.hasrd.small import CONFIGS
 from tests.codecs.overfit import begin, clips, mel_distance, moved, overfit, snapshot
 from tests.codecs.overfit import without_gradient as unreached

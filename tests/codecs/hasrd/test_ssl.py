@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from speechmill.codecs.checkpoint import allocate
 from speechmill.codecs.hasrd.config import SSLConfig, read_hasrd_config
 from speechmill.codecs.hasrd.ssl import SSLModel, normalized
-from speechmill.codecs.hasrd.weights import allocate_ssl
 from tests.codecs.hasrd.small import BASE, HUBERT, LARGE, TINY, codec
 from tests.codecs.speech import padded, speech
 
@@ -36,7 +36,7 @@ def reference(sizes: dict[str, Any]) -> nn.Module:
 
 def ours(sizes: dict[str, Any], state: dict[str, Tensor], layers: int) -> SSLModel:
     config = read_hasrd_config("hasrd", TINY | {"ssl": sizes, "semantic_layer": layers})
-    model = allocate_ssl(config)
+    model = allocate(lambda: SSLModel(config.ssl, config.semantic_layer))
     model.load_transformers(state)
     return model
 

@@ -35,7 +35,7 @@ _CODEWORD_NORM = 2.0
 
 def read_dualcodec(config: DualCodecConfig, path: Path) -> DualCodecNetwork:
     """Return the network of a published checkpoint."""
-    network = allocate_network(config)
+    network = allocate(lambda: DualCodecNetwork(config))
     load_strict(network, renamed(read_state_dict(path), config), str(path))
     fold_weight_norm(network)
     return network
@@ -45,7 +45,7 @@ def read_semantic(
     config: DualCodecConfig, w2vbert: Path, stats: Path, *, keep_partial: bool
 ) -> SemanticFeatures:
     """Return the features of a w2v-BERT in transformers' format, with their statistics."""
-    network = allocate_w2vbert(config)
+    network = allocate(lambda: W2VBert(config.w2vbert))
     load_w2vbert(network, config, w2vbert)
     return SemanticFeatures(config, network, *read_stats(config, stats), keep_partial=keep_partial)
 
@@ -71,16 +71,6 @@ def count_acoustic_codebooks(path: Path) -> int:
     else:
         keys = read_state_dict(path)
     return sum(_ACOUSTIC_CODEBOOK.fullmatch(key) is not None for key in keys)
-
-
-def allocate_network(config: DualCodecConfig) -> DualCodecNetwork:
-    """Return a network for inference whose weights are not initialised yet."""
-    return allocate(lambda: DualCodecNetwork(config))
-
-
-def allocate_w2vbert(config: DualCodecConfig) -> W2VBert:
-    """Return a network for inference whose weights are not initialised yet."""
-    return allocate(lambda: W2VBert(config.w2vbert))
 
 
 def renamed(state: Mapping[str, Tensor], config: DualCodecConfig) -> dict[str, Tensor]:
@@ -200,7 +190,7 @@ def untrained_dualcodec(config: DualCodecConfig, seed: int) -> DualCodecNetwork:
     The acoustic latent ignores what is constant in time, and each stage of the quantizer subtracts
     the part of the residual that it codes.
     """
-    network = allocate_network(config)
+    network = allocate(lambda: DualCodecNetwork(config))
     fold_weight_norm(network)
     generator = torch.Generator().manual_seed(seed)
     draw_weights(network, generator, gain=_GAIN, embeddings="unit")
@@ -216,7 +206,7 @@ def untrained_dualcodec(config: DualCodecConfig, seed: int) -> DualCodecNetwork:
 
 def untrained_w2vbert(config: DualCodecConfig, seed: int) -> W2VBert:
     """Return layers of random weights."""
-    network = allocate_w2vbert(config)
+    network = allocate(lambda: W2VBert(config.w2vbert))
     generator = torch.Generator().manual_seed(seed)
     draw_weights(network, generator, gain=_W2VBERT_GAIN, embeddings="unit")
     return network

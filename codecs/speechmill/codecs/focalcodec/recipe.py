@@ -21,13 +21,13 @@ from speechmill.codecs.focalcodec.config import SAMPLE_RATE, FocalCodecConfig
 from speechmill.codecs.focalcodec.model import FocalCodecNetwork
 from speechmill.codecs.focalcodec.weights import current
 from speechmill.codecs.losses import MelLoss
+from speechmill.codecs.nn.masks import pad_or_trim
+from speechmill.codecs.nn.quantize import straight_through
 from speechmill.codecs.recipe import (
     Recipe,
     StepOutput,
     TrainingBatch,
     merge_weights,
-    pad_or_trim,
-    straight_through,
 )
 
 _WEIGHTS = {  # all of the author's recipe
@@ -54,8 +54,6 @@ class FocalCodecRecipeConfig:
     def __post_init__(self) -> None:
         if self.vocoder_frames < 0:
             raise InvalidConfig(f"vocoder_frames is {self.vocoder_frames}; give 0 or more")
-        if len(self.mel_ffts) != len(self.mel_bands):
-            raise InvalidConfig("give as many mel_bands as mel_ffts")
 
 
 class FocalCodecRecipe(Recipe):

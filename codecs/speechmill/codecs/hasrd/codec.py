@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from speechmill.codecs.api import CodecInfo
 from speechmill.codecs.batch_runner import BatchRunner
@@ -12,7 +11,7 @@ from speechmill.codecs.errors import InvalidConfig
 from speechmill.codecs.hasrd.model import HasrdNetwork
 from speechmill.codecs.hasrd.ssl import SSLModel
 from speechmill.codecs.nn.frame_conv import pack_matrices
-from speechmill.codecs.nn.masks import mask_padding
+from speechmill.codecs.nn.masks import mask_padding, pad_or_trim
 from speechmill.codecs.precision import cast_weights
 from speechmill.codecs.validation import check_audio, check_codes
 
@@ -75,7 +74,7 @@ class HasrdCodec:
             audio_BT = mask_padding(audio_BT, samples_B)
         size = max(filled)
         if self._runner.compiled:
-            audio_BT = self._runner.pad_to_bucket(_resized(audio_BT, size))
+            audio_BT = self._runner.pad_to_bucket(pad_or_trim(audio_BT, size))
             size = audio_BT.shape[1]
         codes_BKF = self._code(
             audio_BT, samples_B, self._runner.unequal_lengths(filled), frames_B, size
@@ -93,16 +92,11 @@ class HasrdCodec:
         """Return codes_BKF of rows, padded with zeros to `size` samples."""
         assert self.ssl is not None
         hop = self.info.hop_length
-        states = self.ssl(_resized(self.ssl.prepare(audio_BT, samples_B), size), filled_B)
-        framed_BT = _resized(audio_BT, size // hop * hop)
+        states = self.ssl(pad_or_trim(self.ssl.prepare(audio_BT, samples_B), size), filled_B)
+        framed_BT = pad_or_trim(audio_BT, size // hop * hop)
         if frames_B is not None:
             framed_BT = mask_padding(framed_BT, frames_B * hop)
         return self.network.encode(states, framed_BT, self.info.num_codebooks, frames_B)
 
     def _decode(self, codes_BKF: Tensor, frames_B: Tensor | None) -> Tensor:
         return self.network.decode(codes_BKF.long(), frames_B).float()
-
-
-def _resized(audio_BT: Tensor, size: int) -> Tensor:
-    """Return audio_BT of `size` columns, padded with zeros or cut."""
-    return F.pad(audio_BT, (0, size - audio_BT.shape[1]))

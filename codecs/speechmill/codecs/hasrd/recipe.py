@@ -19,17 +19,15 @@ from speechmill.codecs.hasrd.model import HasrdNetwork
 from speechmill.codecs.hasrd.ssl import SSLModel
 from speechmill.codecs.losses import dac_mel_loss
 from speechmill.codecs.nn.codebook_ema import CodebookEMA, KMeansStart
-from speechmill.codecs.nn.masks import padding_mask
-from speechmill.codecs.nn.quantize import ResidualQuantizer
+from speechmill.codecs.nn.masks import pad_or_trim, padding_mask
+from speechmill.codecs.nn.quantize import ResidualQuantizer, straight_through
 from speechmill.codecs.recipe import (
     CentroidRecipe,
     Frozen,
     StepOutput,
     TrainingBatch,
     merge_weights,
-    pad_or_trim,
     random_depths,
-    straight_through,
 )
 
 _WEIGHTS = {  # DAC's
@@ -57,8 +55,6 @@ class HasrdRecipeConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.dropout <= 1:
             raise InvalidConfig(f"dropout is {self.dropout}; give a share, 0 to 1")
-        if len(self.mel_ffts) != len(self.mel_bands):
-            raise InvalidConfig("give as many mel_bands as mel_ffts")
 
 
 class HasrdRecipe(CentroidRecipe):

@@ -31,26 +31,16 @@ _AUDIO_GAIN = 0.1
 def read_hasrd(config: HasrdConfig, path: Path) -> HasrdNetwork:
     """Return the network for inference, from a checkpoint of training or of inference."""
     state = read_state_dict(path)
-    network = allocate_hasrd(config)
+    network = allocate(lambda: HasrdNetwork(config))
     load_folded(network, state, str(path))
     return network
 
 
 def read_ssl(config: HasrdConfig, path: Path) -> SSLModel:
     """Return the first layers of a checkpoint in transformers' format."""
-    network = allocate_ssl(config)
+    network = allocate(lambda: SSLModel(config.ssl, config.semantic_layer))
     network.load_transformers(read_state_dict(path), str(path))
     return network
-
-
-def allocate_hasrd(config: HasrdConfig) -> HasrdNetwork:
-    """Return a network for inference whose weights are not initialised yet."""
-    return allocate(lambda: HasrdNetwork(config))
-
-
-def allocate_ssl(config: HasrdConfig) -> SSLModel:
-    """Return a network for inference whose weights are not initialised yet."""
-    return allocate(lambda: SSLModel(config.ssl, config.semantic_layer))
 
 
 def untrained_hasrd(config: HasrdConfig, seed: int) -> HasrdNetwork:
@@ -58,7 +48,7 @@ def untrained_hasrd(config: HasrdConfig, seed: int) -> HasrdNetwork:
 
     Codewords are as long as the projection of a latent on the best of all directions.
     """
-    network = allocate_hasrd(config)
+    network = allocate(lambda: HasrdNetwork(config))
     fold_weight_norm(network)
     generator = torch.Generator().manual_seed(seed)
     draw_weights(network, generator, centered=True)
@@ -76,7 +66,7 @@ def untrained_hasrd(config: HasrdConfig, seed: int) -> HasrdNetwork:
 
 def untrained_ssl(config: HasrdConfig, seed: int) -> SSLModel:
     """Return layers of random weights."""
-    network = allocate_ssl(config)
+    network = allocate(lambda: SSLModel(config.ssl, config.semantic_layer))
     draw_weights(network, torch.Generator().manual_seed(seed), centered=True)
     for module in network.modules():
         if isinstance(module, WavLMAttention | FeedForward):

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
 from speechmill.codecs.nn.frame_conv import FrameConv1d
+from speechmill.codecs.nn.quantize import straight_through
 
 
 class Quantized(NamedTuple):
@@ -47,7 +48,7 @@ class FactorizedQuantizer(nn.Module):
         with torch.autocast(x_BFD.device.type, enabled=False):
             latent_BFC = self.in_proj(x_BFD.float())
             word_BFC = self.codebook(self.encode(x_BFD.detach()))
-            chosen_BFC = latent_BFC + (word_BFC - latent_BFC).detach()
+            chosen_BFC = straight_through(latent_BFC, word_BFC)
             commitment_B = (latent_BFC - word_BFC.detach()).square().mean((1, 2))
             codebook_B = (word_BFC - latent_BFC.detach()).square().mean((1, 2))
             return Quantized(self.out_proj(chosen_BFC), commitment_B, codebook_B)

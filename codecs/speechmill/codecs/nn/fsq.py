@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from speechmill.codecs.nn.quantize import straight_through
+
 
 class GroupedFSQ(nn.Module):
     """Rounds each channel to a level; a group's digits make one code, its first channel fastest.
@@ -49,7 +51,7 @@ class GroupedFSQ(nn.Module):
     def quantize(self, x_BDF: Tensor) -> Tensor:
         """Return the decoded codes of `x_BDF`, with the gradient of `bound`."""
         y_BKLF = self.bound(x_BDF)
-        rounded_BKLF = y_BKLF + (y_BKLF.round() - y_BKLF).detach()
+        rounded_BKLF = straight_through(y_BKLF, y_BKLF.round())
         return (rounded_BKLF / (self.levels_L1 // 2)).flatten(1, 2)
 
     def encode(self, x_BDF: Tensor) -> Tensor:

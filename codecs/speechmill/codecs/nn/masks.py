@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 
 def padding_mask(lengths_B: Tensor, size: int) -> Tensor:
@@ -26,3 +27,8 @@ def repeat_last(x_BCT: Tensor, lengths_B: Tensor) -> Tensor:
     column_T = torch.arange(x_BCT.shape[-1], device=x_BCT.device)
     source_BT = torch.minimum(column_T, lengths_B[:, None] - 1)
     return x_BCT.gather(-1, source_BT[:, None].expand(-1, x_BCT.shape[1], -1))
+
+
+def pad_or_trim(audio_BT: Tensor, num_samples: int) -> Tensor:
+    """Return audio_BT of `num_samples` samples, cut or padded with zeros."""
+    return F.pad(audio_BT, (0, num_samples - audio_BT.shape[-1]))

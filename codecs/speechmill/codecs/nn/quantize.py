@@ -6,6 +6,11 @@ import torch
 from torch import Tensor, nn
 
 
+def straight_through(x: Tensor, quantized: Tensor) -> Tensor:
+    """Return `quantized`, with the gradient of `x` (arXiv 1308.3432)."""
+    return x + (quantized - x).detach()
+
+
 class Stages(NamedTuple):
     """Frames through all stages, for training; rows M are the frames of all utterances."""
 

@@ -14,6 +14,7 @@ from speechmill.codecs.checkpoint import load_unfolded, read_state_dict
 from speechmill.codecs.errors import InvalidConfig
 from speechmill.codecs.losses import MelLoss, STFTLoss, kl_to_standard_normal, l1_and_mse
 from speechmill.codecs.nn.codebook_ema import CodebookEMA, KMeansStart
+from speechmill.codecs.nn.quantize import straight_through
 from speechmill.codecs.pure.config import PureConfig
 from speechmill.codecs.pure.model import PureNetwork
 from speechmill.codecs.recipe import (
@@ -23,7 +24,6 @@ from speechmill.codecs.recipe import (
     TrainingBatch,
     merge_weights,
     random_depths,
-    straight_through,
 )
 
 _WEIGHTS = {
@@ -67,8 +67,6 @@ class PureRecipeConfig:
             raise InvalidConfig(f"stage1_mode is {self.stage1_mode!r}; use target or swap")
         if self.codebook_update not in ("ema", "gradient"):
             raise InvalidConfig(f"codebook_update is {self.codebook_update!r}; ema or gradient")
-        if len(self.mel_ffts) != len(self.mel_bands):
-            raise InvalidConfig("give as many mel_bands as mel_ffts")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """SimWhisper as a `Codec`."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -98,7 +98,7 @@ class SimWhisperCodec:
         per_frame: int,
     ) -> None:
         """Fill `out`, of `per_frame` columns per frame, with the kept part of every window."""
-        for group in self._groups(windows):
+        for group in runner.groups(windows):
             cut, lengths_W = self._cut(runner, x, group)
             frames = max(window.frames for window in group)
             if runner.compiled:
@@ -109,12 +109,6 @@ class SimWhisperCodec:
             for window, kept in zip(group, y, strict=True):
                 first, size = window.first_frame * per_frame, window.frames * per_frame
                 out[window.row, ..., first : first + size] = kept[..., :size]
-
-    def _groups(self, windows: list[Window]) -> Iterator[list[Window]]:
-        if self._runner.row_by_row:
-            yield from ([window] for window in windows)
-        elif windows:
-            yield windows
 
     def _cut(
         self, runner: BatchRunner, x: Tensor, group: list[Window]

@@ -15,7 +15,8 @@ from torch import Tensor
 from speechmill.codecs.errors import InvalidConfig
 from speechmill.codecs.fetch import fetch
 from speechmill.codecs.losses import MelLoss
-from speechmill.codecs.recipe import Recipe, StepOutput, TrainingBatch, merge_weights, pad_or_trim
+from speechmill.codecs.nn.masks import pad_or_trim
+from speechmill.codecs.recipe import Recipe, StepOutput, TrainingBatch, merge_weights
 from speechmill.codecs.simwhisper.config import SAMPLE_RATE, WINDOW_SAMPLES, SimWhisperConfig
 from speechmill.codecs.simwhisper.model import SimWhisperNetwork
 from speechmill.codecs.simwhisper.weights import load_simwhisper, load_whisper
@@ -37,10 +38,6 @@ class SimWhisperRecipeConfig:
     mel_ffts: tuple[int, ...] = (256, 512, 1024, 2048)
     mel_bands: tuple[int, ...] = (20, 40, 80, 80)
     weights: dict[str, float] = field(default_factory=dict)  # by loss; replace the defaults
-
-    def __post_init__(self) -> None:
-        if len(self.mel_ffts) != len(self.mel_bands):
-            raise InvalidConfig("give as many mel_bands as mel_ffts")
 
 
 class SimWhisperRecipe(Recipe):
