@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from speechmill.codecs.nn.cpu_kernels import Spectrum
+from speechmill.codecs.nn.cpu_kernels import FFTConv1d
 from speechmill.codecs.nn.snake import Snake
 from tests.gpu.kit import DEVICE, attempt, emit, sized
 from tests.gpu.timing import Call, call_ms, in_new_threads, timed
@@ -116,10 +116,10 @@ def measure_positional_convolution() -> None:
     show("pos conv, conv1d of channels first", conv1d, flop)
     windows_times_matrices = as_windows(x, weight)
     show("pos conv, windows times matrices (bmm)", windows_times_matrices, flop)
-    spectrum = Spectrum(weight.float(), GROUPS)
-    spectrum.weight_FGIO = spectrum.weight_FGIO.to(DEVICE)
+    fft_conv = FFTConv1d(weight.float(), GROUPS)
+    fft_conv.weight_FGIO = fft_conv.weight_FGIO.to(DEVICE)
     label = "pos conv, spectra in float32 (the CPU's way)"
-    show(label, lambda: spectrum.convolve(x.float()), flop)
+    show(label, lambda: fft_conv.convolve(x.float()), flop)
 
 
 def as_windows(x: Tensor, weight: Tensor) -> Call:

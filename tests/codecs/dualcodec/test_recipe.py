@@ -15,8 +15,15 @@ from speechmill.codecs.dualcodec.recipe import DualCodecRecipe
 from speechmill.codecs.dualcodec.weights import published, renamed
 from speechmill.codecs.recipe import TrainingBatch
 from tests.codecs.dualcodec.goldens import SMALL, WEIGHTS
-from tests.codecs.overfit import begin, clips, mel_distance, moved, overfit, snapshot
-from tests.codecs.overfit import without_gradient as unreached
+from tests.codecs.overfit import (
+    begin,
+    clips,
+    mel_distance,
+    moved,
+    overfit,
+    snapshot,
+    without_gradient,
+)
 
 SETTINGS: dict[str, Any] = {"mel_ffts": [512], "mel_bands": [40], "low_share": 0.25}
 SEMANTIC = {name: WEIGHTS[name] for name in ("semantic_checkpoint", "semantic_stats")}
@@ -61,7 +68,7 @@ def test_gradients_reach_every_weight_except_those_of_w2v_bert() -> None:
     trained = recipe(semantic_only=0.0, dropout=0.0)
     audio_BT = clips(trained)
     begin(trained, "codec", audio_BT)
-    assert not unreached(trained, audio_BT)
+    assert not without_gradient(trained, audio_BT)
     assert all(p.grad is None for p in trained.semantic.network.parameters())
     assert not [name for name in trained.state_dict() if name.startswith("semantic.")]
 
@@ -70,7 +77,7 @@ def test_a_step_of_the_semantic_stream_alone_does_not_train_the_acoustic_one() -
     trained = recipe(semantic_only=1.0)
     audio_BT = clips(trained)
     begin(trained, "codec", audio_BT)
-    out = unreached(trained, audio_BT)
+    out = without_gradient(trained, audio_BT)
     assert {name.split(".")[1] for name in out} == {"acoustic_encoder", "acoustic_quantizer"}
     terms = trained(TrainingBatch(audio_BT)).terms
     assert "low_band" in terms

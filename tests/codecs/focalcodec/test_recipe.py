@@ -17,8 +17,15 @@ from speechmill.codecs.nn.binary import BinarySphericalQuantizer
 from speechmill.codecs.recipe import TrainingBatch
 from tests.codecs.focalcodec.goldens import CHECKPOINTS, DATA
 from tests.codecs.focalcodec.small import ENCODER, tiny
-from tests.codecs.overfit import below, clips, mel_distance, moved, overfit, snapshot
-from tests.codecs.overfit import without_gradient as unreached
+from tests.codecs.overfit import (
+    below,
+    clips,
+    mel_distance,
+    moved,
+    overfit,
+    snapshot,
+    without_gradient,
+)
 
 PARTS = ("encoder", "compressor", "decompressor", "decoder")
 SETTINGS: dict[str, Any] = {"mel_ffts": [512], "mel_bands": [40], "vocoder_frames": 10}
@@ -76,7 +83,7 @@ def test_gradients_reach_every_weight_of_the_phase(
     trained.begin_phase(phase)
     names = {name.removeprefix("network.") for name in trained.trainable_parameters()}
     assert names == set(filter(below(*modules), dict(trained.network.named_parameters())))
-    assert not unreached(trained, clips(trained))
+    assert not without_gradient(trained, clips(trained))
 
 
 @pytest.mark.parametrize(("causal", "factor"), [(False, 2), (True, 1)])

@@ -17,8 +17,15 @@ from speechmill.codecs.nn.kmeans import MiniBatchKMeans, kmeans, nearest_centroi
 from speechmill.codecs.nn.masks import mask_padding, pad_or_trim
 from speechmill.codecs.recipe import TrainingBatch, random_depths
 from tests.codecs.hasrd.small import CONFIGS
-from tests.codecs.overfit import begin, clips, mel_distance, moved, overfit, snapshot
-from tests.codecs.overfit import without_gradient as unreached
+from tests.codecs.overfit import (
+    begin,
+    clips,
+    mel_distance,
+    moved,
+    overfit,
+    snapshot,
+    without_gradient,
+)
 
 SETTINGS: dict[str, Any] = {
     "mel_ffts": [256, 512], "mel_bands": [20, 40], "kmeans_iterations": 5, "revive_below": 0.1,
@@ -76,7 +83,7 @@ def test_gradients_reach_every_weight_that_is_not_frozen(kind: str, tmp_path: Pa
     assert not {
         name for name in trained.trainable_parameters() if "ssl" in name or "centroids" in name
     }
-    assert not {n for n in unreached(trained, audio_BT) if "codebook" not in n}
+    assert not {n for n in without_gradient(trained, audio_BT) if "codebook" not in n}
     assert all(p.grad is None for p in trained.ssl.network.parameters())
     assert not [name for name in trained.state_dict() if name.startswith("ssl")]
 

@@ -91,7 +91,7 @@ def test_a_spectrum_computes_what_the_convolution_computed(columns: int) -> None
     x_BTC = torch.randn(2, columns + 39, 12)
     expected_BTC = conv(x_BTC)
     pack_matrices(conv)
-    assert conv.spectrum is not None
+    assert conv.fft_conv is not None
     torch.testing.assert_close(conv(x_BTC), expected_BTC, atol=1e-5, rtol=0)
     alone_BTC = conv(x_BTC[1:])
     assert torch.equal(conv(x_BTC)[1:], alone_BTC)

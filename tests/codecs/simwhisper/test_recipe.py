@@ -13,8 +13,15 @@ from torch import Tensor
 from speechmill.codecs import InvalidConfig, load_codec, load_recipe
 from speechmill.codecs.nn.fsq import GroupedFSQ
 from speechmill.codecs.simwhisper.recipe import SimWhisperRecipe
-from tests.codecs.overfit import below, clips, mel_distance, moved, overfit, snapshot
-from tests.codecs.overfit import without_gradient as unreached
+from tests.codecs.overfit import (
+    below,
+    clips,
+    mel_distance,
+    moved,
+    overfit,
+    snapshot,
+    without_gradient,
+)
 from tests.codecs.simwhisper.golden import CHECKPOINT, CONFIG, golden_codec
 
 SETTINGS: dict[str, Any] = {"mel_ffts": [512], "mel_bands": [40]}
@@ -65,7 +72,7 @@ def test_the_second_phase_continues_to_learn_and_does_not_change_codes() -> None
 def test_gradients_reach_every_weight_of_the_phase(phase: str) -> None:
     trained = recipe(weights={"waveform": 1})
     trained.begin_phase(phase)
-    assert not unreached(trained, clips(trained, 0.8))
+    assert not without_gradient(trained, clips(trained, 0.8))
 
 
 def test_training_decodes_quantized_values_and_passes_gradients_through_them() -> None:

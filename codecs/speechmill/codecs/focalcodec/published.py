@@ -32,7 +32,7 @@ _IGNORED = {  # needed only by training or the authors' caches
     "store_hidden",
     "padding",
 }
-_SPELT_V001 = {"input_channels", "padding"}
+_KEYS_OF_V001 = {"input_channels", "padding"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,7 +50,7 @@ def read_focalcodec_config(name: str, values: Mapping[str, Any] | None) -> Focal
     for key in values:
         if key not in _KEYS:
             raise InvalidConfig(f"unknown key {key!r}{did_you_mean(key, _KEYS)}; known: {_KEYS}")
-    is_v001 = not _SPELT_V001.isdisjoint(values.get("decoder_config") or {})
+    is_v001 = not _KEYS_OF_V001.isdisjoint(values.get("decoder_config") or {})
     base = VARIANTS.get(name, V001 if is_v001 else V002)
     quantizer = override(_Quantizer(codebook_size=base.codebook_size), _part(values, "quantizer"))
     return replace(

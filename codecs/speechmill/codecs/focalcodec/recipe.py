@@ -19,7 +19,7 @@ from speechmill.codecs.errors import InvalidConfig
 from speechmill.codecs.fetch import fetch
 from speechmill.codecs.focalcodec.config import SAMPLE_RATE, FocalCodecConfig
 from speechmill.codecs.focalcodec.model import FocalCodecNetwork
-from speechmill.codecs.focalcodec.weights import current
+from speechmill.codecs.focalcodec.weights import to_current_names
 from speechmill.codecs.losses import MelLoss
 from speechmill.codecs.nn.masks import pad_or_trim
 from speechmill.codecs.nn.quantize import straight_through
@@ -90,7 +90,9 @@ class FocalCodecRecipe(Recipe):
                 "the checkpoint contains an encoder; leave wavlm out, or set the "
                 "checkpoint to untrained"
             )
-        state = {name: value.float() for name, value in current(read_state_dict(path)).items()}
+        state = {
+            name: value.float() for name, value in to_current_names(read_state_dict(path)).items()
+        }
         load_strict(self.network, state, str(path))
 
     def begin_phase(self, phase: str) -> None:

@@ -33,11 +33,11 @@ _BRANCH = 0.3  # of random weights: gain of residual branches and of WaveNeXt's 
 def read_focalcodec(config: FocalCodecConfig, path: Path) -> FocalCodecNetwork:
     """Return the network for inference."""
     network = allocate(lambda: FocalCodecNetwork(config))
-    load_strict(network, current(read_state_dict(path)), str(path))
+    load_strict(network, to_current_names(read_state_dict(path)), str(path))
     return network
 
 
-def current(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def to_current_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return `state` under the names of version 0.0.2."""
     if not any(".q_proj." in key for key in state):
         return dict(state)

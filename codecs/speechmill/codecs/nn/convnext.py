@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from speechmill.codecs.nn.frame_conv import FrameConv1d, Memory, Padding
 
-EPS = 1e-6
+_EPS = 1e-6
 
 
 class ConvNeXtBlock(nn.Module):
@@ -23,7 +23,7 @@ class ConvNeXtBlock(nn.Module):
         *,
         padding: Padding = "same",
         layer_scale: bool = True,
-        eps: float = EPS,
+        eps: float = _EPS,
     ) -> None:
         super().__init__()
         self.dwconv = FrameConv1d(dim, dim, kernel, padding=padding, groups=dim)
@@ -52,7 +52,7 @@ class ConvNeXtBackbone(nn.Module):
         kernel: int = 7,
         *,
         padding: Padding = "same",
-        eps: float = EPS,
+        eps: float = _EPS,
     ) -> None:
         super().__init__()
         self.embedding = FrameConv1d(input_dim, dim, kernel, padding=padding)

@@ -36,7 +36,7 @@ def pack_linears(network: nn.Module) -> None:
                 setattr(module, name, PackedLinear(child))
 
 
-class Spectrum:
+class FFTConv1d:
     """A grouped convolution of a long kernel as a product of short spectra (overlap-save).
 
     Blocks of twice the kernel overlap by one tap less than the kernel; the columns of each that

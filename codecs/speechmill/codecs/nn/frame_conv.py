@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from speechmill.codecs.nn.cpu_kernels import PackedLinear, Spectrum, pack_linears
+from speechmill.codecs.nn.cpu_kernels import FFTConv1d, PackedLinear, pack_linears
 from speechmill.codecs.nn.masks import mask_padding_frames
 
 _BLOCK = 8192  # windows multiplied at a time
@@ -41,7 +41,7 @@ class FrameConv1d(nn.Conv1d):
         self.edges = padding
         self.reach = kernel - 1
         self.matrix: PackedLinear | None = None
-        self.spectrum: Spectrum | None = None
+        self.fft_conv: FFTConv1d | None = None
 
     def forward(
         self, x_BTC: Tensor, lengths_B: Tensor | None = None, memory: Memory | None = None
@@ -56,8 +56,8 @@ class FrameConv1d(nn.Conv1d):
             if both:
                 x_BTC = F.pad(x_BTC, (0, 0, both, both))
             return self._multiply(x_BTC, self.matrix)
-        if self.spectrum is not None and x_BTC.shape[1] - self.reach >= _LONG:
-            y_BTC = self.spectrum.convolve(F.pad(x_BTC, (0, 0, both, both)))
+        if self.fft_conv is not None and x_BTC.shape[1] - self.reach >= _LONG:
+            y_BTC = self.fft_conv.convolve(F.pad(x_BTC, (0, 0, both, both)))
             return y_BTC if self.bias is None else y_BTC + self.bias
         x_BC1T, weight_OI1K = x_BTC.transpose(1, 2)[:, :, None], self.weight[:, :, None]
         y_BO1T = F.conv2d(
@@ -75,7 +75,7 @@ class FrameConv1d(nn.Conv1d):
             return
         if self.groups > 1:
             if self.groups < self.in_channels and self.reach >= _LONG and self.stride == (1,):
-                self.spectrum = Spectrum(self.weight, self.groups)
+                self.fft_conv = FFTConv1d(self.weight, self.groups)
             return
         weight_OKI = self.weight.detach().transpose(1, 2)
         linear = nn.Linear(weight_OKI[0].numel(), len(weight_OKI), device="meta")

@@ -62,7 +62,9 @@ class MiniBatchKMeans(nn.Module):
 
         Raises `InvalidConfig` if there are fewer different points than centroids.
         """
-        tries = [seeds(points_MD, len(self.centroids_ND)) for _ in range(max(1, restarts))]
+        tries = [
+            kmeans_plus_plus(points_MD, len(self.centroids_ND)) for _ in range(max(1, restarts))
+        ]
         self.centroids_ND.copy_(min(tries, key=lambda found: found[1])[0])
 
     def update(self, points_MD: Tensor) -> Tensor:
@@ -90,7 +92,7 @@ class MiniBatchKMeans(nn.Module):
             self.counts_N[moved_E] = self.counts_N[~starved_N].min()
 
 
-def seeds(points_MD: Tensor, count: int) -> tuple[Tensor, float]:
+def kmeans_plus_plus(points_MD: Tensor, count: int) -> tuple[Tensor, float]:
     """Return centroids_ND by k-means++ (Arthur and Vassilvitskii, SODA 2007), and their inertia.
 
     Each next centroid is a point, drawn in proportion to its squared distance from those before.
