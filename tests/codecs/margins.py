@@ -75,8 +75,8 @@ def _(codec: HasrdCodec, clip_T: Tensor, codes_KF: Tensor) -> Tensor:
     network, size = codec.network, codes_KF.shape[1] * codec.info.hop_length
     assert codec.ssl is not None
     framed_BT = F.pad(clip_T[None], (0, size - len(clip_T)))
-    heard_BT = codec.ssl.prepare(clip_T[None])
-    taps = network.taps(codec.ssl(F.pad(heard_BT, (0, max(0, size - len(clip_T))))))
+    prepared_BT = codec.ssl.prepare(clip_T[None])
+    taps = network.taps(codec.ssl(F.pad(prepared_BT, (0, max(0, size - len(clip_T))))))
     found = [network.centroids.distances(taps.semantic_BFH[0], 0)]
     residual_FD = network.residual(taps, framed_BT, codes_KF[None, 0])[0]
     for stage, codes_F in enumerate(codes_KF[1:]):

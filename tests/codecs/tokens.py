@@ -1,4 +1,4 @@
-"""Equality of tokens, except for ties, which are counted."""
+"""Equality of tokens, except for ties, which are counted, and of numbers up to rounding."""
 
 from collections import Counter
 
@@ -38,3 +38,12 @@ def assert_same_tokens(codec: Codec, clip_T: Tensor, row_KF: Tensor) -> int:
     assert (margins_N < TIE).all(), f"margins {margins_N.tolist()[:10]} of {alone_KF.numel()} codes"
     SEEN["ties"] += len(margins_N)
     return len(margins_N)
+
+
+def assert_near(
+    actual: Tensor, expected: Tensor, tolerance: float = 1e-4, *, name: str = "output"
+) -> None:
+    """Fail unless both agree to `tolerance` of the expected peak."""
+    assert actual.shape == expected.shape
+    error = (actual - expected).abs().max() / expected.abs().max()
+    assert error < tolerance, f"{name} is off by {error:.1e} of the peak"

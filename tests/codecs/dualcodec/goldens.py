@@ -53,10 +53,3 @@ def golden_codes(clip: str, folder: Path = SMALL) -> Tensor:
     """Return codes_KN."""
     io = golden(folder)
     return torch.cat([io[f"{clip}.semantic_codes"], io[f"{clip}.acoustic_codes_nq4"]])
-
-
-def assert_near(actual: Tensor, expected: Tensor, tolerance: float = 1e-4) -> None:
-    """Fail unless both agree to `tolerance` of the expected peak."""
-    assert actual.shape == expected.shape
-    error = (actual - expected).abs().max() / expected.abs().max()
-    assert error < tolerance, f"off by {error:.1e} of the peak"

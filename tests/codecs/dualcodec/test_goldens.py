@@ -14,13 +14,12 @@ from speechmill.codecs.dualcodec.weights import read_dualcodec
 from tests.codecs.dualcodec.goldens import (
     CLIPS,
     CONSTRUCTED,
-    assert_near,
     codec,
     golden,
     golden_codes,
     load_small,
 )
-from tests.codecs.tokens import encode_alone
+from tests.codecs.tokens import assert_near, encode_alone
 
 
 @pytest.mark.parametrize("clip", CLIPS)

@@ -7,8 +7,9 @@ import torch
 from safetensors.torch import load_file
 
 from speechmill.codecs.dualcodec.semantic import attended
-from tests.codecs.dualcodec.goldens import SMALL, WEIGHTS, assert_near, codec
+from tests.codecs.dualcodec.goldens import SMALL, WEIGHTS, codec
 from tests.codecs.speech import padded, speech
+from tests.codecs.tokens import assert_near
 
 
 @torch.inference_mode()

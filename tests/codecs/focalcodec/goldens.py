@@ -45,10 +45,3 @@ def golden(name: str) -> dict[str, Tensor]:
 def keys(variant: str) -> dict[str, list[int]]:
     shapes: dict[str, list[int]] = json.loads((DATA / "keys" / f"{variant}.json").read_text())
     return shapes
-
-
-def assert_near(actual: Tensor, expected: Tensor, tolerance: float = 1e-4) -> None:
-    """Fail unless both agree to `tolerance` of the expected peak."""
-    assert actual.shape == expected.shape
-    error = (actual - expected).abs().max() / expected.abs().max()
-    assert error < tolerance, f"off by {error:.1e} of the peak"

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tests.codecs.focalcodec.goldens import CHECKPOINTS, CLIPS, assert_near, codec, golden
+from tests.codecs.focalcodec.goldens import CHECKPOINTS, CLIPS, codec, golden
 from tests.codecs.speech import padded
+from tests.codecs.tokens import assert_near
 
 GOLDENS = tuple(CHECKPOINTS)
 
@@ -58,8 +59,8 @@ def test_features_and_latents_are_the_authors(name: str, clip: str) -> None:
 @pytest.mark.parametrize("name", GOLDENS)
 def test_every_recorded_activation_is_the_authors(name: str) -> None:
     expected, network = golden(name), codec(name).network
-    seen: dict[str, Tensor] = {}
-    hooks = [m.register_forward_hook(_recorder(seen, n)) for n, m in network.named_modules()]
+    outputs: dict[str, Tensor] = {}
+    hooks = [m.register_forward_hook(_recorder(outputs, n)) for n, m in network.named_modules()]
     with torch.inference_mode():
         network.decode(network.encode(expected["s1p3.sig"][None]))
     for hook in hooks:
@@ -67,15 +68,15 @@ def test_every_recorded_activation_is_the_authors(name: str) -> None:
     recorded = [key.removeprefix("s1p3.act.") for key in expected if ".act." in key]
     assert len(recorded) > 20
     for key in recorded:
-        assert_near(seen[key][0], expected[f"s1p3.act.{key}"])
+        assert_near(outputs[key][0], expected[f"s1p3.act.{key}"], name=key)
 
 
-def _recorder(seen: dict[str, Tensor], name: str) -> Callable[[nn.Module, Any, Any], None]:
+def _recorder(outputs: dict[str, Tensor], name: str) -> Callable[[nn.Module, Any, Any], None]:
     """Return a hook that records also under the shorter names of the recording."""
 
     def record(module: nn.Module, inputs: Any, output: Any) -> None:
         tensor = output[0] if isinstance(output, tuple) else output
         short = name.replace("focal_block.", "").replace("encoder.encoder.", "encoder.")
-        seen[name] = seen[short] = tensor
+        outputs[name] = outputs[short] = tensor
 
     return record

@@ -100,8 +100,8 @@ def test_trained_weights_tokenize_as_the_recipe_does(
     )
     assert codec.info.output_sample_rate == trained.sample_rate
     audio_BT = clips(trained)
-    heard_BT = trained.resample(audio_BT)
-    codes_BKF = codec.encode(heard_BT, torch.full((len(heard_BT),), heard_BT.shape[1]))
+    resampled_BT = trained.resample(audio_BT)
+    codes_BKF = codec.encode(resampled_BT, torch.full((len(resampled_BT),), resampled_BT.shape[1]))
     decoded_BT = codec.decode(codes_BKF, torch.full((len(codes_BKF),), codes_BKF.shape[2]))
     size = min(decoded_BT.shape[1], audio_BT.shape[1])
     torch.testing.assert_close(

@@ -6,9 +6,10 @@ from torch import Tensor
 
 from speechmill.codecs import InvalidAudio, InvalidCodes, InvalidConfig, load_codec
 from speechmill.codecs.focalcodec.codec import FocalCodec
-from tests.codecs.focalcodec.goldens import CLIPS, assert_near, codec, golden
+from tests.codecs.focalcodec.goldens import CLIPS, codec, golden
 from tests.codecs.focalcodec.small import tiny
 from tests.codecs.speech import speech
+from tests.codecs.tokens import assert_near
 
 
 def streamed(codec: FocalCodec, audio_BT: Tensor, chunks: int) -> Tensor:

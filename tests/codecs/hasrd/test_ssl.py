@@ -57,11 +57,11 @@ def old_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
 @torch.inference_mode()
 def test_the_tap_of_a_cut_model_is_that_of_transformers_whole_one(kind: str) -> None:
     model, sizes = reference(MODELS[kind]), MODELS[kind]
-    heard_BT = normalized(speech(9_700)[None], None)
-    padded_BT = torch.nn.functional.pad(heard_BT, (40, 40))
+    normal_BT = normalized(speech(9_700)[None], None)
+    padded_BT = torch.nn.functional.pad(normal_BT, (40, 40))
     expected = model(padded_BT, output_hidden_states=True).hidden_states
     for state in (model.state_dict(), old_names(model.state_dict())):
-        states = list(ours(sizes, state, 4)(heard_BT))
+        states = list(ours(sizes, state, 4)(normal_BT))
         assert len(states) == 5
         for actual_BFD, expected_BFD in zip(states, expected, strict=False):
             assert actual_BFD.shape == expected_BFD.shape == (1, 30, 64)

@@ -37,9 +37,3 @@ def golden_codec(*, masked: bool = False, **options: Any) -> SimWhisperCodec:
 def published_keys() -> dict[str, list[int]]:
     keys: dict[str, list[int]] = json.loads((FOLDER / "keys.json").read_text())
     return keys
-
-
-def relative_error(actual: Tensor, expected: Tensor) -> float:
-    """Return the largest error as a share of the reference's peak."""
-    assert actual.shape == expected.shape
-    return ((actual - expected).abs().max() / expected.abs().max()).item()
