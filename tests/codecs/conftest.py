@@ -10,7 +10,7 @@ from tests.codecs.tokens import SEEN, TIE
 
 @pytest.fixture(autouse=True, scope="session")
 def one_thread() -> Iterator[None]:
-    """Such small layers end before a second thread has started."""
+    """Such small layers finish before a second thread starts."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -1,4 +1,4 @@
-"""What is known of the published codecs, and how their weights are found."""
+"""Facts about the published codecs, and how their weights are found."""
 
 import hashlib
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What every codec promises, held against each of them."""
+"""The promises of the codec interface, tested with every codec."""
 
 from itertools import pairwise
 from pathlib import Path
@@ -68,7 +68,7 @@ def test_the_margins_decide_as_the_codec_does(case: str) -> None:
 
 
 def test_num_frames_is_exact_for_every_length_to_4000_and_for_random_ones(case: str) -> None:
-    """A longer clip never has fewer frames, so both sides of each step decide all between."""
+    """A longer clip never has fewer frames, so both sides of each step cover all lengths."""
     codec = loaded(case)
     random = torch.randint(4_000, 30_000, (4,), generator=torch.Generator().manual_seed(0))
     for length in [*steps(codec.info, 4_000), 4_000, *random.tolist()]:

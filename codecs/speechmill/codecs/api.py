@@ -21,7 +21,7 @@ class CodecInfo:
 
     name: str
     revision: str  # digest of architecture and weights: the codec's identity
-    trained: bool  # False while the weights are random
+    trained: bool  # False if the weights are random
     sample_rate: int  # Hz, of the audio that encode takes
     output_sample_rate: int  # Hz, of the audio that decode returns
     hop_length: int  # input samples per frame
@@ -29,10 +29,10 @@ class CodecInfo:
     min_frames: int  # of a clip of at least one sample
     codebook_sizes: tuple[int, ...]  # one entry per codebook; they may differ
     num_semantic_codebooks: int  # they come first
-    checkpoint_sha256: str | None = None  # None while untrained
+    checkpoint_sha256: str | None = None  # None if untrained
     # Samples before and after those of a frame that can change its codes; None: all of them.
     context: tuple[int, int] | None = None
-    missing_samples: int = 0  # decode returns so many less than whole frames have, once per clip
+    missing_samples: int = 0  # samples at a clip's end that decode does not compute
 
     @property
     def num_codebooks(self) -> int:
@@ -86,9 +86,10 @@ class Codec(Protocol):
         ...
 
     def decode(self, codes_BKF: Tensor, num_frames_B: Tensor) -> Tensor:
-        """Return audio_BT, float32 at `info.output_sample_rate`, from any first codebooks.
+        """Return audio_BT, float32 at `info.output_sample_rate`.
 
-        The audio after row b's `num_frames_B[b]` frames is zero. Raises `InvalidCodes` if a code is
-        out of range, or if there are more codebooks than the codec has.
+        `codes_BKF` may hold only the first codebooks. The audio after row b's `num_frames_B[b]`
+        frames is zero. Raises `InvalidCodes` if a code is out of range, or if there are more
+        codebooks than the codec has.
         """
         ...

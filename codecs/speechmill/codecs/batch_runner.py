@@ -58,7 +58,7 @@ class BatchRunner:
         return self.device.type == "cpu" and self.precision == "fp32" and not self.compiled
 
     def compile(self, network: ComputeT) -> ComputeT:
-        """Return `network`; if `compiled`, it compiles once per width, for any batch size."""
+        """Return `network`; if `compiled`, it is compiled once per width, for all batch sizes."""
         if not self.compiled:
             return network
         compute = torch.compile(network, dynamic=False)

@@ -46,7 +46,7 @@ _SHOWN = 10  # keys of each kind that an error lists
 
 
 def allocate(build: Callable[[], NetworkT]) -> NetworkT:
-    """Return a network for inference whose weights are not initialised yet: that saves the time.
+    """Return a network for inference without initialising its weights, which saves time.
 
     It is not built on the meta device, because PyTorch loads its compiler for some operations
     there, which takes longer than building most networks.
@@ -69,16 +69,17 @@ class _NothingDrawn(TorchFunctionMode):
 
 
 def read_state_dict(path: Path, key: str | None = None) -> dict[str, Tensor]:
-    """Return the tensors of a safetensors or PyTorch file, on the CPU; a pickle may hold no code.
+    """Return the tensors of a safetensors or PyTorch file, on the CPU.
 
-    `key` names the entry of a PyTorch file that holds the weights, if there is one.
+    `key` names the entry of a PyTorch file that holds the weights, if there is one. Raises
+    `CheckpointError`, also if a pickle would run code.
     """
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except _READ_FAULTS as error:
-        raise CheckpointError(f"cannot read {str(path)!r} as weights alone: {error}") from error
+        raise CheckpointError(f"cannot read {str(path)!r} as a file of weights: {error}") from error
     if key is not None and isinstance(state, dict) and key in state:
         state = state[key]
     if isinstance(state, dict) and all(isinstance(value, Tensor) for value in state.values()):
@@ -144,6 +145,7 @@ def load_unfolded(network: nn.Module, state: Mapping[str, Tensor], source: str) 
     for name, module in network.named_modules():
         if is_parametrized(module, "weight"):
             module.weight = folded.get_submodule(name).weight
+    # the rest; weight-normed weights, loaded above, have other names here
     network.load_state_dict(folded.state_dict(), strict=False)
 
 

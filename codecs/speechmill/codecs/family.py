@@ -49,8 +49,8 @@ class CodecFamily:
     """Codecs that share one architecture, as the registry sees them.
 
     `info(name, checkpoint=, config=, **options)` must be cheap: it builds no network.
-    `load(name, checkpoint=, config=, device=, precision=, **options)` returns a codec whose `info`
-    equals that. `checkpoint` is a path or url or None (random weights), `config` a dict or None,
+    `load(name, checkpoint=, config=, device=, precision=, **options)` returns a codec with that
+    `info`. `checkpoint` is a path or url or None (random weights), `config` a dict or None,
     `device` a torch.device; name, option names, precision and device have been checked.
     `recipe(name, checkpoint=, config=, settings=, enhance=, **options)` returns a `Recipe`; without
     a checkpoint its weights are random, drawn from torch's global generator.
@@ -101,11 +101,11 @@ class Request(Generic[SizesT, OptionsT]):
 
 
 class NetworkFamily(CodecFamily, Generic[SizesT, OptionsT]):
-    """A family of neural networks that one dataclass of sizes and one of options describe.
+    """A family of neural networks; one dataclass holds their sizes, another one the options.
 
     A subclass defines `describe`, `build` and, if its codecs can be trained, `build_recipe`; they
-    import torch only inside `build` and `build_recipe`. `algorithm` is raised when the same weights
-    give other codes.
+    import torch only inside `build` and `build_recipe`. `algorithm` is a version: increase it when
+    a change of the code makes the same weights give other codes.
     """
 
     def __init__(
@@ -135,13 +135,13 @@ class NetworkFamily(CodecFamily, Generic[SizesT, OptionsT]):
 
     @abstractmethod
     def describe(self, request: Request[SizesT, OptionsT]) -> CodecInfo:
-        """Return the facts, with those of `identify`."""
+        """Return the facts about the codec, including those of `identify`."""
 
     @abstractmethod
     def build(self, request: Request[SizesT, OptionsT], info: CodecInfo, **execution: Any) -> Codec:
         """Return the codec, with weights from `UNTRAINED_SEED` if there is no checkpoint.
 
-        `execution` is `device`, `precision` and, of a family with the option `compile`, `compiled`.
+        `execution` is `device`, `precision` and, if `compile` is an option, `compiled`.
         """
 
     def build_recipe(
@@ -153,7 +153,7 @@ class NetworkFamily(CodecFamily, Generic[SizesT, OptionsT]):
     def read_sizes(
         self, name: str, config: Config, checkpoint: str | None, options: OptionsT
     ) -> SizesT:
-        """Return the variant's sizes, or the family's defaults, with those of `config` in place."""
+        """Return the variant's sizes, or the family's defaults, replaced by those of `config`."""
         return override(self.presets.get(name) or self.sizes_type(), config)
 
     def files(
@@ -237,7 +237,7 @@ def identity(
 ) -> Identity:
     """Return the identity of a codec of these `sizes` and `files` (url by role, or None).
 
-    `algorithm` is raised when the same weights give other codes; `choices` are the options that
+    `algorithm` is the version of the code, see `NetworkFamily`; `choices` are the options that
     change the codes. Without a "checkpoint" the weights are random, from `UNTRAINED_SEED`.
     """
     architecture = {"family": family, "algorithm": algorithm, "config": asdict(sizes), **choices}

@@ -31,7 +31,7 @@ class StepOutput:
 
     terms: dict[str, Tensor]
     audio_BT: Tensor | None = None  # the reconstruction, for discriminators
-    target_BT: Tensor | None = None  # the audio that they should take for real
+    target_BT: Tensor | None = None  # the audio that they should call real
     metrics: dict[str, Tensor] = field(default_factory=dict)
 
 
@@ -66,7 +66,8 @@ class Recipe(nn.Module):
         """Initialise from a batch, without a training step."""
 
     @abstractmethod
-    def forward(self, batch: TrainingBatch) -> StepOutput: ...
+    def forward(self, batch: TrainingBatch) -> StepOutput:
+        """Return the losses of a batch, and the audio that discriminators compare."""
 
     def after_step(self) -> None:
         """Update the parts that gradients do not train; called after each optimizer step."""

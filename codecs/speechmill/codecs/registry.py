@@ -54,8 +54,8 @@ def load_codec(
     If `sha256` is given, the file must have this digest. Without a checkpoint a variant takes its
     published weights; it is untrained if there are none, or if a `config` changes it. `config`
     (dict or JSON file) replaces the variant's values; with it, `name` may be a family. `precision`
-    is one of fp32, tf32, bf16, fp16; in all but fp32, a known clip must give mostly the codes of
-    fp32. Raises a `CodecError`.
+    is one of fp32, tf32, bf16, fp16; most codes of a known clip must equal those of fp32. Raises a
+    `CodecError`.
     """
     import torch
 

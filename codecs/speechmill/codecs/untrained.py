@@ -79,9 +79,10 @@ def remove_mean_over_time(conv: nn.Conv1d) -> None:
 
 
 def make_subtractive(quantizer: FactorizedQuantizer, length: float, gain: float = 1.0) -> None:
-    """Let a codeword of the given length represent the part of the input that the search used.
+    """Make `decode` the transpose of the projection that is searched, and codewords equally long.
 
-    `gain` is the one with which the projection was drawn.
+    Each stage of a residual quantizer then subtracts the part of its input that it coded. `gain` is
+    the one with which the projection was drawn.
     """
     into: Tensor = quantizer.in_proj.weight
     into /= gain

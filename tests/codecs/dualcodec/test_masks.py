@@ -1,4 +1,4 @@
-"""A masked batch computes what its rows do: nothing but rounding lies between the two."""
+"""A masked batch differs from its rows, computed alone, only by rounding."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""FocalCodec against what the authors' own code gave."""
+"""FocalCodec gives what the authors' code gives."""
 
 from collections.abc import Callable
 from typing import Any

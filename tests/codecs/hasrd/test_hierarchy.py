@@ -1,4 +1,4 @@
-"""What makes it HASRD and not any residual codec: the semantic codebook rules and stands alone."""
+"""What distinguishes HASRD from other residual codecs: its independent semantic codebook."""
 
 from itertools import pairwise
 

@@ -1,4 +1,4 @@
-"""What the authors' code computes is what ours computes."""
+"""SimWhisper gives what the authors' code gives."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

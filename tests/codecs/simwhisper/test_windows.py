@@ -1,4 +1,4 @@
-"""Clips longer than what the network sees at once, and how many frames a clip has."""
+"""Clips longer than the network's window, and how many frames a clip has."""
 
 import pytest
 import torch

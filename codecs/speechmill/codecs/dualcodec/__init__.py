@@ -1,4 +1,4 @@
-"""DualCodec: a semantic codebook over self-supervised features, acoustic ones over what is left.
+"""DualCodec: a semantic codebook over self-supervised features, acoustic ones over the residual.
 
 Li et al., "DualCodec: A Low-Frame-Rate, Semantically-Enhanced Neural Audio Codec for Speech
 Generation", arXiv 2505.13000.
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 class DualCodecOptions(CompileOptions):
     """Encoding needs both semantic files, decoding does not.
 
-    Without `keep_partial`, n frames take n hops and 119 samples (at 24 kHz), as in the authors'
+    Without `keep_partial`, n frames need n hops and 119 samples (at 24 kHz), as in the authors'
     code: 10 s give 249 frames at 25 Hz and 124 at 12.5 Hz. With it, the last frame is the mean of
     the features that exist; only clips under 599 samples, shorter than a fbank window, have none.
     """
@@ -146,9 +146,9 @@ def _num_codebooks(sizes: DualCodecConfig, asked: int | None) -> int:
 def _frame_offset(sizes: DualCodecConfig, keep_partial: bool) -> int:
     """Return `CodecInfo.frame_offset`.
 
-    The last frame exists as soon as the audio at 16 kHz completes one of its fbank windows: with
-    `keep_partial` the first, otherwise the last but one, because the last pair may lack one.
-    Resampling rounds the number of samples up.
+    A frame is computed if the audio at 16 kHz contains enough of its fbank windows: with
+    `keep_partial` the first one, otherwise all but the last one, because the last pair of windows
+    may be incomplete. Resampling rounds the number of samples up.
     """
     window = FBANK_WINDOW if keep_partial else FBANK_WINDOW - FBANK_STACK * FBANK_HOP
     needed = (window - 1) * sizes.sample_rate // SEMANTIC_RATE + 1

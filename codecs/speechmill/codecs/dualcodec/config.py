@@ -30,7 +30,8 @@ def _check_sizes(config: "DualCodecConfig | W2VBertConfig") -> None:
     for each in fields(config):
         value = getattr(config, each.name)
         sizes = value if isinstance(value, tuple) else (value,)
-        if any(isinstance(size, int | float) and size <= 0 for size in sizes if size is not False):
+        numbers = [n for n in sizes if isinstance(n, int | float) and not isinstance(n, bool)]
+        if any(number <= 0 for number in numbers):
             raise InvalidConfig(f"{each.name} is {value}, must be positive")
 
 
@@ -140,9 +141,8 @@ _12HZ = DualCodecConfig(
 VARIANTS = {
     "dualcodec-12hz": _12HZ,
     "dualcodec-25hz": _25HZ,
-    "dualcodec-12hz-noise-robust": replace(
-        _12HZ, n_codebooks=16
-    ),  # inferred from the size of its file
+    # the number of codebooks is inferred from the size of its file
+    "dualcodec-12hz-noise-robust": replace(_12HZ, n_codebooks=16),
     "dualcodec-25hz-noise-robust": _25HZ,
 }
 

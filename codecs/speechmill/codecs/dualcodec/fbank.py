@@ -24,7 +24,7 @@ _PREEMPHASIS = 0.97
 _POVEY_POWER = 0.85
 _FLOOR = 2.0**-23
 _VARIANCE_FLOOR = 1e-7
-_FILL = 1.0  # with which the authors' extractor pads an odd number of frames
+_FILL = 1.0  # the authors' extractor pads an odd number of frames with it
 
 
 class StackedFbank(nn.Module):

@@ -26,7 +26,7 @@ class W2VBert(nn.Module):
         )
 
     def forward(self, features_BSI: Tensor, attended_B: Tensor | None = None) -> Tensor:
-        """Return hidden_BSD; no other frame attends to frames from `attended_B` on.
+        """Return hidden_BSD; frames from `attended_B` on are masked as keys of the attention.
 
         They start as zeros, but are computed: a clip's last frame may be one of them.
         """

@@ -74,7 +74,7 @@ def count_acoustic_codebooks(path: Path) -> int:
 
 
 def renamed(state: Mapping[str, Tensor], config: DualCodecConfig) -> dict[str, Tensor]:
-    """Return a published state under our names; unpublished names stay."""
+    """Return a published state under our names; other names stay as they are."""
     modules = _modules(config)
     return {_our_name(key, modules): value for key, value in state.items()}
 
@@ -187,8 +187,8 @@ def _units(theirs: str, ours: str, first: int) -> dict[str, str]:
 def untrained_dualcodec(config: DualCodecConfig, seed: int) -> DualCodecNetwork:
     """Return a network of random weights.
 
-    The acoustic latent ignores what is constant in time, and each stage of the quantizer subtracts
-    the part of the residual that it codes.
+    The acoustic latent ignores signals that are constant in time, and each stage of the quantizer
+    subtracts the part of the residual that it codes.
     """
     network = allocate(lambda: DualCodecNetwork(config))
     fold_weight_norm(network)

@@ -10,7 +10,6 @@ from speechmill.codecs.focalcodec.focal import FocalBlock
 from speechmill.codecs.nn.frame_conv import FrameConv1d, Memory, Padding
 from speechmill.codecs.nn.masks import mask_padding_frames
 from speechmill.codecs.nn.snake import Snake
-from speechmill.codecs.nn.wavlm.encoder import FeedForward
 
 
 class Compressor(nn.Module):
@@ -145,8 +144,8 @@ class Refiner(nn.Module):
     def __init__(self, dim: int, chunk: int) -> None:
         super().__init__()
         self.chunk = chunk
-        feed_forward = FeedForward(chunk * dim, chunk * dim)
-        self.in_proj, self.out_proj = feed_forward.in_proj, feed_forward.out_proj
+        self.in_proj = nn.Linear(chunk * dim, chunk * dim)
+        self.out_proj = nn.Linear(chunk * dim, chunk * dim)
 
     def forward(self, x_BFC: Tensor, lengths_B: Tensor | None) -> Tensor:
         frames, width = x_BFC.shape[1:]

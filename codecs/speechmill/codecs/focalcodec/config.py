@@ -160,7 +160,7 @@ class FocalCodecConfig:
 
     @property
     def frame_offset(self) -> int:
-        """As in `CodecInfo`: the causal encoder pads each clip on the left, the offline one not."""
+        """As in `CodecInfo`: only the causal encoder pads each clip on the left."""
         missing = 1 if self.encoder.causal else self.encoder.receptive_field
         return self.hop_length - missing
 
@@ -214,8 +214,8 @@ def _causal(bits: int) -> FocalCodecConfig:
     )
 
 
-V001 = _offline((1, 1, 1), (1, 1, 1))  # the defaults of the authors' versions
-V002 = FocalCodecConfig()
+V001 = _offline((1, 1, 1), (1, 1, 1))  # the defaults of the authors' version 0.0.1
+V002 = FocalCodecConfig()  # of version 0.0.2
 
 VARIANTS = {
     "focalcodec-50hz": V001,

@@ -21,7 +21,7 @@ class DynamicTanh(nn.Module):
 
 
 class FocalLevel(nn.ModuleList):
-    """A depthwise convolution under a GELU; a list of one, as checkpoints number it."""
+    """A depthwise convolution, then a GELU; a list of one, because checkpoints number it."""
 
     def forward(self, x_BFD: Tensor, lengths_B: Tensor | None, memory: Memory | None) -> Tensor:
         return F.gelu(self[0](x_BFD, lengths_B, memory))

@@ -1,8 +1,8 @@
 """Training of FocalCodec: a vocoder of WavLM's features, and a bottleneck that reconstructs these.
 
 Follows section 3 of arXiv 2502.04465 and the author's recipe: two independent stages, with WavLM
-frozen in both. Here the vocoder comes first, so that validation of the second phase can listen to
-its output. The distillation of the causal encoders (arXiv 2509.16195) is not implemented: causal
+frozen in both. Here the vocoder comes first, so that the second phase can be validated on
+audio. The distillation of the causal encoders (arXiv 2509.16195) is not implemented: causal
 variants are trained with their frozen encoders.
 """
 

@@ -51,7 +51,7 @@ class HasrdNetwork(nn.Module):
                 module.cache_directions()
 
     def taps(self, states: Iterable[Tensor], *, acoustic: bool = True) -> Taps:
-        """Return the taps of hidden states, from the input of the first layer to the tap."""
+        """Return the taps; `states` are those from the input of the first layer to the tap."""
         mixes = acoustic and self.source == "weighted"
         weights = self.layer_logits.float().softmax(0).unbind() if mixes else None
         mixed_BFH: Tensor | None = None

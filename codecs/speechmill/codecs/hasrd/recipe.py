@@ -41,7 +41,7 @@ _WEIGHTS = {  # DAC's
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HasrdRecipeConfig:
-    """Settings of the training; those of codebooks apply only if "euclidean"."""
+    """Settings of the training; those of moving averages and k-means apply only if "euclidean"."""
 
     dropout: float = 0.5  # share of utterances decoded from 0 to all acoustic codebooks, at random
     ema_decay: float = 0.99
@@ -61,6 +61,7 @@ class HasrdRecipe(CentroidRecipe):
     """One phase: projections, acoustic codebooks and decoder learn to reconstruct the audio."""
 
     phases = ("codec",)
+    has_codebooks: Tensor
 
     def __init__(self, sizes: HasrdConfig, config: HasrdRecipeConfig) -> None:
         super().__init__()
@@ -76,8 +77,6 @@ class HasrdRecipe(CentroidRecipe):
         self.register_buffer("has_codebooks", torch.tensor(self.ema is None))
         self._start = KMeansStart(config.kmeans_frames, config.kmeans_iterations)
 
-    has_codebooks: Tensor
-
     def load_semantic(self, path: Path) -> None:
         """Load the self-supervised model from a file in transformers' format."""
         cast(SSLModel, self.ssl.network).load_transformers(read_state_dict(path), str(path))
@@ -88,9 +87,8 @@ class HasrdRecipe(CentroidRecipe):
         state = {name: value.float() for name, value in read_state_dict(path).items()}
         load_unfolded(self.network, state, str(path))
         if self.ema is not None and bool(self._codebooks().codebooks_KND.any()):
-            self._continue_from_codebooks(
-                torch.ones_like(self.ema.counts_KN)
-            )  # unknown, so all equal
+            counts_KN = torch.ones_like(self.ema.counts_KN)  # unknown, so all equal
+            self._continue_from_codebooks(counts_KN)
 
     def begin_phase(self, phase: str) -> None:
         if not bool(self.centroids_NH.any()):

@@ -71,7 +71,9 @@ def untrained_ssl(config: HasrdConfig, seed: int) -> SSLModel:
     for module in network.modules():
         if isinstance(module, WavLMAttention | FeedForward):
             module.out_proj.weight.mul_(_BRANCH)
-        if isinstance(module, WavLMAttention):  # keys were drawn first, then values and queries
+        if isinstance(module, WavLMAttention):
+            # untrained codecs are defined by weights that are drawn for keys, values and queries,
+            # in this order; the layer's order is queries, keys, values
             weight = module.qkv_proj.weight
             weight.copy_(weight.roll(len(weight) // 3, 0))
     return network

@@ -13,7 +13,7 @@ _EPS = 1e-5
 class CodebookEMA(nn.Module):
     """Moves each codeword of a quantizer to the mean of the vectors that it should represent.
 
-    The rows of a stage's separate search table move to the mean of the vectors that chose them. A
+    The rows of a stage's separate search table move to the mean of the vectors assigned to them. A
     codeword whose moving count falls below `revive_below` is replaced by a random frame. Several
     workers share their counts, so their codebooks stay equal.
     """
@@ -42,7 +42,7 @@ class CodebookEMA(nn.Module):
             self.searched_sums_SND[stage] *= self.counts_KN[stage, :, None]
 
     def observe(self, codes_KM: Tensor, inputs_KMD: Tensor, targets_KMD: Tensor) -> None:
-        """Store the chosen codewords, the vectors that chose them, and those to represent."""
+        """Store the codes, the vectors that were searched for, and those to represent."""
         self._observed = (codes_KM, inputs_KMD.detach(), targets_KMD.detach())
 
     @torch.no_grad()

@@ -1,7 +1,7 @@
 """SEANet convolutions (EnCodec, arXiv 2210.13438, section 3.1) over rows of different length.
 
-With `lengths_B` a layer computes each row as it would alone: it replaces the few columns at a row's
-end that reflected padding would change.
+With `lengths_B` a layer computes each row as if it were alone: it replaces the few columns at a
+row's end that reflected padding would change.
 """
 
 import torch
@@ -73,7 +73,7 @@ def _pad_full(x_BCT: Tensor, left: int, right: int, stride: int) -> Tensor:
 
 
 def _pad_rows(x_BCT: Tensor, left: int, right: int, stride: int, lengths_B: Tensor) -> Tensor:
-    """Pad each row as `_pad_full` would alone: `left` columns before it, the rest after its end."""
+    """Pad each row as `_pad_full` does: `left` columns before it, the rest after its end."""
     if left == right == 0 and stride == 1:
         return x_BCT
     channels, size = x_BCT.shape[1:]
@@ -93,9 +93,8 @@ def _reflection(
     after_P = torch.arange(right + stride - 1, device=lengths_B.device)
     column_BP = torch.cat([before_P.expand(len(lengths_B), -1), length_B1 + after_P], dim=1)
     longest_B1 = (right + -length_B1 % stride).clamp(min=left)
-    mirror_B1 = torch.maximum(
-        length_B1 - 1, longest_B1
-    )  # the last column, after zeros lengthened a short clip
+    # the last column, after zeros have lengthened a short clip
+    mirror_B1 = torch.maximum(length_B1 - 1, longest_B1)
     source_BP = column_BP.abs()
     source_BP = torch.where(source_BP > mirror_B1, 2 * mirror_B1 - source_BP, source_BP)
     return column_BP + left, source_BP, source_BP >= length_B1

@@ -14,7 +14,7 @@ from speechmill.codecs.nn.cpu_kernels import FFTConv1d, PackedLinear, pack_linea
 from speechmill.codecs.nn.masks import mask_padding_frames
 
 _BLOCK = 8192  # windows multiplied at a time
-_LONG = 32  # taps, and frames, from which spectra are faster
+_LONG = 32  # number of taps, and of frames, from which an FFT is faster
 Padding = Literal["valid", "same", "zeros", "replicate"]
 Memory = dict[nn.Module, Tensor]  # of a stream: each layer's state between two chunks
 
@@ -69,7 +69,7 @@ class FrameConv1d(nn.Conv1d):
         """Replace the weights of a dense convolution by a packed matrix.
 
         Each output column is then a row times a matrix: in contiguous frames, every window is a row
-        already. A grouped convolution of a long kernel gets a spectrum.
+        already. A grouped convolution of a long kernel gets an `FFTConv1d`.
         """
         if self.matrix is not None:
             return
@@ -99,7 +99,7 @@ class FrameConv1d(nn.Conv1d):
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
     def _between_zeros(self, x_BTC: Tensor, lengths_B: Tensor | None) -> tuple[Tensor, int]:
-        """Return x_BTC, zero after each row's end, and the zeros to add on both sides."""
+        """Return x_BTC, zero after each row's end, and how many zeros to add on both sides."""
         if lengths_B is not None and self.reach:
             x_BTC = mask_padding_frames(x_BTC, lengths_B)
         left = self.reach // 2

@@ -41,7 +41,7 @@ def _draw(size: int, count: int, device: torch.device) -> Tensor:
 
 
 class MiniBatchKMeans(nn.Module):
-    """Centroids that are the means of all points nearest to them so far (Sculley, WWW 2010).
+    """Moves each centroid to the mean of all points assigned to it so far (Sculley, WWW 2010).
 
     Periodically, centroids with very few points move to random points. Random numbers come from
     torch's global generator; the rest of an update's input is in the state dict.
@@ -95,7 +95,8 @@ class MiniBatchKMeans(nn.Module):
 def kmeans_plus_plus(points_MD: Tensor, count: int) -> tuple[Tensor, float]:
     """Return centroids_ND by k-means++ (Arthur and Vassilvitskii, SODA 2007), and their inertia.
 
-    Each next centroid is a point, drawn in proportion to its squared distance from those before.
+    Each next centroid is a random point, with a probability proportional to its squared distance
+    from the nearest centroid so far.
     """
     first = int(torch.randint(len(points_MD), ()))
     chosen, distance_M = [first], (points_MD - points_MD[first]).square().sum(-1)

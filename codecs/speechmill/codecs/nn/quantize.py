@@ -24,7 +24,7 @@ class ResidualQuantizer(nn.Module):
 
     The search is Euclidean; the lowest index wins a tie. Codebooks are buffers because they are
     trained by moving averages, not by gradients. The first `num_searched` stages search a separate
-    table, because their codewords represent other vectors than those that chose them.
+    table, because their codewords represent other vectors than those that are searched for.
     """
 
     codebooks_KND: Tensor
@@ -49,10 +49,8 @@ class ResidualQuantizer(nn.Module):
 
     def searched(self, stage: int) -> Tensor:
         """Return table_ND, in which a stage searches the nearest row."""
-        table_ND: Tensor = (self.searched_SND if stage < self.num_searched else self.codebooks_KND)[
-            stage
-        ]
-        return table_ND
+        tables = self.searched_SND if stage < self.num_searched else self.codebooks_KND
+        return tables[stage]
 
     def encode(self, x_BDF: Tensor, num_codebooks: int) -> Tensor:
         """Return codes_BKF of the first `num_codebooks` stages; computed in float32."""

@@ -44,13 +44,13 @@ class Snake(nn.Module):
 
 
 class AliasFreeSnakeBeta(nn.Module):
-    """x + sin^2(a x) / b, with one a and b per channel, at twice the sampling rate.
+    """x + sin^2(a x) / b, with one a and b per channel, computed at twice the sampling rate.
 
-    So its harmonics do not fold back: BigVGAN's anti-aliased activation (arXiv 2206.04658)
-    upsamples by two, applies the periodic function, low-passes and downsamples by two, both with
-    one Kaiser-windowed sinc (StyleGAN3, arXiv 2106.12423). a and b are stored as logarithms.
+    There its harmonics do not alias. BigVGAN's anti-aliased activation (arXiv 2206.04658) upsamples
+    by two, applies the periodic function and downsamples by two, both with one Kaiser-windowed sinc
+    as the low-pass (StyleGAN3, arXiv 2106.12423). a and b are stored as logarithms.
 
-    At both rates a row is continued by its first and its last column.
+    At both rates a row is padded with copies of its first and its last column.
     """
 
     taps_2K: Tensor

@@ -16,7 +16,7 @@ SAMPLE_RATE = 16_000
 HOP_LENGTH = 320
 NUM_CODEBOOKS = 8
 CODEBOOK_SIZE = 1024
-_ALGORITHM = 1  # raised when the codes of the same audio change
+_ALGORITHM = 1  # a version: increase it when the codes of the same audio change
 
 
 def info(name: str, *, checkpoint: str | None, config: dict[str, Any] | None) -> CodecInfo:

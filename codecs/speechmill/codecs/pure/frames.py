@@ -17,9 +17,9 @@ from speechmill.codecs.nn.spectra import MDCT, mel_bank
 from speechmill.codecs.pure.config import PureConfig
 
 _FLOOR = 1e-5  # of a mel band's magnitude
-_SCALE = 5.0  # of MDCT coefficients: the low ones of speech have about unit variance then
+_SCALE = 5.0  # of MDCT coefficients, so that the low ones of speech have about unit variance
 _LATENT = 1.0  # scale of these coefficients in the latent
-_QUIET = 2.0  # initial attenuation (log) of the decoder's blocks, so that the linear map leads
+_QUIET = 2.0  # initial attenuation (log) of the decoder's blocks, so that the linear map dominates
 _MAX_LOG_GAIN = 4.0
 
 

@@ -1,7 +1,7 @@
 """Training of PURE: first a VAE, then quantizers, whose first stage learns from an enhancer.
 
 Follows sections III-B and III-C of arXiv 2511.22687. Every choice that the paper does not state is
-a field of `PureRecipeConfig`, with a comment about its origin.
+a field of `PureRecipeConfig` or a loss weight, whose comment names its origin.
 """
 
 from dataclasses import dataclass, field
@@ -83,6 +83,8 @@ class PureRecipe(Recipe):
     """Phase "vae": encoder and decoder, no quantizer. Phase "quantize": quantizers and decoder."""
 
     phases = ("vae", "quantize")
+    quantize_steps: Tensor
+    has_codebooks: Tensor
 
     def __init__(
         self, sizes: PureConfig, config: PureRecipeConfig, enhance: Enhance | None = None
@@ -102,15 +104,12 @@ class PureRecipe(Recipe):
         self._teacher = (enhance,)  # a tuple: not a child module
         self._start = KMeansStart(config.kmeans_frames, config.kmeans_iterations)
 
-    quantize_steps: Tensor
-    has_codebooks: Tensor
-
     def start_from(self, path: Path) -> None:
         """Load the weights of a checkpoint, including codebooks."""
         state = {name: value.float() for name, value in read_state_dict(path).items()}
         load_unfolded(self.network, state, str(path))
         counts_KN = torch.ones_like(self.ema.counts_KN)  # unknown, so all equal
-        self._take_codebooks(counts_KN)
+        self._continue_from_codebooks(counts_KN)
 
     def begin_phase(self, phase: str) -> None:
         self.phase = phase
@@ -138,7 +137,7 @@ class PureRecipe(Recipe):
         if counts_KN is not None:
             if quantizer.num_searched:
                 quantizer.searched_SND.copy_(quantizer.codebooks_KND[: quantizer.num_searched])
-            self._take_codebooks(counts_KN)
+            self._continue_from_codebooks(counts_KN)
 
     def forward(self, batch: TrainingBatch) -> StepOutput:
         return self._vae(batch) if self.phase == "vae" else self._quantize(batch)
@@ -258,9 +257,8 @@ class PureRecipe(Recipe):
         sum_MD = stages.words_KMD.detach().sum(0)
         loss = l1_and_mse(_flatten_frames(latent_BDF), sum_MD)
         if self.config.codebook_update == "gradient":
-            residuals_KMD = _flatten_frames(latent_BDF).detach() - _sums_before(
-                stages.words_KMD.detach()
-            )
+            before_KMD = _sums_before(stages.words_KMD.detach())
+            residuals_KMD = _flatten_frames(latent_BDF).detach() - before_KMD
             loss = loss + l1_and_mse(stages.words_KMD, residuals_KMD)
         return loss
 
@@ -294,7 +292,7 @@ class PureRecipe(Recipe):
         return self.network.quantizer.codebooks_KND
 
     @torch.no_grad()
-    def _take_codebooks(self, count_KN: Tensor) -> None:
+    def _continue_from_codebooks(self, count_KN: Tensor) -> None:
         """Continue training from the quantizer's codebooks."""
         quantizer = self.network.quantizer
         self.ema.reset(quantizer, count_KN)

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 class SimWhisperOptions(CompileOptions):
     """The authors drop a clip's last frame unless the clip fills it.
 
-    `keep_partial` keeps it wherever the network computes one: for more than 160 samples.
+    `keep_partial` keeps it if the network computes one: for more than 160 samples.
     """
 
     keep_partial: bool = False

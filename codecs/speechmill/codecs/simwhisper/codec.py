@@ -17,21 +17,19 @@ from speechmill.codecs.validation import check_audio, check_codes
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Input columns `start` to `end` of a row, and the first frames of them, which are kept."""
+    """Input columns `start` to `end` of a row; the first `frames` of their frames are kept."""
 
     row: int
     start: int
     end: int
-    first_frame: int
+    first_frame: int  # of the row
     frames: int
 
 
 class SimWhisperCodec:
     """Encodes and decodes windows of 30 s every 20 s, and keeps the first 20 s of each.
 
-    Windows are computed in one masked batch, or one by one. One by one, the codes of a clip are the
-    same to the last bit in every batch; masked, they may differ by rounding. On a CPU one by one is
-    also faster, so it is the default there.
+    Windows are computed in one masked batch or one by one (see `batch_runner`).
     """
 
     def __init__(

@@ -198,4 +198,6 @@ def _read_section(section: str, values: Any, sizes: dict[str, Any]) -> None:
 def _check_fixed(section: str, values: Mapping[str, Any], fixed: Mapping[str, Any]) -> None:
     for key, expected in fixed.items():
         if key in values and values[key] != expected:
-            raise InvalidConfig(f"{section}.{key} is {values[key]!r}, only {expected!r} is built")
+            raise InvalidConfig(
+                f"{section}.{key} is {values[key]!r}, only {expected!r} is supported"
+            )

@@ -12,8 +12,8 @@ from speechmill.codecs.nn.snake import REACH, AliasFreeSnakeBeta
 _KERNEL = 7
 _DILATIONS = (1, 3, 9)
 
+# latents after a latent that it can depend on
 TAIL = sum(_KERNEL // 2 * dilation + 2 * REACH for dilation in _DILATIONS)
-"""Latents after the last one that it can depend on."""
 
 
 class FrameStackDown(nn.Module):

@@ -63,7 +63,7 @@ def load_whisper(encoder: AcousticEncoder, path: Path) -> None:
 
 
 def untrained_simwhisper(config: SimWhisperConfig, seed: int) -> SimWhisperNetwork:
-    """Return a network of random weights, whose latents ignore what is constant in time."""
+    """Return a network of random weights; latents ignore signals that are constant in time."""
     network = allocate(lambda: SimWhisperNetwork(config))
     draw_weights(network, torch.Generator().manual_seed(seed))
     stacked_ODS = network.downsample.in_proj.weight.view(config.hidden_dim, -1, config.stack)

@@ -47,9 +47,9 @@ class TransformersFamily(NetworkFamily[TransformersConfig, TransformersOptions])
         self, name: str, config: Config, checkpoint: str | None, options: TransformersOptions
     ) -> TransformersConfig:
         """Return the sizes of the variant, replaced by `config` or the folder's config.json."""
-        beside = None if checkpoint is None else Path(checkpoint) / "config.json"
-        if config is None and beside is not None and beside.is_file():
-            config = read_config(beside)
+        if config is None and checkpoint is not None:
+            path = Path(checkpoint) / "config.json"
+            config = read_config(path) if path.is_file() else None
         values = {**VARIANTS.get(name, {}), **(config or {})}
         return read_transformers_config(values, options.num_codebooks)
 

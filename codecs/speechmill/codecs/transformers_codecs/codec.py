@@ -86,7 +86,7 @@ def _decode_mimi(network: Any, codes_BKF: Tensor) -> Tensor:
 
 
 def _encode_encodec(network: Any, audio_B1T: Tensor, num_codebooks: int) -> Tensor:
-    """Ask for a bandwidth between those of these codebooks and of one more; it is rounded down."""
+    """Ask for the bandwidth of half a codebook more; transformers rounds it down."""
     quantizer = network.quantizer
     kbps = log2(quantizer.codebook_size) * quantizer.frame_rate / 1000
     x_BDF = network.encoder(audio_B1T)

@@ -24,7 +24,7 @@ _CODEWORD_LENGTH = {"mimi": 0.2, "encodec": 0.1, "dac": 1.0}
 
 
 def read_transformers(sizes: TransformersConfig, path: Path) -> nn.Module:
-    """Return the network for inference; transformers maps its own old names."""
+    """Return the network for inference; transformers renames the weights of its older versions."""
     _, model = _CLASSES[sizes.model_type]
     network, found = model.from_pretrained(
         None,
@@ -59,7 +59,7 @@ def _configuration(sizes: TransformersConfig) -> Any:
 
 
 def untrained_transformers(sizes: TransformersConfig, seed: int) -> nn.Module:
-    """Return a network of random weights, whose encoder ignores what is constant in time."""
+    """Return a network of random weights; the encoder ignores constant signals."""
     with torch.random.fork_rng(devices=[]):
         network = allocate_transformers(sizes).requires_grad_(False)
     fold_weight_norm(network)
