@@ -71,6 +71,10 @@ def test_a_config_may_be_a_file_and_decides_the_revision(tmp_path: Path) -> None
         ({"num_codebooks": 9}, "num_codebooks is 9"),
         ({"strides": [2, 4]}, "5 channels for 2 strides"),
         ({"dim": 0}, "at least 1"),
+        ({"dim": "64"}, "dim is '64', must be like 512"),
+        ({"lstm_layers": True}, "lstm_layers is True, must be like 2"),
+        ({"strides": 320}, r"strides is 320, must be like \(2, 4, 5, 8\)"),
+        ({"strides": [2, "4"]}, "an entry of strides is '4', must be like 2"),
         ("/no/such.json", "/no/such.json"),
     ],
 )

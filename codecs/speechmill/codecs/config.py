@@ -31,13 +31,38 @@ def read_config(config: ConfigSource) -> dict[str, Any] | None:
 
 
 def override(base: ConfigT, values: Mapping[str, Any] | None) -> ConfigT:
-    """Return `base` with `values` in place of its own; lists become tuples."""
+    """Return `base` with `values` in place of its own; lists become tuples.
+
+    Raises `InvalidConfig` for an unknown key and for a value of another type than that of `base`.
+    """
     known = [field.name for field in fields(base)]
     for key in values or {}:
         if key not in known:
             raise InvalidConfig(f"unknown key {key!r}{did_you_mean(key, known)}; known: {known}")
     frozen = {k: tuple(v) if isinstance(v, list) else v for k, v in (values or {}).items()}
+    for key, value in frozen.items():
+        check_type(key, value, getattr(base, key))
     return replace(base, **frozen)
+
+
+def check_type(key: str, value: Any, default: Any) -> None:
+    """Raise `InvalidConfig` unless `value` has the type of `default`; None allows any type."""
+    if isinstance(default, tuple) and isinstance(value, tuple):
+        for item in value if default else ():
+            check_type(f"an entry of {key}", item, default[0])
+        return
+    types: dict[type, Any] = {float: (int, float), dict: Mapping}
+    expected = types.get(type(default), type(default))
+    is_bool = isinstance(value, bool) == isinstance(default, bool)
+    if default is not None and not (isinstance(value, expected) and is_bool):
+        raise InvalidConfig(f"{key} is {value!r}, must be like {default!r}")
+
+
+def read_section(name: str, value: Any) -> dict[str, Any]:
+    """Return a copy of a section of a configuration, or raise `InvalidConfig`."""
+    if not isinstance(value, Mapping):
+        raise InvalidConfig(f"{name} is {value!r}, not a mapping")
+    return dict(value)
 
 
 def did_you_mean(name: str, known: list[str]) -> str:

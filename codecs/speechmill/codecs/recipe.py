@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from speechmill.codecs.config import check_type
 from speechmill.codecs.errors import InvalidConfig
 
 Enhance = Callable[[Tensor], Tensor]  # audio_BT to audio_BT of the same length, without delay
@@ -161,4 +162,6 @@ def merge_weights(own: Mapping[str, float], given: Mapping[str, Any]) -> dict[st
     """Return the recipe's weights, replaced by the given ones; raises `InvalidConfig`."""
     if unknown := sorted(set(given) - set(own)):
         raise InvalidConfig(f"no loss {unknown[0]!r}; this recipe's are {', '.join(sorted(own))}")
+    for name, value in given.items():
+        check_type(f"the weight {name}", value, own[name])
     return {**own, **{name: float(value) for name, value in given.items()}}

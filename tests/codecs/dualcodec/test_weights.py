@@ -149,6 +149,7 @@ def test_random_weights_follow_the_audio_and_the_seed_alone() -> None:
     [
         ({"dualcodek": {}}, "did you mean 'dualcodec'"),
         ({"dualcodec": {"n_codebook": 3}}, "did you mean 'n_codebooks'"),
+        ({"dualcodec": 3}, "dualcodec is 3, not a mapping"),
         ({"dualcodec": {"w2vbert": {}}}, "separate section"),
         ({"dualcodec": {"n_codebooks": 0}}, "n_codebooks is 0"),
         ({"dualcodec": {"encoder_rates": [4, 5, 6]}}, "120 samples per frame.*960"),

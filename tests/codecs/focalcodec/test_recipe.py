@@ -190,5 +190,7 @@ def test_the_entropy_loss_alone_increases_the_number_of_codes_in_use() -> None:
 def test_settings_that_cannot_be_trained_are_refused() -> None:
     with pytest.raises(InvalidConfig, match="vocoder_frames is -1"):
         recipe(vocoder_frames=-1)
+    with pytest.raises(InvalidConfig, match=r"the weight mel is 'high', must be like 45\.0"):
+        recipe(weights={"mel": "high"})
     with pytest.raises(InvalidConfig, match="no loss 'mse'; this recipe's are adversarial"):
         recipe(weights={"mse": 1})

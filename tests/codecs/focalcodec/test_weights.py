@@ -92,6 +92,7 @@ def test_a_config_replaces_only_the_values_that_it_names() -> None:
     ("config", "message"),
     [
         ({"encoder": {}}, "did you mean 'encoder_name'|did you mean 'encoder_config'"),
+        ({"encoder_config": [3]}, r"encoder_config is \[3\], not a mapping"),
         ({"encoder_config": {"layers": 3}}, "did you mean 'num_layers'"),
         ({"decoder_name": "HiFiGAN"}, "'HiFiGAN'; known: WaveNeXt, Vocos"),
         ({"quantizer_config": {"codebook_size": 100}}, "codebook_size is 100"),

@@ -88,6 +88,8 @@ def test_an_empty_configuration_is_that_of_the_released_model() -> None:
         ("quantizer", {"num_groups": 3}, "latent_dim is 16, must be num_groups=3"),
         ("quantizer", {"num_levels_per_group": [8, 7, 6, 1]}, "at least 2"),
         ("downsample", {"stack_factor": 3}, "stack_factor"),
+        ("acoustic_encoder", {"d_model": "32"}, "in_dim is 32, but '32' elsewhere"),
+        ("quantizer", {"eps": "small"}, "fsq_eps is 'small', must be like 0.001"),
     ],
 )
 def test_a_bad_configuration_is_refused(section: str, values: dict[str, Any], message: str) -> None:

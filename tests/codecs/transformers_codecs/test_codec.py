@@ -125,6 +125,10 @@ def test_a_checkpoint_of_another_codec_lists_missing_and_unexpected_keys(
         ({"model_type": "encodec", "chunk_length_s": 1.0}, "chunk_length_s is 1.0, only None"),
         ({"model_type": "encodec", "normalize": True}, "normalize is True, only False"),
         ({"model_type": "mimi", "audio_channels": 2}, "audio_channels is 2"),
+        (
+            {"model_type": "mimi", "sampling_rate": "24k"},
+            "sampling_rate is '24k', must be like 24000",
+        ),
     ],
 )
 def test_a_configuration_that_cannot_be_computed_is_refused(

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields, replace
 from math import prod
 from typing import Any
 
-from speechmill.codecs.config import did_you_mean, missing_columns, override
+from speechmill.codecs.config import did_you_mean, missing_columns, override, read_section
 from speechmill.codecs.errors import InvalidConfig
 from speechmill.codecs.family import Card
 
@@ -188,7 +188,9 @@ def read_dualcodec_config(
     """
     sections = dict(values or {})
     semantic = _semantic(base.w2vbert, sections)
-    own: dict[str, Any] = {**sections.pop("dualcodec", {}), **sections.pop("patched", {})}
+    own: dict[str, Any] = {}
+    for name in ("dualcodec", "patched"):
+        own |= read_section(name, sections.pop(name, {}))
     if sections:
         known = ["dualcodec", "patched", "w2vbert", "feature_extractor", "hidden_state_index"]
         unknown = next(iter(sections))
@@ -204,7 +206,9 @@ def read_dualcodec_config(
 
 
 def _semantic(base: W2VBertConfig, sections: dict[str, Any]) -> W2VBertConfig:
-    network, extractor = sections.pop("w2vbert", {}), sections.pop("feature_extractor", {})
+    network, extractor = (
+        read_section(name, sections.pop(name, {})) for name in ("w2vbert", "feature_extractor")
+    )
     for key, choices in _ONLY_CHOICE.items():
         value = {**network, **extractor}.get(key, choices[0])
         if value not in choices:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from speechmill.codecs.config import did_you_mean, override
+from speechmill.codecs.config import did_you_mean, override, read_section
 from speechmill.codecs.errors import InvalidConfig
 from speechmill.codecs.focalcodec.config import (
     V001,
@@ -50,7 +50,8 @@ def read_focalcodec_config(name: str, values: Mapping[str, Any] | None) -> Focal
     for key in values:
         if key not in _KEYS:
             raise InvalidConfig(f"unknown key {key!r}{did_you_mean(key, _KEYS)}; known: {_KEYS}")
-    is_v001 = not _KEYS_OF_V001.isdisjoint(values.get("decoder_config") or {})
+    decoder = read_section("decoder_config", values.get("decoder_config") or {})
+    is_v001 = not _KEYS_OF_V001.isdisjoint(decoder)
     base = VARIANTS.get(name, V001 if is_v001 else V002)
     quantizer = override(_Quantizer(codebook_size=base.codebook_size), _part(values, "quantizer"))
     return replace(
@@ -68,7 +69,7 @@ def _part(values: Mapping[str, Any], part: str) -> dict[str, Any]:
     name = values.get(f"{part}_name", _CLASSES[part][0])
     if name not in _CLASSES[part]:
         raise InvalidConfig(f"{part}_name is {name!r}; known: {', '.join(_CLASSES[part])}")
-    arguments = dict(values.get(f"{part}_config") or {})
+    arguments = read_section(f"{part}_config", values.get(f"{part}_config") or {})
     if part == "decoder" and "input_channels" in arguments:
         arguments["input_dim"] = arguments.pop("input_channels")
     return {key: value for key, value in arguments.items() if key not in _IGNORED}

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from math import prod
 from typing import Any, Literal
 
-from speechmill.codecs.config import override, receptive_field
+from speechmill.codecs.config import override, read_section, receptive_field
 from speechmill.codecs.errors import InvalidConfig
 from speechmill.codecs.family import UNPUBLISHED, Card
 
@@ -169,7 +169,5 @@ def read_hasrd_config(name: str, values: Mapping[str, Any] | None) -> HasrdConfi
     """Return the variant, or the family's defaults, replaced by `values`; "ssl" is nested."""
     base, own = VARIANTS.get(name, _LARGE), dict(values or {})
     if "ssl" in own:
-        if not isinstance(own["ssl"], Mapping):
-            raise InvalidConfig(f"ssl is {own['ssl']!r}, not a mapping of the model's sizes")
-        own["ssl"] = override(base.ssl, own["ssl"])
+        own["ssl"] = override(base.ssl, read_section("ssl", own["ssl"]))
     return override(base, own)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-from speechmill.codecs.config import did_you_mean
+from speechmill.codecs.config import did_you_mean, override, read_section
 from speechmill.codecs.errors import InvalidConfig
 from speechmill.codecs.family import Card
 
@@ -157,7 +157,7 @@ def read_published(published: Mapping[str, Any]) -> SimWhisperConfig:
 
     Raises `InvalidConfig` for unknown keys and for values that this network does not support.
     """
-    params = dict(published.get("generator_params", published))
+    params = read_section("generator_params", published.get("generator_params", published))
     rates = {key: params.pop(key) for key in _RATES if key in params}
     _check_fixed("generator_params", params, _FIXED_AT_TOP)
     sizes: dict[str, Any] = {}
@@ -169,16 +169,14 @@ def read_published(published: Mapping[str, Any]) -> SimWhisperConfig:
             raise InvalidConfig(
                 f"unknown key {section!r}{did_you_mean(section, known)}; known: {known}"
             )
-        _read_section(section, values, sizes)
-    config = SimWhisperConfig(**sizes)
+        _add_section(section, read_section(section, values), sizes)
+    config = override(SimWhisperConfig(), sizes)
     _check_fixed("generator_params", rates, dict.fromkeys(_RATES, config.hop_length))
     return config
 
 
-def _read_section(section: str, values: Any, sizes: dict[str, Any]) -> None:
+def _add_section(section: str, values: Mapping[str, Any], sizes: dict[str, Any]) -> None:
     """Add a section's sizes to `sizes`; if two sections name the same size, they must agree."""
-    if not isinstance(values, Mapping):
-        raise InvalidConfig(f"{section} is {values!r}, must be an object")
     fixed = _FIXED.get(section, {})
     known = [*_KEYS[section], *fixed, *_IGNORED.get(section, ())]
     _check_fixed(section, values, fixed)
@@ -190,9 +188,8 @@ def _read_section(section: str, values: Any, sizes: dict[str, Any]) -> None:
         ours = _KEYS[section].get(key)
         if ours is None:
             continue
-        value = tuple(value) if isinstance(value, list) else value
         if sizes.setdefault(ours, value) != value:
-            raise InvalidConfig(f"{section}.{key} is {value}, but {sizes[ours]} elsewhere")
+            raise InvalidConfig(f"{section}.{key} is {value!r}, but {sizes[ours]!r} elsewhere")
 
 
 def _check_fixed(section: str, values: Mapping[str, Any], fixed: Mapping[str, Any]) -> None:

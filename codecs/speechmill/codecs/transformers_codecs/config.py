@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from math import ceil, log2, prod
 from typing import Any
 
-from speechmill.codecs.config import did_you_mean, missing_columns
+from speechmill.codecs.config import check_type, did_you_mean, missing_columns
 from speechmill.codecs.errors import InvalidConfig
 from speechmill.codecs.family import Card
 
@@ -69,6 +69,9 @@ def read_transformers_config(
             raise InvalidConfig(f"{key} is {values[key]!r}, only {choice!r} is supported")
     own = {key: value for key, value in values.items() if key not in _ABOUT_THE_FILE}
     full = {**_DEFAULTS[model_type], **own}
+    for key, default in _DEFAULTS[model_type].items():
+        value = full[key]
+        check_type(key, tuple(value) if isinstance(value, list) else value, default)
     sizes = _READERS[model_type](full)
     books = min(8, sizes.held_codebooks) if num_codebooks is None else num_codebooks
     least = max(1, sizes.semantic_codebooks)
