@@ -55,6 +55,14 @@ def test_a_folder_whose_name_has_marks_of_a_pattern_is_a_folder(tmp_path, storag
         assert [shard.url for shard in list_shards([str(source)], storage)] == [str(tar)]
 
 
+def test_a_list_in_braces_may_be_longer_than_a_file_name(tmp_path, storage):
+    names = [f"shard-{number:06d}.tar" for number in range(30)]
+    for name in names:
+        (tmp_path / name).touch()
+    shards = list_shards([f"{tmp_path}/{{{','.join(names)}}}"], storage)
+    assert [shard.stem + ".tar" for shard in shards] == names
+
+
 def test_naming_1000_shards_takes_one_listing_and_no_request_per_shard(monkeypatch):
     storage = Storage()
     for number in range(1000):

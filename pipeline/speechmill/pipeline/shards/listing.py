@@ -1,10 +1,10 @@
 """A shard is one tar: the unit of work, of failure and of commit."""
 
 import hashlib
+import os
 import posixpath
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from braceexpand import braceexpand
 
@@ -64,7 +64,7 @@ def _flatten(sources: Iterable[str], storage: Storage) -> Iterable[str]:
             folder = posixpath.dirname(source)
             yield from _flatten((_relative_to(folder, entry) for entry in entries), storage)
         else:
-            yield from [source] if Path(source).exists() else braceexpand(source)
+            yield from [source] if _exists(source) else braceexpand(source)
 
 
 def _relative_to(folder: str, entry: str) -> str:
@@ -73,7 +73,11 @@ def _relative_to(folder: str, entry: str) -> str:
 
 def is_pattern(source: str) -> bool:
     """Return whether a source has wildcards and is not a path that exists."""
-    return any(mark in source for mark in "*?[") and not Path(source).exists()
+    return any(mark in source for mark in "*?[") and not _exists(source)
+
+
+def _exists(path: str) -> bool:
+    return os.path.exists(path)  # noqa: PTH110 - Path raises for a list in braces of over 255 bytes
 
 
 def _not_empty(infos: list[FileInfo], source: str) -> list[FileInfo]:
