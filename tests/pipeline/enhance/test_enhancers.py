@@ -138,5 +138,9 @@ def test_the_gate_can_ask_dnsmos(dnsmos_model, noisy_pairs):
     gate = GateSettings(dnsmos_bak=3.5, dnsmos=dnsmos_model)
     results = [check_gate(audio, RATE, gate) for audio in (clean, noisy)]
     assert [result.clean for result in results] == [True, False]
+
+
+@pytest.mark.parametrize("threshold", [3.0, 0.0])
+def test_a_gate_by_dnsmos_needs_its_model(threshold):
     with pytest.raises(InputError, match=r"gate\.dnsmos is not set"):
-        GateSettings(dnsmos_ovr=3.0)
+        GateSettings(dnsmos_ovr=threshold)

@@ -26,7 +26,8 @@ class GateSettings:
     dnsmos: str | None = field(default=None, metadata=PATH)
 
     def __post_init__(self) -> None:
-        if (self.dnsmos_ovr or self.dnsmos_bak) and not self.dnsmos:
+        rated = self.dnsmos_ovr is not None or self.dnsmos_bak is not None
+        if rated and not self.dnsmos:
             raise InputError("gate.dnsmos is not set: path or URL of DNSMOS's sig_bak_ovr.onnx")
 
 
