@@ -102,6 +102,7 @@ def test_a_missing_quality_function_is_refused(name):
         ("not (10 < snr < 12)", True),
         ("speaker.age / 2 == 15 and speaker.name is None", True),
         ('tags[0] == "a" and tags[-1] == "b" and len(tags) == 2', True),
+        ('tags[-2] == "a" and tags[-3] is None', True),
         ('speaker["age"] - 1 == 28', False),
         ("missing is None and speaker.missing.deeper is None and tags[9] is None", True),
         ('lower("EN") == lang and abs(-snr) == snr', True),

@@ -114,8 +114,8 @@ def _compare(node: ast.Compare, fields: Any) -> bool:
 def _entry(container: Any, key: Any) -> Any:
     if isinstance(container, dict):
         return container.get(key)
-    if isinstance(container, list) and isinstance(key, int) and abs(key) < len(container):
-        return container[key]
+    if isinstance(container, list) and isinstance(key, int):
+        return container[key] if -len(container) <= key < len(container) else None
     return None
 
 
