@@ -3,15 +3,18 @@ from math import log2
 import numpy as np
 import pytest
 
+from speechmill.codecs import load_codec
 from speechmill.pipeline.audio.decoders import Limits, to_float
 from speechmill.pipeline.audio.resample import AudioSettings, decode_audio
 from speechmill.pipeline.errors import InputError
 from speechmill.pipeline.quality import RATE
 from speechmill.pipeline.quality.codebook_usage import CodeCounts
 from speechmill.pipeline.quality.dnsmos import dnsmos
+from speechmill.pipeline.quality.reconstruct import reconstruct
 from speechmill.pipeline.quality.scoring import Scorer, scored, scoring_processes
 from speechmill.pipeline.quality.signal import SIGNAL_METRICS, match_length
 from speechmill.pipeline.quality.speech import similarity, speaker_model, word_error_rate
+from speechmill.pipeline.quality.testset import Utterance
 from tests.conftest import REPOSITORY
 
 BEST = {"pesq": 4.64, "stoi": 1.0, "si_sdr": 100.0, "mel": 0.0, "stft": 0.0}
@@ -86,6 +89,18 @@ def test_processes_score_in_the_order_of_the_pairs(speech):
 def test_an_unknown_metric_is_named():
     with pytest.raises(InputError, match=r"no metric 'psq'.*pesq, stoi"):
         Scorer(["psq"])
+
+
+def test_the_first_clip_that_is_timed_follows_one_that_is_not(monkeypatch):
+    codec, seconds = load_codec("null"), (0.0, 0.5, 0.5)
+    clips_T = [np.zeros(round(length * RATE), np.float32) for length in seconds]
+    utterances = [Utterance(str(n), b"", x_T, x_T, RATE, None) for n, x_T in enumerate(clips_T)]
+    encode, encoded = codec.encode, []
+    monkeypatch.setattr(codec, "encode", lambda x, n: encoded.append(len(x[0])) or encode(x, n))
+    counts = CodeCounts(codec.info.codebook_sizes)
+    done = reconstruct(utterances, codec, [1], AudioSettings(), Limits(), counts)
+    assert [each.utterance.key for each in done] == ["1", "2"]
+    assert encoded == [RATE // 2] * 3
 
 
 def test_the_use_of_codebooks_is_what_was_counted():

@@ -39,12 +39,14 @@ def reconstruct(
 
     The seconds are those of a batch of one clip. Clips shorter than a frame are left out.
     """
-    for position, utterance in enumerate(utterances):
+    warm = False
+    for utterance in utterances:
         audio_T = torch.from_numpy(_at_rate(utterance, codec.info.sample_rate, audio, limits))
         if not codec.info.num_frames(len(audio_T)):
             continue
-        if position == 0:  # the first call includes one-time work
+        if not warm:  # the first call includes one-time work
             codec.decode(codec.encode(audio_T[None], _lengths(audio_T)), _frames(codec, audio_T))
+            warm = True
         started = time.perf_counter()
         codes_KF = codec.encode(audio_T[None], _lengths(audio_T))[0].cpu()
         encode_seconds = time.perf_counter() - started
