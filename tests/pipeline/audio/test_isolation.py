@@ -74,6 +74,15 @@ def test_batches_are_the_same_in_every_isolation(decoded, segment):
             assert batch.audio_N.tobytes() == other.audio_N.tobytes()
 
 
+def test_the_cpu_time_of_another_process_is_reported(tmp_path, storage):
+    storage.put(f"{tmp_path}/a.tar", tar_bytes([(f"{n}.flac", clip(4.0, n)) for n in range(4)]))
+    [shard] = list_shards([f"{tmp_path}/a.tar"], storage)
+    codecs, isolation = [INFO, INFO], Isolation.FULL
+    *_, first, second = decode_shard(shard, storage, settings(), codecs, isolation=isolation)
+    assert first.decode_cpu_seconds > 0
+    assert second.decode_cpu_seconds == 0
+
+
 def test_a_watched_process_ends_when_a_recording_takes_too_long(tmp_path):
     script = (
         "import sys; from speechmill.pipeline.audio.recordings import *\n"

@@ -26,3 +26,8 @@ def test_the_end_of_a_shard_says_what_decoding_took():
     [end] = timed(iter([ShardEnd([], 0)]))
     assert end.decode_cpu_seconds >= 0
     assert end.decode_seconds > 0
+
+
+def test_the_cpu_seconds_of_another_process_that_decodes_count():
+    [end] = timed(iter([ShardEnd([], 0, decode_cpu_seconds=5.0)]))
+    assert end.decode_cpu_seconds >= 5.0

@@ -11,6 +11,7 @@ import resource
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing import Pipe
@@ -92,8 +93,9 @@ class IsolatedRecordings(Recordings):
         self._child = self._child or _start(self.settings, self.codecs)
         try:
             self._child.send(data, spans)
-            while (clip := self._child.receive()) is not None:
-                yield clip
+            while not isinstance(item := self._child.receive(), float):
+                yield item
+            self.child_cpu_seconds += item
         except (DecodeCrashed, DecodeTimeout, DecodeOutOfMemory) as error:
             self._child.end()
             self._child = None
@@ -177,16 +179,19 @@ class _Child:
         except OSError as error:
             raise self._death() from error
 
-    def receive(self) -> Clip | Fault | None:
-        """Raises a `SampleError` that says how the process died, if it died."""
+    def receive(self) -> Clip | Fault | float:
+        """The next clip or fault; at the end of the recording, the CPU seconds that it took.
+
+        Raises a `SampleError` that says how the process died, if it died.
+        """
         try:
             item = self._pipe.recv()
         except (EOFError, OSError, pickle.UnpicklingError) as error:
             raise self._death() from error
         if isinstance(item, SpeechmillError):
             raise item
-        assert item is None or isinstance(item, Clip | Fault)
-        self.busy = item is not None
+        assert isinstance(item, Clip | Fault | float)
+        self.busy = not isinstance(item, float)
         return item
 
     def _death(self) -> SampleError:
@@ -227,10 +232,11 @@ def _decode_until_set_up(
         if isinstance(size, RecordingSettings):
             return size, spans
         parts = (pipe.recv_bytes() for _ in range(0, size, _PART))
+        started = time.process_time()
         try:
             for clip in recordings.clips(spool(parts, size), spans):
                 pipe.send(clip)
-            pipe.send(None)
+            pipe.send(time.process_time() - started)
         except StorageFull as error:
             pipe.send(error)
         except (StreamBroken, MemoryError):

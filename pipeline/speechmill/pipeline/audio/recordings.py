@@ -45,6 +45,7 @@ class Recordings:
     def __init__(self, settings: RecordingSettings, codecs: Sequence[CodecInfo]):
         self.settings = settings
         self.codecs = codecs
+        self.child_cpu_seconds = 0.0  # of another process that decodes, if there is one
         self._cutters = [cutter(settings.segment, codec) for codec in codecs]
         self._filters = Filters(settings.filters)
 

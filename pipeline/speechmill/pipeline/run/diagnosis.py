@@ -73,6 +73,8 @@ def timed(batches: Iterator[Batch | ShardEnd]) -> Iterator[Batch | ShardEnd]:
         if batch is None:
             return
         if isinstance(batch, ShardEnd):
+            record(DECODE_CPU_SECONDS, batch.decode_cpu_seconds)
+            cpu_seconds += batch.decode_cpu_seconds  # of another process
             batch = replace(batch, decode_seconds=seconds, decode_cpu_seconds=cpu_seconds)
             seconds = cpu_seconds = 0.0  # with several codecs only the first end carries the times
         yield batch
