@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from speechmill.pipeline.errors import InputError
-from speechmill.pipeline.tokenize.batching import BatchSettings, make_batches
+from speechmill.pipeline.tokenize.batching import Batcher, BatchSettings
 
 RATE = 100
 lengths = st.lists(st.integers(1, 5000), max_size=120)
@@ -17,9 +17,15 @@ def clips(sizes):
     ]
 
 
+def make_batches(clips, **settings):
+    batcher = Batcher(BatchSettings(**{"seconds": 40.0, "window_seconds": 200.0} | settings), RATE)
+    for clip in clips:
+        yield from batcher.add(clip)
+    yield from batcher.finish()
+
+
 def batches(sizes, **settings):
-    settings = {"seconds": 40.0, "window_seconds": 200.0} | settings
-    return list(make_batches(clips(sizes), BatchSettings(**settings), RATE))
+    return list(make_batches(clips(sizes), **settings))
 
 
 @given(lengths)
@@ -50,7 +56,7 @@ def test_no_more_than_a_window_of_audio_is_read_ahead():
             taken.append(clip)
             yield clip
 
-    next(make_batches(source(), BatchSettings(seconds=40.0, window_seconds=200.0), RATE))
+    next(make_batches(source()))
     assert len(taken) <= 21
 
 

@@ -157,6 +157,12 @@ def to_float(audio: Samples) -> Samples:
     return audio / np.float32(32768) if audio.dtype == np.int16 else audio
 
 
+def step_power(audio_T: Samples, step: int) -> npt.NDArray[np.float64]:
+    """power_S: the mean power of each `step` samples, where zeros complete the last step."""
+    padded_T = np.pad(to_float(audio_T), (0, -len(audio_T) % step))
+    return np.asarray(np.square(padded_T.reshape(-1, step), dtype=np.float64).mean(axis=1))
+
+
 def _states_length(file: soundfile.SoundFile, data: Blob) -> bool:
     """Whether the file states its length; for an MP3 libsndfile guesses one and stops there."""
     if file.format == "MP3":

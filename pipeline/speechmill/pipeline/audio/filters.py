@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from speechmill.pipeline.audio.decoders import Samples, to_float
+from speechmill.pipeline.audio.decoders import Samples, step_power, to_float
 from speechmill.pipeline.audio.expression import Expression
 from speechmill.pipeline.errors import (
     ClippedAudio,
@@ -102,9 +102,7 @@ class Filters:
 
 def silent_share(audio_T: Samples, rate: int, silence_db: float) -> float:
     """Share of 20 ms steps whose mean power is below a level in dB of full scale."""
-    step = rate // _STEPS_PER_SECOND
-    padded_T = np.pad(to_float(audio_T), (0, -len(audio_T) % step))
-    power_S = np.square(padded_T.reshape(-1, step), dtype=np.float64).mean(axis=1)
+    power_S = step_power(audio_T, rate // _STEPS_PER_SECOND)
     return float(np.mean(power_S < 10 ** (silence_db / 10)))
 
 

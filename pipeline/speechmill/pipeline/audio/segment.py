@@ -13,7 +13,7 @@ import numpy as np
 
 from speechmill.codecs.api import CodecInfo
 from speechmill.pipeline.audio.buffer import SampleBuffer
-from speechmill.pipeline.audio.decoders import Samples, to_float
+from speechmill.pipeline.audio.decoders import Samples, step_power
 from speechmill.pipeline.errors import BadSegments, InputError, SilentAudio
 
 _FAR = 2**62  # samples, beyond the end of any recording
@@ -236,9 +236,7 @@ def _loudness(buffer: SampleBuffer, step: int) -> Iterator[tuple[int, float]]:
         stop = min((position + _STEPS_AT_ONCE) * step, buffer.end)
         if stop == position * step:
             return
-        audio_T = to_float(buffer.read(position * step, stop))
-        padded_T = np.pad(audio_T, (0, -len(audio_T) % step))
-        power_S = np.square(padded_T.reshape(-1, step), dtype=np.float64).mean(axis=1)
+        power_S = step_power(buffer.read(position * step, stop), step)
         for loudness in (10 * np.log10(power_S + 1e-12)).tolist():
             yield position, loudness
             position += 1

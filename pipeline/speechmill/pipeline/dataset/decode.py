@@ -1,6 +1,6 @@
 """Decode the rows of a part to audio."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
@@ -8,6 +8,7 @@ import torch
 
 from speechmill.codecs.api import Codec
 from speechmill.pipeline.audio.decoders import Samples
+from speechmill.pipeline.tokenize.batching import cut_batches
 
 BATCH_SECONDS = 120.0  # padded, of one batch
 
@@ -20,7 +21,9 @@ def decode_rows(table: pa.Table, codec: Codec, num_codebooks: int) -> Iterator[t
     num_frames = table["num_frames"].to_numpy()
     seconds = table["end"].to_numpy() - table["start"].to_numpy()
     stored = codec.info.num_codebooks
-    for rows in _batches(num_frames, int(BATCH_SECONDS * codec.info.frame_rate)):
+    shortest_first = np.argsort(num_frames, kind="stable").tolist()
+    budget = int(BATCH_SECONDS * codec.info.frame_rate)
+    for rows in cut_batches(shortest_first, lambda row: int(num_frames[row]), budget):
         codes_BKF = torch.zeros(len(rows), num_codebooks, int(num_frames[rows].max())).long()
         for place, row in zip(codes_BKF, rows, strict=True):
             codes_FK = table["codes"][row].values.to_numpy().reshape(-1, stored).astype(np.int64)
@@ -29,15 +32,3 @@ def decode_rows(table: pa.Table, codec: Codec, num_codebooks: int) -> Iterator[t
         audio_BT = codec.decode(codes_BKF, num_frames_B).cpu().numpy()
         for row, audio_T in zip(rows, audio_BT, strict=True):
             yield row, audio_T[: round(seconds[row] * codec.info.output_sample_rate)]
-
-
-def _batches(num_frames: Sequence[int], budget: int) -> Iterator[list[int]]:
-    """Row numbers in order of length; count x longest stays within the budget of frames."""
-    batch: list[int] = []
-    for row in np.argsort(num_frames, kind="stable").tolist():
-        if batch and (len(batch) + 1) * num_frames[row] > budget:
-            yield batch
-            batch = []
-        batch.append(row)
-    if batch:
-        yield batch

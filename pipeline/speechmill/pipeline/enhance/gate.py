@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from speechmill.pipeline.audio.decoders import Samples
+from speechmill.pipeline.audio.decoders import Samples, step_power
 from speechmill.pipeline.errors import InputError
 from speechmill.pipeline.paths import PATH
 from speechmill.pipeline.quality import RATE
@@ -62,9 +62,7 @@ def estimated_snr(audio_T: Samples, sample_rate: int) -> float:
     with pauses and stationary noise.
     """
     size = max(1, round(_FRAME_SECONDS * sample_rate))
-    padded_T = np.pad(audio_T.astype(np.float64), (0, -len(audio_T) % size))
-    power_N = (padded_T.reshape(-1, size) ** 2).mean(axis=1)
-    noise, loud = np.percentile(power_N, [_NOISE_PERCENTILE, _SPEECH_PERCENTILE])
+    noise, loud = np.percentile(step_power(audio_T, size), [_NOISE_PERCENTILE, _SPEECH_PERCENTILE])
     return float(
         10 * np.log10(max(loud - noise, 1e-10 * loud, 1e-20) / max(noise, 1e-10 * loud, 1e-20))
     )

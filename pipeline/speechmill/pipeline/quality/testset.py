@@ -17,7 +17,7 @@ from speechmill.pipeline.shards.packing import READERS, PackSettings, plan_shard
 from speechmill.pipeline.shards.sources import MANIFESTS, SampleFiles
 from speechmill.pipeline.shards.tar_reader import Reject, Sample, read_samples
 from speechmill.pipeline.storage import Storage
-from speechmill.pipeline.tokenize.decode import audio_suffix
+from speechmill.pipeline.tokenize.decode import audio_suffix, transcript
 
 _MAX_DIFFERENCE = 0.02  # s by which the lengths of a clip and its reference may differ
 
@@ -162,12 +162,8 @@ def _samples_of_files(source: str, storage: Storage) -> Iterator[Sample]:
 
 
 def _text(sample: Sample) -> str | None:
-    """The transcript: the `.txt` member, or `text` of the JSON."""
-    if "txt" in sample.members:
-        return sample.members["txt"][:].decode(errors="replace")
     try:
-        parsed = json.loads(sample.members.get("json", b"null")[:])
-    except ValueError:
-        return None
-    text = parsed.get("text") if isinstance(parsed, dict) else None
-    return text if isinstance(text, str) else None
+        metadata = json.loads(sample.members.get("json", b"null")[:])
+    except (ValueError, RecursionError):
+        metadata = None
+    return transcript(sample, metadata)

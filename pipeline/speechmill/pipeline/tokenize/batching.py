@@ -2,9 +2,9 @@
 
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,8 @@ from speechmill.pipeline.audio.segment import Clip
 from speechmill.pipeline.errors import InputError
 from speechmill.pipeline.shards.tar_reader import Reject
 from speechmill.pipeline.tokenize.schema import ROW_SCHEMA
+
+Item = TypeVar("Item")
 
 
 @dataclass
@@ -55,18 +57,8 @@ class ShardEnd:
     codec: int = 0  # position among the codecs of the run
 
 
-def make_batches(
-    clips: Iterable[Clip], settings: BatchSettings, sample_rate: int
-) -> Iterator[list[Clip]]:
-    """Sort the clips of each window by length and cut them into batches."""
-    batcher = Batcher(settings, sample_rate)
-    for clip in clips:
-        yield from batcher.add(clip)
-    yield from batcher.finish()
-
-
 class Batcher:
-    """Holds one window of audio; the clips of a batch are ordered by length, then by position."""
+    """Cuts each window of audio into batches, with its clips ordered by length, then position."""
 
     def __init__(self, settings: BatchSettings, sample_rate: int):
         self._budget = int(settings.seconds * sample_rate)
@@ -85,17 +77,22 @@ class Batcher:
         """Yield the batches of the last window."""
         window, self._window, self._num_samples = self._window, [], 0
         window.sort(key=lambda clip: (len(clip.audio_T), clip.index, clip.start))
-        yield from _cut(window, self._budget)
+        yield from cut_batches(window, lambda clip: len(clip.audio_T), self._budget)
 
 
-def _cut(window: list[Clip], budget: int) -> Iterator[list[Clip]]:
-    """Cut an ascending list so that count x longest stays within the budget of samples."""
-    batch: list[Clip] = []
-    for clip in window:
-        if batch and (len(batch) + 1) * len(clip.audio_T) > budget:
+def cut_batches(
+    items: Iterable[Item], length: Callable[[Item], int], budget: int
+) -> Iterator[list[Item]]:
+    """Cut items, ordered by length, into batches in which count x longest is within `budget`.
+
+    An item longer than the budget is a batch of its own.
+    """
+    batch: list[Item] = []
+    for item in items:
+        if batch and (len(batch) + 1) * length(item) > budget:
             yield batch
             batch = []
-        batch.append(clip)
+        batch.append(item)
     if batch:
         yield batch
 

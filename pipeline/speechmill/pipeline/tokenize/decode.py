@@ -138,14 +138,11 @@ class _Decoder:
     def _describe(self, sample: Sample) -> tuple[str | None, str | None, Sequence[Span]]:
         """The JSON of a sample, its text and its spans; raises the `SampleError` of a filter."""
         metadata, parsed = self._metadata(sample)
-        text = parsed.get("text") if isinstance(parsed, dict) else None
-        text = text if isinstance(text, str) else None
-        if "txt" in sample.members:
-            text = sample.members["txt"][:].decode(errors="replace")
         self.filters.check_metadata(parsed)
         by = self.settings.segment.by
+        text = transcript(sample, parsed) if by == "none" else None
         spans = read_spans(parsed, self.settings.segment) if by == "metadata" else ()
-        return metadata, text if by == "none" else None, spans
+        return metadata, text, spans
 
     def _metadata(self, sample: Sample) -> tuple[str | None, Any]:
         """The sample's JSON, unchanged and parsed; damaged JSON is counted."""
@@ -171,6 +168,14 @@ def _rejected(sample: Sample, suffix: str, fault: Fault) -> Reject:
         start=fault.start,
         end=fault.end,
     )
+
+
+def transcript(sample: Sample, metadata: Any) -> str | None:
+    """The `.txt` member of a sample, or else `text` of its JSON."""
+    if "txt" in sample.members:
+        return sample.members["txt"][:].decode(errors="replace")
+    text = metadata.get("text") if isinstance(metadata, dict) else None
+    return text if isinstance(text, str) else None
 
 
 def audio_suffix(sample: Sample, wanted: str | None) -> str:
