@@ -2,7 +2,7 @@
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
@@ -136,6 +136,13 @@ class ShardOutput(ABC):
     def sources(self, names: Sequence[str]) -> list[dict[str, Any]]:
         """Url, size and etag of the shard of each part, in the order of `names`."""
 
+    def _read_all(
+        self, read: Callable[[str], dict[str, Any]], names: Iterable[str]
+    ) -> list[dict[str, Any]]:
+        """Call `read` for every name, many at the same time; the results keep the order."""
+        with ThreadPoolExecutor(_PARALLEL_READS) as threads:
+            return list(threads.map(read, names))
+
     def part_url(self, name: str) -> str:
         return join(self.root, self.folder, f"{name}{self.suffix}")
 
@@ -176,8 +183,7 @@ class TokenDataset(ShardOutput):
 
     def footers(self, names: Iterable[str]) -> list[dict[str, Any]]:
         """The footer metadata of parts, in the order of `names`."""
-        with ThreadPoolExecutor(_PARALLEL_READS) as threads:
-            return list(threads.map(self._footer, names))
+        return self._read_all(self._footer, names)
 
     def _footer(self, name: str) -> dict[str, Any]:
         url = self.part_url(name)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -31,14 +30,6 @@ class Enhancer(Protocol):
 
     def enhance(self, audio_T: Samples) -> Samples:
         """Return float32 audio of the same length, aligned with `audio_T` to the sample."""
-        ...
-
-
-class StreamingEnhancer(Enhancer, Protocol):
-    """An enhancer that can return the start of a clip before it has the end."""
-
-    def stream(self, blocks: Iterable[Samples]) -> Iterator[Samples]:
-        """Return the clip in other blocks, together equal to the result of `enhance`."""
         ...
 
 

@@ -45,7 +45,7 @@ class OnnxStft:
         return np.concatenate(list(self.stream([audio_T])))
 
     def stream(self, blocks: Iterable[Samples]) -> Iterator[Samples]:
-        """Return the clip in other blocks, as soon as a frame is complete."""
+        """Yield what `enhance` returns for the joined blocks, each frame as soon as it is done."""
         return self._stft.through(blocks, _Clip(self).process)
 
     def _bind(self, settings: EnhancerSettings) -> None:

@@ -7,7 +7,6 @@ OUTPUT/rejects/<same>.parquet (both written before it), OUTPUT/failed/, OUTPUT/r
 import io
 import json
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -32,7 +31,6 @@ from speechmill.pipeline.tokenize.schema import reject_table
 from speechmill.pipeline.tokenize.writer import library_versions
 
 SCHEMA_VERSION = 1
-_PARALLEL_READS = 32
 
 
 class PairedShards(ShardOutput):
@@ -43,8 +41,7 @@ class PairedShards(ShardOutput):
 
     def sources(self, names: Sequence[str]) -> list[dict[str, Any]]:
         """From the reports of the parts."""
-        with ThreadPoolExecutor(_PARALLEL_READS) as threads:
-            return list(threads.map(lambda name: self.report(name)["source"], names))
+        return [report["source"] for report in self._read_all(self.report, names)]
 
     def report(self, name: str) -> dict[str, Any]:
         """The report of one shard."""

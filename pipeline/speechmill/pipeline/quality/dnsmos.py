@@ -34,13 +34,13 @@ class Dnsmos:
     ovr: float  # overall
 
 
-def dnsmos(audio_T: Samples, model: str, threads: int = 1) -> Dnsmos:
+def dnsmos(audio_T: Samples, model: str) -> Dnsmos:
     """Rate a clip at 16 kHz: the mean over windows of 9.01 s, one per second.
 
     A shorter clip is repeated until it fills a window, as in the authors' script. `model` is a path
     or URL, loaded once in a process. Raises `CheckpointError` if it cannot be fetched.
     """
-    session = _session(model, threads)
+    session = _session(model)
     raw_N3 = session.run(None, {session.get_inputs()[0].name: _windows(audio_T)})[0]
     scores = {name: float(fit(raw_N3[:, i]).mean()) for i, (name, fit) in enumerate(_FIT.items())}
     return Dnsmos(**scores)
@@ -54,10 +54,9 @@ def _windows(audio_T: Samples) -> Samples:
 
 
 @cache
-def _session(model: str, threads: int) -> Any:
+def _session(model: str) -> Any:
     onnxruntime = load_extra("onnxruntime", "evaluate")
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
     path = str(fetch(model))
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
