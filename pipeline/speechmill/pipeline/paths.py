@@ -28,7 +28,7 @@ def path_entries(names: Callable[[Any], Collection[str]]) -> Mapping[str, Any]:
 class PathSetting:
     """One path of a configuration, where it is kept and what it is called."""
 
-    name: str  # with those of its sections, such as codec.checkpoint
+    name: str  # with its sections, such as codec.checkpoint
     holder: dict[str, Any]
     key: str
     words: Collection[str]  # values that are not paths
@@ -48,8 +48,8 @@ def path_settings(section: Any, prefix: str = "") -> Iterator[PathSetting]:
         name, value = f"{prefix}{field.name}", getattr(section, field.name)
         if _PATH in field.metadata:
             yield PathSetting(name, vars(section), field.name, field.metadata[_PATH])
-        elif _ENTRIES in field.metadata:
-            for key in value and field.metadata[_ENTRIES](section):
+        elif value and _ENTRIES in field.metadata:
+            for key in field.metadata[_ENTRIES](section):
                 if key in value:
                     yield PathSetting(f"{name}.{key}", value, key, ())
         elif is_dataclass(value):

@@ -74,7 +74,7 @@ def translated(url: str) -> Iterator[None]:
 
 
 def _kind(error: Exception) -> type[StorageError] | None:
-    """The class of ours for an error of a backend; None if it is not a storage error."""
+    """Our class for an error of a backend; None if it is not a storage error."""
     code, status = _http_code(error), http_status(error)
     if code in _BY_CODE:
         return _BY_CODE[code]

@@ -15,13 +15,13 @@ from speechmill.codecs.api import CodecInfo
 from speechmill.pipeline.shards.listing import Shard
 from speechmill.pipeline.tokenize.schema import LAYOUT, SCHEMA_VERSION
 
-Finding = tuple[str, str]
+NamedFault = tuple[str, str]
 
 
-def check_identity(footer: dict[str, Any], identity: dict[str, Any]) -> Iterator[Finding]:
+def check_identity(footer: dict[str, Any], identity: dict[str, Any]) -> Iterator[NamedFault]:
     """Compare the codec and schema of the part with `dataset.json`."""
     codec = footer["codec"]
-    said = {
+    stated = {
         "schema_version": footer["schema_version"],
         "layout": footer["layout"],
         "codec": codec["name"],
@@ -31,14 +31,16 @@ def check_identity(footer: dict[str, Any], identity: dict[str, Any]) -> Iterator
         "compile": footer.get("compile", False),
         "codebook_sizes": codec["codebook_sizes"],
     }
-    for key, value in said.items():
+    for key, value in stated.items():
         if identity[key] != value:
             yield "footer", f"{key} is {value!r}, dataset.json says {identity[key]!r}"
     if (footer["schema_version"], footer["layout"]) != (SCHEMA_VERSION, LAYOUT):
         yield "footer", f"this version cannot read schema {footer['schema_version']}"
 
 
-def check_counts(table: pa.Table, footer: dict[str, Any], rejected: pa.Table) -> Iterator[Finding]:
+def check_counts(
+    table: pa.Table, footer: dict[str, Any], rejected: pa.Table
+) -> Iterator[NamedFault]:
     """Compare the counts of the footer with the tables."""
     counted = {
         "rows": len(table),
@@ -47,16 +49,14 @@ def check_counts(table: pa.Table, footer: dict[str, Any], rejected: pa.Table) ->
     }
     for name, value in counted.items():
         if footer[name] != value:
-            yield (
-                name if name == "rejects" else "footer",
-                (f"the footer counts {footer[name]} {name}, there are {value}"),
-            )
+            check = "rejects" if name == "rejects" else "footer"
+            yield check, f"the footer counts {footer[name]} {name}, there are {value}"
     seconds = pc.sum(table["duration"]).as_py() or 0.0
     if not np.isclose(seconds, footer["audio_seconds"], rtol=1e-9, atol=1e-6):
         yield "footer", f"the footer says {footer['audio_seconds']} s of audio, rows {seconds} s"
 
 
-def check_code_values(table: pa.Table, codec: CodecInfo) -> Iterator[Finding]:
+def check_code_values(table: pa.Table, codec: CodecInfo) -> Iterator[NamedFault]:
     """Compare the number of codes with the shape of each row, and codes with codebook sizes."""
     num_codebooks = table["num_codebooks"].to_numpy()
     if (num_codebooks != codec.num_codebooks).any():
@@ -66,13 +66,11 @@ def check_code_values(table: pa.Table, codec: CodecInfo) -> Iterator[Finding]:
     wrong = np.flatnonzero(lengths != table["num_frames"].to_numpy() * codec.num_codebooks)
     if len(wrong):
         row = int(wrong[0])
-        yield (
-            "codes",
-            (
-                f"{len(wrong)} rows hold another number of codes than num_frames * num_codebooks, "
-                f"first {table['key'][row].as_py()!r} with {lengths[row]}"
-            ),
+        message = (
+            f"{len(wrong)} rows hold another number of codes than num_frames * num_codebooks, "
+            f"first {table['key'][row].as_py()!r} with {lengths[row]}"
         )
+        yield "codes", message
         return
     for chunk in table["codes"].chunks:
         codes_FK = chunk.flatten().to_numpy().reshape(-1, codec.num_codebooks)
@@ -82,7 +80,7 @@ def check_code_values(table: pa.Table, codec: CodecInfo) -> Iterator[Finding]:
             yield "codes", f"{wrong_K[book]} codes of codebook {book} are not below {size}"
 
 
-def check_times(table: pa.Table, codec: CodecInfo) -> Iterator[Finding]:
+def check_times(table: pa.Table, codec: CodecInfo) -> Iterator[NamedFault]:
     """Compare the frames of each row with its duration; resampling may add or drop a frame."""
     seconds = table["end"].to_numpy() - table["start"].to_numpy()
     if not ((table["start"].to_numpy() >= 0) & (seconds > 0)).all():
@@ -92,18 +90,16 @@ def check_times(table: pa.Table, codec: CodecInfo) -> Iterator[Finding]:
     wrong = np.flatnonzero(abs(table["num_frames"].to_numpy() - expected) > 1)
     if len(wrong):
         row = int(wrong[0])
-        yield (
-            "rows",
-            (
-                f"{len(wrong)} rows hold frames for another duration, first "
-                f"{table['key'][row].as_py()!r}: {table['num_frames'][row]} of {seconds[row]} s"
-            ),
+        message = (
+            f"{len(wrong)} rows hold frames for another duration, first "
+            f"{table['key'][row].as_py()!r}: {table['num_frames'][row]} of {seconds[row]} s"
         )
+        yield "rows", message
 
 
 def check_rows(
     table: pa.Table, rejected: pa.Table, source: Shard, segmented: bool
-) -> Iterator[Finding]:
+) -> Iterator[NamedFault]:
     """Find rows of another tar than the footer names, and keys that occur twice."""
     for name, rows in (("row", table), ("reject", rejected)):
         if others := set(rows["shard"].unique().to_pylist()) - {source.url}:

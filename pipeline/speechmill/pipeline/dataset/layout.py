@@ -50,7 +50,7 @@ def dataset_identity(
 class ShardOutput(ABC):
     """A folder with one file for each shard: the part, which is the commit.
 
-    Every method costs a fixed number of requests.
+    One listing tells what is done, whatever the number of parts.
     """
 
     root: str
@@ -60,7 +60,7 @@ class ShardOutput(ABC):
     folder: ClassVar[str]  # of the parts
     suffix: ClassVar[str]
     content: ClassVar[str]  # what the parts hold, for messages
-    title: ClassVar[str]  # for messages
+    title: ClassVar[str]  # of the whole, for messages
 
     def claim(self, wanted: dict[str, Any]) -> None:
         """Write the identity, or check that the existing one is equal.
@@ -120,7 +120,7 @@ class ShardOutput(ABC):
         return [shard for shard in shards if shard.name not in done]
 
     def _refuse_changed(self, shards: Sequence[Shard], others: set[str]) -> None:
-        """Only a part with the stem of a shard of this run can be of an older version of it."""
+        """Raise for a part of an older version of a shard; its name has the stem of the shard."""
         stems = {shard.stem for shard in shards}
         suspects = [name for name in sorted(others) if name[:-13] in stems]
         by_url = {shard.url: shard for shard in shards}

@@ -50,9 +50,7 @@ class Pattern:
     def bases(self) -> npt.NDArray[np.int64]:
         """The flat id of code 0 of each codebook, then the first id after all of them."""
         padding = int(self.name == "delay")
-        return np.array(list(accumulate((size + padding for size in self.sizes), initial=0))) + (
-            self.first_id
-        )
+        return np.array(list(accumulate((n + padding for n in self.sizes), initial=self.first_id)))
 
     def rows(self, codes_FK: Codes) -> Codes:
         """Arrange codes_FK as rows of shape (F + longest delay, K)."""

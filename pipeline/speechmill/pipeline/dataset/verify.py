@@ -16,6 +16,7 @@ import xxhash
 
 from speechmill.codecs.api import CodecInfo
 from speechmill.pipeline.dataset.checks import (
+    NamedFault,
     check_code_values,
     check_counts,
     check_identity,
@@ -72,8 +73,8 @@ class _Part:
     source_read: bool = False
     unread: StorageError | None = None  # why the source could not be compared
 
-    def add(self, findings: Iterable[tuple[str, str]]) -> None:
-        self.findings += [Finding(check, self.file, message) for check, message in findings]
+    def add(self, faults: Iterable[NamedFault]) -> None:
+        self.findings += [Finding(check, self.file, message) for check, message in faults]
 
 
 class _Unreadable(Exception):

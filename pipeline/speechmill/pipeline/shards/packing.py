@@ -1,4 +1,4 @@
-"""A folder or a manifest of audio files to WebDataset tars, planned from a listing alone.
+"""Pack a folder or a manifest of audio files into WebDataset tars, planned from a listing alone.
 
 The same files and settings give the same tars, byte for byte. `pack.json` at the output describes
 each tar; a tar appears whole or not at all, so an existing one is done.
@@ -65,6 +65,7 @@ class PlannedShard:
 
     @property
     def digest(self) -> str:
+        """Changes with the name and the content of every member."""
         identities = [member.identity for sample in self.samples for member in sample.members]
         return xxhash.xxh3_128_hexdigest(json.dumps(identities).encode())
 

@@ -83,10 +83,11 @@ def _group(members: Iterator[_Member]) -> Iterator[Sample | Reject]:
         first = run[0]
         faulty = next((member for member in run if member.fault), first)
         fault = faulty.fault or _name_fault(first, seen)
-        if fault is None and first.key is not None:
+        if not fault:
+            assert first.key is not None  # or its name would be a fault
             seen.add(first.key)
             yield Sample(first.key, index, {member.suffix: member.data for member in run})
-        elif fault:
+        else:
             yield Reject(
                 key=first.key or first.name,
                 index=index,
@@ -193,7 +194,7 @@ class _HeaderCut(Exception):
 
 
 class _StrictTarInfo(tarfile.TarInfo):
-    """`tarfile` takes a missing or damaged header, but for the first, for the end of the tar."""
+    """Raises for a missing or damaged header, which `tarfile` takes for the end of the tar."""
 
     @classmethod
     def fromtarfile(cls, tar: tarfile.TarFile) -> "_StrictTarInfo":
