@@ -36,7 +36,7 @@ class StorageNotFound(StorageError):
 
 
 class BucketNotFound(StorageNotFound):
-    """No such bucket, or it is elsewhere."""
+    """No such bucket, or it is in another region."""
 
 
 class StorageDenied(StorageError):
@@ -72,7 +72,7 @@ class WorkerLost(SpeechmillError):
 
 
 class NodeLost(WorkerLost):
-    """Its whole node is gone or draining, which is not the fault of any shard."""
+    """The node of a worker is gone or draining; no shard is at fault."""
 
 
 class DeviceFull(SpeechmillError):

@@ -171,17 +171,18 @@ def _states_length(file: soundfile.SoundFile, data: Blob) -> bool:
     return bool(file.frames != _UNKNOWN_LENGTH)
 
 
-def _check_size(num_samples: int, rate: int, channels: int, limits: Limits, who: str) -> None:
+def _check_size(num_samples: int, rate: int, channels: int, limits: Limits, claim: str) -> None:
+    """Raise for more audio than the limits allow; `claim` begins the message with its source."""
     if rate not in SAMPLE_RATES:
         raise UnsuitableAudio(f"sample rate {rate} Hz")
     if num_samples / rate > limits.seconds:
         raise OversizedAudio(
-            f"{who} {num_samples} samples, {num_samples / rate:.0f} s; "
+            f"{claim} {num_samples} samples, {num_samples / rate:.0f} s; "
             f"limits.seconds is {limits.seconds:g}"
         )
     if (size := num_samples * channels * 4 / 1e6) > limits.decoded_mb:
         raise OversizedAudio(
-            f"{who} {size:.0f} MB of samples; limits.decoded_mb is {limits.decoded_mb:g}"
+            f"{claim} {size:.0f} MB of samples; limits.decoded_mb is {limits.decoded_mb:g}"
         )
 
 

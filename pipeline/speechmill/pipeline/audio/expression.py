@@ -34,7 +34,10 @@ _MOST_NODES = 200  # far below where nesting would exhaust the stack
 
 
 class Expression:
-    """Raises `InputError` on construction, with the part that is not allowed."""
+    """A parsed condition.
+
+    Raises `InputError` on construction, with the part that is not allowed.
+    """
 
     def __init__(self, text: str, setting: str):
         self.text = text

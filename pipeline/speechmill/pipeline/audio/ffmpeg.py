@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from speechmill.pipeline.errors import EmptyAudio, TruncatedAudio, UndecodableAudio
 
-_STATE_LENGTH = ("mov", "matroska")  # for other containers FFmpeg estimates the length
+_LENGTH_IS_STATED = ("mov", "matroska")  # for other containers FFmpeg estimates the length
 _TAIL = 0.1  # s of an encoder's padding that the stated length may include
 
 
@@ -45,7 +45,7 @@ def _decode(container: Any, stream: Any, demuxer: str) -> Iterator[tuple[npt.NDA
             yield part.to_ndarray().reshape(-1, part.layout.nb_channels), frame.rate
     if not num_samples:
         raise EmptyAudio("0 samples")
-    stated = _stated_seconds(container, stream) if demuxer in _STATE_LENGTH else None
+    stated = _stated_seconds(container, stream) if demuxer in _LENGTH_IS_STATED else None
     if stated is not None and seconds < stated - _TAIL:
         raise TruncatedAudio(f"the container claims {stated:.3f} s, there are {seconds:.3f}")
 

@@ -15,10 +15,8 @@ import soundfile
 from speechmill.pipeline.blob import Blob
 from speechmill.pipeline.errors import TruncatedAudio, UndecodableAudio
 
-_MAGIC = (
-    b"fLaC\x00",
-    b"fLaC\x80",
-)  # the stream info comes first; the bit says that no metadata follows
+# The stream info comes first; the highest bit says that no other metadata follows.
+_MAGIC = (b"fLaC\x00", b"fLaC\x80")
 _PACKED = slice(18, 26)  # 20 bits of rate, 3 of channels - 1, 5 of sample bits - 1, 36 of length
 
 

@@ -15,10 +15,8 @@ from speechmill.pipeline.errors import SampleError, TruncatedAudio, UndecodableA
 
 _BY_LIBSNDFILE = ("wav", "flac", "mp3", "ogg", "oga", "opus", "aiff", "aif", "au", "caf", "w64")
 _BY_FFMPEG = ("m4a", "aac", "mp4", "webm", "mka", "wma", "amr")
-AUDIO_SUFFIXES = (
-    *_BY_LIBSNDFILE,
-    *_BY_FFMPEG,
-)  # suffixes of audio members; their bytes decide the format
+# Suffixes of members that are audio; their bytes decide the format.
+AUDIO_SUFFIXES = (*_BY_LIBSNDFILE, *_BY_FFMPEG)
 
 _EBML, _SEGMENT, _CLUSTER = 0x1A45DFA3, 0x18538067, 0x1F43B675  # element ids of Matroska
 _OGG_END = 4  # flag of a page
@@ -164,24 +162,24 @@ def _check_matroska(data: Blob) -> None:
     while position < len(data):
         kind, position = _ebml_number(data, position, keep_marker=True)
         size, position = _ebml_number(data, position)
-        unknown = size is None
-        if size is None and kind not in (_SEGMENT, _CLUSTER):
-            raise UndecodableAudio(f"element {kind:x} before byte {position} has an unknown size")
-        if size is not None and position + size > len(data):
+        if size is None:
+            if kind not in (_SEGMENT, _CLUSTER):
+                unknown = f"element {kind:x} before byte {position} has an unknown size"
+                raise UndecodableAudio(unknown)
+        elif position + size > len(data):
             raise _cut(position + size - len(data))
-        position += 0 if unknown or kind == _SEGMENT else size or 0
+        elif kind != _SEGMENT:  # the elements in a segment are checked as well
+            position += size
 
 
 def _ebml_number(data: Blob, start: int, keep_marker: bool = False) -> tuple[int | None, int]:
     """A number of variable length and its end; None if all its bits are set."""
     first = data[start] if start < len(data) else 0
     length = 9 - first.bit_length()
-    if not first or start + length > len(data):
-        raise (
-            _cut(start + length - len(data))
-            if first
-            else UndecodableAudio(f"no Matroska element at byte {start}")
-        )
+    if not first:
+        raise UndecodableAudio(f"no Matroska element at byte {start}")
+    if start + length > len(data):
+        raise _cut(start + length - len(data))
     value = int.from_bytes(data[start : start + length])
     if keep_marker:
         return value, start + length

@@ -83,7 +83,7 @@ def _limit_memory(mb: float) -> None:
 
 
 class IsolatedRecordings(Recordings):
-    """Decodes in another process; a recording that ends it becomes a `Fault`."""
+    """Decodes in another process; a recording that crashes it or is over a limit is a `Fault`."""
 
     def __init__(self, settings: RecordingSettings, codecs: Sequence[CodecInfo]):
         super().__init__(settings, codecs)

@@ -1,4 +1,4 @@
-"""One recording to the clips that become rows, for one codec or for several at once."""
+"""Decode a recording into the clips that become rows, for one codec or for several at once."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -39,7 +39,7 @@ class Fault:
 class Recordings:
     """Decodes recordings in this process.
 
-    Raises `InputError` on construction if settings and codecs do not go together.
+    Raises `InputError` on construction if the settings do not suit a codec.
     """
 
     def __init__(self, settings: RecordingSettings, codecs: Sequence[CodecInfo]):
@@ -56,7 +56,7 @@ class Recordings:
         """Yield the clips of each codec in order of their start.
 
         A `Fault` without `start` comes last and rejects the clips before it. `MemoryError` is
-        raised: the recording need not be its cause.
+        raised as it is, since the recording may not be its cause.
         """
         try:
             yield from self._clips(data, spans)
@@ -72,7 +72,8 @@ class Recordings:
         buffers = self._buffers(clock.count(source.blocks), source.sample_rate)
         running = [self._of_codec(n, b, spans, source, clock) for n, b in enumerate(buffers)]
         reached = dict.fromkeys(range(len(running)), 0.0)
-        while reached:  # codecs advance together, since the blocks that one reads ahead are held
+        # The codec that is furthest behind goes on, so that few blocks are held for the others.
+        while reached:
             number = min(reached, key=lambda n: reached[n])
             clip = next(running[number], None)
             if clip is None:
@@ -134,6 +135,6 @@ def fault_of(
     codec: int | None = None,
     stage: RejectStage = RejectStage.DECODE,
 ) -> Fault:
-    """The fault that an error means; filters have a stage of their own."""
+    """The fault for an error; the errors of filters get the stage of filters."""
     stage = RejectStage.FILTER if isinstance(error, Unwanted) else stage
     return Fault(type(error).__name__, str(error), stage, start, end, codec)

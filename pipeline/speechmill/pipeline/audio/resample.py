@@ -1,4 +1,4 @@
-"""Decoded audio to one channel at the codec's sample rate."""
+"""Mix decoded audio to one channel and resample it to the codec's rate."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -113,7 +113,7 @@ def _soxr(
 ) -> Iterator[Samples]:
     first_T = next(blocks)
     second_T = next(blocks, None)
-    if second_T is None:  # the same samples as by a stream, in 0.7 of the time
+    if second_T is None:  # the same samples as from a stream, in 0.7 of the time
         yield np.asarray(soxr.resample(first_T, rate, target_rate, quality))
         return
     stream = soxr.ResampleStream(rate, target_rate, 1, dtype="float32", quality=quality)

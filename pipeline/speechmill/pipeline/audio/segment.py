@@ -83,7 +83,7 @@ Cutter = Callable[[SampleBuffer, Sequence[Span]], Iterator[Clip]]
 def cutter(settings: SegmentSettings, codec: CodecInfo) -> Cutter:
     """The function that cuts a recording for a codec.
 
-    Raises `InputError` if the context must be set and is not.
+    Raises `InputError` if fixed windows need `context_seconds` and it is not set.
     """
     if settings.by == "fixed":
         before, after = _context(settings, codec)
@@ -190,7 +190,7 @@ def _is_time(value: object) -> bool:
 def _by_silence(
     buffer: SampleBuffer, codec: CodecInfo, settings: SegmentSettings
 ) -> Iterator[Clip]:
-    """Speech with a margin of silence; what is too long is split at its quietest step."""
+    """Yield speech with a margin of silence; split longer clips than `seconds` where quietest."""
     step = codec.sample_rate // _STEPS_PER_SECOND
     pause = round(settings.silence_seconds * _STEPS_PER_SECOND)
     longest = round(settings.seconds * _STEPS_PER_SECOND)

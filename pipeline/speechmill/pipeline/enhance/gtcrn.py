@@ -18,7 +18,7 @@ from speechmill.pipeline.enhance.api import EnhancerSettings, enhancer_revision
 _ALGORITHM = 1  # raised when the same weights give another result
 _N_FFT, _HOP = 512, 256
 _LOW_BINS, _BANDS = 65, 64  # bins that are kept, and bands into which the others are merged
-_CHANNELS, _WIDTH = 16, 33
+_CHANNELS, _WIDTH = 16, 33  # of the encoder's output: channels, and columns of a frame
 _DILATIONS = (1, 2, 5)
 
 
@@ -108,7 +108,7 @@ class GtcrnEncoder(nn.Module):
 
 
 class GtcrnDecoder(nn.Module):
-    """The mirrored encoder; each layer takes its input plus the output of its twin."""
+    """The mirrored encoder; each layer takes the sum of its input and its mirror layer's output."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -231,6 +231,6 @@ class GroupedGru(nn.Module):
 
 
 def with_neighbours(x_BCTF: Tensor) -> Tensor:
-    """Three channels for each: the columns of its lower neighbour, its own and its upper one."""
+    """Make three channels of each: every column's lower neighbour, the column, its upper one."""
     columns = F.pad(x_BCTF, (1, 1)).unfold(-1, 3, 1)
     return columns.permute(0, 1, 4, 2, 3).flatten(1, 2)

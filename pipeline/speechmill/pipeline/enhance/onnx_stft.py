@@ -21,7 +21,10 @@ _ALGORITHM = 1  # raised when the same weights give another result
 
 
 class OnnxStft:
-    """Spectra have shape [1, bins, 1, 2], real and imaginary; states begin with zeros."""
+    """Runs the model frame by frame.
+
+    Spectra have shape [1, bins, 1, 2], real and imaginary; states begin with zeros.
+    """
 
     def __init__(self, settings: EnhancerSettings):
         assert settings.model

@@ -49,7 +49,7 @@ class PairSettings:
 
 @dataclass(frozen=True, slots=True)
 class PairReport(ShardReport):
-    """What became of one shard; its rows are pairs."""
+    """The counts and times of one shard; its rows are pairs."""
 
     left_alone: int = 0  # clips that the gate found clean
 
@@ -108,7 +108,7 @@ def pair_shard(
 
 @dataclass(frozen=True, slots=True)
 class _Facts:
-    """What is known about one pair."""
+    """Facts about one pair."""
 
     enhanced: bool
     enhancer: str

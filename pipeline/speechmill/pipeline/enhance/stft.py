@@ -66,9 +66,8 @@ class _Frames:
         lead = stft.n_fft - stft.hop
         self.waiting = np.zeros(lead, np.float32)
         self.partial = np.zeros(lead, np.float32)
-        self.lead = (
-            lead  # output samples of the padding before the clip that are still to be dropped
-        )
+        # Output samples of the padding before the clip that are still to be dropped.
+        self.lead = lead
 
     def push(self, block: Samples) -> Samples:
         """Take samples; return those that are finished."""

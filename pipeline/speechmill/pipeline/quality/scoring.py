@@ -17,7 +17,7 @@ from speechmill.pipeline.quality.signal import SIGNAL_METRICS
 Scores = dict[str, float | None]
 Tag = TypeVar("Tag")
 
-_AHEAD = 4  # pairs that wait for each process
+_AHEAD = 4  # pairs that wait for each core
 
 
 @dataclass(frozen=True)
@@ -51,9 +51,8 @@ def scoring_processes(count: int | None) -> Iterator[Executor | None]:
     if count == 1:
         yield None
         return
-    context = multiprocessing.get_context(
-        "spawn"
-    )  # forking a process with torch's threads may hang
+    # Forking a process with torch's threads may hang.
+    context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(count, context, initializer=_use_one_thread) as processes:
         yield processes
 

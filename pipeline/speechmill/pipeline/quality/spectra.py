@@ -25,11 +25,12 @@ def stft_distance(reference: Tensor, estimate: Tensor) -> float:
 
 
 def _one_resolution(reference: Tensor, estimate: Tensor, size: int) -> float:
-    target = _magnitude(reference, size, size // 4)
-    given = _magnitude(estimate, size, size // 4)
-    convergence = torch.linalg.norm(target - given) / torch.linalg.norm(target).clamp(min=_FLOOR)
-    log_distance = (target.clamp(min=_FLOOR).log() - given.clamp(min=_FLOOR).log()).abs().mean()
-    return float(convergence + log_distance)
+    reference_FT = _magnitude(reference, size, size // 4)
+    estimate_FT = _magnitude(estimate, size, size // 4)
+    distance = torch.linalg.norm(reference_FT - estimate_FT)
+    convergence = distance / torch.linalg.norm(reference_FT).clamp(min=_FLOOR)
+    log_ratio_FT = reference_FT.clamp(min=_FLOOR).log() - estimate_FT.clamp(min=_FLOOR).log()
+    return float(convergence + log_ratio_FT.abs().mean())
 
 
 def _log_mel(audio_T: Tensor, sample_rate: int) -> Tensor:

@@ -21,8 +21,8 @@ class LocalPool:
     On Ray, a time or memory limit may end the process that decodes a shard for the first time. Here
     that process would be this one, so recordings are decoded in a child process from the first
     attempt on, one child for all shards: a recording that crashes its decoder, or exceeds a limit,
-    costs only itself. `enhance` decodes in the process of its model, here and on Ray; there, a
-    crash of the decoder ends this process.
+    costs only itself. `enhance` decodes in the process of its model, here as on Ray, so a crash of
+    its decoder ends this process.
     """
 
     def __init__(

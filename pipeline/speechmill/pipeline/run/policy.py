@@ -43,7 +43,8 @@ class RunSettings:
     max_attempts: int = 3  # failures of one shard before it is given up on
     max_losses: int = 20  # times a shard may be lost, whoever is at fault
     grace_seconds: float = 20.0  # for the shards in flight, after SIGTERM
-    straggler_factor: float | None = 3.0  # times the usual time, then a shard runs a second time
+    # A shard that takes this many times the usual time runs a second time; null: never.
+    straggler_factor: float | None = 3.0
     straggler_seconds: float = 60.0  # a shard is never called slow before this
     stall_seconds: float = 900.0  # a worker without progress for this long is restarted
 
@@ -57,7 +58,7 @@ class Failures:
 
     own: int = 0  # the shard is the only possible cause
     shared: int = 0  # its worker died while it held other shards, any of which may be the cause
-    with_node: int = 0
+    with_node: int = 0  # its worker was lost with the whole node
 
     @property
     def total(self) -> int:

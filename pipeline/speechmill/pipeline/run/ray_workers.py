@@ -52,7 +52,7 @@ class WorkerState:
     kill_reason: str = ""
 
     def loss(self, error: RayActorError) -> WorkerLost:
-        """What its death means for its shards."""
+        """The error of its shards when it dies: `NodeLost` if its node is gone or draining."""
         if self.leaving or error.preempted or is_gone(self.node):
             return NodeLost(f"node {self.node} is gone: {error}")
         return WorkerLost(self.kill_reason or str(error))
@@ -127,7 +127,11 @@ class RayWorkers:
         self._on_event(EventKind.WORKER_READY, node=worker.node, workers=len(self.ready()))
 
     def _wait_for_process(self, worker: WorkerState, error: RayActorError) -> None:
-        """Ray starts it elsewhere, unless driver and cluster do not agree on an environment."""
+        """Ask again soon, since Ray starts the process anew, on another node if need be.
+
+        Raises `WorkerLost` if no process lives, as when the environment of the cluster is not that
+        of the driver.
+        """
         # An unavailable actor may come back.
         worker.early_deaths += not isinstance(error, ActorUnavailableError)
         if worker.early_deaths > _MAX_EARLY_DEATHS and not any(other.ready for other in self._all):
@@ -178,7 +182,7 @@ class RayWorkers:
         for reference in wait_for_any(list(asked), 0):
             worker = asked[reference]
             worker.heartbeat = None
-            with suppress(RayError):  # the results of its shards will tell that it died
+            with suppress(RayError):  # the results of its shards will show that it died
                 if (progress := ray.get(reference)) != worker.progress:
                     worker.progress, worker.progress_at = progress, now
         for worker in self.ready():

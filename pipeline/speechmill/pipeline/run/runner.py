@@ -14,7 +14,7 @@ from speechmill.pipeline.run.policy import Action, Failures, RunSettings, decide
 from speechmill.pipeline.shards.listing import Shard
 from speechmill.pipeline.tokenize.writer import ShardReport
 
-_LATEST = 101  # finished shards whose median time per byte is the usual one
+_LATEST = 101  # finished shards; the median of their times per byte is the usual time
 _MIN_FINISHED = 3
 _POLL_SECONDS = 1.0  # between checks of the stop signal
 _STRAGGLER_CHECK_SECONDS = 1.0
