@@ -179,7 +179,7 @@ def test_one_of_many_concurrent_new_writes_wins(kind, request, tmp_path):
 
 @pytest.fixture
 def faulty(moto, moto_bucket):
-    """A way to a bucket on which requests meet the faults that are asked for."""
+    """A storage that reaches a bucket through a proxy, which injects these faults."""
 
     def start(rate, faults=FAULTS, patience=60.0):
         proxy = FaultProxy(moto.endpoint_url, rate, seed=1, faults=faults)

@@ -1,4 +1,4 @@
-"""Files that libsndfile cannot read, and what containers say of themselves."""
+"""Files that libsndfile cannot read, and what containers state about themselves."""
 
 from functools import cache
 
@@ -56,7 +56,7 @@ def test_containers_that_libsndfile_does_not_support_give_the_encoded_audio(kind
 @given(share=st.floats(0.02, 0.999))
 def test_a_container_cut_anywhere_is_rejected(kind, share):
     cut = data(kind)[: int(len(data(kind)) * share)]
-    if kind in ("live webm", "fragmented mp4"):  # whole up to where it was cut, if between blocks
+    if kind in ("live webm", "fragmented mp4"):  # whole, if the cut is between two blocks
         cut = cut[:-1] if _is_whole(cut) else cut
     with pytest.raises(SampleError):
         decode(cut)

@@ -1,4 +1,4 @@
-"""Recordings that would take their process down, by way of a quality function that does."""
+"""Recordings whose length makes a quality function end the process that decodes them."""
 
 import resource
 import subprocess
@@ -113,5 +113,5 @@ def test_a_memory_limit_holds_and_is_lifted_again():
         "    with pytest.raises(MemoryError): bytearray(300_000_000)\n"
         "    bytearray(20_000_000)\n"
         "bytearray(300_000_000)"
-    )  # in a process of its own: in a used one, 300 MB may lie free already
+    )  # in a new process: a used one may hold 300 MB of free memory already
     subprocess.run([sys.executable, "-c", script], check=True, timeout=60)

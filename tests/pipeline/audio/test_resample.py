@@ -99,7 +99,7 @@ def test_a_header_that_claims_too_many_samples_is_rejected_before_memory_is_allo
 
 
 def without_length(format: str) -> bytes:
-    """What an encoder writes into a pipe."""
+    """A file as an encoder writes it into a pipe, where it cannot seek back to the header."""
     data = encode(AUDIO, format=format)
     if format == "MP3":
         return data[data.index(data[:2], 4) :]
@@ -153,7 +153,7 @@ def test_flac_in_which_libsndfile_loses_sync_is_complete_by_its_digest(real_spee
         data = path.read_bytes()
         with pytest.raises(soundfile.LibsndfileError):
             soundfile.read(path)
-        stream_info_md5 = data[26:42]  # of all samples, from before they were encoded
+        stream_info_md5 = data[26:42]  # of all samples, taken by the encoder
         assert hashlib.md5(decode(data).audio_T.tobytes()).digest() == stream_info_md5
 
 

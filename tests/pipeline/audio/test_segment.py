@@ -148,7 +148,7 @@ def test_metadata_that_do_not_fit_the_audio_reject_the_recording(tokenized, span
 
 
 def speech_and_pauses() -> bytes:
-    parts = [0.4, 1.5, 0.6, 1.0, 0.15, 0.5, 0.9]  # pauses at the even places
+    parts = [0.4, 1.5, 0.6, 1.0, 0.15, 0.5, 0.9]  # every second one, from the first, is a pause
     loud = [tone(s, seed=i) if i % 2 else np.zeros(int(s * RATE)) for i, s in enumerate(parts)]
     return encode(np.concatenate(loud).astype(np.float32))
 
@@ -156,7 +156,7 @@ def speech_and_pauses() -> bytes:
 def test_silence_separates_clips_and_is_dropped(tokenized):
     rows, _ = tokenized([("a.flac", speech_and_pauses())], by="silence")
     times = [(row["start"], row["end"]) for row in rows]
-    expected = [(0.4, 1.9), (2.5, 4.15)]  # a pause of 0.15 s is none
+    expected = [(0.4, 1.9), (2.5, 4.15)]  # 0.15 s are too short for a pause
     assert [start for start, _ in times] == pytest.approx([e[0] - 0.1 for e in expected], abs=0.02)
     assert [end for _, end in times] == pytest.approx([e[1] + 0.1 for e in expected], abs=0.02)
 
@@ -209,7 +209,7 @@ print(frames, item.rejects)
 
 
 def test_an_hour_of_24_khz_stereo_passes_through_250_mb(tmp_path):
-    """Encoded it is 346 MB, decoded 691."""
+    """The hour has 346 MB encoded and 691 MB decoded."""
     path = tmp_path / "hour.wav"
     part = np.stack([0.3 * tone(20.0, 24_000, seed=seed) for seed in (1, 2)], axis=1)
     with soundfile.SoundFile(path, "w", 24_000, 2) as file:

@@ -41,7 +41,7 @@ def run(dataset, folder, kind, pattern) -> list[str]:
 
 
 def read_megatron(folder, name: str) -> list[np.ndarray]:
-    """By the words of the format, not by our writer."""
+    """Parse the files as Megatron-Core specifies them, without code of the writer."""
     index, data = (folder / f"{name}.idx").read_bytes(), (folder / f"{name}.bin").read_bytes()
     assert index[:9] == b"MMIDIDX\x00\x00"
     version, code, count, documents = struct.unpack_from("<QBQQ", index, 9)
@@ -121,8 +121,12 @@ def test_an_export_resumes_describes_its_ids_and_refuses_another(dataset, tmp_pa
     pattern = Pattern("flatten", SIZES)
     assert len(run(dataset, tmp_path / "to", "megatron", pattern)) == 2
     assert run(dataset, tmp_path / "to", "megatron", pattern) == []
-    said = json.loads((tmp_path / "to" / "export.json").read_text())
-    assert (said["codec"], said["num_ids"], said["first_ids"][:2]) == ("null", 8192, [0, 1024])
+    stated = json.loads((tmp_path / "to" / "export.json").read_text())
+    assert (stated["codec"], stated["num_ids"], stated["first_ids"][:2]) == (
+        "null",
+        8192,
+        [0, 1024],
+    )
     with pytest.raises(InputError, match="another export"):
         run(dataset, tmp_path / "to", "npy", pattern)
 

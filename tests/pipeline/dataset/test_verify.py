@@ -53,9 +53,9 @@ def rewrite(
     """Put another table, or another footer, into the first file of a folder."""
     url = first(dataset, folder)
     found = pq.read_table(io.BytesIO(dataset.storage.read_bytes(url)))
-    said = footer(json.loads(found.schema.metadata[b"speechmill"]))
+    changed = footer(json.loads(found.schema.metadata[b"speechmill"]))
     sink = io.BytesIO()
-    pq.write_table(table(found).replace_schema_metadata({"speechmill": json.dumps(said)}), sink)
+    pq.write_table(table(found).replace_schema_metadata({"speechmill": json.dumps(changed)}), sink)
     dataset.storage.put(url, sink.getvalue())
 
 

@@ -1,4 +1,4 @@
-"""Enhancers to test with: small ones made on the spot, and published ones where they are."""
+"""Enhancers for tests: small ones made here, and published ones if their weights are present."""
 
 import numpy as np
 import onnx
@@ -16,7 +16,7 @@ PAIRS = REPOSITORY.parent / "shared" / "data" / "pairs"
 
 @pytest.fixture(scope="session")
 def tiny_onnx(tmp_path_factory):
-    """A streaming model that takes half of the frame before out of every frame."""
+    """A streaming model that subtracts half of the previous frame from every frame."""
     frame, half = [1, 257, 1, 2], helper.make_tensor("half", TensorProto.FLOAT, [1], [0.5])
     nodes = [
         helper.make_node("Mul", ["before", "half"], ["removed"]),

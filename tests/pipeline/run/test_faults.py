@@ -34,7 +34,7 @@ def shards(tmp_path, storage):
 
 @pytest.fixture
 def fragile(tmp_path, storage, monkeypatch):
-    """Start a pool of fragile codecs: `pool(workers={...}, **what the codec shall do)`."""
+    """Start a pool of fragile codecs: `pool(workers={...}, **faults of the codec)`."""
     monkeypatch.syspath_prepend(FRAGILE)
     worker_events = []
 
@@ -66,7 +66,7 @@ def finish(shards, pool, **arguments):
 
 
 def assert_calm(tmp_path, storage, shards):
-    """The parts are, byte for byte, those of a run in which nothing happened."""
+    """The parts are byte for byte those of a run without faults."""
     sys.path.insert(0, str(FRAGILE))
     codec = load_codec("fragile")
     for shard in shards:
@@ -122,7 +122,7 @@ def terminate_workers(cluster) -> None:
 
 @pytest.fixture
 def gpu_node(cluster):
-    """Add nodes that have one GPU each, or claim so; they are removed after the test."""
+    """Add nodes that have one GPU each, or claim to; they are removed after the test."""
     nodes = []
 
     def add():
@@ -139,7 +139,7 @@ def gpu_node(cluster):
 def test_a_node_that_dies_costs_no_attempt_and_its_shards_go_to_another(
     cluster, gpu_node, fragile, shards, tmp_path, storage
 ):
-    # The pool before the nodes: else the driver might connect through the one that is killed.
+    # Start the pool before the nodes, or the driver might connect through the one that is killed.
     with (
         fragile(cluster, {"num_gpus": 1, "count": 1}, seconds=1.5) as pool,
         ThreadPoolExecutor(1) as thread,
@@ -189,7 +189,7 @@ def test_a_node_that_is_drained_gets_no_more_shards(cluster, gpu_node, fragile, 
 
 
 def announce_preemption(cluster, node) -> None:
-    """What the autoscaler does when the cloud says that it wants a machine back."""
+    """Drain a node, as the autoscaler does when the cloud wants a machine back."""
     arguments = {
         "--address": cluster.address,
         "--node-id": node.node_id,

@@ -1,4 +1,4 @@
-"""What Prometheus would read, from the endpoint of a real node."""
+"""The metrics that Prometheus reads from the endpoint of a real node."""
 
 import re
 import time

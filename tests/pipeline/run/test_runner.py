@@ -21,9 +21,9 @@ SHARDS = [Shard(f"{i}.tar", 1, "e") for i in range(8)]
 
 
 class ScriptedPool:
-    """Workers in simulated time: each try of a shard lasts as long, and ends, as written for it.
+    """Workers in simulated time: the script holds the seconds and the error of each attempt.
 
-    What is not written lasts 1 s and succeeds.
+    An attempt that is not in the script takes 1 s and succeeds.
     """
 
     def __init__(self, script: dict[Shard, list[tuple[float, Exception | None]]], slots: int = 2):

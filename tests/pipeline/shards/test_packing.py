@@ -55,7 +55,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def samples_in(shards: Iterable[PackedShard]) -> dict[str, dict[str, bytes]]:
-    """What webdataset itself reads: members by suffix, of each key."""
+    """The samples that webdataset reads: the members of each key, by suffix."""
     dataset = webdataset.WebDataset(
         [shard.url for shard in shards], shardshuffle=False, empty_check=False
     )
@@ -137,7 +137,7 @@ def test_stopping_after_any_shard_and_going_on_equals_one_run(tmp_path: Path) ->
 
 
 def test_a_pack_that_commit_3ee6561_began_is_finished_with_the_same_bytes(tmp_path: Path) -> None:
-    """Its plan and its tars, by their digests: what exists is skipped, the rest is the same."""
+    """Its plan and tars have these digests: the existing tars are skipped, and the others equal."""
     sizes = {"a/ł.wav": 700, "b.flac": 3000, "b.json": 20, "x" * 120 + ".mp3": 5, "c.wav": 4000}
     for path in write_files(tmp_path / "in", sizes).rglob("*.*"):
         os.utime(path, (1e9, 1e9))

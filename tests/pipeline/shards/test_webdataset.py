@@ -1,4 +1,4 @@
-"""Our reader and writer beside those of the `webdataset` library, on the same tars."""
+"""Our reader and writer, compared with those of the `webdataset` library on the same tars."""
 
 import io
 import pickle
