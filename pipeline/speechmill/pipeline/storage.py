@@ -52,6 +52,7 @@ class FileInfo:
 class Storage:
     """Access to every store by URL; picklable, each process opens its own connections.
 
+    Every method raises a `StorageError` that names the URL, such as `StorageNotFound`.
     `options` maps a protocol to the arguments of its fsspec filesystem, for instance
     `{"s3": {"endpoint_url": "http://127.0.0.1:9000"}}`.
     """
@@ -116,7 +117,7 @@ class Storage:
         """Write an object atomically."""
 
         def put(fs: fsspec.AbstractFileSystem, path: str) -> None:
-            if "file" in fs.protocol:
+            if _is_local(fs):
                 _replace(Path(path), data)
             else:
                 fs.pipe_file(path, data)
@@ -132,7 +133,7 @@ class Storage:
 
         def put(fs: fsspec.AbstractFileSystem, path: str) -> bool:
             try:
-                if "file" in fs.protocol:
+                if _is_local(fs):
                     _replace(Path(path), data, exclusive=True)
                 else:
                     fs.pipe_file(path, data, mode="create")
@@ -158,7 +159,7 @@ class Storage:
 
         def clear(fs: fsspec.AbstractFileSystem, path: str) -> int:
             count = 0
-            for leftover in Path(path).glob(".*.tmp") if "file" in fs.protocol else ():
+            for leftover in Path(path).glob(".*.tmp") if _is_local(fs) else ():
                 with suppress(FileNotFoundError):  # another run removes them too
                     if leftover.stat().st_mtime < old:
                         leftover.unlink()
@@ -298,8 +299,12 @@ def _info(fs: fsspec.AbstractFileSystem, path: str, details: dict[str, Any]) -> 
     return FileInfo(_unstripped(fs, path), int(details["size"] or 0), str(stamp).strip('"'))
 
 
+def _is_local(fs: fsspec.AbstractFileSystem) -> bool:
+    return "file" in fs.protocol
+
+
 def _unstripped(fs: fsspec.AbstractFileSystem, path: str) -> str:
-    return path if "file" in fs.protocol else str(fs.unstrip_protocol(path))
+    return path if _is_local(fs) else str(fs.unstrip_protocol(path))
 
 
 def _replace(path: Path, data: bytes, exclusive: bool = False) -> None:

@@ -8,7 +8,7 @@ from speechmill.codecs.api import CodecInfo
 from speechmill.pipeline.audio.buffer import SampleBuffer, shared
 from speechmill.pipeline.audio.decoders import Limits, Samples, Source, open_audio
 from speechmill.pipeline.audio.filters import Filters, FilterSettings
-from speechmill.pipeline.audio.resample import AudioSettings, Clock, one_channel, resampled
+from speechmill.pipeline.audio.resample import AudioSettings, SampleCounter, one_channel, resampled
 from speechmill.pipeline.audio.segment import Clip, SegmentSettings, Span, cutter
 from speechmill.pipeline.blob import Blob
 from speechmill.pipeline.errors import BadSegments, EmptyAudio, RejectStage, Unwanted
@@ -68,9 +68,9 @@ class Recordings:
 
     def _clips(self, data: Blob, spans: Sequence[Span]) -> Iterator[Clip | Fault]:
         source = open_audio(data, self.settings.limits)
-        clock = Clock(source)
-        buffers = self._buffers(clock.count(source.blocks), source.sample_rate)
-        running = [self._of_codec(n, b, spans, source, clock) for n, b in enumerate(buffers)]
+        counter = SampleCounter(source)
+        buffers = self._buffers(counter.count(source.blocks), source.sample_rate)
+        running = [self._of_codec(n, b, spans, source, counter) for n, b in enumerate(buffers)]
         reached = dict.fromkeys(range(len(running)), 0.0)
         # The codec that is furthest behind goes on, so that few blocks are held for the others.
         while reached:
@@ -95,7 +95,12 @@ class Recordings:
         return [SampleBuffer(next(at_rate[target])) for target in rates]
 
     def _of_codec(
-        self, number: int, buffer: SampleBuffer, spans: Sequence[Span], source: Source, clock: Clock
+        self,
+        number: int,
+        buffer: SampleBuffer,
+        spans: Sequence[Span],
+        source: Source,
+        counter: SampleCounter,
     ) -> Iterator[Clip | Fault]:
         empty = True
         try:
@@ -103,18 +108,18 @@ class Recordings:
                 empty = False
                 clip.codec = number
                 clip.sample_rate, clip.num_channels = source.sample_rate, source.num_channels
-                yield self._checked(clip, clock)
+                yield self._checked(clip, counter)
             if empty:
                 raise EmptyAudio("less than one frame of the codec")
         except (BadSegments, EmptyAudio, Unwanted) as error:
             yield fault_of(error, codec=number)
 
-    def _checked(self, clip: Clip, clock: Clock) -> Clip | Fault:
+    def _checked(self, clip: Clip, counter: SampleCounter) -> Clip | Fault:
         """The clip with its end, or why it is not a row."""
         codec = self.codecs[clip.codec]
         own_T = clip.audio_T[clip.first_frame * codec.hop_length :]  # without the context
         if clip.end == math.inf:
-            clip.end = clock.seconds
+            clip.end = counter.seconds
         else:
             own_T = own_T[: round((clip.end - clip.start) * codec.sample_rate)]
         try:

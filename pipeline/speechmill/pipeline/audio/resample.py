@@ -46,14 +46,14 @@ def decode_audio(data: Blob, target_rate: int, settings: AudioSettings, limits: 
     exact. Raises a `SampleError` for audio that is damaged or refused by the settings.
     """
     source = open_audio(data, limits)
-    clock = Clock(source)
-    mono = one_channel(clock.count(source.blocks), settings)
+    counter = SampleCounter(source)
+    mono = one_channel(counter.count(source.blocks), settings)
     blocks = list(resampled(mono, source.sample_rate, target_rate, settings))
     audio_T = blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
-    return Decoded(audio_T, source.sample_rate, source.num_channels, clock.seconds)
+    return Decoded(audio_T, source.sample_rate, source.num_channels, counter.seconds)
 
 
-class Clock:
+class SampleCounter:
     """Counts the samples of a source while they are read."""
 
     def __init__(self, source: Source):

@@ -18,6 +18,7 @@ from speechmill.codecs.errors import CodecError
 from speechmill.pipeline.audio.decoders import Limits, to_float
 from speechmill.pipeline.audio.flac import encode_flac
 from speechmill.pipeline.audio.resample import AudioSettings, decode_audio
+from speechmill.pipeline.blob import Blob
 from speechmill.pipeline.enhance.api import Enhancer
 from speechmill.pipeline.enhance.gate import GateSettings, check_gate
 from speechmill.pipeline.errors import (
@@ -70,8 +71,8 @@ def read_shard(shard: Shard, storage: Storage, limits: Limits) -> Iterator[Sampl
         if isinstance(sample, Reject):
             rejects.append(sample)
         else:  # a large member is a memory map, which cannot be sent to another process
-            members = {suffix: data[:] for suffix, data in sample.members.items()}
-            yield Sample(sample.key, sample.index, {**members})
+            members: dict[str, Blob] = {name: data[:] for name, data in sample.members.items()}
+            yield Sample(sample.key, sample.index, members)
     yield ShardEnd(rejects, num_bad_json=0)
 
 
@@ -140,7 +141,7 @@ def _pair(sample: Sample, enhancer: Enhancer, settings: PairSettings) -> tuple[b
         raise UnsuitableAudio(f"there is a member .{AUDIO} already; give shards without pairs")
     data = sample.members[audio_suffix(sample, settings.audio.member)]
     decoded = decode_audio(data, enhancer.sample_rate, settings.audio, settings.limits)
-    audio_T = np.asarray(to_float(decoded.audio_T), np.float32)
+    audio_T = to_float(decoded.audio_T)
     gate = check_gate(audio_T, enhancer.sample_rate, settings.gate)
     started = time.perf_counter()
     enhanced_T = audio_T if gate.clean else enhancer.enhance(audio_T)

@@ -4,7 +4,6 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
 from speechmill.codecs.api import Codec
@@ -68,9 +67,7 @@ def reconstruct(
 def _at_rate(utterance: Utterance, rate: int, audio: AudioSettings, limits: Limits) -> Samples:
     if rate == RATE:
         return utterance.input_T
-    return np.asarray(
-        to_float(decode_audio(utterance.data, rate, audio, limits).audio_T), np.float32
-    )
+    return to_float(decode_audio(utterance.data, rate, audio, limits).audio_T)
 
 
 def _lengths(audio_T: torch.Tensor) -> torch.Tensor:

@@ -34,7 +34,7 @@ class Scorer:
                 raise InputError(f"no metric {name!r} in metrics.signal; known: {known}")
 
     def __call__(self, reference_T: Samples | None, estimate_T: Samples) -> Scores:
-        """Without a reference, only the metrics that need none."""
+        """Score float32 audio at 16 kHz; without a reference, only by what needs none."""
         scores: Scores = {}
         if reference_T is not None:
             scores |= {name: SIGNAL_METRICS[name](reference_T, estimate_T) for name in self.names}

@@ -6,8 +6,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
-import numpy as np
-
 from speechmill.pipeline.audio.decoders import Limits, Samples, to_float
 from speechmill.pipeline.audio.resample import AudioSettings, decode_audio
 from speechmill.pipeline.errors import InputError, SampleError, UnsuitableAudio
@@ -89,7 +87,7 @@ class _Reader:
     def read(self, sample: Sample, twin: Sample | None) -> Utterance:
         data = sample.members[audio_suffix(sample, self.audio.member)][:]
         decoded = decode_audio(data, RATE, self.audio, self.limits)
-        input_T = np.asarray(to_float(decoded.audio_T), np.float32)
+        input_T = to_float(decoded.audio_T)
         reference_T = self._reference(twin, len(input_T)) if twin else input_T
         return Utterance(
             key=sample.key,
@@ -109,7 +107,7 @@ class _Reader:
             raise UnsuitableAudio(
                 f"{num_samples / RATE:.3f} s, but its reference has {len(reference_T) / RATE:.3f} s"
             )
-        return np.asarray(to_float(reference_T[:num_samples]), np.float32)
+        return to_float(reference_T[:num_samples])
 
 
 def evenly_spaced(items: Sequence[Item], count: int | None) -> list[Item]:

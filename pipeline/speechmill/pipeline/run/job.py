@@ -85,7 +85,10 @@ class Job(Protocol):
 
 
 def worker_count(num_gpus: float, resources: dict[str, float]) -> int:
-    """How many workers of `num_gpus` GPUs fit on a cluster with these resources."""
+    """How many workers of `num_gpus` GPUs fit on a cluster with these resources.
+
+    Raises `InputError` if none fits.
+    """
     if not num_gpus:
         return 1
     count = int(resources.get("GPU", 0) / num_gpus)

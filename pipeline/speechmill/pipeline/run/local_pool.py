@@ -36,7 +36,7 @@ class LocalPool:
 
         Raises `InputError` if a GPU is wanted and there is none.
         """
-        _use_threads(settings)
+        _prepare_torch(settings)
         self._all_outputs = range(job.num_outputs)
         self._needed = needed or {}
         self._work = job.load()
@@ -85,13 +85,12 @@ def _stream(function: Callable[..., Iterator[Any]], *arguments: Any) -> Iterator
     return timed(function(*arguments))
 
 
-def _use_threads(settings: WorkerSettings) -> None:
+def _prepare_torch(settings: WorkerSettings) -> None:
     import torch
 
-    gpus = torch.cuda.device_count()
-    if settings.num_gpus and not gpus:
+    if settings.num_gpus and not torch.cuda.is_available():
         raise InputError(
-            f"this machine has {gpus} GPUs, a worker wants {settings.num_gpus:g}; set "
+            f"this machine has no GPU, a worker wants {settings.num_gpus:g}; set "
             "workers.num_gpus=0 to run on the CPU"
         )
     if settings.threads:

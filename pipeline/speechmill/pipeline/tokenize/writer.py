@@ -70,7 +70,8 @@ class PartWriter:
     """Collects the rows of one shard and commits them at the end of a `with` block.
 
     After an exception, or without `close`, nothing is written. Rejects are written before the part,
-    so an existing part always has its rejects.
+    so an existing part always has its rejects. `provenance` are more facts for the footer: the kind
+    of device, the precision, and whether the codec was compiled.
     """
 
     def __init__(
