@@ -1,6 +1,7 @@
 """A run over shards says that it is done only if its parts exist."""
 
 import io
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from speechmill.jobs.commands.tokenize import tokenize_shards
 from speechmill.jobs.config import from_overrides
 from speechmill.jobs.display import Display, ShardDisplay
 from speechmill.jobs.schemas import TokenizeConfig
+from speechmill.pipeline import metrics
 from speechmill.pipeline.errors import StorageError
 from speechmill.pipeline.run.runner import Event, Totals
 from speechmill.pipeline.storage import Storage
@@ -40,6 +42,20 @@ def test_a_run_whose_parts_are_not_at_the_output_fails(tmp_path: Path) -> None:
     assert "2 done" not in sink.getvalue()
     [summary] = (tmp_path / "out" / "runs").glob("*/summary.json")
     assert '"status": "aborted"' in summary.read_text()
+
+
+def test_metrics_count_a_shard_once_whatever_the_number_of_codecs(tmp_path: Path) -> None:
+    write_corpus(tmp_path / "in", num_shards=2, clips_per_shard=3, seconds=0.3)
+    names = [f"shards=[{tmp_path}/in]", f"output={tmp_path}/out", "codecs=[null, pure-16k-small]"]
+    config = from_overrides(TokenizeConfig, [*names, "workers={count: 0, num_gpus: 0}"])
+    counted: Counter[str] = Counter()
+    metrics.send_to(lambda metric, value, _: counted.update({metric.name: value}))
+    try:
+        totals = tokenize_shards(config, ShardDisplay(Console(file=io.StringIO())))
+    finally:
+        metrics.send_to(None)
+    assert (counted["shards"], counted["utterances"]) == (totals.shards, totals.rows) == (2, 6)
+    assert counted["frames"] == totals.frames
 
 
 def test_a_closing_line_is_printed_only_if_its_files_exist(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from speechmill.pipeline.dataset.layout import ShardOutput
 from speechmill.pipeline.errors import RunStopped, StorageError
 from speechmill.pipeline.run.job import Job, RaySettings, WorkerEventCallback, WorkerSettings
 from speechmill.pipeline.run.local_pool import LocalPool
-from speechmill.pipeline.run.run_log import RunLog, RunStatus
+from speechmill.pipeline.run.run_log import RunLog, RunStatus, count_event
 from speechmill.pipeline.run.runner import Event, EventKind, Pool, Totals, run
 from speechmill.pipeline.shards.listing import Shard
 
@@ -132,6 +132,7 @@ def _process(
 ) -> None:
     def on_event(event: Event) -> None:
         totals.add(event)
+        count_event(event)
         for output in outputs:
             if event.shard in output.needed:
                 output.take(event)

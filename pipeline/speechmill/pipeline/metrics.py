@@ -23,9 +23,9 @@ Sink = Callable[[TimeSeries, float, dict[str, str]], None]
 SHARDS = TimeSeries("shards", "Shards that ended", ("end",))  # committed | give up
 RETRIES = TimeSeries("retries", "Failures of shards that were retried", ("error",))
 REJECTS = TimeSeries("rejects", "Samples that became rejects", ("reason",))
-UTTERANCES = TimeSeries("utterances", "Rows of committed parts")
-AUDIO_SECONDS = TimeSeries("audio_seconds", "Seconds of audio in committed parts")
-FRAMES = TimeSeries("frames", "Frames in committed parts")
+UTTERANCES = TimeSeries("utterances", "Utterances in committed shards")
+AUDIO_SECONDS = TimeSeries("audio_seconds", "Seconds of audio in committed shards")
+FRAMES = TimeSeries("frames", "Frames in committed shards, of all codecs")
 BOTTLENECK = TimeSeries(
     "bottleneck", "1 for the stage that limits the speed of the run", ("stage",), True
 )

@@ -16,7 +16,7 @@ from speechmill.codecs import codec_info
 from speechmill.pipeline.run.job import RaySettings, WorkerSettings
 from speechmill.pipeline.run.policy import RunSettings
 from speechmill.pipeline.run.ray_pool import RayPool
-from speechmill.pipeline.run.run_log import RunLog
+from speechmill.pipeline.run.run_log import RunLog, count_event
 from speechmill.pipeline.run.runner import Totals, run
 from speechmill.pipeline.shards.listing import list_shards
 from speechmill.pipeline.storage import Storage
@@ -57,6 +57,7 @@ def run_and_scrape(address: str, folder: str, num_bytes: int) -> tuple[Totals, d
     def on_event(event):
         totals.add(event)
         log.record_event(event)
+        count_event(event)
 
     def complete(found):
         ended = found["shards_total", "committed"] + found["shards_total", "give up"]

@@ -74,7 +74,6 @@ class RunLog:
             self._flush()
 
     def record_event(self, event: Event) -> None:
-        _count(event)
         if event.report:
             self._latest.append(event.report)
             _show_bottleneck(self._latest)
@@ -147,7 +146,8 @@ def _show_bottleneck(reports: Collection[ShardReport]) -> None:
         metrics.record(metrics.BOTTLENECK, float(is_bottleneck), stage=stage)
 
 
-def _count(event: Event) -> None:
+def count_event(event: Event) -> None:
+    """Add an event to the metrics: once, although each output of the run logs it."""
     if event.kind == EventKind.RETRY:
         metrics.record(metrics.RETRIES, 1, error=type(event.error).__name__)
     if event.kind in (EventKind.COMMITTED, EventKind.GIVE_UP):
