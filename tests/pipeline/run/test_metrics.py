@@ -30,13 +30,22 @@ PROCESSES = {("frames_total",), ("batches_total",), ("decode_busy_seconds_total"
 OWN_LABELS = "end|error|reason|stage|operation|direction"
 
 
-def scraped(node: dict) -> dict[tuple[str, ...], float]:
-    """Values by name and own labels, summed over processes."""
+def scraped(node: dict) -> dict[tuple[str, str], float]:
+    """Values by name and labels, one of which is the process."""
     url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
+    series = _SERIES.findall(urlopen(url, timeout=10).read().decode())
+    return {(name, labels): float(value) for name, labels, value in series}
+
+
+def growth(
+    before: dict[tuple[str, str], float], now: dict[tuple[str, str], float]
+) -> dict[tuple[str, ...], float]:
+    """By how much the values grew, by name and own labels, summed over the processes of now."""
     found: dict[tuple[str, ...], float] = defaultdict(float)
-    for name, labels, value in _SERIES.findall(urlopen(url, timeout=10).read().decode()):
+    for (name, labels), value in now.items():
         own = re.findall(rf'(?:^|,)(?:{OWN_LABELS})="([^"]*)"', labels)
-        found[(name.removeprefix("ray_speechmill_"), *own)] += float(value)
+        increase = value - before.get((name, labels), 0.0)
+        found[(name.removeprefix("ray_speechmill_"), *own)] += increase
     return found
 
 
@@ -72,8 +81,7 @@ def run_and_scrape(address: str, folder: str, num_bytes: int) -> tuple[Totals, d
         run(shards, pool, RunSettings(max_attempts=1), on_event)
         deadline = time.monotonic() + 60  # each process reports every half second
         while time.monotonic() < deadline:
-            scrape = scraped(node)
-            found = defaultdict(float, {name: scrape[name] - before[name] for name in scrape})
+            found = growth(before, scraped(node))
             if complete(found):
                 break
             time.sleep(0.2)

@@ -72,7 +72,7 @@ class Recordings:
         buffers = self._buffers(counter.count(source.blocks), source.sample_rate)
         running = [self._of_codec(n, b, spans, source, counter) for n, b in enumerate(buffers)]
         reached = dict.fromkeys(range(len(running)), 0.0)
-        # The codec that is furthest behind goes on, so that few blocks are held for the others.
+        # The codec that has read least goes on, so that few blocks are held for the others.
         while reached:
             number = min(reached, key=lambda n: reached[n])
             clip = next(running[number], None)
