@@ -70,8 +70,13 @@ def cluster() -> Iterator[Cluster]:
         "include_dashboard": False,
         # Loopback, but not 127.0.0.1: that one `ray.init` replaces by the address of the network.
         "node_ip_address": "127.0.0.2",
-        # By default 10 s and 3 s (five of them until a node is given up), long for a test.
-        "_system_config": {"metrics_report_interval_ms": 500, "health_check_period_ms": 500},
+        "_system_config": {
+            # By default 10 s and 3 s (five of them until a node is given up), long for a test.
+            "metrics_report_interval_ms": 500,
+            "health_check_period_ms": 500,
+            # They would serve no task, because each run has an environment of its own.
+            "prestart_worker_first_driver": False,
+        },
     }
     cluster = Cluster(initialize_head=True, head_node_args=arguments)
     yield cluster

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ def contents(storage: Storage, output: str) -> dict[str, bytes]:
     return {file.url.removeprefix(output): storage.read_bytes(file.url) for file in files}
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def speechmill(aws_environment: None) -> Command:
     """Run the command line; returns the finished process with its output as text."""
 
@@ -42,19 +43,25 @@ def speechmill(aws_environment: None) -> Command:
     return run
 
 
+def write_config(
+    folder: Path,
+    cluster: Cluster,
+    shards: Any,
+    output: Any,
+    codec: str = "null",
+    environment: dict[str, str] | None = None,
+) -> Path:
+    """Write a configuration that tokenizes on the standing cluster; returns its path."""
+    path = folder / f"{codec}.yaml"
+    path.write_text(
+        f"shards: ['{shards}']\noutput: '{output}'\ncodec: {{name: '{codec}'}}\n"
+        "workers: {num_gpus: 0}\n"
+        f"ray: {{address: '{cluster.address}', env: {environment or {}}}}\n"
+    )
+    return path
+
+
 @pytest.fixture
 def config(tmp_path: Path, cluster: Cluster) -> Callable[..., Path]:
-    """Write a configuration for the null codec on the standing cluster."""
-
-    def write(
-        shards: Any, output: Any, codec: str = "null", environment: dict[str, str] | None = None
-    ) -> Path:
-        path = tmp_path / f"{codec}.yaml"
-        path.write_text(
-            f"shards: ['{shards}']\noutput: '{output}'\ncodec: {{name: '{codec}'}}\n"
-            "workers: {num_gpus: 0}\n"
-            f"ray: {{address: '{cluster.address}', env: {environment or {}}}}\n"
-        )
-        return path
-
-    return write
+    """Write a configuration; the arguments are those of `write_config` from the shards on."""
+    return partial(write_config, tmp_path, cluster)

@@ -16,7 +16,7 @@ from speechmill.codecs import codec_info
 from tests.conftest import REPOSITORY
 from tests.jobs.conftest import command
 
-pytestmark = [pytest.mark.servers, pytest.mark.timeout(600)]  # they mostly wait for Ray
+pytestmark = pytest.mark.timeout(600)
 SMALLER = {
     "pack": [],
     "train": ["phases.quantize={steps: 8}", "data.batch_size=2", "checkpoint.every=2"],

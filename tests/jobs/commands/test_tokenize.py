@@ -12,37 +12,43 @@ import pytest
 
 from speechmill.pipeline.storage import Storage
 from tests.corpus import clip, tar_bytes, write_corpus
-from tests.jobs.conftest import command
+from tests.jobs.conftest import command, write_config
 
 
 def parts(output):
     return sorted((output / "tokens").glob("*.parquet"))
 
 
-def test_shards_become_a_dataset_and_the_second_run_has_nothing_to_do(tmp_path, config, speechmill):
-    write_corpus(tmp_path / "in", num_shards=4, clips_per_shard=5)
-    path = config(tmp_path / "in", tmp_path / "out", codec="pure-16k-small")
-    first = speechmill("tokenize", path)
+@pytest.fixture(scope="module")
+def first_run(tmp_path_factory, cluster, speechmill):
+    """A configuration, its output and what the command printed; the tests below change nothing."""
+    folder = tmp_path_factory.mktemp("first")
+    write_corpus(folder / "in", num_shards=2, clips_per_shard=5)
+    path = write_config(folder, cluster, folder / "in", folder / "out", codec="pure-16k-small")
+    return path, folder / "out", speechmill("tokenize", path)
+
+
+def test_shards_become_a_dataset_and_the_second_run_has_nothing_to_do(first_run, speechmill):
+    path, output, first = first_run
     assert first.returncode == 0, first.stderr
     assert "codec    pure-16k-small, revision" in first.stdout
-    assert "4/4 shards" in first.stdout
-    assert len(pq.read_table(tmp_path / "out" / "tokens")) == 20
-    before = [(p, p.stat().st_mtime_ns) for p in parts(tmp_path / "out")]
+    assert "2/2 shards" in first.stdout
+    assert len(pq.read_table(output / "tokens")) == 10
+    before = [(p, p.stat().st_mtime_ns) for p in parts(output)]
     second = speechmill("tokenize", path)
     assert (second.returncode, "nothing left to do" in second.stdout) == (0, True)
-    assert before == [(p, p.stat().st_mtime_ns) for p in parts(tmp_path / "out")]
+    assert before == [(p, p.stat().st_mtime_ns) for p in parts(output)]
 
 
-def test_a_run_leaves_its_configuration_its_events_and_a_summary(tmp_path, config, speechmill):
-    write_corpus(tmp_path / "in", num_shards=2, clips_per_shard=2)
-    speechmill("tokenize", config(tmp_path / "in", tmp_path / "out"))
-    [run] = (tmp_path / "out" / "runs").iterdir()
+def test_a_run_leaves_its_configuration_its_events_and_a_summary(first_run):
+    _, output, _ = first_run
+    run = min((output / "runs").iterdir())
     assert "num_gpus: 0" in (run / "config.yaml").read_text()
     events = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
     kinds = ["run started", "worker ready", "committed", "committed", "run ended"]
     assert [event["event"] for event in events] == kinds
     summary = json.loads((run / "summary.json").read_text())
-    assert (summary["status"], summary["shards"], summary["rows"]) == ("done", 2, 4)
+    assert (summary["status"], summary["shards"], summary["rows"]) == ("done", 2, 10)
 
 
 def test_a_bad_shard_is_given_up_on_the_others_are_done_and_a_repaired_one_is_taken(
@@ -109,13 +115,11 @@ def test_a_usage_error_is_one_line_with_the_cure_and_exit_code_2(
     assert not (tmp_path / "out").exists()
 
 
-def test_an_output_of_another_codec_is_refused(tmp_path, config, speechmill):
-    write_corpus(tmp_path / "in", num_shards=1, clips_per_shard=1)
-    path = config(tmp_path / "in", tmp_path / "out")
-    assert speechmill("tokenize", path).returncode == 0
-    other = speechmill("tokenize", path, "codec.name=pure-16k-small")
+def test_an_output_of_another_codec_is_refused(first_run, speechmill):
+    path, _, _ = first_run
+    other = speechmill("tokenize", path, "codec.name='null'")
     assert other.returncode == 2
-    assert "holds tokens of codec = 'null'" in other.stderr
+    assert "holds tokens of codec = 'pure-16k-small'" in other.stderr
 
 
 def test_without_a_gpu_a_worker_that_wants_one_is_refused_with_the_cure(

@@ -20,16 +20,10 @@ def on_ray(cluster: Cluster) -> tuple[str, ...]:
     return ("workers.num_gpus=0", f"ray.address={cluster.address}")
 
 
-def test_one_worker_on_ray_computes_what_this_process_does(
+def test_one_worker_on_ray_computes_what_this_process_does_also_with_an_enhancer(
     tmp_path: Path, on_ray: tuple[str, ...]
 ) -> None:
-    train_codec(train_config(tmp_path, output="here"), QUIET)
-    train_codec(train_config(tmp_path, *on_ray, "workers.count=1", output="on-ray"), QUIET)
-    assert tree(tmp_path / "on-ray", "curves") == tree(tmp_path / "here", "curves")
-
-
-def test_an_enhancer_runs_in_the_workers_too(tmp_path: Path, on_ray: tuple[str, ...]) -> None:
-    online = ("enhancement=online", "enhancer.name=spectral-gating", "phases.vae.steps=2")
+    online = ("enhancement=online", "enhancer.name=spectral-gating")
     train_codec(train_config(tmp_path, *online, output="here"), QUIET)
     train_codec(train_config(tmp_path, *on_ray, *online, "workers.count=1", output="on-ray"), QUIET)
     assert tree(tmp_path / "on-ray", "curves") == tree(tmp_path / "here", "curves")
