@@ -102,6 +102,8 @@ def worker_count(num_gpus: float, resources: dict[str, float]) -> int:
 
 def shards_in_flight(settings: WorkerSettings, resources: dict[str, float], count: int) -> int:
     """How many shards one of `count` workers holds: those being decoded, and one more."""
+    if not settings.decode_cpus:
+        return _MAX_SHARDS_IN_FLIGHT
     streams = int(resources.get("CPU", 1) / settings.decode_cpus / count)
     return min(streams + 1, _MAX_SHARDS_IN_FLIGHT)
 

@@ -1,0 +1,24 @@
+"""How many workers a cluster gets, and how many shards each of them."""
+
+import pytest
+
+from speechmill.pipeline.errors import InputError
+from speechmill.pipeline.run.job import WorkerSettings, shards_in_flight, worker_count
+
+
+@pytest.mark.parametrize(
+    ("decode_cpus", "cpus", "workers", "expected"),
+    [(1.0, 16, 2, 9), (0.5, 4, 1, 9), (4.0, 2, 1, 1), (1.0, 64, 1, 16), (0.0, 2, 1, 16)],
+)
+def test_a_worker_holds_the_shards_that_the_cpus_can_decode_and_one_more_up_to_16(
+    decode_cpus: float, cpus: int, workers: int, expected: int
+) -> None:
+    settings = WorkerSettings(decode_cpus=decode_cpus)
+    assert shards_in_flight(settings, {"CPU": cpus}, workers) == expected
+
+
+def test_there_is_one_worker_on_cpus_and_one_for_each_share_of_a_gpu() -> None:
+    assert worker_count(0, {"CPU": 64}) == 1
+    assert worker_count(0.5, {"GPU": 3}) == 6
+    with pytest.raises(InputError, match=r"has 1 GPUs, a worker wants 2.*workers\.num_gpus=0"):
+        worker_count(2, {"GPU": 1})
