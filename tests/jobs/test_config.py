@@ -111,6 +111,10 @@ def test_the_codec_runs_where_the_workers_are(path):
         ("audio.channels=left", "audio.channels is 'left'; use mean, first or error"),
         ("batch.seconds=0", "batch.seconds"),
         ("tokenize", "'tokenize' is not an override; write key=value"),
+        ("shards=[a", r"cannot read 'shards=\[a': .*expected ',' or '\]'"),
+        ("codec=[a]", "codec is a section"),
+        ("output=${oc.env:NO_SUCH_VARIABLE}", "output: .*'NO_SUCH_VARIABLE' not found"),
+        ("output=${", r"cannot read 'output=\${'"),
     ],
 )
 def test_a_mistake_is_named_with_its_cure(path, override, message):

@@ -231,11 +231,11 @@ def report_command(
     run: Annotated[str | None, typer.Option(help="its id; default: the newest")] = None,
 ) -> None:
     """Write runs/<run id>/report.html again, also for a run that was killed."""
-    from speechmill.jobs.existing_dataset import open_dataset, storage_overrides
+    from speechmill.jobs.existing_dataset import open_dataset
     from speechmill.jobs.report.run_page import write_report
 
     with _exit_codes():
-        url = write_report(open_dataset(output, storage_overrides(overrides or [])), run)
+        url = write_report(open_dataset(output, overrides or []), run)
     console.print(url, highlight=False, soft_wrap=True)
 
 

@@ -2,6 +2,8 @@
 
 import io
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import is_dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -26,25 +28,32 @@ def load_config(schema: type[Schema], path: Path, overrides: list[str]) -> Schem
     """Read a YAML file, apply `key=value` overrides and check all against the schema.
 
     Every local path in it becomes absolute. Raises `InputError` for a file that cannot be read,
-    an unknown key (the nearest valid one is named), a value of another type and a missing value.
+    an unknown key (the nearest valid one is named), a value of another type, a missing value and
+    a reference, such as `${oc.env:HOME}`, to something that does not exist.
     """
-    return _checked(schema, OmegaConf.merge(_read(path), _parse(overrides)), f"in {path} or ")
+    return _checked(schema, [_read(path), _parse(overrides)], f"in {path} or ")
 
 
 def from_overrides(schema: type[Schema], overrides: list[str]) -> Schema:
     """Like `load_config`, with overrides and without a file."""
-    return _checked(schema, _parse(overrides), "")
+    return _checked(schema, [_parse(overrides)], "")
 
 
 def from_yaml(schema: type[Schema], text: str, where: str, overrides: list[str]) -> Schema:
     """Like `load_config`, with text that was read from `where`."""
-    return _checked(schema, OmegaConf.merge(_parse_yaml(text, where), _parse(overrides)), "")
+    return _checked(schema, [_parse_yaml(text, where), _parse(overrides)], "")
+
+
+def check_overrides(schema: type, overrides: list[str]) -> None:
+    """Raise `InputError` for an override that is not a key of the schema."""
+    _check_keys(OmegaConf.to_container(_parse(overrides)), schema)
 
 
 def for_each_codec(config: TokenizeConfig) -> list[TokenizeConfig]:
-    """Return one configuration for each of `codecs`, into a folder of its name; else the same.
+    """Return one configuration for each of `codecs`, into a folder of its name.
 
-    Raises `InputError` for an entry that does not name a codec, and for one that occurs twice.
+    Without `codecs`, return the configuration itself. Raises `InputError` for an entry that does
+    not name a codec, and for one that occurs twice.
     """
     if not config.codecs:
         return [config]
@@ -71,13 +80,22 @@ def _codec_section(common: CodecConfig, position: int, given: Any) -> CodecConfi
     return merged
 
 
-def _checked(schema: type[Schema], given: Any, where: str) -> Schema:
-    plain = OmegaConf.to_container(given)
-    _check_keys(plain, schema)
+@contextmanager
+def _named_keys() -> Iterator[None]:
+    """Turn an error of OmegaConf into an `InputError` that names the key."""
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(schema), plain)
+        yield
     except OmegaConfBaseException as error:
         raise InputError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
+
+
+@_named_keys()
+def _checked(schema: type[Schema], layers: list[DictConfig], where: str) -> Schema:
+    """Merge the layers into the schema; where two set a key, the later one wins."""
+    plain = [OmegaConf.to_container(layer) for layer in layers]
+    for each in plain:
+        _check_keys(each, schema)
+    merged = OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.merge(*plain))
     assert isinstance(merged, DictConfig)
     if schema is TokenizeConfig and merged.codecs and OmegaConf.is_missing(merged.codec, "name"):
         merged.codec.name = None  # each entry of codecs has its own
@@ -123,10 +141,16 @@ def _parse_yaml(text: str, where: str) -> DictConfig:
 
 
 def _parse(overrides: list[str]) -> DictConfig:
+    parsed = OmegaConf.create()
     for override in overrides:
         if "=" not in override:
             raise InputError(f"{override!r} is not an override; write key=value")
-    return OmegaConf.from_dotlist(overrides)
+        try:
+            parsed.merge_with_dotlist([override])
+        except Exception as error:  # a YAML parser raises errors of many kinds
+            message = getattr(error, "problem", None) or str(error).splitlines()[0]
+            raise InputError(f"cannot read {override!r}: {message}") from error
+    return parsed
 
 
 def _check_keys(given: Any, schema: Any, prefix: str = "") -> None:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from speechmill.codecs import Codec, load_codec
-from speechmill.jobs.config import from_overrides, from_yaml
+from speechmill.jobs.config import check_overrides, from_overrides, from_yaml
 from speechmill.jobs.schemas import TokenizeConfig
 from speechmill.pipeline.dataset.layout import TokenDataset
 from speechmill.pipeline.errors import DatasetConflict, InputError
@@ -17,17 +17,19 @@ class StorageConfig:
     """How the store of a dataset is reached."""
 
     storage: dict[str, dict[str, Any]] = field(default_factory=dict)  # by protocol, for fsspec
+    storage_patience: float = 300.0  # s to retry one operation
 
 
 def open_dataset(root: str, overrides: list[str]) -> TokenDataset:
-    """Return the dataset at a URL; the overrides configure its store."""
-    storage = Storage(from_overrides(StorageConfig, overrides).storage)
+    """Return the dataset at a URL; of the overrides, those of the store are used.
+
+    Raises `InputError` for an override that is not a key of `tokenize`.
+    """
+    check_overrides(TokenizeConfig, overrides)
+    mine = [override for override in overrides if override.startswith("storage")]
+    settings = from_overrides(StorageConfig, mine)
+    storage = Storage(settings.storage, settings.storage_patience)
     return TokenDataset(storage.absolute(root), storage)
-
-
-def storage_overrides(overrides: list[str]) -> list[str]:
-    """Return those that configure the store; the others change the configuration of a run."""
-    return [override for override in overrides if override.startswith("storage.")]
 
 
 def check_codebooks(wanted: int | None, available: int, owner: str) -> int:

@@ -124,3 +124,13 @@ def test_an_export_takes_its_pattern_from_the_command_line(tmp_path, dataset):
 )
 def test_an_impossible_export_is_refused(tmp_path, dataset, wrong):
     assert speechmill("export", dataset.root, tmp_path / "lm", *wrong).exit_code == 2
+
+
+@pytest.mark.parametrize("command", ["status", "verify", "report", "decode", "export"])
+def test_an_override_that_is_not_a_key_of_tokenize_is_refused(tmp_path, dataset, command):
+    target = [tmp_path / "out2"] if command in ("decode", "export") else []
+    wrong = speechmill(command, dataset.root, *target, "stroage.s3.key=x")
+    assert (wrong.exit_code, "did you mean storage?" in wrong.stderr) == (2, True)
+    settings = ("storage={s3: {key: x}}", "storage_patience=1", "workers.count=0")
+    right = speechmill(command, dataset.root, *target, *settings)
+    assert right.exit_code == 0, right.output

@@ -12,7 +12,6 @@ from speechmill.jobs.existing_dataset import (
     check_codebooks,
     load_dataset_codec,
     open_dataset,
-    storage_overrides,
 )
 from speechmill.pipeline.audio.flac import encode_flac
 from speechmill.pipeline.dataset.decode import decode_rows
@@ -35,7 +34,7 @@ def decode_dataset(
 
     `codebooks` decodes only the first few; `limit` is the largest number of utterances.
     """
-    dataset = open_dataset(root, storage_overrides(overrides))
+    dataset = open_dataset(root, overrides)
     codec, _ = load_dataset_codec(dataset, overrides)
     num_codebooks = check_codebooks(codebooks, codec.info.num_codebooks, codec.info.name)
     display.line(f"codec    {codec.info.title}, {codec.info.output_sample_rate} Hz")

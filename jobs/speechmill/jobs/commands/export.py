@@ -1,11 +1,7 @@
 """`speechmill export`: a token dataset in the format and the pattern of a trainer."""
 
 from speechmill.jobs.display import Display, require_files
-from speechmill.jobs.existing_dataset import (
-    check_codebooks,
-    open_dataset,
-    storage_overrides,
-)
+from speechmill.jobs.existing_dataset import check_codebooks, open_dataset
 from speechmill.pipeline.dataset.export import export_parts
 from speechmill.pipeline.dataset.patterns import Pattern
 from speechmill.pipeline.errors import InputError
@@ -25,7 +21,7 @@ def export_dataset(
     display: Display,
 ) -> None:
     """Write the parts that are not there yet; run it again to resume."""
-    dataset = open_dataset(root, storage_overrides(overrides))
+    dataset = open_dataset(root, overrides)
     sizes = tuple(dataset.require_identity()["codebook_sizes"])
     num_codebooks = check_codebooks(codebooks, len(sizes), "the dataset")
     chosen = Pattern(pattern, sizes[:num_codebooks], _numbers(shifts), first_id)

@@ -10,7 +10,6 @@ from speechmill.jobs.existing_dataset import (
     last_config,
     load_dataset_codec,
     open_dataset,
-    storage_overrides,
 )
 from speechmill.pipeline.dataset.layout import TokenDataset
 from speechmill.pipeline.dataset.verify import Finding, Verification, verify_files
@@ -41,7 +40,7 @@ def verify_dataset(
     root: str, options: VerifyOptions, overrides: list[str]
 ) -> tuple[Verification, Mismatch | None]:
     """Check the files, and encode some rows again; raises `InputError` without a dataset."""
-    dataset = open_dataset(root, storage_overrides(overrides))
+    dataset = open_dataset(root, overrides)
     found = verify_files(dataset, keys=options.keys, unique_keys=options.unique_keys)
     if not options.reencode or any(fault.check == "unreadable" for fault in found.faults):
         return found, None
