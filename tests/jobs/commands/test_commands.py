@@ -107,6 +107,18 @@ def test_decode_stops_at_its_limit(tmp_path, dataset):
     assert len(list((tmp_path / "audio").rglob("*.flac"))) == 5
 
 
+def test_a_limit_that_would_shorten_a_tar_is_refused(tmp_path, dataset):
+    done = speechmill("decode", dataset.root, tmp_path / "audio", "--limit", "5", "--shards")
+    assert (done.exit_code, "without its last clips" in done.stderr) == (2, True)
+    assert not (tmp_path / "audio").exists()
+
+
+def test_tars_at_the_output_do_not_stand_for_files(tmp_path, dataset):
+    assert speechmill("decode", dataset.root, tmp_path / "audio", "--shards").exit_code == 0
+    assert speechmill("decode", dataset.root, tmp_path / "audio").exit_code == 0
+    assert len(list((tmp_path / "audio").rglob("*.flac"))) == 8
+
+
 def test_an_export_takes_its_pattern_from_the_command_line(tmp_path, dataset):
     arguments = ("--pattern", "delay", "--codebooks", "3", "--shifts", "0,2,2")
     done = speechmill("export", dataset.root, tmp_path / "lm", *arguments)

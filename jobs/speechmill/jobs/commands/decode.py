@@ -15,6 +15,7 @@ from speechmill.jobs.existing_dataset import (
 )
 from speechmill.pipeline.audio.flac import encode_flac
 from speechmill.pipeline.dataset.decode import decode_rows
+from speechmill.pipeline.errors import InputError
 from speechmill.pipeline.shards.webdataset import SampleWriter
 from speechmill.pipeline.storage import Storage, join
 from speechmill.pipeline.tokenize.schema import row_name
@@ -32,14 +33,17 @@ def decode_dataset(
 ) -> None:
     """Write a FLAC file for each utterance, or a tar for each part; finished tars are skipped.
 
-    `codebooks` decodes only the first few; `limit` is the largest number of utterances.
+    `codebooks` decodes only the first few; `limit` is the largest number of utterances. Raises
+    `InputError` for a limit with `shards`, because a tar that it shortens would count as finished.
     """
+    if shards and limit is not None:
+        raise InputError("--limit would leave a tar without its last clips; drop it, or --shards")
     dataset = open_dataset(root, overrides)
     codec, _ = load_dataset_codec(dataset, overrides)
     num_codebooks = check_codebooks(codebooks, codec.info.num_codebooks, codec.info.name)
     display.line(f"codec    {codec.info.title}, {codec.info.output_sample_rate} Hz")
     output = dataset.storage.absolute(output)
-    done = {info.url for info in dataset.storage.list_files(output)}
+    done = {info.url for info in dataset.storage.list_files(output)} if shards else set()
     count = 0
     for name in sorted(dataset.parts()):
         if join(output, f"{name}.tar") in done or limit == count:
