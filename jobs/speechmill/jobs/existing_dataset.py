@@ -5,7 +5,7 @@ from typing import Any
 
 from speechmill.codecs import Codec, load_codec
 from speechmill.jobs.config import check_overrides, from_overrides, from_yaml
-from speechmill.jobs.schemas import TokenizeConfig
+from speechmill.jobs.schemas import TokenizeConfig, default_device
 from speechmill.pipeline.dataset.layout import TokenDataset
 from speechmill.pipeline.errors import DatasetConflict, InputError
 from speechmill.pipeline.run.run_log import read_summary, run_folder
@@ -46,30 +46,28 @@ def run_ids(root: str, storage: Storage) -> list[str]:
 
 
 def last_summary(dataset: TokenDataset) -> dict[str, Any] | None:
-    """Return the summary of the newest run; None if it did not end, or there was none."""
+    """Return the summary of the newest run, or None if it did not end or there was no run."""
     runs = run_ids(dataset.root, dataset.storage)
     return read_summary(run_folder(dataset.root, runs[-1]), dataset.storage) if runs else None
 
 
 def last_config(dataset: TokenDataset, overrides: list[str]) -> TokenizeConfig:
-    """Return the configuration of the newest run, changed by `key=value`."""
+    """Return the configuration of the newest run, changed by the overrides."""
     runs = run_ids(dataset.root, dataset.storage)
     if not runs:
+        dataset.require_identity()  # an output that is not a dataset has its own message
         raise InputError(f"no run of {dataset.root} left a runs/<run id>/config.yaml")
     url = join(run_folder(dataset.root, runs[-1]), "config.yaml")
     return from_yaml(TokenizeConfig, dataset.storage.read_bytes(url).decode(), url, overrides)
 
 
-def load_dataset_codec(dataset: TokenDataset, overrides: list[str]) -> tuple[Codec, str]:
-    """Return the codec that made a dataset and its device: a GPU if there is one.
+def load_dataset_codec(dataset: TokenDataset, config: TokenizeConfig) -> tuple[Codec, str]:
+    """Return the codec that made a dataset and its device, by default a GPU if there is one.
 
-    Raises `DatasetConflict` if the codec that loads is another revision.
+    Raises `DatasetConflict` if the codec that `config` names is another revision.
     """
-    import torch
-
     identity = dataset.require_identity()
-    config = last_config(dataset, overrides)
-    device = config.codec.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = config.codec.device or default_device()
     codec = load_codec(**config.codec_options() | {"device": device})
     if codec.info.revision != identity["revision"]:
         raise DatasetConflict(

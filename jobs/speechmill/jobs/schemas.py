@@ -5,6 +5,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from speechmill.codecs import CodecInfo, codec_info
 from speechmill.codecs.registry import UNTRAINED, file_arguments
 from speechmill.pipeline.audio.decoders import Limits
 from speechmill.pipeline.audio.filters import FilterSettings
@@ -18,6 +19,13 @@ from speechmill.pipeline.run.job import RaySettings, WorkerSettings
 from speechmill.pipeline.shards.packing import PackSettings
 from speechmill.pipeline.tokenize.batching import BatchSettings
 from speechmill.pipeline.tokenize.decode import DecodeSettings
+
+
+def default_device() -> str:
+    """Return `cuda` if there is a GPU, else `cpu`."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def file_options(codec: Any) -> frozenset[str]:
@@ -53,6 +61,12 @@ class CodecConfig:
             **({"compile": True} if self.compile else {}),
             **self.options,
         }
+
+    def info(self) -> CodecInfo:
+        """Return the facts of the codec without loading it."""
+        options = self.loader_options("cpu")
+        del options["device"], options["precision"]
+        return codec_info(options.pop("name"), **options)
 
 
 @dataclass
@@ -112,8 +126,9 @@ class EnhanceConfig:
 
 @dataclass
 class EvaluatedCodec(CodecConfig):
-    """One of the codecs, or checkpoints of one codec, that are compared."""
+    """A codec, or a checkpoint of one, that is compared with others."""
 
+    device: str | None = None  # default: the device of the evaluation
     num_codebooks: list[int] | None = None  # decode with only the first 1, 2, …; default: all
 
 
@@ -127,7 +142,7 @@ class MetricConfig:
     dnsmos: str | None = field(default=None, metadata=PATH)
     speaker: str | None = None  # Hugging Face id of an x-vector model, or module:function
     recognizer: str | None = None  # Hugging Face id of a speech recognizer, or module:function
-    processes: int | None = None  # that score in parallel; default: one for each core
+    processes: int | None = None  # processes that score in parallel; default: one for each core
 
 
 @dataclass
@@ -140,7 +155,7 @@ class EvaluateConfig:
     codecs: dict[str, EvaluatedCodec] = MISSING  # by the label under which they are compared
     # Clean twins of noisy clips, matched by key.
     references: list[str] | None = field(default=None, metadata=PATH)
-    reference_member: str | None = None  # or their suffix in the same sample
+    reference_member: str | None = None  # or: suffix of the clean version in the same sample
     max_clips: int | None = None  # evenly spaced over the keys
     device: str | None = None  # default: cuda if there is a GPU, else cpu
     metrics: MetricConfig = field(default_factory=MetricConfig)

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-from speechmill.codecs import codec_info
 from speechmill.jobs.config import to_yaml
 from speechmill.jobs.display import Display
 from speechmill.jobs.evaluation.measure import Evaluation
@@ -48,9 +47,7 @@ def _check_codecs(config: EvaluateConfig) -> None:
     if not config.codecs:
         raise InputError("codecs is empty; name at least one, codecs.<label>.name=…")
     for label, codec in config.codecs.items():
-        options = codec.loader_options("cpu")
-        del options["device"], options["precision"]
-        total = codec_info(options.pop("name"), **options).num_codebooks
+        total = codec.info().num_codebooks
         for count in codec.num_codebooks or []:
             if not 1 <= count <= total:
                 raise InputError(

@@ -6,13 +6,13 @@ from dataclasses import asdict, dataclass
 from rich.console import Console
 from rich.table import Table
 
-from speechmill.jobs.commands.tokenize import codec_of, identity_of
+from speechmill.jobs.commands.tokenize import identity_of
 from speechmill.jobs.schemas import TokenizeConfig
 from speechmill.pipeline.dataset.layout import TokenDataset
 from speechmill.pipeline.shards.listing import Shard, list_shards
 from speechmill.pipeline.storage import Storage, join
 
-_SAMPLE = 64  # parts whose footers give the seconds of audio per byte of tar
+_SAMPLE = 64  # parts, at least, whose footers give the seconds of audio per byte of tar
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +32,12 @@ class Plan:
 
 
 def plan_run(config: TokenizeConfig) -> Plan:
-    """Raises the errors that `tokenize` raises before it starts; nothing is written."""
+    """Return what a run with this configuration would do.
+
+    Raises the errors that `tokenize` raises before it starts.
+    """
     storage = Storage(config.storage, config.storage_patience)
-    codec = codec_of(config)
+    codec = config.codec.info()
     shards = list_shards(config.shards, storage)
     dataset = TokenDataset(storage.absolute(config.output), storage)
     found = dataset.read_identity()
@@ -93,7 +96,7 @@ def print_plan(found: Plan, console: Console) -> None:
         hours = f"about {found.todo_hours:,.2f} h, by the parts that are done"
     rows = {
         "codec": found.codec,
-        "output": f"{found.output} ({'new' if found.is_new else 'goes on'})",
+        "output": f"{found.output} ({'new' if found.is_new else 'continued'})",
         "shards": f"{found.shards:,}, {found.bytes / 1e9:,.2f} GB",
         "to do": f"{found.todo:,}, {found.todo_bytes / 1e9:,.2f} GB{before}",
         "audio to do": hours,

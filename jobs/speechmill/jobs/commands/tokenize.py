@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from speechmill.codecs import CodecInfo, codec_info
+from speechmill.codecs import CodecInfo
 from speechmill.jobs.config import for_each_codec, to_yaml
 from speechmill.jobs.display import ShardDisplay
 from speechmill.jobs.schemas import TokenizeConfig
@@ -24,7 +24,7 @@ def tokenize_shards(config: TokenizeConfig, display: ShardDisplay) -> Totals:
     """
     storage = Storage(config.storage, config.storage_patience)
     configs = for_each_codec(config)
-    codecs = [codec_of(single) for single in configs]
+    codecs = [single.codec.info() for single in configs]
     for codec in codecs:
         display.line(f"codec    {codec.title}, revision {codec.revision}, {codec.kbps:.2f} kbit/s")
     shards = list_shards(config.shards, storage)
@@ -46,13 +46,6 @@ def _output(config: TokenizeConfig, codec: CodecInfo, storage: Storage) -> RunOu
     dataset = TokenDataset(storage.absolute(config.output), storage)
     facts = {"codec": codec.name, "revision": codec.revision}
     return RunOutput(dataset, identity_of(config, codec), facts, to_yaml(config))
-
-
-def codec_of(config: TokenizeConfig) -> CodecInfo:
-    """Return the facts of the codec without loading it."""
-    options = config.codec_options()
-    del options["device"], options["precision"]
-    return codec_info(options.pop("name"), **options)
 
 
 def identity_of(config: TokenizeConfig, codec: CodecInfo) -> dict[str, Any]:

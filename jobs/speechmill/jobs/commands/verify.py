@@ -54,7 +54,7 @@ def _reencode(
     from speechmill.pipeline.tokenize.encode import device_kind
 
     config = last_config(dataset, overrides)
-    codec, device = load_dataset_codec(dataset, overrides)
+    codec, device = load_dataset_codec(dataset, config)
     frames, wrong = 0, [0] * codec.info.num_codebooks
     rows = list(reencode(dataset, options.reencode, codec, config.decode_settings(), options.seed))
     for row in rows:

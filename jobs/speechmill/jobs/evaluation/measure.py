@@ -11,7 +11,7 @@ from speechmill.codecs import load_codec
 from speechmill.jobs.display import Display
 from speechmill.jobs.evaluation.page import PlayedClip, Player
 from speechmill.jobs.evaluation.results import CodecFacts, ScoredClip, System
-from speechmill.jobs.schemas import EvaluateConfig, EvaluatedCodec
+from speechmill.jobs.schemas import EvaluateConfig, EvaluatedCodec, default_device
 from speechmill.pipeline.audio.decoders import Samples, to_float
 from speechmill.pipeline.audio.resample import decode_audio
 from speechmill.pipeline.quality import RATE
@@ -41,7 +41,7 @@ class Evaluation:
         self.utterances = utterances
         self.processes = processes
         self.display = display
-        self.device = config.device or _default_device()
+        self.device = config.device or default_device()
         self.scorer = Scorer(config.metrics.signal, config.metrics.dnsmos)
         metrics = config.metrics
         self.speech_metrics = SpeechMetrics(metrics.speaker, metrics.recognizer, self.device)
@@ -90,8 +90,8 @@ class Evaluation:
             utterance = trial.utterance
             at_rate_T = soxr.resample(trial.audio_T, trial.sample_rate, RATE, "VHQ")
             estimate_T = match_length(at_rate_T, len(utterance.reference_T))
-            trivial = estimate_T is utterance.reference_T or not trial.num_codebooks
-            reference_T = None if trivial and not utterance.paired else utterance.reference_T
+            is_reference = not trial.num_codebooks and not utterance.paired
+            reference_T = None if is_reference else utterance.reference_T
             yield (trial, self.speech_metrics(utterance, estimate_T)), reference_T, estimate_T
 
     def _keep_audio(self, label: str, trial: Reconstruction, clip: ScoredClip) -> None:
@@ -118,9 +118,3 @@ def _played(utterance: Utterance, config: EvaluateConfig) -> PlayedClip:
     if utterance.paired:
         players.insert(0, Player("reference", utterance.reference_T, RATE, {}))
     return PlayedClip(utterance.key, utterance.text, players)
-
-
-def _default_device() -> str:
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -19,6 +19,7 @@ from speechmill.codecs.precision import autocast, check_precision
 from speechmill.codecs.recipe import CentroidRecipe
 from speechmill.codecs.self_check import refuse_wrong_modules
 from speechmill.jobs.display import Display
+from speechmill.jobs.schemas import default_device
 from speechmill.jobs.training.augment import Augment
 from speechmill.jobs.training.checkpoints import (
     Checkpoints,
@@ -87,8 +88,7 @@ class KMeansFit:
         display: Display,
     ):
         self.config = config
-        device = config.device or ("cuda" if torch.cuda.is_available() else "cpu")
-        self.device = torch.device(device)
+        self.device = torch.device(config.device or default_device())
         check_precision(config.precision, self.device)
         if config.threads:
             torch.set_num_threads(config.threads)
