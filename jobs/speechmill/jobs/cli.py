@@ -41,7 +41,9 @@ errors = Console(stderr=True)
 
 _USAGE = (InputError, DatasetConflict, CodecError, StorageDenied, StorageNotFound)
 
-Overrides = Annotated[list[str] | None, typer.Argument(help="key=value, over those of the file")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(help="key=value, replaces a value of the configuration")
+]
 Config = Annotated[Path, typer.Argument(help="YAML file, see `speechmill examples`")]
 Dataset = Annotated[
     str, typer.Argument(help="folder of a token dataset, local or a URL", callback=absolute_path)
@@ -84,7 +86,7 @@ def train_command(config: Config, overrides: Overrides = None) -> None:
 
     Workers run on Ray; workers.count=0 trains on the CPU in this process, without Ray.
     """
-    with _exit_codes():
+    with _exit_codes():  # importing torch takes seconds, in which Ctrl-C may come
         from speechmill.jobs.commands.train import train_codec
         from speechmill.jobs.training.config import TrainConfig
         from speechmill.jobs.training.display import TrainDisplay
@@ -198,15 +200,18 @@ def verify_command(
         bool | None,
         typer.Option("--keys/--no-keys", help="read the source tars; default: if they can be read"),
     ] = None,
-    unique_keys: Annotated[bool, typer.Option(help="no key may occur in two shards")] = False,
+    unique_keys: Annotated[bool, typer.Option(help="count a key in two shards as a fault")] = False,
     tolerance: Annotated[
         float | None,
-        typer.Option(help="share of codes that may differ; default: 0 on the CPU that made them"),
+        typer.Option(help="share of codes that may differ; default: 0 from CPU to CPU, else any"),
     ] = None,
-    seed: Annotated[int, typer.Option(help="of the choice of rows")] = 0,
+    seed: Annotated[int, typer.Option(help="seed of the random choice of rows")] = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Read a whole token dataset and list its faults; overrides change its configuration."""
+    """Read a whole token dataset and list its faults.
+
+    Overrides change the configuration with which rows are encoded again.
+    """
     from speechmill.jobs.commands.verify import (
         VerifyOptions,
         print_verification,
@@ -228,7 +233,7 @@ def verify_command(
 def report_command(
     output: Dataset,
     overrides: Overrides = None,
-    run: Annotated[str | None, typer.Option(help="its id; default: the newest")] = None,
+    run: Annotated[str | None, typer.Option(help="id of the run; default: the newest")] = None,
 ) -> None:
     """Write runs/<run id>/report.html again, also for a run that was killed."""
     from speechmill.jobs.existing_dataset import open_dataset
@@ -246,9 +251,13 @@ def decode_command(
         str, typer.Argument(help="folder for the audio, local or a URL", callback=absolute_path)
     ],
     overrides: Overrides = None,
-    codebooks: Annotated[int | None, typer.Option(help="only the first few")] = None,
+    codebooks: Annotated[
+        int | None, typer.Option(help="use only so many of the codebooks, the first ones")
+    ] = None,
     limit: Annotated[int | None, typer.Option(help="largest number of utterances")] = None,
-    shards: Annotated[bool, typer.Option(help="a tar for each part, not a file each")] = False,
+    shards: Annotated[
+        bool, typer.Option(help="write a tar for each part, not a file for each row")
+    ] = False,
 ) -> None:
     """Turn tokens back into audio with the codec that made them, in this process."""
     from speechmill.jobs.commands.decode import decode_dataset
@@ -274,7 +283,9 @@ def export_command(
     overrides: Overrides = None,
     kind: Annotated[str, typer.Option("--format", help="parquet, megatron or npy")] = "parquet",
     pattern: Annotated[str, typer.Option(help="parallel, delay or flatten")] = "parallel",
-    codebooks: Annotated[int | None, typer.Option(help="only the first few")] = None,
+    codebooks: Annotated[
+        int | None, typer.Option(help="use only so many of the codebooks, the first ones")
+    ] = None,
     shifts: Annotated[
         str, typer.Option(help="rows of delay of each codebook; default: 0,1,2,…")
     ] = "",

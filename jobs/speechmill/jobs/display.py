@@ -35,7 +35,7 @@ class Display:
 
     def table(self, table: Table) -> None:
         """Print a whole table, also on a narrow console."""
-        unbound = Console(file=self.console.file, width=_WIDEST)
+        unbound = Console(file=self.console.file, width=_WIDEST, quiet=self.console.quiet)
         unbound.width = Measurement.get(unbound, unbound.options, table).maximum
         unbound.print(table)
 

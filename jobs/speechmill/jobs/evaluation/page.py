@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from speechmill.jobs.evaluation.results import METRICS, Results, cells, columns, headings
-from speechmill.jobs.report.render import render
+from speechmill.jobs.report import render
 from speechmill.pipeline.audio.decoders import Samples
 from speechmill.pipeline.audio.flac import encode_flac
 from speechmill.pipeline.imports import load_extra

@@ -8,7 +8,7 @@ from typing import Any
 
 from speechmill.jobs.display import require_files
 from speechmill.jobs.existing_dataset import run_ids
-from speechmill.jobs.report.render import render
+from speechmill.jobs.report import render
 from speechmill.pipeline.dataset.layout import ShardOutput
 from speechmill.pipeline.errors import InputError
 from speechmill.pipeline.run.run_log import read_events, read_summary, run_folder

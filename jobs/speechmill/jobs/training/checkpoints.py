@@ -1,4 +1,4 @@
-"""Checkpoints of a training run: everything that the next step depends on, in one file.
+"""Checkpoints of a run: everything that the next step depends on, in one file.
 
     OUTPUT/checkpoints/step-00001000.pt
 
@@ -23,9 +23,9 @@ from speechmill.pipeline.storage import Storage, join
 _NAME = re.compile(r"step-(\d+)\.pt")
 VERSION = 1
 
-# Settings that change where, when and how long a run computes, and not its result. The enhancer
-# counts by its revision.
-FREE = (
+# Settings that change where, when and how long a run computes, but not its result. The identity
+# holds the revision of the enhancer instead of its settings.
+NOT_IN_IDENTITY = (
     "output",
     "ray",
     "storage",
@@ -60,7 +60,7 @@ class Checkpoints:
         """
         buffer = io.BytesIO()
         torch.save({"version": VERSION, "step": step, **state}, buffer)
-        self.storage.put(join(self.folder, f"step-{step:08d}.pt"), buffer.getvalue())
+        self.storage.put(self._url(step), buffer.getvalue())
         for old in self.steps()[: -self.keep or None]:
             self.storage.delete(self._url(old))
 
@@ -73,8 +73,8 @@ class Checkpoints:
         state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
         if state.get("version") != VERSION:
             raise DatasetConflict(
-                f"{self._url(steps[-1])} is of checkpoint version {state.get('version')}, this is "
-                f"version {VERSION}; finish the run with the version that started it"
+                f"{self._url(steps[-1])} has checkpoint version {state.get('version')}, but this "
+                f"program reads version {VERSION}; finish the run with the version that started it"
             )
         return dict(state)
 
@@ -103,12 +103,12 @@ def put_weights(
 def run_identity(settings: Mapping[str, Any], enhancer_revision: str | None) -> dict[str, Any]:
     """Return the settings that a resumed run must share with its checkpoint: {"a.b": value}."""
     revision = {} if enhancer_revision is None else {ENHANCER_REVISION: enhancer_revision}
-    return _without_free(_flatten(settings)) | revision
+    return _identity_settings(_flatten(settings)) | revision
 
 
 def saved_identity(checkpoint: Mapping[str, Any], config: Any) -> dict[str, Any]:
     """Return the identity in a checkpoint, with the relative paths of early versions absolute."""
-    saved = _without_free(checkpoint["identity"])
+    saved = _identity_settings(checkpoint["identity"])
     for setting in path_settings(config):
         if setting.name in saved:
             saved[setting.name] = setting.absolute(saved[setting.name])
@@ -130,8 +130,12 @@ def refuse_difference(saved: Mapping[str, Any], current: Mapping[str, Any], url:
         )
 
 
-def _without_free(settings: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: v for k, v in settings.items() if not any(_is_below(k, name) for name in FREE)}
+def _identity_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        key: value
+        for key, value in settings.items()
+        if not any(key == name or key.startswith(f"{name}.") for name in NOT_IN_IDENTITY)
+    }
 
 
 def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -142,7 +146,3 @@ def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{key}"] = value
     return flat
-
-
-def _is_below(key: str, prefix: str) -> bool:
-    return key == prefix or key.startswith(f"{prefix}.")

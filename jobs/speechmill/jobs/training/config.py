@@ -22,7 +22,7 @@ class Enhancement(StrEnum):
     NONE = "none"
     OFFLINE = "offline"  # from the shards, as `speechmill enhance` writes them
     ONLINE = "online"  # from the enhancer, in the training process
-    CLEAN = "clean"  # it is the crop before noise and room were added
+    CLEAN = "clean"  # the crop before noise and room were added
 
 
 class Schedule(StrEnum):
@@ -54,8 +54,8 @@ class PhaseSettings:
     lr: float = 2e-4  # the highest, after the warmup
     warmup: int = 0  # steps of a linear rise
     schedule: str = "constant"  # constant | cosine | exponential
-    final_lr: float = 0.0  # of cosine, as a part of lr
-    decay: float = 0.999875  # of exponential
+    final_lr: float = 0.0  # of cosine, as a share of lr
+    decay: float = 0.999875  # of exponential: factor of one decay
     decay_every: int = 5000  # steps between two decays
     betas: list[float] | None = None  # of AdamW in this phase; default: those of optimizer
     adversarial_from: int | None = None  # step of the phase at which discriminators start
@@ -72,7 +72,7 @@ class DataSettings:
     batch_size: int = 16  # crops in a step of one worker
     shuffle_buffer: int = 1000  # encoded samples from which the next one is chosen
     prefetch: int = 4  # batches prepared ahead of the step
-    threads: int = 2  # that decode
+    threads: int = 2  # threads that decode
 
     def __post_init__(self) -> None:
         sizes = (self.crop_seconds, self.batch_size, self.shuffle_buffer, self.threads)
@@ -90,7 +90,10 @@ class MixSettings:
 
     def __post_init__(self) -> None:
         if self.probability and not self.shards:
-            raise InputError("a probability of mixing in is given, but no shards to mix in from")
+            raise InputError(
+                f"a section of augment has probability {self.probability}, but no shards; name "
+                "those to mix in"
+            )
 
 
 @dataclass
@@ -104,7 +107,7 @@ class NoiseSettings(MixSettings):
 class AugmentSettings:
     """Changes to the crops; none by default."""
 
-    level_db: list[float] = field(default_factory=list)  # [low, high] of the RMS to full scale
+    level_db: list[float] = field(default_factory=list)  # [low, high] of the RMS; 0 is full scale
     noise: NoiseSettings = field(default_factory=NoiseSettings)
     rooms: MixSettings = field(default_factory=MixSettings)  # impulse responses
 
@@ -116,9 +119,9 @@ class OptimizerSettings:
     betas: list[float] = field(default_factory=lambda: [0.5, 0.9])
     eps: float = 1e-9
     weight_decay: float = 0.0
-    clip_grad: float | None = 1.0  # norm
+    clip_grad: float | None = 1.0  # the largest norm of the gradient; null: no limit
     ema_decay: float = 0.999  # of the averaged weights, which are the result
-    max_skipped: int = 10  # steps in a row without a finite gradient
+    max_skipped: int = 10  # the run ends after so many steps in a row without a finite gradient
 
 
 @dataclass
@@ -162,10 +165,10 @@ class TrainWorkers:
     """One process for each GPU; `count: 0` trains in this process, without Ray."""
 
     count: int | None = None  # default: one for each GPU of the cluster, or 1 if num_gpus is 0
-    min_count: int | None = None  # enough when nodes are lost; default: all are needed
-    num_gpus: float = 1.0
-    num_cpus: float = 1.0
-    threads: int | None = None  # of each process; default: num_cpus
+    min_count: int | None = None  # workers to continue with after a loss; default: all
+    num_gpus: float = 1.0  # of each worker; 0 trains on the CPU
+    num_cpus: float = 1.0  # of each worker
+    threads: int | None = None  # CPU threads of each worker; default: num_cpus
     max_failures: int = 10  # lost workers after which the run gives up
 
     def __post_init__(self) -> None:
@@ -189,11 +192,12 @@ class TrainConfig:
     shards: list[str] = field(default=MISSING, metadata=PATH)
     output: str = field(default=MISSING, metadata=PATH)  # run directory, local or s3://…
     codec: TrainedCodec = field(default_factory=TrainedCodec)
-    phases: dict[str, PhaseSettings] = MISSING  # in order; an unknown one is refused by the known
+    # By name, in the order of the recipe, see docs/guide/recipes.md; some may be left out.
+    phases: dict[str, PhaseSettings] = MISSING
     # Settings of this codec's recipe, see docs/guide/recipes.md.
     recipe: dict[str, Any] = field(default_factory=dict, metadata=path_entries(_file_settings))
     enhancement: str = "none"  # none | offline | online | clean
-    enhancer: EnhancerSettings | None = None  # for online
+    enhancer: EnhancerSettings | None = None  # for enhancement: online
     data: DataSettings = field(default_factory=DataSettings)
     augment: AugmentSettings = field(default_factory=AugmentSettings)
     audio: AudioSettings = field(default_factory=AudioSettings)

@@ -1,7 +1,5 @@
 """One worker of a training run: its rank, its device, and its exchange with the other workers."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,11 +39,9 @@ class WorkerContext:
         dist.all_gather_object(gathered, value)
         return gathered
 
-    @contextmanager
-    def seeded(self, seed: int, step: int) -> Iterator[None]:
+    def seed_step(self, seed: int, step: int) -> None:
         """Seed torch's generator for a step of this worker, the same in every run."""
         torch.manual_seed(step_seed(seed, step, self.rank))
-        yield
 
 
 def step_seed(seed: int, step: int, rank: int = 0) -> int:

@@ -42,7 +42,7 @@ from speechmill.pipeline.audio.resample import AudioSettings
 from speechmill.pipeline.errors import InputError
 from speechmill.pipeline.paths import PATH
 
-_SEED_FRAMES = 3  # for each centroid, from which its start is chosen
+_SEED_FRAMES = 3  # default of `seed_frames`, for each centroid
 
 
 @dataclass
@@ -54,8 +54,9 @@ class FitConfig:
     # Folder for the checkpoint, local or s3://…
     output: str = field(default=MISSING, metadata=PATH)
     codec: TrainedCodec = field(default_factory=TrainedCodec)
-    frames: int = 18_000_000  # to fit to; 100 h at 50 Hz
-    seed_frames: int | None = None  # from which centroids start; default: 3 for each
+    frames: int = 18_000_000  # frames to fit to; 100 h at 50 Hz
+    # Frames among which the first centroids are chosen; default: 3 for each centroid.
+    seed_frames: int | None = None
     restarts: int = 20  # random starts; the best one is kept
     data: DataSettings = field(default_factory=lambda: DataSettings(crop_seconds=10.0))
     audio: AudioSettings = field(default_factory=AudioSettings)
@@ -64,7 +65,7 @@ class FitConfig:
     seed: int = 777
     device: str | None = None  # default: cuda if there is a GPU, else cpu
     threads: int | None = None  # of the model on a CPU; default: PyTorch's own
-    checkpoint: CheckpointSettings = field(default_factory=CheckpointSettings)  # every: batches
+    checkpoint: CheckpointSettings = field(default_factory=CheckpointSettings)  # a step is a batch
     storage: dict[str, dict[str, Any]] = field(default_factory=dict)  # by protocol, for fsspec
     storage_patience: float = 300.0  # s to retry one operation
 

@@ -29,9 +29,8 @@ class TrainingLogger:
         self.root = root
         self.storage = storage
         self._rows: list[dict[str, Any]] = []
-        local = "://" not in root
-        self._folder = Path(root) / "tensorboard" if local else Path(tempfile.mkdtemp())
-        self._remote = None if local else join(root, "tensorboard")
+        self._temporary = tempfile.TemporaryDirectory() if "://" in root else None
+        self._folder = Path(self._temporary.name if self._temporary else f"{root}/tensorboard")
         self._board = SummaryWriter(self._folder, purge_step=step or None)
 
     def log_step(self, step: int, phase: str, values: Mapping[str, float]) -> None:
@@ -51,18 +50,20 @@ class TrainingLogger:
         self._board.add_audio(name.partition("/")[2] or name, audio_T, step, sample_rate)
 
     def flush(self, step: int) -> None:
-        """Write the rows since the last flush; called before each checkpoint."""
+        """Write the rows since the last flush; to be called before each checkpoint."""
         if self._rows:
             text = "".join(f"{json.dumps(row)}\n" for row in self._rows)
             self._put(f"curves/step-{step:08d}.jsonl", text.encode())
             self._rows.clear()
         self._board.flush()
-        if self._remote:
+        if self._temporary:
             for path in self._folder.iterdir():
-                self.storage.put(join(self._remote, path.name), path.read_bytes())
+                self._put(f"tensorboard/{path.name}", path.read_bytes())
 
     def close(self) -> None:
         self._board.close()
+        if self._temporary:
+            self._temporary.cleanup()
 
     def _put(self, name: str, data: bytes) -> None:
         self.storage.put(join(self.root, name), data)

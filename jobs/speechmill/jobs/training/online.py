@@ -5,8 +5,10 @@ import soxr
 import torch
 from torch import Tensor
 
+from speechmill.codecs.errors import CheckpointError
+from speechmill.jobs.training.config import Enhancement, TrainConfig
 from speechmill.pipeline.audio.decoders import Samples
-from speechmill.pipeline.enhance.api import Enhancer
+from speechmill.pipeline.enhance.api import Enhancer, load_enhancer
 from speechmill.pipeline.quality.signal import match_length
 
 
@@ -35,3 +37,20 @@ class OnlineEnhancer:
             return self._enhancer.enhance(audio_T)
         enhanced_T = self._enhancer.enhance(soxr.resample(audio_T, ours, theirs))
         return match_length(soxr.resample(enhanced_T, theirs, ours), len(audio_T))
+
+
+def online_enhancer(config: TrainConfig, revision: str | None) -> OnlineEnhancer | None:
+    """Return the enhancer of a run, or None if its enhancement is not online.
+
+    Raises `CheckpointError` if it has another revision than the driver found; None skips the check.
+    """
+    if config.enhancement != Enhancement.ONLINE:
+        return None
+    assert config.enhancer
+    enhancer = load_enhancer(config.enhancer)
+    if revision not in (None, enhancer.revision):
+        raise CheckpointError(
+            f"{enhancer.name} is revision {enhancer.revision} on a worker, but {revision} in the "
+            "driver; give every node the same weights"
+        )
+    return OnlineEnhancer(enhancer)

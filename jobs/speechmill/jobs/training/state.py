@@ -1,4 +1,4 @@
-"""The state of a run between two steps, beside its networks and optimizers."""
+"""The state of a run between two steps, except for its networks and optimizers."""
 
 import json
 import logging

@@ -144,15 +144,16 @@ class Trainer:
                 self.adversary.load_optimizer(saved)
 
     def _initialize_recipe(self, phase: Phase) -> None:
-        with self.context.seeded(self.config.seed, -1 - phase.first), self._autocast():
+        self.context.seed_step(self.config.seed, -1 - phase.first)
+        with self._autocast():
             while self.recipe.num_init_frames():
                 self.recipe.initialize_from(self._tensors(self._next_batch()))
 
     def _step(self, phase: Phase) -> None:
         step, batch = self.state.step, self._next_batch()
         lr = phase.lr(step)
-        with self.context.seeded(self.config.seed, step):
-            values = self._update(self._tensors(batch), lr, phase.adversarial(step))
+        self.context.seed_step(self.config.seed, step)
+        values = self._update(self._tensors(batch), lr, phase.adversarial(step))
         self.state.step += 1
         self._check_gradient(batch, values)
         if self.log:
@@ -189,7 +190,8 @@ class Trainer:
         if self.validation is None or self.log is None:
             return
         step = self.state.step
-        with self.ema.applied(), self.context.seeded(self.config.seed, -1), self._autocast():
+        self.context.seed_step(self.config.seed, -1)
+        with self.ema.applied(), self._autocast():
             values, audio = self.validation.measure(self.recipe, self.context.device)
             if values["mel"] < self.state.best.mel:
                 self.state.best = Best(phase.name, step, values["mel"])

@@ -21,7 +21,7 @@ from speechmill.pipeline.shards.tar_reader import Sample, read_samples
 from speechmill.pipeline.storage import Storage
 from speechmill.pipeline.tokenize.decode import audio_suffix
 
-MEL = "mel distance of evaluate, at 16 kHz"  # by which the best weights are chosen
+MEL = "mel distance of evaluate, at 16 kHz"  # the metric that chooses the best weights
 
 
 class Validation:

@@ -7,17 +7,15 @@ from typing import Any
 import torch
 
 from speechmill.codecs import load_recipe
-from speechmill.codecs.errors import CheckpointError
 from speechmill.codecs.recipe import Recipe
 from speechmill.jobs.training.augment import Augment, load_pool
 from speechmill.jobs.training.checkpoints import ENHANCER_REVISION
 from speechmill.jobs.training.config import DataSettings, Enhancement, TrainConfig
 from speechmill.jobs.training.context import WorkerContext
 from speechmill.jobs.training.data import Cropper
-from speechmill.jobs.training.online import OnlineEnhancer
+from speechmill.jobs.training.online import online_enhancer
 from speechmill.jobs.training.stream import SampleStream, WorkerSplit
 from speechmill.jobs.training.trainer import Trainer, TrainProgress
-from speechmill.pipeline.enhance.api import load_enhancer
 from speechmill.pipeline.errors import InputError
 from speechmill.pipeline.shards.listing import Shard
 from speechmill.pipeline.storage import Storage
@@ -25,7 +23,7 @@ from speechmill.pipeline.storage import Storage
 
 @dataclass(frozen=True)
 class TrainJob:
-    """Everything that a worker must know."""
+    """The work of a run, as it is sent to every worker."""
 
     config: TrainConfig
     shards: list[Shard]
@@ -56,9 +54,9 @@ def train_worker(
 def build_recipe(config: TrainConfig, enhancer_revision: str | None = None) -> Recipe:
     """Return the recipe, its weights random from torch's generator or from a checkpoint.
 
-    Raises `CheckpointError` if the enhancer has another revision than at the driver.
+    Raises `CheckpointError` if the enhancer has another revision than in the driver.
     """
-    codec, enhance = config.codec, _online_enhancer(config, enhancer_revision)
+    codec, enhance = config.codec, online_enhancer(config, enhancer_revision)
     recipe = load_recipe(
         codec.name,
         checkpoint=codec.checkpoint,
@@ -82,19 +80,6 @@ def build_recipe(config: TrainConfig, enhancer_revision: str | None = None) -> R
                 "phase, so discriminators have nothing to compare; leave it out"
             )
     return recipe
-
-
-def _online_enhancer(config: TrainConfig, revision: str | None) -> OnlineEnhancer | None:
-    if config.enhancement != Enhancement.ONLINE:
-        return None
-    assert config.enhancer
-    enhancer = load_enhancer(config.enhancer)
-    if revision not in (None, enhancer.revision):
-        raise CheckpointError(
-            f"{enhancer.name} is revision {enhancer.revision} on a worker, but {revision} at the "
-            "driver; give every node the same weights"
-        )
-    return OnlineEnhancer(enhancer)
 
 
 def build_cropper(config: TrainConfig, recipe: Recipe, storage: Storage) -> Cropper:
