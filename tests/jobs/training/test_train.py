@@ -13,9 +13,13 @@ import pytest
 import torch
 
 from speechmill.codecs import codec_info, load_codec
+from speechmill.codecs.errors import UnsupportedPrecision
+from speechmill.jobs.commands.train import make_job
 from speechmill.jobs.config import load_config
 from speechmill.jobs.training.checkpoints import Checkpoints
 from speechmill.jobs.training.config import TrainConfig
+from speechmill.jobs.training.context import WorkerContext
+from speechmill.jobs.training.worker import train_worker
 from speechmill.pipeline.errors import InputError, StorageFull, TrainingDiverged
 from speechmill.pipeline.storage import Storage
 from tests.conftest import REPOSITORY
@@ -151,6 +155,13 @@ def test_training_starts_from_given_weights(uninterrupted: Path, tmp_path: Path)
 def test_unknown_phases_are_refused_with_the_known_ones(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="trained in vae, quantize"):
         run(train_config(tmp_path, "phases.finish.steps=3"))
+
+
+def test_a_worker_refuses_a_precision_that_does_not_exist(tmp_path: Path) -> None:
+    """The driver cannot check it for a GPU that only the worker has."""
+    job = make_job(train_config(tmp_path, "precision=bf61"), Storage())
+    with pytest.raises(UnsupportedPrecision, match="no precision 'bf61'"):
+        train_worker(job, WorkerContext(), lambda progress: None)
 
 
 def test_a_sample_without_its_enhanced_version_is_named(tmp_path: Path) -> None:

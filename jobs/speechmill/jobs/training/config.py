@@ -204,7 +204,7 @@ class TrainConfig:
     limits: Limits = field(default_factory=Limits)
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
     discriminators: DiscriminatorSettings = field(default_factory=DiscriminatorSettings)
-    precision: str = "fp32"  # or bf16
+    precision: str = "fp32"  # fp32 | tf32 | bf16
     seed: int = 777
     validation: ValidationSettings = field(default_factory=ValidationSettings)
     checkpoint: CheckpointSettings = field(default_factory=CheckpointSettings)

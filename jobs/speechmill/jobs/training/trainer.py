@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from speechmill.codecs.precision import autocast
+from speechmill.codecs.precision import autocast, check_precision
 from speechmill.codecs.recipe import Recipe, StepOutput, TrainingBatch
 from speechmill.codecs.self_check import refuse_wrong_modules
 from speechmill.jobs.training.adversarial import Adversary
@@ -61,6 +61,7 @@ class Trainer:
         identity: dict[str, Any],
         report: Callable[[TrainProgress], None],
     ):
+        check_precision(config.precision, context.device)
         self.config = config
         self.recipe = recipe.to(context.device).train()
         refuse_wrong_modules(
