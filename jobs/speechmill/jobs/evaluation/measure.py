@@ -1,4 +1,4 @@
-"""Every codec over the clips of a test set: scores for each clip, audio for the report."""
+"""Runs codecs over the clips of a test set; returns scores, and audio for the report."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor
@@ -23,8 +23,6 @@ from speechmill.pipeline.quality.speech import SpeechMetrics, SpeechScores
 from speechmill.pipeline.quality.testset import Utterance, evenly_spaced
 
 INPUT = "input"  # label of the clips themselves, before any codec
-
-Tag = tuple[Reconstruction, SpeechScores]
 
 
 class Evaluation:
@@ -85,7 +83,11 @@ class Evaluation:
 
     def _pairs(
         self, trials: Iterable[Reconstruction]
-    ) -> Iterator[tuple[Tag, Samples | None, Samples]]:
+    ) -> Iterator[tuple[tuple[Reconstruction, SpeechScores], Samples | None, Samples]]:
+        """Yield each trial with its speech scores, its reference and its audio, at 16 kHz.
+
+        The reference is None for a clip that would be compared with itself.
+        """
         for trial in trials:
             utterance = trial.utterance
             at_rate_T = soxr.resample(trial.audio_T, trial.sample_rate, RATE, "VHQ")

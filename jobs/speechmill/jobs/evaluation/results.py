@@ -65,9 +65,9 @@ class CodecFacts:
     precision: str
     num_codebooks: int
     kbps: float  # nominal: log2 of the codebooks' sizes
-    entropy_kbps: float  # of the codes that occurred, without context
+    entropy_kbps: float  # by the frequency of each code, without context
     frames: int
-    codebooks: list[CodebookUse]  # all of the codec
+    codebooks: list[CodebookUse]  # of all codebooks of the codec
 
     @classmethod
     def of(
@@ -110,16 +110,14 @@ class System:
         """Return the summaries by metric; the word error rate is that of all words together."""
         found = {}
         for name in METRICS:
-            values = [c.scores[name] for c in self.clips if c.scores.get(name) is not None]
-            if values:
-                found[name] = _summary([value for value in values if value is not None])
+            scores = [clip.scores.get(name) for clip in self.clips]
+            if values := [value for value in scores if value is not None]:
+                found[name] = _summary(values)
         if "wer" in found:
             spoken = [
                 (c.text, c.transcript) for c in self.clips if c.text and c.transcript is not None
             ]
-            total = word_error_rate(
-                [text or "" for text, _ in spoken], [t or "" for _, t in spoken]
-            )
+            total = word_error_rate([text for text, _ in spoken], [words for _, words in spoken])
             found["wer"] = Summary(total, None, len(spoken))
         return found
 
