@@ -13,10 +13,10 @@ demo: $(STAMP)
 	$(BIN)/speechmill status demo/tokens
 	$(BIN)/python samples/show_tokens.py demo/tokens
 	$(BIN)/speechmill decode demo/tokens demo/decoded --limit 8
-	@echo 'to hear: demo/decoded/*/en/*.flac beside samples/en/'
+	@echo 'Compare demo/decoded/*/en/*.flac with samples/en/ by ear.'
 
-## The whole suite, with a real S3 server (installed where it may be). Tests of servers mostly wait, so
-## the others compute beside them; what those print comes at the end.
+## The whole suite, with a real S3 server (installed if that is allowed). Tests that need servers mostly
+## wait, so the other tests compute at the same time; their output comes at the end.
 test: $(STAMP)
 	@mkdir -p $(COMPUTING)
 	@$(BIN)/pytest -m "not servers" -o cache_dir=$(COMPUTING) > $(COMPUTING)/log 2>&1 & computing=$$!; \

@@ -1,4 +1,4 @@
-"""Synthesize the clips beside this file and their manifest, the same bytes on every run.
+"""Synthesize the clips in this folder and their manifest, the same bytes on every run.
 
 Needs espeak-ng 1.51 (`apt-get install espeak-ng`) and the packages of this project:
 `python samples/make_samples.py`
@@ -91,7 +91,7 @@ CLIPS = (
 
 
 def speak(clip: Clip) -> tuple[np.ndarray, int]:
-    """Mono float32 speech and its sample rate in Hz, without the silence around it."""
+    """Return mono float32 speech, without the silence around it, and its sample rate in Hz."""
     command = ["espeak-ng", "-v", clip.voice, "-s", str(clip.speed), "--stdout", clip.text]
     wav = subprocess.run(command, capture_output=True, check=True).stdout
     audio, rate = soundfile.read(io.BytesIO(wav), dtype="float32")
@@ -100,7 +100,7 @@ def speak(clip: Clip) -> tuple[np.ndarray, int]:
 
 
 def encode(clip: Clip, audio: np.ndarray) -> bytes:
-    """The file; libsndfile's random Ogg serial and its time stamp in float WAV are set to 0."""
+    """Return the file with 0 for libsndfile's random Ogg serial and for its time stamp."""
     ogg = clip.path.endswith((".opus", ".ogg"))
     file = io.BytesIO()
     container = "OGG" if ogg else Path(clip.path).suffix[1:].upper()
@@ -128,7 +128,7 @@ def clear_ogg_serial(data: bytearray) -> None:
 
 
 def ogg_checksum(page: bytearray) -> int:
-    """CRC-32 of polynomial 0x04c11db7, neither reflected nor inverted as zlib's is."""
+    """Return the CRC-32 of polynomial 0x04c11db7; unlike zlib's, not reflected nor inverted."""
     register = 0
     for byte in page:
         register = (register << 8 & 0xFFFFFFFF) ^ CRC_TABLE[register >> 24 ^ byte]
@@ -136,7 +136,7 @@ def ogg_checksum(page: bytearray) -> int:
 
 
 def crc_entry(byte: int) -> int:
-    """What one byte adds to the checksum."""
+    """Return the part of the checksum that one byte adds."""
     register = byte << 24
     for _ in range(8):
         register = register << 1 ^ (0x104C11DB7 if register >> 31 else 0)
@@ -149,7 +149,7 @@ CRC_TABLE = [crc_entry(byte) for byte in range(256)]
 def write(clip: Clip) -> None:
     """Speak a clip into its file."""
     audio, rate = speak(clip)
-    # Some voices reach full scale, and a lossy format goes beyond it.
+    # Some voices reach full scale, which a lossy format would exceed.
     audio = 0.8 * soxr.resample(audio, rate, clip.rate)
     if clip.channels == 2:
         # Softer and 2 ms later on the right, so that the channels differ.
@@ -160,7 +160,7 @@ def write(clip: Clip) -> None:
 
 
 def describe(clip: Clip) -> dict[str, object]:
-    """A clip's row in the manifest; the duration is in seconds, as decoded."""
+    """Return a clip's row of the manifest; the duration is in seconds, as decoded."""
     info = soundfile.info(HERE / clip.path)
     return {
         "path": clip.path,

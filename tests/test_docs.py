@@ -76,8 +76,9 @@ def test_every_link_leads_somewhere(page):
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_shell_examples_are_the_same_in_bash_and_zsh(page):
     for line in shell_lines(page):
-        unquoted = re.sub(r"'[^']*'|\"[^\"]*\"", "", line).split(" #")[0]
+        unquoted = re.sub(r"'[^']*'|\"[^\"]*\"", "", line)
         assert not re.search(r"[][{}*?<>…]", unquoted), f"quote the brackets: {line}"
+        assert "#" not in unquoted, f"an interactive zsh passes comments as arguments: {line}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)

@@ -42,8 +42,8 @@ CONFIGURATION = """# Configuration keys
 `speechmill <command> CONFIG.yaml [key=value ...]`: the YAML file holds these keys, and the command
 line overrides them. An unknown key is an error that names the nearest valid one. `plan` takes the
 keys of `tokenize`; `pack` takes its keys on the command line only. `verify`, `decode`, `export`,
-`report` and `status` take the keys of `tokenize` as well, over the configuration of the dataset's
-last run: most often `storage`.
+`report` and `status` take the keys of `tokenize` too: those of the store, and those that change the
+configuration of the dataset's last run.
 
 A relative path starts at the working directory of the command. `<name>` stands for a name of your
 own."""
@@ -157,7 +157,7 @@ def _line(key: str, kind: str, default: Any, meaning: str) -> str:
 
 
 def _phrase(comment: str) -> str:
-    """The comment as the cell of a table: no capital at its start, no full stop."""
+    """Return a comment as the cell of a table, without a capital or a full stop."""
     plain = re.match(r"(?!Hz\b|Hugging\b)[A-Z][a-z-]*\b", comment)
     return (comment[:1].lower() + comment[1:] if plain else comment).removesuffix(".")
 
@@ -194,7 +194,7 @@ def _comments(schema: type) -> dict[str, str]:
 
 
 def _comments_of_class(source: str, name: str) -> dict[str, str]:
-    """A comment stands after the field, or in whole lines before it."""
+    """Return the comments by field: after the field, or in whole lines before it."""
     lines, found = source.splitlines(), {}
     for definition in ast.parse(source).body:
         if not isinstance(definition, ast.ClassDef) or definition.name != name:

@@ -5,14 +5,14 @@
 #   eval "$(infra/s3/rgw.sh start)"    create or restart the server, set AWS_ENDPOINT_URL and the keys
 #   infra/s3/rgw.sh status             one line per daemon; exit 3 unless all of them run
 #   infra/s3/rgw.sh stop               objects stay in the data folder, for the next start
-#   infra/s3/rgw.sh crash              kill -9 of all daemons at once, as a lost machine would
+#   infra/s3/rgw.sh crash              kill -9 of all daemons at once, as if the machine were lost
 #
 # All but install take a data folder: an argument, or $SPEECHMILL_RGW_DIR, or a per-user temporary one.
 set -euo pipefail
 
 PACKAGES=(radosgw ceph-mon ceph-osd)
 DAEMONS=(mon.a osd.0 client.rgw.a)
-# A unix socket's path ends at 107 characters, and the longest name put behind the folder has 18.
+# The path of a unix socket has at most 107 characters; the longest name after the folder, /client.rgw.a.asok, has 18.
 MAX_DIR_LENGTH=85
 
 say() { echo "rgw: $*" >&2; }
@@ -32,14 +32,14 @@ as_root() {
 
 install_packages() {
   is_installed && return
-  command -v apt-get >/dev/null || die "no apt-get here: install ${PACKAGES[*]} with this system's own tool"
+  command -v apt-get >/dev/null || die "there is no apt-get: install ${PACKAGES[*]} with the package manager of this system"
   as_root apt-get update >&2
   as_root env DEBIAN_FRONTEND=noninteractive \
     apt-get install -y --no-install-recommends "${PACKAGES[@]}" >&2
 }
 
-# Two settings differ from the defaults for speed: maps are agreed on within 0.1 s, and the gateway goes without
-# its cache, because a crashed one's watch on it would hold up the making of a bucket for 30 s.
+# Two settings differ from the defaults for speed. The monitor agrees on a new map within 0.1 s. The gateway has no
+# cache: after a crash, its stale watch on the cache would delay the creation of a bucket by 30 s.
 write_conf() {
   cat >"$DIR/ceph.conf" <<CONF
 [global]
@@ -80,7 +80,7 @@ answers() {
   (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null
 }
 
-# Callers stay below 32768: from there on the kernel may give the port away between two starts.
+# Callers ask for ports below 32768: the kernel may give a higher one to another process between two starts.
 free_port() {
   local port
   for _ in {1..100}; do
@@ -92,7 +92,7 @@ free_port() {
 
 s3_port() { sed -n 's/.*endpoint=127\.0\.0\.1://p' "$DIR/ceph.conf"; }
 
-# A number alone does not prove that the daemon runs: after a kill -9 it may be another process's.
+# After a kill -9 the number in the file may belong to another process.
 is_ours() { grep -qsaF -- "$DIR/ceph.conf" "/proc/$1/cmdline"; }
 
 pid_of() {
@@ -104,7 +104,7 @@ logged() {
   "$@" </dev/null >>"$DIR/log/start.log" 2>&1 || die "$1 failed: see $DIR/log"
 }
 
-# A gateway that starts on the map from before a kill waits 10 s for an OSD that is gone.
+# After a kill, a gateway that starts with the old map waits 10 s for an OSD that no longer exists.
 wait_for_osd() {
   local deadline=$((SECONDS + 60))
   until ceph --admin-daemon "$DIR/osd.0.asok" status 2>/dev/null | grep -F '"state": "active"' >/dev/null; do
@@ -169,7 +169,7 @@ start() {
   ((${#DIR} <= MAX_DIR_LENGTH)) || die "$DIR is longer than $MAX_DIR_LENGTH characters: give a shorter folder"
   (umask 077 && mkdir -p "$DIR")
   [[ -O $DIR ]] || die "$DIR belongs to another user: give another folder"
-  # What an interrupted first start left cannot be continued, and nobody has stored anything in it yet.
+  # A first start that was interrupted cannot be continued, and nothing is stored yet: start from scratch.
   if [[ ! -e $DIR/created ]]; then
     stop
     create_cluster
@@ -200,7 +200,7 @@ stop_daemon() {
   wait_until_gone "$pid"
 }
 
-# In the reverse order of the start, so that each can still say goodbye to the one that it needs.
+# In the reverse order of the start, so that each daemon can sign off from the one that it needs.
 stop() {
   for daemon in client.rgw.a osd.0 mon.a; do stop_daemon "$daemon"; done
 }

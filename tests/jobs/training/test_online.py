@@ -72,7 +72,7 @@ def test_enhanced_batches_of_any_rate_have_less_noise_and_keep_their_time(sample
         ("ul-unas", "ul-unas/ulunas_stream_simple.onnx"),
     ],
 )
-def test_the_published_enhancers_teach_too(
+def test_a_run_trains_with_each_published_enhancer(
     name: str, file: str, tmp_path: Path, models: Path
 ) -> None:
     enhancer = f"enhancer={{name: {name}, model: {models / file}}}"

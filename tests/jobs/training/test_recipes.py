@@ -25,13 +25,16 @@ from tests.corpus import write_corpus
 from tests.jobs.training.runs import KEPT, run, run_until, tree, weights
 
 MEL = {"mel_ffts": [512], "mel_bands": [20]}
-JUDGED = {"steps": 4, "lr": 1e-3, "adversarial_from": 2}
+ADVERSARIAL = {"steps": 4, "lr": 1e-3, "adversarial_from": 2}
 
 
 def _focalcodec(folder: Path) -> dict[str, Any]:
     return {
         "codec": {"checkpoint": "untrained", "config": _json(folder, tiny(factor=2))},
-        "phases": {"vocoder": JUDGED, "features": {"steps": 3, "lr": 1e-3, "betas": [0.9, 0.98]}},
+        "phases": {
+            "vocoder": ADVERSARIAL,
+            "features": {"steps": 3, "lr": 1e-3, "betas": [0.9, 0.98]},
+        },
     }
 
 
@@ -39,12 +42,16 @@ def _dualcodec(folder: Path) -> dict[str, Any]:
     options = {k: str(v) for k, v in DUALCODEC.items() if k.startswith("semantic")}
     codec = {"config": str(DUALCODEC["config"]), "checkpoint": str(DUALCODEC["checkpoint"])}
     settings = MEL | {"weights": {"semantic": 0}, "semantic_only": 0.5}
-    return {"codec": codec | {"options": options}, "phases": {"codec": JUDGED}, "recipe": settings}
+    return {
+        "codec": codec | {"options": options},
+        "phases": {"codec": ADVERSARIAL},
+        "recipe": settings,
+    }
 
 
 def _simwhisper(folder: Path) -> dict[str, Any]:
     codec = {"checkpoint": "untrained", "config": str(SIMWHISPER)}
-    return {"codec": codec, "phases": {"codec": JUDGED, "decoder": JUDGED}}
+    return {"codec": codec, "phases": {"codec": ADVERSARIAL, "decoder": ADVERSARIAL}}
 
 
 def _hasrd(folder: Path) -> dict[str, Any]:
@@ -58,7 +65,11 @@ def _hasrd(folder: Path) -> dict[str, Any]:
     options = {"semantic_checkpoint": str(folder / "ssl.safetensors")}
     codec = {"checkpoint": f"{folder}/centroids.safetensors", "config": _json(folder, HASRD)}
     settings = MEL | {"kmeans_frames": 80, "kmeans_iterations": 3, "revive_below": 0.5}
-    return {"codec": codec | {"options": options}, "phases": {"codec": JUDGED}, "recipe": settings}
+    return {
+        "codec": codec | {"options": options},
+        "phases": {"codec": ADVERSARIAL},
+        "recipe": settings,
+    }
 
 
 def _json(folder: Path, sizes: dict[str, Any]) -> str:
@@ -117,8 +128,8 @@ def test_a_run_of_every_recipe_leaves_weights_that_tokenize(name: str, tmp_path:
         for path in sorted((root / "curves").iterdir())
         for line in path.read_text().splitlines()
     ]
-    judged = [row["step"] for row in rows if "discriminators" in row]
-    assert judged == ([3, 4, 7, 8] if name == "simwhisper" else [3, 4])
+    with_loss = [row["step"] for row in rows if "discriminators" in row]
+    assert with_loss == ([3, 4, 7, 8] if name == "simwhisper" else [3, 4])
 
 
 @pytest.mark.parametrize(("name", "step"), [("focalcodec", 5), ("hasrd", 4)])
