@@ -128,6 +128,15 @@ def test_a_finished_run_has_nothing_left_to_do(uninterrupted: Path) -> None:
     assert weights(uninterrupted) == before
 
 
+def test_a_finished_run_that_was_not_validated_can_be_started_with_validation(
+    tmp_path: Path,
+) -> None:
+    short = ("phases.vae.steps=1", "phases.quantize.steps=0")
+    run(train_config(tmp_path, *short, "validation.shards=[]"))
+    root = run(train_config(tmp_path, *short))
+    assert not (root / "best.safetensors").exists()
+
+
 def test_a_checkpoint_of_another_configuration_is_refused_with_the_differences(
     uninterrupted: Path,
 ) -> None:

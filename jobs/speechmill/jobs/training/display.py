@@ -42,9 +42,12 @@ class TrainDisplay(Display):
         self.advance(progress.phase, step, progress.total, facts, line)
 
     def end(self, root: str, validated: bool, storage: Storage) -> None:
-        """Print the URLs of the weights."""
+        """Print the URLs of the weights.
+
+        A finished run that is started again with validation shards still has no best weights.
+        """
         last, best = join(root, "last.safetensors"), join(root, "best.safetensors")
-        if validated:
+        if validated and storage.exists(best):
             self.done(f"weights are {best} (by validation), {last}", [best, last], storage)
         else:
             self.done(f"weights are {last}", [last], storage)
