@@ -122,6 +122,12 @@ def test_only_the_newest_checkpoints_are_kept(uninterrupted: Path) -> None:
     assert Checkpoints(str(uninterrupted), Storage(), keep=3).steps() == [6, 9, 12]
 
 
+@pytest.mark.parametrize("section", ["validation", "checkpoint", "log"])
+def test_a_period_of_no_steps_is_refused(tmp_path: Path, section: str) -> None:
+    with pytest.raises(InputError, match=rf"{section}\.every is 0; give a number of steps"):
+        train_config(tmp_path, f"{section}.every=0")
+
+
 def test_a_finished_run_has_nothing_left_to_do(uninterrupted: Path) -> None:
     before = weights(uninterrupted)
     run(train_config(uninterrupted.parent, "log.every=1", output="whole"))

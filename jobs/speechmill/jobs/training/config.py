@@ -144,6 +144,9 @@ class ValidationSettings:
     seconds: float = 4.0  # of each clip
     listen: int = 4  # reconstructions written as audio
 
+    def __post_init__(self) -> None:
+        _check_every("validation", self.every)
+
 
 @dataclass
 class CheckpointSettings:
@@ -152,12 +155,18 @@ class CheckpointSettings:
     every: int = 1000  # steps
     keep: int = 3  # the newest
 
+    def __post_init__(self) -> None:
+        _check_every("checkpoint", self.every)
+
 
 @dataclass
 class LogSettings:
     """The reports of progress."""
 
     every: int = 10  # steps
+
+    def __post_init__(self) -> None:
+        _check_every("log", self.every)
 
 
 @dataclass
@@ -235,3 +244,8 @@ Choices = TypeVar("Choices", bound=StrEnum)
 def _check_choice(name: str, value: str, choices: type[Choices]) -> None:
     if value not in list(choices):
         raise InputError(f"{name} is {value!r}; use one of {', '.join(choices)}")
+
+
+def _check_every(section: str, every: int) -> None:
+    if every < 1:
+        raise InputError(f"{section}.every is {every}; give a number of steps, at least 1")
