@@ -36,8 +36,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-console = Console()
-errors = Console(stderr=True)
+# Paths and messages may hold brackets, which are not markup.
+console = Console(markup=False)
+errors = Console(stderr=True, markup=False)
 
 _USAGE = (InputError, DatasetConflict, CodecError, StorageDenied, StorageNotFound)
 
@@ -319,11 +320,11 @@ def _exit_codes() -> Iterator[None]:
         errors.print("interrupted; run the same command again to resume")
         raise typer.Exit(130) from error
     except _USAGE as error:
-        errors.print(f"error: {error}", highlight=False, soft_wrap=True, markup=False)
+        errors.print(f"error: {error}", highlight=False, soft_wrap=True)
         raise typer.Exit(2) from error
     except SpeechmillError as error:
         message = f"error: {type(error).__name__}: {error}"
-        errors.print(message, highlight=False, soft_wrap=True, markup=False)
+        errors.print(message, highlight=False, soft_wrap=True)
         raise typer.Exit(1) from error
 
 

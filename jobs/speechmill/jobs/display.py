@@ -31,11 +31,12 @@ class Display:
         self._last_line = 0.0
 
     def line(self, text: str) -> None:
-        self.console.print(text, highlight=False, soft_wrap=True)
+        self.console.print(text, highlight=False, soft_wrap=True, markup=False)
 
     def table(self, table: Table) -> None:
         """Print a whole table, also on a narrow console."""
-        unbound = Console(file=self.console.file, width=_WIDEST, quiet=self.console.quiet)
+        quiet, file = self.console.quiet, self.console.file
+        unbound = Console(file=file, width=_WIDEST, quiet=quiet, markup=False)
         unbound.width = Measurement.get(unbound, unbound.options, table).maximum
         unbound.print(table)
 

@@ -1,15 +1,18 @@
 """`plan`, `report`, `decode` and `export` as users type them; their files are read back."""
 
+import io
 import json
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import soundfile
+from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from speechmill.codecs import load_codec
 from speechmill.jobs.cli import app
+from speechmill.jobs.display import Display
 from speechmill.pipeline.dataset.layout import TokenDataset
 from speechmill.pipeline.shards.listing import list_shards
 from speechmill.pipeline.storage import Storage
@@ -30,6 +33,21 @@ def run_folder(dataset: TokenDataset):
     """The name of its only run."""
     [url] = [i.url for i in dataset.storage.list_files(f"{dataset.root}/runs") if "yaml" in i.url]
     return url.rpartition("/")[0]
+
+
+def test_brackets_in_names_and_messages_are_printed_as_they_are(dataset):
+    [shard, *_] = list_shards([f"{dataset.root}/../in"], dataset.storage)
+    record = {
+        "shard": "[bold].tar",
+        "error": "ShardCut",
+        "message": "[/bold] is cut",
+        "attempts": 1,
+    }
+    dataset.mark_failed(shard, record)
+    found = speechmill("status", dataset.root)
+    assert "failed  [bold].tar: ShardCut: [/bold] is cut" in found.stdout
+    Display(Console(file=(sink := io.StringIO()))).line("[bold].tar [/bold]")
+    assert sink.getvalue() == "[bold].tar [/bold]\n"
 
 
 def test_a_plan_says_what_is_left_and_writes_nothing(tmp_path, dataset):

@@ -76,7 +76,8 @@ def print_status(found: Status, console: Console) -> None:
         table.add_row(name, value)
     console.print(table)
     for failure in found.failed:
-        console.print(f"failed  {failure['shard']}: {failure['error']}: {failure['message']}")
+        line = f"failed  {failure['shard']}: {failure['error']}: {failure['message']}"
+        console.print(line, highlight=False, soft_wrap=True)
 
 
 def _describe_run(summary: dict[str, Any] | None) -> str:

@@ -101,4 +101,4 @@ def print_verification(found: Verification, mismatch: Mismatch | None, console: 
     for word, findings in (("fault", found.faults), ("note ", found.notes)):
         for one in findings:
             line = f"{word}  {one.check}  {one.file}: {one.message}"
-            console.print(line, highlight=False, soft_wrap=True, markup=False)
+            console.print(line, highlight=False, soft_wrap=True)
