@@ -7,11 +7,11 @@ import numpy as np
 import numpy.typing as npt
 
 from speechmill.jobs.training.config import AugmentSettings, MixSettings
+from speechmill.jobs.training.stream import intact_samples
 from speechmill.pipeline.audio.decoders import Limits, Samples, to_float
 from speechmill.pipeline.audio.resample import AudioSettings, decode_audio
 from speechmill.pipeline.errors import InputError, SampleError
-from speechmill.pipeline.shards.listing import list_shards
-from speechmill.pipeline.shards.tar_reader import Sample, read_samples
+from speechmill.pipeline.shards.tar_reader import Sample
 from speechmill.pipeline.storage import Storage
 from speechmill.pipeline.tokenize.decode import audio_suffix
 
@@ -71,15 +71,14 @@ def load_pool(
     if not settings.probability:
         return []
     pool: list[Samples] = []
-    held = 0
-    for shard in list_shards(settings.shards, storage):
-        for sample in read_samples(shard, storage, int(settings.pool_mb * 1e6)):
-            if not isinstance(sample, Sample) or held > settings.pool_mb * 1e6:
-                continue
-            recording_T = _decoded(sample, sample_rate, audio)
-            if recording_T is not None:
-                pool.append(recording_T)
-                held += recording_T.nbytes
+    held, size = 0, int(settings.pool_mb * 1e6)
+    for sample in intact_samples(settings.shards, storage, size):
+        recording_T = _decoded(sample, sample_rate, audio)
+        if recording_T is not None:
+            pool.append(recording_T)
+            held += recording_T.nbytes
+            if held > size:
+                break
     if not pool:
         raise InputError(f"no audio in {', '.join(settings.shards)} can be mixed in")
     return pool

@@ -14,7 +14,7 @@ import numpy as np
 
 from speechmill.pipeline.audio.decoders import Limits
 from speechmill.pipeline.errors import ShardError
-from speechmill.pipeline.shards.listing import Shard
+from speechmill.pipeline.shards.listing import Shard, list_shards
 from speechmill.pipeline.shards.tar_reader import Reject, Sample, read_samples
 from speechmill.pipeline.storage import Storage
 
@@ -148,6 +148,14 @@ class SampleStream:
                     yield sample
         except ShardError as error:
             logger.warning("left out the rest of a shard: %s", error)
+
+
+def intact_samples(shards: list[str], storage: Storage, max_member_bytes: int) -> Iterator[Sample]:
+    """Yield the samples of shards once, in their order; damaged ones are left out."""
+    for shard in list_shards(shards, storage):
+        for sample in read_samples(shard, storage, max_member_bytes):
+            if isinstance(sample, Sample):
+                yield sample
 
 
 def _take(items: list[ItemT], index: int) -> ItemT:

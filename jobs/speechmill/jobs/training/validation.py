@@ -11,13 +11,12 @@ from torch.nn import functional as F
 
 from speechmill.codecs.recipe import Recipe
 from speechmill.jobs.training.config import TrainConfig
+from speechmill.jobs.training.stream import intact_samples
 from speechmill.pipeline.audio.decoders import Samples, to_float
 from speechmill.pipeline.audio.resample import decode_audio
 from speechmill.pipeline.errors import InputError, SampleError
 from speechmill.pipeline.quality import RATE
 from speechmill.pipeline.quality.signal import mel, si_sdr
-from speechmill.pipeline.shards.listing import list_shards
-from speechmill.pipeline.shards.tar_reader import Sample, read_samples
 from speechmill.pipeline.storage import Storage
 from speechmill.pipeline.tokenize.decode import audio_suffix
 
@@ -70,7 +69,8 @@ def _clips(config: TrainConfig, recipe: Recipe, storage: Storage) -> Iterator[Te
     settings = config.validation
     num_samples = round(settings.seconds * recipe.sample_rate)
     found = 0
-    for sample in _samples(config, storage):
+    max_bytes = int(config.limits.member_mb * 1e6)
+    for sample in intact_samples(settings.shards, storage, max_bytes):
         try:
             data = sample.members[audio_suffix(sample, config.audio.member)]
             decoded = decode_audio(data, recipe.sample_rate, config.audio, config.limits)
@@ -80,10 +80,3 @@ def _clips(config: TrainConfig, recipe: Recipe, storage: Storage) -> Iterator[Te
         found += 1
         if found == settings.clips:
             return
-
-
-def _samples(config: TrainConfig, storage: Storage) -> Iterator[Sample]:
-    for shard in list_shards(config.validation.shards, storage):
-        for sample in read_samples(shard, storage, int(config.limits.member_mb * 1e6)):
-            if isinstance(sample, Sample):
-                yield sample
