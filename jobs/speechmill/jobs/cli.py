@@ -115,7 +115,8 @@ def pack_command(
     from speechmill.jobs.commands.pack import pack_audio
 
     with _exit_codes():
-        paths = [f"source={source}", f"output={output}"]
+        # Quoted, because YAML takes a path such as 2024_01 for a number.
+        paths = [f"source={json.dumps(source)}", f"output={json.dumps(output)}"]
         settings = from_overrides(PackConfig, [*(overrides or []), *paths])
         pack_audio(settings, Display(console))
 

@@ -16,6 +16,7 @@ from speechmill.jobs.display import Display
 from speechmill.pipeline.dataset.layout import TokenDataset
 from speechmill.pipeline.shards.listing import list_shards
 from speechmill.pipeline.storage import Storage
+from tests.corpus import clip
 from tests.jobs.datasets import make_dataset
 from tests.one_shard import tokenize_one
 
@@ -164,3 +165,13 @@ def test_an_override_that_is_not_a_key_of_tokenize_is_refused(tmp_path, dataset,
     settings = ("storage={s3: {key: x}}", "storage_patience=1", "workers.count=0")
     right = speechmill(command, dataset.root, *target, *settings)
     assert right.exit_code == 0, right.output
+
+
+@pytest.mark.parametrize("name", ["2024_01", "01", "a #b", "ä: b, [c]", "null"])
+def test_pack_takes_any_name_of_a_folder(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "a.flac").write_bytes(clip())
+    done = speechmill("pack", name, f"{name} out")
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / f"{name} out" / "shard-000000.tar").exists()
