@@ -1,7 +1,7 @@
 """The display of a command: a live bar on a terminal, plain lines in a pipe."""
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -76,6 +76,14 @@ class Display:
             self.line(line)
 
 
+def facts_table(facts: Mapping[str, str]) -> Table:
+    """Return a table with a row for each name and its value."""
+    table = Table(box=None, show_header=False)
+    for name, value in facts.items():
+        table.add_row(name, value)
+    return table
+
+
 def require_files(urls: Iterable[str], storage: Storage) -> None:
     """Raise `StorageError` for the first file of a finished run that does not exist."""
     for url in urls:
@@ -120,7 +128,6 @@ class ShardDisplay(Display):
 
     def summary(self, totals: Totals, elapsed: float) -> None:
         """Print the totals of the run as a table."""
-        table = Table(box=None, show_header=False)
         rejects = ", ".join(f"{count} {error}" for error, count in sorted(totals.rejects.items()))
         rows = {
             "shards": f"{totals.shards} done, {totals.failed} failed, {totals.retries} retries",
@@ -133,9 +140,7 @@ class ShardDisplay(Display):
         }
         if not totals.frames:
             del rows["frames"]
-        for name, value in rows.items():
-            table.add_row(name, value)
-        self.console.print(table)
+        self.console.print(facts_table(rows))
         if sentence := bottleneck_sentence(totals, elapsed):
             self.line(sentence)
 

@@ -11,6 +11,8 @@ from speechmill.pipeline.errors import DatasetConflict, InputError
 from speechmill.pipeline.run.run_log import read_summary, run_folder
 from speechmill.pipeline.storage import Storage, join
 
+UNFINISHED = "did not end: killed, or still running"  # status of a run without a summary
+
 
 @dataclass
 class StorageConfig:

@@ -4,9 +4,9 @@ import json
 from dataclasses import asdict, dataclass
 
 from rich.console import Console
-from rich.table import Table
 
 from speechmill.jobs.commands.tokenize import identity_of
+from speechmill.jobs.display import facts_table
 from speechmill.jobs.schemas import TokenizeConfig
 from speechmill.pipeline.dataset.layout import TokenDataset
 from speechmill.pipeline.shards.listing import Shard, list_shards
@@ -89,7 +89,6 @@ def plans_json(plans: list[Plan]) -> str:
 
 def print_plan(found: Plan, console: Console) -> None:
     """Print a plan as a table."""
-    table = Table(box=None, show_header=False)
     before = f", {found.failed_before} of them failed before" if found.failed_before else ""
     hours = "not known before the first part"
     if found.todo_hours is not None:
@@ -103,6 +102,4 @@ def print_plan(found: Plan, console: Console) -> None:
     }
     if found.todo_seconds is not None:
         rows["time"] = f"about {found.todo_seconds / 3600:,.2f} h at the last run's speed"
-    for name, value in rows.items():
-        table.add_row(name, value)
-    console.print(table)
+    console.print(facts_table(rows))

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
-from speechmill.jobs.existing_dataset import last_summary
+from speechmill.jobs.display import facts_table
+from speechmill.jobs.existing_dataset import UNFINISHED, last_summary
 from speechmill.pipeline.dataset.layout import TokenDataset
 
 
@@ -57,7 +57,6 @@ def read_status(dataset: TokenDataset) -> Status:
 
 def print_status(found: Status, console: Console) -> None:
     """Print a table, then each failed shard on a line."""
-    table = Table(box=None, show_header=False)
     mark = "" if found.trained else " (untrained)"
     rejects = ", ".join(f"{count} {error}" for error, count in found.rejects.items())
     rows = {
@@ -72,9 +71,7 @@ def print_status(found: Status, console: Console) -> None:
         "failed shards": f"{len(found.failed)}",
         "last run": _describe_run(found.last_run),
     }
-    for name, value in rows.items():
-        table.add_row(name, value)
-    console.print(table)
+    console.print(facts_table(rows))
     for failure in found.failed:
         line = f"failed  {failure['shard']}: {failure['error']}: {failure['message']}"
         console.print(line, highlight=False, soft_wrap=True)
@@ -82,6 +79,6 @@ def print_status(found: Status, console: Console) -> None:
 
 def _describe_run(summary: dict[str, Any] | None) -> str:
     if summary is None:
-        return "did not end: killed, or still running"
+        return UNFINISHED
     bottleneck = f"; {summary['bottleneck']}" if summary.get("bottleneck") else ""
     return f"{summary['run']}, {summary['status']} after {summary['seconds']:,.0f} s{bottleneck}"

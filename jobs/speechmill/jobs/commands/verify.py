@@ -4,8 +4,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
+from speechmill.jobs.display import facts_table
 from speechmill.jobs.existing_dataset import (
     last_config,
     load_dataset_codec,
@@ -87,17 +87,18 @@ def verification_json(found: Verification, mismatch: Mismatch | None) -> dict[st
 
 def print_verification(found: Verification, mismatch: Mismatch | None, console: Console) -> None:
     """Print a table, then every fault and note on a line."""
-    table = Table(box=None, show_header=False)
-    table.add_row("dataset", found.root)
-    table.add_row("parts", f"{found.parts}, {found.sources_read} compared with their tars")
-    table.add_row("utterances", f"{found.rows:,}, {found.frames:,} frames")
-    table.add_row("rejects", f"{found.rejects:,}")
+    facts = {
+        "dataset": found.root,
+        "parts": f"{found.parts}, {found.sources_read} compared with their tars",
+        "utterances": f"{found.rows:,}, {found.frames:,} frames",
+        "rejects": f"{found.rejects:,}",
+    }
     if mismatch:
         shares = " ".join(f"{share:.2%}" for share in mismatch.shares)
-        table.add_row("encoded again", f"{mismatch.rows} rows on {mismatch.device}")
-        table.add_row("codes that differ", f"{shares} of {mismatch.frames:,} frames, by codebook")
-    table.add_row("faults", f"{len(found.faults)}")
-    console.print(table)
+        facts["encoded again"] = f"{mismatch.rows} rows on {mismatch.device}"
+        facts["codes that differ"] = f"{shares} of {mismatch.frames:,} frames, by codebook"
+    facts["faults"] = f"{len(found.faults)}"
+    console.print(facts_table(facts))
     for word, findings in (("fault", found.faults), ("note ", found.notes)):
         for one in findings:
             line = f"{word}  {one.check}  {one.file}: {one.message}"

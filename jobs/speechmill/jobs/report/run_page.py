@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from speechmill.jobs.display import require_files
-from speechmill.jobs.existing_dataset import run_ids
+from speechmill.jobs.existing_dataset import UNFINISHED, run_ids
 from speechmill.jobs.report import render
 from speechmill.pipeline.dataset.layout import ShardOutput
 from speechmill.pipeline.errors import InputError
@@ -65,7 +65,7 @@ def read_run(dataset: ShardOutput, run_id: str) -> RunRecord:
 
 def run_page(run: RunRecord) -> str:
     """Return the page as HTML."""
-    status = run.summary["status"] if run.summary else "did not end: killed, or still running"
+    status = run.summary["status"] if run.summary else UNFINISHED
     return render(
         "run.html",
         title=f"Run {run.run_id}: {status}",
