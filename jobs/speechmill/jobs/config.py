@@ -40,7 +40,9 @@ def from_overrides(schema: type[Schema], overrides: list[str]) -> Schema:
 
 
 def from_yaml(schema: type[Schema], text: str, where: str, overrides: list[str]) -> Schema:
-    """Like `load_config`, with text that was read from `where`."""
+    """Like `load_config`, with text from `where`, which may not refer to the environment."""
+    if "${" in text:
+        raise InputError(f"{where} holds ${{…}}; only a file named on the command line may")
     return _checked(schema, [_parse_yaml(text, where), _parse(overrides)], "")
 
 

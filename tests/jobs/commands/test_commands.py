@@ -85,6 +85,14 @@ def test_a_report_shows_a_run_on_one_page_and_escapes_every_text(tmp_path, datas
     assert "num_gpus" in page
 
 
+def test_the_configuration_in_a_dataset_cannot_read_the_environment(tmp_path, dataset):
+    config = f"{run_folder(dataset)}/config.yaml"
+    text = dataset.storage.read_bytes(config).decode().replace("'null'", "${oc.env:HOME}")
+    dataset.storage.put(config, text.encode())
+    done = speechmill("decode", dataset.root, tmp_path / "audio")
+    assert (done.exit_code, "config.yaml holds ${…}" in done.stderr) == (2, True)
+
+
 def test_a_report_of_a_killed_run_says_so(dataset):
     dataset.storage.delete(f"{run_folder(dataset)}/summary.json")
     done = speechmill("report", dataset.root)
