@@ -121,6 +121,8 @@ def test_the_codec_runs_where_the_workers_are(path):
         ("audio.channels=left", "audio.channels is 'left'; use mean, first or error"),
         ("batch.seconds=0", "batch.seconds"),
         ("tokenize", "'tokenize' is not an override; write key=value"),
+        ("output=2024_01", "output is text, but YAML reads 202401"),
+        ("shards=[a, 01]", "shards is text, but YAML reads 1"),
         ("shards=[a", r"cannot read 'shards=\[a': .*expected ',' or '\]'"),
         ("codec=[a]", "codec is a section"),
         ("output=${oc.env:NO_SUCH_VARIABLE}", "output: .*'NO_SUCH_VARIABLE' not found"),

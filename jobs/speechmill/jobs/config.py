@@ -183,6 +183,18 @@ def _check_keys(given: Any, schema: Any, prefix: str = "") -> None:
                 _check_section(section, entry, f"{key}.{label}")
         elif kind is list and not isinstance(value, list):
             raise InputError(f"{key} is a list; write {key}=[…]")
+        elif kind is str or (kind is list and entry is str):
+            _check_texts(value if kind is list else [value], key)
+
+
+def _check_texts(texts: list[Any], key: str) -> None:
+    """Refuse a number, because its text is lost: YAML reads 2024_01 as 202401."""
+    for text in texts:
+        if isinstance(text, int | float):
+            raise InputError(
+                f"{key} is text, but YAML reads {text!r}; put the text in double quotes, and on "
+                "the command line all of it in single quotes"
+            )
 
 
 def _check_section(value: Any, schema: Any, key: str) -> None:
