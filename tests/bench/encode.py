@@ -2,11 +2,11 @@
 
     python -m tests.bench.encode [focalcodec-50hz …] [--device cuda --precision bf16 --compile]
 
-Weights are random: speed does not depend on them. Each codec has a process of its own, with the
-allocator settings that workers have. The authors' figures are from runs of their own code on
-another CPU of two cores (AMD EPYC, AVX-512, PyTorch 2.13) with the same settings: their code is not
-part of this. `--yardstick` times on this machine what dominates theirs: the backbone as
-transformers computes it.
+The weights are random, because speed does not depend on them. Each codec runs in its own process
+with the allocator settings of the workers. The figures of the authors' code were measured on
+another CPU with two cores (AMD EPYC, AVX-512, PyTorch 2.13) and the same settings; their code is
+not in this repository. `--yardstick` times the largest part of their code on this machine: the
+backbone, computed by transformers.
 """
 
 import argparse
@@ -78,7 +78,7 @@ def measure(name: str, options: argparse.Namespace) -> str:
 
 
 def seconds(compute: Callable[[], Any], rounds: int, device: str) -> float:
-    """The least of `rounds` calls, after one that warms up: what else runs here only adds."""
+    """Seconds of the fastest of `rounds` calls after a warm-up: other processes only add time."""
     import torch
 
     times = []
@@ -92,7 +92,7 @@ def seconds(compute: Callable[[], Any], rounds: int, device: str) -> float:
 
 
 def count_gflop(compute: Callable[[], Any]) -> float:
-    """Matrix products, convolutions and attention, two per multiply-add, as they are computed."""
+    """Operations of matrix products, convolutions and attention; a multiply-add counts as two."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -107,7 +107,7 @@ def count_gflop(compute: Callable[[], Any]) -> float:
 
 
 def matmul_peak(device: str, precision: str) -> float:
-    """GFLOP/s of the best of ten products of matrices that are large and square."""
+    """GFLOP/s of the fastest of ten products of large square matrices."""
     import torch
 
     from speechmill.codecs.precision import AUTOCAST, autocast
@@ -139,7 +139,7 @@ def peak_mb(device: str) -> float:
 
 
 def yardstick(name: str, options: argparse.Namespace) -> str:
-    """What transformers takes, on this device, for the backbone that the authors run on 10 s."""
+    """Seconds that transformers needs on this device for the authors' backbone on 10 s of audio."""
     import torch
     import transformers as t
 
@@ -183,7 +183,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--yardstick", action="store_true", help="codecs are families then")
     options = parser.parse_args()
-    os.environ.update(ALLOCATOR)  # heeded by the processes that start from here on
+    os.environ.update(ALLOCATOR)  # read by the processes that are started below
     if not options.yardstick:
         print(HEADER + "\n" + "|---" * HEADER.count(" | ") + "|---|", flush=True)
     for name in options.codecs:

@@ -1,10 +1,10 @@
-"""How much of a codec's own speed is left when shards go in and parts come out.
+"""How much of a codec's own speed the whole pipeline keeps, from shards to parts.
 
     python -m tests.bench.end_to_end [--codec pure-16k-small] [--device cpu] [--minutes 20]
 
-Each round encodes the same batches twice: ready in memory, in one process that does nothing else;
-and through the pipeline, from tars to Parquet on Ray. Both have the codec loaded and warmed up
-before the clock, the same allocator and the same number of threads. The goal is a ratio of 0.95.
+Each round encodes the same batches twice: from memory, in a process that does nothing else; and
+through the pipeline, from tars to Parquet on Ray. Both load and warm up the codec before the clock
+starts, and use the same allocator and number of threads. The goal is a ratio of 0.95.
 """
 
 import argparse
@@ -31,13 +31,13 @@ from speechmill.pipeline.tokenize.schema import token_schema
 from tests.bench.feed import make_corpus
 
 CPUS = os.cpu_count() or 1
-RAY_NICENESS = 15  # of Ray's workers; on a machine with other work it would else decide the ratio
+RAY_NICENESS = 15  # of Ray's workers; the process in memory gets the same, for a fair ratio
 
 
 def ready_tensors(
     sources: list[str], options: dict[str, Any], threads: int, results: Connection
 ) -> None:
-    """Decode first, then send back the seconds that encoding alone took; runs in a process."""
+    """Decode first, then send the seconds of encoding alone; runs in its own process."""
     import torch
 
     from speechmill.codecs import load_codec
@@ -62,7 +62,7 @@ def in_memory(sources: list[str], options: dict[str, Any], threads: int) -> floa
     here, there = context.Pipe(duplex=False)
     process = context.Process(target=ready_tensors, args=(sources, options, threads, there))
     process.start()
-    there.close()  # so that a process that fails ends the wait
+    there.close()  # so that the wait ends if the process fails
     seconds: float = here.recv()
     process.join()
     return seconds

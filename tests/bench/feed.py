@@ -1,12 +1,12 @@
-"""How fast shards can be read, decoded, handed to an actor and written: ours, Ray Data, bare loop.
+"""How fast shards are read, decoded, sent to an actor and written: ours, Ray Data, bare loops.
 
     python -m tests.bench.feed [--hours 3] [--tars 16] [--rounds 3]
 
-The null codec does no arithmetic to speak of, so what is timed is everything around a codec. Each
-round runs all of them on the same tars, two CPUs each, with processes started and warmed up before
-the clock. Both clocks start when the actor that encodes is ready, before a shard is read, and stop
-when the last part is written. The bare loop decodes with soundfile, as nearly everybody does and
-Ray Data here; a second one with the decoder that Speechmill takes for 16-bit FLAC.
+The null codec computes almost nothing, so this times everything around a codec. Each round runs all
+of them on the same tars with two CPUs; processes are started and warmed up before. The clock starts
+when the actor that encodes is ready, before a shard is read, and stops when the last part is
+written. One bare loop decodes with soundfile, as most projects do and as Ray Data does here; the
+other with the decoder that Speechmill uses for 16-bit FLAC.
 """
 
 import argparse
@@ -49,7 +49,7 @@ CPUS = 2
 
 
 def make_corpus(folder: Path, hours: float, tars: int) -> float:
-    """Cut the sample speech into clips of 3 to 16 s; gives the seconds of audio written."""
+    """Cut the sample speech into clips of 3 to 16 s; return the seconds of audio written."""
     clips = json.loads("[" + ",".join((SAMPLES / "manifest.jsonl").read_text().splitlines()) + "]")
     speech_T = np.concatenate([_speech(SAMPLES / clip["path"]) for clip in clips])
     random = np.random.default_rng(0)
@@ -76,7 +76,7 @@ def _speech(path: Path) -> Any:
 
 
 def bare_loop(paths: list[Path], output: Path, decode: Callable[[bytes], Any]) -> float:
-    """Two processes that decode and throw away: the ceiling of these CPUs."""
+    """Decode in two processes and keep nothing: the most that these CPUs can do."""
     context = multiprocessing.get_context("spawn")
     barrier = context.Barrier(CPUS + 1)
     arguments = [(paths[i::CPUS], barrier, decode) for i in range(CPUS)]
@@ -179,7 +179,7 @@ class _Encoder:
 
 @contextmanager
 def peak_memory() -> Iterator[list[float]]:
-    """Fills a list with the largest proportional set size, MB, of this process and all below."""
+    """Fill a list with the largest proportional set size, MB, of this process and its children."""
     peak = [0.0]
     stop = threading.Event()
 
@@ -211,7 +211,7 @@ def main() -> None:
     parser.add_argument("--tars", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
-    os.environ.update(ALLOCATOR)  # for all: page faults would else be most of the time
+    os.environ.update(ALLOCATOR)  # for all of them; otherwise page faults take most of the time
     systems: dict[str, Callable[[list[Path], Path], float]] = {
         "bare loop": partial(bare_loop, decode=_soundfile),
         "bare dr_flac": partial(bare_loop, decode=miniaudio.flac_read_s16),

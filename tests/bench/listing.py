@@ -1,12 +1,12 @@
-"""How long a resume takes to find out what is left to do, on a store of S3's kind.
+"""How long a resumed run needs to find the shards that are left, on an S3 store.
 
     python -m tests.bench.listing [--shards 10000] [--done 0.99]
     eval "$(infra/s3/rgw.sh start)"
     python -m tests.bench.listing --bucket s3://listing --shards 100000
 
-Without a bucket the store is moto, in this very process, which goes through all its keys for each
-page: the requests are then what to look at. With one, the store is whatever AWS_ENDPOINT_URL says,
-and the seconds count; filling it takes minutes.
+Without a bucket the store is moto, in this process. It searches all its keys for each page, so look
+at the number of requests, not at the seconds. With a bucket, the store is that of AWS_ENDPOINT_URL,
+and the seconds are meaningful; filling the bucket takes minutes.
 """
 
 import argparse
@@ -32,7 +32,7 @@ KEYS = {"AWS_ACCESS_KEY_ID": "testkey", "AWS_SECRET_ACCESS_KEY": "testsecret"}
 
 
 def count_requests() -> Counter[str]:
-    """Calls of this process to S3, by operation."""
+    """Count the calls of this process to S3 by operation."""
     calls: Counter[str] = Counter()
     call = AioBaseClient._make_api_call
 
@@ -46,7 +46,7 @@ def count_requests() -> Counter[str]:
 
 @contextmanager
 def store(bucket: str | None) -> Iterator[str]:
-    """An empty bucket: a new one in moto, or a new folder of the one that is named."""
+    """The URL of an empty place: a new bucket in moto, or a new folder of the given bucket."""
     if bucket:
         s3fs.S3FileSystem().makedirs(bucket, exist_ok=True)
         yield f"{bucket}/{uuid.uuid4().hex}"

@@ -2,9 +2,9 @@
 
     python -m tests.bench.mismatch [focalcodec-50hz …] [--audio FOLDER] [--clips 6] [--device cuda]
 
-Tokens are compared with those of the same clips alone, in float32 and not compiled, codebook by
-codebook. Codecs of full size have random weights, whose decisions are closer than those of trained
-ones; the goldens are small networks. `batch` must be 0.
+Tokens are compared, codebook by codebook, with those of the same clips encoded one by one in
+float32 without compiling. Full-size codecs have random weights, whose decisions are closer to ties
+than those of trained weights; the goldens are small networks. `batch` must be 0.
 """
 
 import argparse
@@ -80,7 +80,7 @@ def together(codec: Codec, clips: list[Tensor]) -> Tensor:
 
 
 def row(name: str, mode: str, expected_KN: Tensor, clips: list[Tensor], **options: Any) -> str:
-    """One row of the table; n/a where the device lacks the precision."""
+    """One row of the table; n/a if the device lacks the precision."""
     try:
         codec = load_codec(name, **options, **MODES[mode])
     except UnsupportedPrecision:

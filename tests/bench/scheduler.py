@@ -1,10 +1,10 @@
-"""What the driver costs per shard, at a scale that no test cluster has.
+"""Time of the driver per shard, with more workers than a test cluster can have.
 
     python -m tests.bench.scheduler [--shards 100000] [--actors 1000] [--failures 0.01]
 
-The runner, the policy, the totals and the run's log are the real ones. The workers and the clock
-are simulated: an actor holds a few shards, each takes its time, and one in a hundred attempts ends
-in the death of the actor with all that it holds, in a decoder that breaks, or in a tar that is cut.
+The runner, the policy, the totals and the log of the run are real. The workers and the clock are
+simulated: an actor holds a few shards, and one attempt in a hundred fails, because the actor dies
+with all its shards, a decoder crashes, or a tar is cut.
 """
 
 import argparse
@@ -26,16 +26,16 @@ from speechmill.pipeline.storage import Storage
 from speechmill.pipeline.tokenize.writer import ShardReport
 
 SLOTS = 3  # shards in flight at one actor
-SECONDS = 40.0  # that a shard takes, in the middle
-RESTART_SECONDS = 90.0  # until a dead actor has its codec again
+SECONDS = 40.0  # median time of a shard
+RESTART_SECONDS = 90.0  # until an actor that died has loaded its codec again
 
 
 class SimulatedPool:
-    """Actors that hold shards for a while, on a clock that jumps from one event to the next."""
+    """Simulated actors, on a clock that jumps from one event to the next."""
 
     def __init__(self, actors: int, failures: float):
         self.now = 0.0
-        self.own_seconds = 0.0  # real ones, spent in here
+        self.own_seconds = 0.0  # real seconds spent in this class
         self.chance = random.Random(0)
         self.failures = failures
         self.held: list[set[Shard]] = [set() for _ in range(actors)]
@@ -79,7 +79,7 @@ class SimulatedPool:
         if shard is None:  # the actor is back
             self.open += [actor] * SLOTS
             return []
-        if shard not in self.held[actor]:  # went down with the actor
+        if shard not in self.held[actor]:  # lost when the actor died
             return []
         if end == "death":
             lost = sorted(self.held[actor], key=lambda each: each.url)

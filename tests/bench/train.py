@@ -1,14 +1,13 @@
-"""What the loader costs a training step: steps on real batches against steps on cached ones.
+"""How much the loader slows a training step: steps on real batches beside steps on cached ones.
 
     python -m tests.bench.train [--rounds 8] [--steps 10] [--hours 0.3] [--threads 1]
 
-Blocks of steps alternate in one process: one takes its batches from the shards (read, decoded,
-cropped and augmented by the loader's threads while the step computes), the next repeats one batch
-that lies in memory. Both go through the trainer's own step. The ratio is per round, of the medians
-of both blocks' steps. Where the loader has no core of its own it takes time from the step without
-starving it: so how long a step waits for its batch is told too, and the CPU time of both. Their
-quotient is what the ratio would be above 1 on a single core, and does not depend on who else
-computes.
+Blocks of steps alternate in one process: one takes its batches from the shards, which the loader's
+threads read, decode, crop and augment while the step computes; the next repeats a batch from
+memory. Both use the trainer's own step. The ratio of a round is that of the median steps of both
+blocks. If the loader has no core of its own, it slows the step without making it wait. So the time
+that a step waits for its batch is printed too, and the CPU seconds of loader and step: on a single
+core the ratio would be 1 + loader / step. CPU seconds do not depend on other processes.
 """
 
 import argparse
@@ -41,7 +40,7 @@ CONFIGS = Path(__file__).parents[2] / "configs" / "train"
 
 
 def cases(folder: Path) -> dict[str, TrainConfig]:
-    """The codec that ships, as its configuration trains it, and a FocalCodec of small widths."""
+    """The codec that ships, with its training configuration, and a small FocalCodec."""
     common = [f"shards=[{folder}/corpus/]", f"output={folder}/run", "validation.shards=[]"]
     noise = f"augment.noise={{shards: [{folder}/corpus/], probability: 0.3, pool_mb: 16}}"
     (folder / "small.json").write_text(json.dumps(tiny()))
@@ -63,7 +62,7 @@ def cases(folder: Path) -> dict[str, TrainConfig]:
 
 
 def prepared(config: TrainConfig, device: torch.device) -> tuple[Trainer, Phase]:
-    """A trainer at the beginning of its first phase."""
+    """Return a trainer at the start of its first phase."""
     storage, context = Storage(), WorkerContext(device=device)
     torch.manual_seed(config.seed)
     recipe = build_recipe(config)
@@ -82,7 +81,7 @@ def prepared(config: TrainConfig, device: torch.device) -> tuple[Trainer, Phase]
 
 
 def loader_alone(trainer: Trainer, count: int) -> float:
-    """CPU seconds for a batch, of all threads."""
+    """CPU seconds that all threads spend on a batch."""
     made = batches(trainer.stream, trainer.cropper, trainer.config.data, StreamState())
     next(made)
     started = time.process_time()
@@ -92,7 +91,7 @@ def loader_alone(trainer: Trainer, count: int) -> float:
 
 
 def cpu_of_a_step(trainer: Trainer, phase: Phase, cached: CropBatch, count: int) -> float:
-    """CPU seconds of a step, while the loader has made all that it may."""
+    """CPU seconds of a step while the loader waits, because its queue is full."""
     trainer._next_batch = lambda: cached
     block(trainer, phase, 2)
     started = time.process_time()
@@ -101,7 +100,7 @@ def cpu_of_a_step(trainer: Trainer, phase: Phase, cached: CropBatch, count: int)
 
 
 class Waits:
-    """The trainer's next batch, and how long it took to come."""
+    """The trainer's next batch, and the seconds until it came."""
 
     def __init__(self, trainer: Trainer) -> None:
         self._next = trainer._next_batch

@@ -1,6 +1,6 @@
-"""The null codec on a bad machine: what it is told to do to its process, it does.
+"""The null codec with faults: its options make it crash, hang or fill the device.
 
-On the path of a worker it is found by its entry point, like any codec of others.
+Workers find it by its entry point when it is on their path, like any third-party codec.
 """
 
 import os
