@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-COMPUTING := .pytest_cache/computing
+OTHERS := .pytest_cache/others
 
 .PHONY: demo test check format bench clean
 
@@ -15,14 +15,14 @@ demo: $(STAMP)
 	$(BIN)/speechmill decode demo/tokens demo/decoded --limit 8
 	@echo 'Compare demo/decoded/*/en/*.flac with samples/en/ by ear.'
 
-## The whole suite, with a real S3 server (installed if that is allowed). Tests that need servers mostly
-## wait, so the other tests compute at the same time; their output comes at the end.
+## The whole suite, with a real S3 server (installed if that is allowed). Tests on the standing Ray
+## cluster often wait, so the other tests run at the same time; their output comes at the end.
 test: $(STAMP)
-	@mkdir -p $(COMPUTING)
-	@$(BIN)/pytest -m "not servers" -o cache_dir=$(COMPUTING) > $(COMPUTING)/log 2>&1 & computing=$$!; \
-	$(BIN)/pytest -m servers; servers=$$?; \
-	wait $$computing; computing=$$?; \
-	cat $(COMPUTING)/log; exit $$((servers | computing))
+	@mkdir -p $(OTHERS)
+	@$(BIN)/pytest -m "not cluster" -o cache_dir=$(OTHERS) > $(OTHERS)/log 2>&1 & others=$$!; \
+	$(BIN)/pytest -m cluster; cluster=$$?; \
+	wait $$others; others=$$?; \
+	cat $(OTHERS)/log; exit $$((cluster | others))
 
 ## Format, lint, types.
 check: $(STAMP)

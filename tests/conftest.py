@@ -19,8 +19,8 @@ REAL_SPEECH = REPOSITORY.parent / "shared" / "data" / "clean"
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if {"cluster", "rgw", "moto"} & set(getattr(item, "fixturenames", ())):
-            item.add_marker("servers")
+        if "cluster" in getattr(item, "fixturenames", ()):
+            item.add_marker("cluster")
 
 
 @pytest.fixture
