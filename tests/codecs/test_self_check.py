@@ -11,6 +11,7 @@ from speechmill.codecs import UnsupportedPrecision, load_codec, load_recipe
 from speechmill.codecs.self_check import first_wrong_module, known_clip, refuse_wrong_modules
 from tests.codecs.cases import CASES, PURE
 from tests.codecs.dualcodec.goldens import WEIGHTS
+from tests.codecs.wrong_cpu import computes_bf16_wrongly
 
 CPU = torch.device("cpu")
 
@@ -62,6 +63,8 @@ def test_a_right_device_has_no_wrong_module(case: str) -> None:
         found = first_wrong_module(
             network, lambda: codec.encode(clip_BT, torch.tensor([clip_BT.shape[1]])), "bf16", CPU
         )
+        if found and computes_bf16_wrongly():
+            pytest.skip(f"this CPU computes {found} wrongly in bf16")
         assert found is None
 
 
