@@ -120,6 +120,7 @@ def test_the_codec_runs_where_the_workers_are(path):
         ("workers.num_gpus=many", "workers.num_gpus: .*many"),
         ("audio.channels=left", "audio.channels is 'left'; use mean, first or error"),
         ("batch.seconds=0", "batch.seconds"),
+        ("codec.precision=fp8", r"codec\.precision is 'fp8'; use one of fp32, tf32, bf16, fp16"),
         ("tokenize", "'tokenize' is not an override; write key=value"),
         ("output=2024_01", "output is text, but YAML reads 202401"),
         ("shards=[a, 01]", "shards is text, but YAML reads 1"),
@@ -134,9 +135,9 @@ def test_a_mistake_is_named_with_its_cure(path, override, message):
         load_config(TokenizeConfig, path, [override])
 
 
-@pytest.mark.parametrize("text", ["- a list", "a: [", "\t"])
-def test_a_file_that_is_not_a_configuration_is_refused(path, text):
-    path.write_text(text)
+@pytest.mark.parametrize("data", [b"- a list", b"a: [", b"\t", b"output: \xff\xfe"])
+def test_a_file_that_is_not_a_configuration_is_refused(path, data):
+    path.write_bytes(data)
     with pytest.raises(InputError, match=r"c\.yaml"):
         load_config(TokenizeConfig, path, [])
 

@@ -22,6 +22,7 @@ from speechmill.jobs.schemas import (
 from speechmill.jobs.training.config import TrainConfig
 from speechmill.jobs.training.kmeans import FitConfig
 from speechmill.pipeline.paths import absolute_path
+from speechmill.pipeline.storage import Storage
 from tests.conftest import REPOSITORY
 
 CODEC = {"name": "hasrd-2k"}
@@ -149,6 +150,12 @@ def test_a_relative_path_becomes_absolute(
     assert found == ([*beside, "s3://d/e"] if several else f"{tmp_path}/a/b")
 
 
+@pytest.mark.parametrize("path", ["a/x.tar", "./a/x.tar", ".", "./", "../a", "a/./b", "~/a", "/a"])
+def test_a_path_is_spelled_as_in_the_datasets_of_earlier_versions(path: str) -> None:
+    storage = Storage()
+    assert storage.absolute(absolute_path(path)) == storage.absolute(path)
+
+
 def test_entries_of_codecs_are_made_absolute_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -174,7 +181,8 @@ def test_a_tilde_is_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_paths_among_the_arguments_of_commands_are_made_absolute() -> None:
     others = {"kind", "pattern", "shifts", "run"}
-    by_config = {("pack", "source"), ("pack", "output")}  # they become a PackConfig
+    # Of `pack` they become a PackConfig; `examples` has no path to make absolute by default.
+    elsewhere = {("pack", "source"), ("pack", "output"), ("examples", "folder")}
     for command in cli.app.registered_commands:
         assert command.callback
         hints = get_type_hints(command.callback, include_extras=True)
@@ -182,5 +190,5 @@ def test_paths_among_the_arguments_of_commands_are_made_absolute() -> None:
             if str not in kinds(get_args(hints[name])[0]) or name in others | {"overrides"}:
                 continue
             [argument] = hints[name].__metadata__
-            known = (command.name, name) in by_config
+            known = (command.name, name) in elsewhere
             assert known or argument.callback is absolute_path, name

@@ -10,6 +10,9 @@ if TYPE_CHECKING:  # processes that only decode audio need a codec's facts, but 
     from torch import Tensor
 
 
+PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CodecInfo:
     """The facts that a token dataset records about the codec that made it.

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from speechmill.codecs.api import PRECISIONS
 from speechmill.codecs.errors import UnsupportedPrecision
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
-PRECISIONS = ("fp32", "tf32", *AUTOCAST)
 _AMPERE = (8, 0)  # the first NVIDIA generation that computes in tf32 and bf16
 _BACKENDS: Any = torch.backends  # its stubs lack these switches
 _CUDA = (_BACKENDS.cuda.matmul, _BACKENDS.cudnn.conv, _BACKENDS.cudnn.rnn)

@@ -162,9 +162,7 @@ def codecs_command(as_json: AsJson = False) -> None:
 
 @app.command("examples")
 def examples_command(
-    folder: Annotated[
-        Path | None, typer.Argument(help="copy them here; default: copy none")
-    ] = None,
+    folder: Annotated[str | None, typer.Argument(help="copy them here; default: copy none")] = None,
 ) -> None:
     """Print where the example configurations and the sample speech are, or copy them."""
     from speechmill.jobs.commands.examples import FOLDERS, copy_examples, examples_folder
@@ -173,7 +171,7 @@ def examples_command(
         if folder is None:
             found = [examples_folder() / name for name in FOLDERS]
         else:
-            found = copy_examples(folder)
+            found = copy_examples(Path(absolute_path(folder)))
     for path in found:
         console.print(str(path), highlight=False, soft_wrap=True)
 

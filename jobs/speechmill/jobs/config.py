@@ -130,6 +130,8 @@ def _read(path: Path) -> DictConfig:
         return _parse_yaml(path.read_text(), str(path))
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8: {error}") from error
 
 
 def _parse_yaml(text: str, where: str) -> DictConfig:

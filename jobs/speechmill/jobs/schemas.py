@@ -6,6 +6,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from speechmill.codecs import CodecInfo, codec_info
+from speechmill.codecs.api import PRECISIONS
 from speechmill.codecs.registry import UNTRAINED, file_arguments
 from speechmill.pipeline.audio.decoders import Limits
 from speechmill.pipeline.audio.filters import FilterSettings
@@ -13,6 +14,7 @@ from speechmill.pipeline.audio.resample import AudioSettings
 from speechmill.pipeline.audio.segment import SegmentSettings
 from speechmill.pipeline.enhance.api import EnhancerSettings
 from speechmill.pipeline.enhance.gate import GateSettings
+from speechmill.pipeline.errors import InputError
 from speechmill.pipeline.paths import PATH, path_entries, path_or
 from speechmill.pipeline.quality.testset import TestSetSettings
 from speechmill.pipeline.run.job import RaySettings, WorkerSettings
@@ -48,6 +50,12 @@ class CodecConfig:
     device: str | None = None  # default: cuda if workers.num_gpus is above 0, else cpu
     # More arguments of this codec's loader.
     options: dict[str, Any] = field(default_factory=dict, metadata=path_entries(file_options))
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise InputError(
+                f"codec.precision is {self.precision!r}; use one of {', '.join(PRECISIONS)}"
+            )
 
     def loader_options(self, device: str) -> dict[str, Any]:
         """Return the arguments of `load_codec`; `device` is used if none is configured."""
@@ -104,6 +112,7 @@ class PackConfig(PackSettings):
     source: str = field(default=MISSING, metadata=PATH)
     output: str = field(default=MISSING, metadata=PATH)
     storage: dict[str, dict[str, Any]] = field(default_factory=dict)  # by protocol, for fsspec
+    storage_patience: float = 300.0  # s to retry one operation
 
 
 @dataclass
@@ -163,6 +172,7 @@ class EvaluateConfig:
     audio: AudioSettings = field(default_factory=AudioSettings)
     limits: Limits = field(default_factory=Limits)
     storage: dict[str, dict[str, Any]] = field(default_factory=dict)  # by protocol, for fsspec
+    storage_patience: float = 300.0  # s to retry one operation
 
     def test_set(self) -> TestSetSettings:
         return TestSetSettings(self.clips, self.references, self.reference_member, self.max_clips)

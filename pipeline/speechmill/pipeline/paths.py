@@ -69,9 +69,11 @@ def make_absolute(section: Any) -> None:
 def absolute_path(path: str) -> str:
     """Return a local path as every process of this machine finds it; a URL stays as it is.
 
-    A slash at the end stays, and so do braces and wildcards.
+    A slash at the end stays, and so do braces and wildcards. The spelling of a tar is part of its
+    identity, so `..` stays too, and only the `./` at the start goes, as fsspec has it.
     """
     if "://" in path:
         return path
+    path = "" if path == "." else path.removeprefix("./")
     home = os.path.expanduser(path)  # noqa: PTH111 - Path raises for a ~name without a user
     return os.path.join(Path.cwd(), home)  # noqa: PTH118 - Path drops the slash at the end

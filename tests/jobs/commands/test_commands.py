@@ -183,3 +183,14 @@ def test_pack_takes_any_name_of_a_folder(tmp_path, monkeypatch, name):
     done = speechmill("pack", name, f"{name} out")
     assert done.exit_code == 0, done.output
     assert (tmp_path / f"{name} out" / "shard-000000.tar").exists()
+
+
+def test_examples_are_copied_to_a_folder_of_the_home_and_errors_are_one_line(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "file").write_text("not a folder")
+    done = speechmill("examples", "~/examples")
+    assert done.output.splitlines() == [f"{tmp_path}/examples/{n}" for n in ("configs", "samples")]
+    assert (tmp_path / "examples" / "configs" / "tokenize" / "demo.yaml").is_file()
+    refused = speechmill("examples", "~/file/examples")
+    assert (refused.exit_code, refused.output.count("\n")) == (2, 1)
+    assert f"cannot copy the examples to {tmp_path}/file/examples" in refused.output

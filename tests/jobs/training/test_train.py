@@ -128,6 +128,11 @@ def test_a_period_of_no_steps_is_refused(tmp_path: Path, section: str) -> None:
         train_config(tmp_path, f"{section}.every=0")
 
 
+def test_phases_without_a_step_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="the phases have 0 steps together"):
+        train_config(tmp_path, "phases.vae.steps=0", "phases.quantize.steps=0")
+
+
 def test_a_finished_run_has_nothing_left_to_do(uninterrupted: Path) -> None:
     before = weights(uninterrupted)
     run(train_config(uninterrupted.parent, "log.every=1", output="whole"))

@@ -40,7 +40,7 @@ def test_samples_of_good_tars_are_those_of_webdataset(urls, tmp_path):
     theirs = samples(wds.WebDataset(urls, shardshuffle=False))
     assert len(theirs) == 18
     assert samples(wds.DataPipeline(StrictSamples(urls))) == theirs
-    assert samples(wds.DataPipeline(StrictSamples([f"{tmp_path}/{{0..2}}.tar"]))) == theirs
+    assert samples(wds.DataPipeline(StrictSamples(f"{tmp_path}/{{0..2}}.tar"))) == theirs
     after_a_list_of_shards = wds.DataPipeline(
         wds.SimpleShardList(urls), wds.split_by_node, wds.split_by_worker, StrictSamples()
     )

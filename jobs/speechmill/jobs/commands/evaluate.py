@@ -20,7 +20,7 @@ def evaluate_codecs(config: EvaluateConfig, display: Display) -> Results:
     Raises `InputError` for a test set without a usable clip, and a `CodecError`.
     """
     _check_codecs(config)
-    storage = Storage(config.storage)
+    storage = Storage(config.storage, config.storage_patience)
     utterances, rejects = read_test_set(config.test_set(), config.audio, config.limits, storage)
     seconds = sum(utterance.seconds for utterance in utterances)
     display.line(f"clips    {len(utterances)}, {seconds:,.1f} s; {len(rejects)} left out")

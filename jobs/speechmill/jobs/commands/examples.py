@@ -19,12 +19,17 @@ def examples_folder() -> Path:
 def copy_examples(target: Path) -> list[Path]:
     """Copy the examples into a folder and return the copies.
 
-    Raises `InputError`, before anything is copied, if one of them is there already.
+    Raises `InputError` if one of them is there already, before anything is copied, and if the
+    folder cannot be written.
     """
     copies = [target / name for name in FOLDERS]
     for copy in copies:
         if copy.exists():
             raise InputError(f"{copy} exists; name another folder, or move it away")
     for copy in copies:
-        shutil.copytree(examples_folder() / copy.name, copy)
+        try:
+            shutil.copytree(examples_folder() / copy.name, copy)
+        except OSError as error:  # shutil.Error is one, with a line for each file
+            reason = error.strerror or f"{len(error.args[0])} files were not written"
+            raise InputError(f"cannot copy the examples to {copy}: {reason}") from error
     return copies

@@ -8,7 +8,7 @@ from speechmill.pipeline.storage import Storage
 
 def pack_audio(config: PackConfig, display: Display) -> None:
     """Write the shards that are not there yet, and print what each holds."""
-    storage = Storage(config.storage)
+    storage = Storage(config.storage, config.storage_patience)
     clips = size = skipped = shards = 0
     for shard in pack_files(config, storage):
         shards += 1

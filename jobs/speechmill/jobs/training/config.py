@@ -224,6 +224,8 @@ class TrainConfig:
     storage_patience: float = 300.0  # s to retry one operation
 
     def __post_init__(self) -> None:
+        if sum(phase.steps for phase in self.phases.values()) < 1:
+            raise InputError("the phases have 0 steps together; give phases.<name>.steps")
         _check_choice("enhancement", self.enhancement, Enhancement)
         online = self.enhancement == Enhancement.ONLINE
         if online and self.enhancer is None:

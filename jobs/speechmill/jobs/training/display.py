@@ -23,7 +23,7 @@ class TrainDisplay(Display):
     def begin(self, config: TrainConfig, root: str, num_shards: int) -> None:
         """Print the codec, the shards, the phases and the output."""
         phases = ", ".join(f"{name} {p.steps:,} steps" for name, p in config.phases.items())
-        weights = config.codec.checkpoint or "its published weights, if it has any"
+        weights = config.codec.checkpoint or "the weights that come with it, if any"
         self.line(f"codec    {config.codec.name}, {weights}")
         self.line(f"shards   {num_shards}")
         self.line(f"phases   {phases}")

@@ -29,7 +29,7 @@ class StrictSamples:
     there, and `SampleError` for members that cannot be part of a sample. It yields what
     `wds.WebDataset` yields: `__key__`, `__url__` and the bytes of each member by suffix.
 
-    With `urls` it is the first stage; `urls` may be tars, folders, globs and brace ranges. Without
+    With `urls` it is the first stage; they may be tars, folders, globs and brace ranges. Without
     `urls` it takes the place of `wds.tarfile_to_samples()` after a stage that yields dicts with
     `url`. Several nodes or DataLoader workers need this form, so that each reads its own shards:
 
@@ -40,13 +40,14 @@ class StrictSamples:
     decides whether to raise it, to go on, or to stop.
     """
 
-    urls: Sequence[str] = ()
+    urls: str | Sequence[str] = ()
     storage: Storage = field(default_factory=Storage)
     max_member_bytes: int = sys.maxsize
     handler: Callable[[Exception], bool] = _raise
 
     def __call__(self, source: Iterable[Mapping[str, Any]] = ()) -> Iterator[dict[str, Any]]:
-        shards = list_shards(self.urls, self.storage) if self.urls else self._shards(source)
+        urls = [self.urls] if isinstance(self.urls, str) else self.urls
+        shards = list_shards(urls, self.storage) if urls else self._shards(source)
         for shard in shards:
             try:
                 for sample in read_samples(shard, self.storage, self.max_member_bytes):
