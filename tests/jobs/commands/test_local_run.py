@@ -62,24 +62,37 @@ def test_enhance_writes_the_same_bytes(tmp_path, cluster, speechmill, shards):
         assert ours == theirs != {}
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    ("number", "codecs"),
+    [
+        (signal.SIGTERM, ["pure-16k-small"]),
+        (signal.SIGINT, ["pure-16k-small"]),
+        (signal.SIGINT, ["pure-16k-small", "null"]),
+    ],
+)
 def test_a_signal_to_all_processes_rejects_nothing_and_the_run_can_be_resumed(
-    tmp_path, speechmill, number
+    tmp_path, speechmill, number, codecs
 ):
     write_corpus(tmp_path / "in", num_shards=6, clips_per_shard=4, seconds=2.0)
     path = tmp_path / "local.yaml"
     path.write_text(
-        f"shards: ['{tmp_path}/in/']\noutput: '{tmp_path}/out'\n"
-        "codec: {name: pure-16k-small}\nworkers: {num_gpus: 0, count: 0}\n"
+        f"shards: ['{tmp_path}/in/']\noutput: '{tmp_path}/out'\ncodecs: {codecs}\n"
+        "workers: {num_gpus: 0, count: 0}\n"
     )
+    outputs = [tmp_path / "out" / codec for codec in codecs]
     process = subprocess.Popen(command("tokenize", str(path)), start_new_session=True)
-    while not list(tmp_path.glob("out/tokens/[!.]*")):
+    while not parts(outputs[0]):
         assert process.poll() is None
         time.sleep(0.01)
+    time.sleep(0.2)  # until the codec computes the next shard
     os.killpg(process.pid, number)
     assert process.wait(60) == 130
-    assert 1 <= len(list((tmp_path / "out" / "tokens").glob("[!.]*"))) < 6
+    assert 1 <= len(parts(outputs[0])) < 6
     assert speechmill("tokenize", path).returncode == 0
-    names = {path.name for path in (tmp_path / "out").iterdir()}
-    assert names == {"dataset.json", "tokens", "runs"}
-    assert len(list((tmp_path / "out" / "tokens").glob("[!.]*"))) == 6
+    for output in outputs:
+        assert {path.name for path in output.iterdir()} == {"dataset.json", "tokens", "runs"}
+        assert len(parts(output)) == 6
+
+
+def parts(output: Path) -> list[Path]:
+    return list(output.glob("tokens/[!.]*"))

@@ -1,11 +1,13 @@
 """The GPU half of tokenizing a shard: batches of audio in, one committed part out."""
 
 import socket
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
+from itertools import takewhile
 from typing import Any
 
 import pyarrow as pa
@@ -61,19 +63,27 @@ class Tokenizer:
         """Tokenize a shard for the codecs in these positions; it is decoded once."""
         infos = [self.outputs[position].codec for position in needed]
         batches = stream(decode_shard, shard, self.storage, self.settings, infos, None, isolation)
-        streams = zip(needed, split(batches, len(needed)), strict=True)
-        with ThreadPoolExecutor(len(needed)) as threads:
-            reports = [
-                threads.submit(
-                    tokenize_shard,
-                    batches_of_one,
-                    self.codecs[position],
-                    self._writer(shard, self.outputs[position]),
-                    self.lock,
-                    self.prefetchers[position],
-                )
-                for position, batches_of_one in streams
-            ]
+        interrupted = threading.Event()
+        streams = split(takewhile(lambda _: not interrupted.is_set(), batches), len(needed))
+        arguments = [
+            (
+                batches_of_one,
+                self.codecs[position],
+                self._writer(shard, self.outputs[position]),
+                self.lock,
+                self.prefetchers[position],
+            )
+            for position, batches_of_one in zip(needed, streams, strict=True)
+        ]
+        if len(arguments) == 1:  # in this thread, which Ctrl-C interrupts at once
+            return combined([tokenize_shard(*arguments[0])])
+        with ThreadPoolExecutor(len(arguments)) as threads:
+            reports = [threads.submit(tokenize_shard, *each) for each in arguments]
+            try:
+                wait(reports)
+            except BaseException:  # Ctrl-C: a thread that still computed at exit would abort Python
+                interrupted.set()
+                raise
         return combined([report.result() for report in reports])
 
     def _writer(self, shard: Shard, output: CodecOutput) -> PartWriter:
