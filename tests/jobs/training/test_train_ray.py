@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 import pytest
-from ray.cluster_utils import Cluster
 from rich.console import Console
 
 from speechmill.jobs.commands.train import train_codec
@@ -13,32 +12,26 @@ from speechmill.pipeline.errors import InputError
 from tests.jobs.training.runs import train_config, tree
 
 QUIET = TrainDisplay(Console(quiet=True))
-
-
-@pytest.fixture
-def on_ray(cluster: Cluster) -> tuple[str, ...]:
-    return ("workers.num_gpus=0", f"ray.address={cluster.address}")
+ON_RAY = ("workers.num_gpus=0", "ray.num_cpus=2")  # a local cluster, as by default
 
 
 def test_one_worker_on_ray_computes_what_this_process_does_also_with_an_enhancer(
-    tmp_path: Path, on_ray: tuple[str, ...]
+    tmp_path: Path,
 ) -> None:
     online = ("enhancement=online", "enhancer.name=spectral-gating")
     train_codec(train_config(tmp_path, *online, output="here"), QUIET)
-    train_codec(train_config(tmp_path, *on_ray, *online, "workers.count=1", output="on-ray"), QUIET)
+    train_codec(train_config(tmp_path, *ON_RAY, *online, "workers.count=1", output="on-ray"), QUIET)
     assert tree(tmp_path / "on-ray", "curves") == tree(tmp_path / "here", "curves")
 
 
-def test_two_workers_keep_the_same_codebooks_and_see_every_sample(
-    tmp_path: Path, on_ray: tuple[str, ...]
-) -> None:
-    train_codec(train_config(tmp_path, *on_ray, "workers.count=2"), QUIET)
+def test_two_workers_keep_the_same_codebooks_and_see_every_sample(tmp_path: Path) -> None:
+    train_codec(train_config(tmp_path, *ON_RAY, "workers.count=2"), QUIET)
     rows = (tmp_path / "run" / "curves" / "step-00000012.jsonl").read_text().splitlines()
     assert [json.loads(row)["step"] for row in rows] == [10, 11, 12]
 
 
-def test_the_error_of_a_worker_arrives_unchanged(tmp_path: Path, on_ray: tuple[str, ...]) -> None:
+def test_the_error_of_a_worker_arrives_unchanged(tmp_path: Path) -> None:
     one = ("workers.count=1", "workers.max_failures=0")
-    config = train_config(tmp_path, *on_ray, *one, "enhancement=offline")
+    config = train_config(tmp_path, *ON_RAY, *one, "enhancement=offline")
     with pytest.raises(InputError, match=r"has no \.enhanced\.flac"):
         train_codec(config, QUIET)
