@@ -1,4 +1,4 @@
-"""Level, room and noise: what each changes in a crop, and what it leaves."""
+"""Level, room and noise change a crop as configured, and nothing else."""
 
 from pathlib import Path
 

@@ -20,7 +20,7 @@ class Stages(NamedTuple):
 
 
 class ResidualQuantizer(nn.Module):
-    """Stages of full-dimension codebooks, each of which quantizes the residual before it.
+    """Stages of full-dimension codebooks; each stage quantizes what the stages before it left.
 
     The search is Euclidean; the lowest index wins a tie. Codebooks are buffers because they are
     trained by moving averages, not by gradients. The first `num_searched` stages search a separate

@@ -50,7 +50,7 @@ def dataset_identity(
 class ShardOutput(ABC):
     """A folder with one file for each shard: the part, which is the commit.
 
-    One listing tells what is done, whatever the number of parts.
+    One listing finds all finished shards, however many there are.
     """
 
     root: str
