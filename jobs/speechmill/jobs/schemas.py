@@ -14,7 +14,7 @@ from speechmill.pipeline.audio.resample import AudioSettings
 from speechmill.pipeline.audio.segment import SegmentSettings
 from speechmill.pipeline.enhance.api import EnhancerSettings
 from speechmill.pipeline.enhance.gate import GateSettings
-from speechmill.pipeline.errors import InputError
+from speechmill.pipeline.errors import check_choice
 from speechmill.pipeline.paths import PATH, path_entries, path_or
 from speechmill.pipeline.quality.testset import TestSetSettings
 from speechmill.pipeline.run.job import RaySettings, WorkerSettings
@@ -52,10 +52,7 @@ class CodecConfig:
     options: dict[str, Any] = field(default_factory=dict, metadata=path_entries(file_options))
 
     def __post_init__(self) -> None:
-        if self.precision not in PRECISIONS:
-            raise InputError(
-                f"codec.precision is {self.precision!r}; use one of {', '.join(PRECISIONS)}"
-            )
+        check_choice("codec.precision", self.precision, PRECISIONS)
 
     def loader_options(self, device: str) -> dict[str, Any]:
         """Return the arguments of `load_codec`; `device` is used if none is configured."""

@@ -3,6 +3,7 @@
 Their class names are part of the interface: they appear in `rejects/`, `failed/` and the logs.
 """
 
+from collections.abc import Iterable
 from enum import StrEnum
 
 
@@ -177,3 +178,10 @@ class OtherMetadata(Unwanted):
 
 class LowQuality(Unwanted):
     """filters.quality scores it too low."""
+
+
+def check_choice(name: str, value: str, choices: Iterable[str]) -> None:
+    """Raise `InputError` unless the value of a setting is one of the choices."""
+    known = list(choices)
+    if value not in known:
+        raise InputError(f"{name} is {value!r}; use one of {', '.join(known)}")

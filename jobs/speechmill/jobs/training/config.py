@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, TypeVar
+from typing import Any
 
 from omegaconf import MISSING
 
@@ -11,7 +11,7 @@ from speechmill.jobs.schemas import file_options
 from speechmill.pipeline.audio.decoders import Limits
 from speechmill.pipeline.audio.resample import AudioSettings
 from speechmill.pipeline.enhance.api import EnhancerSettings
-from speechmill.pipeline.errors import InputError
+from speechmill.pipeline.errors import InputError, check_choice
 from speechmill.pipeline.paths import PATH, path_entries, path_or
 from speechmill.pipeline.run.job import RaySettings
 
@@ -61,7 +61,7 @@ class PhaseSettings:
     adversarial_from: int | None = None  # step of the phase at which discriminators start
 
     def __post_init__(self) -> None:
-        _check_choice("schedule", self.schedule, Schedule)
+        check_choice("schedule", self.schedule, Schedule)
 
 
 @dataclass
@@ -226,7 +226,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if sum(phase.steps for phase in self.phases.values()) < 1:
             raise InputError("the phases have 0 steps together; give phases.<name>.steps")
-        _check_choice("enhancement", self.enhancement, Enhancement)
+        check_choice("enhancement", self.enhancement, Enhancement)
         online = self.enhancement == Enhancement.ONLINE
         if online and self.enhancer is None:
             raise InputError(
@@ -238,14 +238,6 @@ class TrainConfig:
                 f"enhancer is set, but enhancement is {self.enhancement}; set enhancement=online, "
                 "or leave enhancer out"
             )
-
-
-Choices = TypeVar("Choices", bound=StrEnum)
-
-
-def _check_choice(name: str, value: str, choices: type[Choices]) -> None:
-    if value not in list(choices):
-        raise InputError(f"{name} is {value!r}; use one of {', '.join(choices)}")
 
 
 def _check_every(section: str, every: int) -> None:

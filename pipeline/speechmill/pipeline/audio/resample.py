@@ -10,7 +10,13 @@ import soxr
 
 from speechmill.pipeline.audio.decoders import Limits, Samples, Source, open_audio, to_float
 from speechmill.pipeline.blob import Blob
-from speechmill.pipeline.errors import EmptyAudio, InputError, NonFiniteAudio, UnsuitableAudio
+from speechmill.pipeline.errors import (
+    EmptyAudio,
+    InputError,
+    NonFiniteAudio,
+    UnsuitableAudio,
+    check_choice,
+)
 
 
 @dataclass
@@ -24,9 +30,7 @@ class AudioSettings:
     def __post_init__(self) -> None:
         if self.channels not in _CHANNELS:
             raise InputError(f"audio.channels is {self.channels!r}; use mean, first or error")
-        if self.resampler not in _RESAMPLERS:
-            known = ", ".join(_RESAMPLERS)
-            raise InputError(f"audio.resampler is {self.resampler!r}; use one of {known}")
+        check_choice("audio.resampler", self.resampler, _RESAMPLERS)
 
 
 @dataclass(frozen=True, slots=True)

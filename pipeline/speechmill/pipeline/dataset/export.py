@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from speechmill.pipeline.dataset.layout import TokenDataset
 from speechmill.pipeline.dataset.patterns import VERSION, Codes, Pattern
-from speechmill.pipeline.errors import InputError
+from speechmill.pipeline.errors import InputError, check_choice
 from speechmill.pipeline.storage import Storage, join
 from speechmill.pipeline.tokenize.schema import row_name
 
@@ -34,8 +34,7 @@ def export_parts(
 
     `export.json` describes the ids; another export into the same folder is refused.
     """
-    if kind not in FORMATS:
-        raise InputError(f"format is {kind!r}; use one of {', '.join(FORMATS)}")
+    check_choice("format", kind, FORMATS)
     _claim(output, storage, _description(dataset.require_identity(), kind, pattern))
     done = {info.url.rpartition("/")[2] for info in storage.list_files(join(output, "done"))}
     for name in sorted(dataset.parts()):

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from speechmill.pipeline.errors import InputError
+from speechmill.pipeline.errors import InputError, check_choice
 
 VERSION = 1
 NAMES = ("flatten", "delay", "parallel")
@@ -34,8 +34,7 @@ class Pattern:
     first_id: int = 0  # the lowest flat id, for instance the size of a text vocabulary
 
     def __post_init__(self) -> None:
-        if self.name not in NAMES:
-            raise InputError(f"pattern is {self.name!r}; use one of {', '.join(NAMES)}")
+        check_choice("pattern", self.name, NAMES)
         if self.shifts and (len(self.shifts) != len(self.sizes) or min(self.shifts) < 0):
             raise InputError(f"shifts {self.shifts} are not {len(self.sizes)} numbers from 0 up")
 

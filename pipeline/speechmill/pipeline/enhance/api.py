@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from speechmill.pipeline.audio.decoders import Samples
-from speechmill.pipeline.errors import InputError
+from speechmill.pipeline.errors import InputError, check_choice
 from speechmill.pipeline.imports import load_function
 from speechmill.pipeline.paths import PATH
 
@@ -49,9 +49,7 @@ class EnhancerSettings:
     states: dict[str, str] | None = None  # output by input; default: the others, in their order
 
     def __post_init__(self) -> None:
-        if self.name not in _ENHANCERS:
-            known = ", ".join(_ENHANCERS)
-            raise InputError(f"enhancer.name is {self.name!r}; use one of {known}")
+        check_choice("enhancer.name", self.name, _ENHANCERS)
         if not self.model and self.name != "spectral-gating":
             raise InputError(
                 f"enhancer.model is not set: {self.name} needs its weights, a path or URL; "
