@@ -91,9 +91,8 @@ class SampleStream:
         order = self._order(start.epoch)
         incoming = self._incoming(order, start.shard, start.sample)
         buffer = self._refill(order, start)
-        waiting = list(
-            start.waiting
-        )  # parallel to the buffer: to list it again for each sample is slow
+        # Parallel to the buffer, because listing it again for each sample is slow.
+        waiting = list(start.waiting)
         at, drawn = (start.shard, start.sample), start.drawn
         while True:
             while len(buffer) < self.buffer_size and (read := next(incoming, None)):

@@ -79,10 +79,10 @@ def decode_shard(
         for batcher in batchers:
             for clips in batcher.finish():
                 yield concatenate_clips(clips, shard.url)
-    cpu_seconds = recordings.child_cpu_seconds  # stated once, like all times of a shard
     for codec, rejects in enumerate(decoder.rejects):
-        yield ShardEnd(rejects, decoder.num_bad_json, 0.0, cpu_seconds, codec)
-        cpu_seconds = 0.0
+        # With several codecs only the first end carries the time.
+        cpu_seconds = 0.0 if codec else recordings.child_cpu_seconds
+        yield ShardEnd(rejects, decoder.num_bad_json, decode_cpu_seconds=cpu_seconds, codec=codec)
 
 
 def _memory_mb(settings: DecodeSettings, codecs: Sequence[CodecInfo]) -> float:
