@@ -85,9 +85,9 @@ REJECT_COLUMNS = {
     "shard": "URL of the tar",
     "index": "position of the sample in the tar, from 0",
     "member": "name of the member at fault",
-    "stage": "",
+    "stage": "where it failed: " + ", ".join(f"`{stage}`" for stage in pipeline_errors.RejectStage),
     "error": "name of the [error](errors.md)",
-    "message": "what is wrong, with the values",
+    "message": "what is wrong, and the values found",
     "num_bytes": "size of the member",
     "start": "s, of a rejected segment; null if the whole sample is rejected",
     "end": "s, of a rejected segment; null if the whole sample is rejected",
@@ -235,9 +235,8 @@ def _type_name(kind: Any) -> str:
 
 def _columns() -> str:
     tokens = _table_of_columns(token_schema(codec_info("null").codebook_sizes), TOKEN_COLUMNS)
-    stages = ", ".join(f"`{stage}`" for stage in pipeline_errors.RejectStage)
-    rejects = REJECT_COLUMNS | {"stage": f"where it failed: {stages}"}
-    return COLUMNS.format(tokens=tokens, rejects=_table_of_columns(REJECT_SCHEMA, rejects))
+    rejects = _table_of_columns(REJECT_SCHEMA, REJECT_COLUMNS)
+    return COLUMNS.format(tokens=tokens, rejects=rejects)
 
 
 def _table_of_columns(schema: pa.Schema, meanings: dict[str, str]) -> str:

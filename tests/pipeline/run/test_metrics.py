@@ -31,7 +31,7 @@ OWN_LABELS = "end|error|reason|stage|operation|direction"
 
 
 def scraped(node: dict) -> dict[tuple[str, str], float]:
-    """Values by name and labels, one of which is the process."""
+    """Return the values by name and labels; a label names the process."""
     url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
     series = _SERIES.findall(urlopen(url, timeout=10).read().decode())
     return {(name, labels): float(value) for name, labels, value in series}

@@ -112,7 +112,7 @@ class Clock:
 def test_a_device_starves_only_while_it_has_a_shard_and_none_computes():
     clock = Clock()
     lock = DeviceLock(clock)
-    clock.now = 10  # there is no shard yet
+    clock.now = 10  # before the first shard
     lock.add_shard()
     clock.now = 13  # the first batch comes
     with lock:

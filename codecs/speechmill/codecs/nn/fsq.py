@@ -17,8 +17,8 @@ from speechmill.codecs.nn.quantize import straight_through
 class GroupedFSQ(nn.Module):
     """Rounds each channel to a level; the levels of a group make one code.
 
-    The first channel of a group is the least significant digit. There are no weights. `eps` keeps
-    the outermost levels away from the ends of the tanh.
+    The first channel of a group is the least significant digit. Nothing in it is trained. `eps`
+    keeps the outermost levels away from the ends of the tanh.
     """
 
     levels_L1: Tensor
