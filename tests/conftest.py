@@ -1,6 +1,8 @@
 """Fixtures for the whole suite."""
 
+import atexit
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +17,22 @@ pytest_plugins = ["tests.s3_server"]
 REPOSITORY = Path(__file__).parent.parent
 MODELS = REPOSITORY.parent / "shared" / "models"
 REAL_SPEECH = REPOSITORY.parent / "shared" / "data" / "clean"
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Let this process end without the destructors of C++.
+
+    Each `ray.init` after the first leaves a thread that exports metrics for ever (Ray 2.60). It
+    logs when it cannot reach its node. If the logger is destroyed by then, the process ends with a
+    segmentation fault, although all tests passed.
+    """
+    atexit.register(_end, session)
+
+
+def _end(session: pytest.Session) -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(session.exitstatus)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
