@@ -87,7 +87,8 @@ def test_a_cluster_that_lets_no_worker_live_ends_the_run(tmp_path, config, speec
 def test_status_counts_what_the_dataset_holds(tmp_path, config, speechmill):
     members = [("a.flac", clip()), ("a.json", b"{bad"), ("b.flac", b""), ("c.flac", clip(2.0))]
     Storage().put(f"{tmp_path}/in/x.tar", tar_bytes(members))
-    assert speechmill("tokenize", config(tmp_path / "in", tmp_path / "out")).returncode == 0
+    path = config(tmp_path / "in", tmp_path / "out")
+    assert speechmill("tokenize", path, "workers.count=0").returncode == 0
     found = json.loads(speechmill("status", tmp_path / "out", "--json").stdout)
     assert (found["parts"], found["rows"], found["frames"]) == (1, 2, 150)
     assert found["last_run"]["status"] == "done"

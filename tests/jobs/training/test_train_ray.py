@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from ray.cluster_utils import Cluster
 from rich.console import Console
 
 from speechmill.jobs.commands.train import train_codec
@@ -30,8 +31,10 @@ def test_two_workers_keep_the_same_codebooks_and_see_every_sample(tmp_path: Path
     assert [json.loads(row)["step"] for row in rows] == [10, 11, 12]
 
 
-def test_the_error_of_a_worker_arrives_unchanged(tmp_path: Path) -> None:
-    one = ("workers.count=1", "workers.max_failures=0")
-    config = train_config(tmp_path, *ON_RAY, *one, "enhancement=offline")
+def test_the_error_of_a_worker_arrives_unchanged(tmp_path: Path, cluster: Cluster) -> None:
+    workers = "workers={num_gpus: 0, count: 1, max_failures: 0}"
+    config = train_config(
+        tmp_path, f"ray.address={cluster.address}", workers, "enhancement=offline"
+    )
     with pytest.raises(InputError, match=r"has no \.enhanced\.flac"):
         train_codec(config, QUIET)
