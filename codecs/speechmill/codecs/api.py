@@ -42,6 +42,11 @@ class CodecInfo:
         return len(self.codebook_sizes)
 
     @property
+    def shortest_clip(self) -> int:
+        """Samples of the shortest clip that has a frame."""
+        return 1 if self.min_frames else max(1, self.hop_length - self.frame_offset)
+
+    @property
     def frame_rate(self) -> float:
         """Frames per second of input audio."""
         return self.sample_rate / self.hop_length

@@ -5,33 +5,27 @@ may differ by rounding. On a CPU one row keeps all cores busy and padding costs 
 is the default there.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
-from torch.nn import functional as F
+from torch import Tensor, nn
 
 from speechmill.codecs.api import CodecInfo
-from speechmill.codecs.nn.masks import mask_padding
+from speechmill.codecs.nn.masks import mask_padding, pad_or_trim
 from speechmill.codecs.precision import autocast
 
-ComputeT = TypeVar("ComputeT", bound=Callable[..., Tensor])
 RowT = TypeVar("RowT")
+Code = Callable[[Tensor, Tensor | None], Tensor]
 
-_STEPS = 4  # compiled sizes per octave: on average they add a ninth to the columns
-_SMALLEST = 8_192  # samples; shorter clips are all padded to this
-_LARGEST = 1 << 30
-_MAX_SIZES = 256  # PyTorch's own limit is eight, after which it stops compiling
+_MAX_LAYER_KINDS = 256  # PyTorch's own limit is eight, after which it stops compiling
 
 
 @dataclass(frozen=True, slots=True)
 class BatchRunner:
-    """How one codec computes the rows of a batch.
-
-    Compiled code has a fixed width, so rows are padded to one of a few widths, and masked.
-    """
+    """How one codec computes the rows of a batch."""
 
     device: torch.device
     precision: str
@@ -57,27 +51,15 @@ class BatchRunner:
         """Whether to store matrices in the order in which a CPU's kernels read them."""
         return self.device.type == "cpu" and self.precision == "fp32" and not self.compiled
 
-    def compile(self, network: ComputeT) -> ComputeT:
-        """Return `network`; if `compiled`, it is compiled once per width, for all batch sizes."""
-        if not self.compiled:
-            return network
-        compute = torch.compile(network, dynamic=False)
+    def compile_layers(self, network: nn.Module, *kinds: type[nn.Module]) -> None:
+        """If `compiled`, compile each layer of these classes, once for all batches.
 
-        def call(x: Tensor, *arguments: object) -> Tensor:
-            for tensor in (x, *arguments):
-                if isinstance(tensor, Tensor) and len(tensor) > 1:
-                    torch._dynamo.maybe_mark_dynamic(tensor, 0)
-            with torch._dynamo.config.patch(recompile_limit=_MAX_SIZES):
-                return compute(x, *arguments)
-
-        return call  # type: ignore[return-value]
-
-    def pad_to_bucket(self, audio_BT: Tensor, limit: int | None = None) -> Tensor:
-        """Return audio_BT, padded with zeros to a compiled width if code is compiled."""
-        if not self.compiled:
-            return audio_BT
-        size = audio_BT.shape[1]
-        return F.pad(audio_BT, (0, min(bucket(size), limit or _LARGEST) - size))
+        Layers of one class and width share their code, so that the number of layers hardly matters.
+        """
+        if self.compiled:
+            for layer in network.modules():
+                if isinstance(layer, kinds):
+                    layer.compile(dynamic=True)
 
     def groups(self, rows: list[RowT]) -> list[list[RowT]]:
         """Return which rows to compute together: each on its own, or all."""
@@ -87,9 +69,46 @@ class BatchRunner:
 
     def unequal_lengths(self, lengths: list[int]) -> Tensor | None:
         """Return the lengths, or None if all are equal, so that nothing needs a mask."""
-        if not self.compiled and min(lengths) == max(lengths):
+        if min(lengths) == max(lengths):
             return None
         return torch.tensor(lengths, device=self.device)
+
+    def encode(
+        self, code: Code, audio_BT: Tensor, num_samples: list[int], info: CodecInfo
+    ) -> Tensor:
+        """Return codes_BKF, zero after each row's frames.
+
+        `code` takes audio that is zero after each row's end, and the rows' lengths on the device,
+        or None if all rows are full. Its codes after a row's end may be anything.
+        """
+        frames = [info.num_frames(samples) for samples in num_samples]
+        if not self.row_by_row:
+            lengths_B = torch.tensor(num_samples, device=self.device)
+            codes_BKF = self.encode_padded(code, audio_BT.to(self.device), lengths_B, info)
+            return codes_BKF[..., : max(frames)]
+        shape = (len(audio_BT), info.num_codebooks, max(frames))
+        codes_BKF = torch.zeros(shape, dtype=torch.int64, device=self.device)
+        for row, (samples, count) in enumerate(zip(num_samples, frames, strict=True)):
+            if count:
+                with self._computing():
+                    codes_1KF = code(audio_BT[row : row + 1, :samples].to(self.device), None)
+                codes_BKF[row, :, :count] = codes_1KF[0, :, :count]
+        return codes_BKF
+
+    def encode_padded(
+        self, code: Code, audio_BT: Tensor, num_samples_B: Tensor, info: CodecInfo
+    ) -> Tensor:
+        """Return codes_BKF of as many frames as a full row has, zero after each row's frames.
+
+        Audio and lengths are on the device, and neither is read by the host: a CUDA graph can hold
+        it. The kernels depend on the shape alone, because masks are applied even if rows are full.
+        """
+        frames_B = num_frames(info, num_samples_B)
+        width = max(audio_BT.shape[1], info.shortest_clip)
+        audio_BT = mask_padding(pad_or_trim(audio_BT, width), num_samples_B)
+        with self._computing():
+            codes_BKF = code(audio_BT, num_samples_B.clamp(min=info.shortest_clip))
+        return mask_padding(codes_BKF[..., : info.num_frames(width)], frames_B)
 
     def compute(
         self,
@@ -109,28 +128,6 @@ class BatchRunner:
             rows = zip(x[:, None], lengths, strict=True)
             return _stack([self._masked(network, row[..., :n], [n], out_length) for row, n in rows])
 
-    def compute_codes(
-        self,
-        encode: Callable[[Tensor, list[int], list[int]], Tensor],
-        audio_BT: Tensor,
-        num_samples: list[int],
-        info: CodecInfo,
-    ) -> Tensor:
-        """Return codes_BKF; rows that are too short for a frame are not computed.
-
-        `encode` takes the audio of a group of rows, their numbers of samples and of frames.
-        """
-        num_frames = [info.num_frames(samples) for samples in num_samples]
-        shape = (len(audio_BT), info.num_codebooks, max(num_frames))
-        codes_BKF = torch.zeros(shape, dtype=torch.int64, device=self.device)
-        for rows in self.groups([row for row, frames in enumerate(num_frames) if frames]):
-            samples, frames = [num_samples[r] for r in rows], [num_frames[r] for r in rows]
-            audio_GT = audio_BT[rows, : max(samples)].to(self.device)
-            with autocast(self.precision, self.device):
-                codes_GKF = encode(audio_GT, samples, frames)
-            codes_BKF[rows, :, : max(frames)] = codes_GKF[..., : max(frames)]
-        return codes_BKF
-
     def _masked(
         self,
         network: Callable[[Tensor, Tensor | None], Tensor],
@@ -142,18 +139,24 @@ class BatchRunner:
         lengths_B = self.unequal_lengths(lengths)
         if lengths_B is None:
             return network(x, None)
-        num_frames = [out_length(length) for length in lengths]
-        padded = self.pad_to_bucket(mask_padding(x, lengths_B))
-        y = network(padded, lengths_B)[..., : max(num_frames)]
-        return mask_padding(y, torch.tensor(num_frames, device=self.device))
+        frames = [out_length(length) for length in lengths]
+        y = network(mask_padding(x, lengths_B), lengths_B)[..., : max(frames)]
+        return mask_padding(y, torch.tensor(frames, device=self.device))
+
+    @contextmanager
+    def _computing(self) -> Iterator[None]:
+        """Compute in the precision of the codec; compile as many kinds of layers as it has."""
+        limit: AbstractContextManager[Any] = nullcontext()
+        if self.compiled:
+            limit = torch._dynamo.config.patch(recompile_limit=_MAX_LAYER_KINDS)
+        with autocast(self.precision, self.device), limit:
+            yield
 
 
-def bucket(size: int) -> int:
-    """Return the next compiled size; there are `_STEPS` of them in an octave."""
-    if size <= _SMALLEST:
-        return _SMALLEST
-    step = 1 << ((size - 1).bit_length() - 1) >> (_STEPS.bit_length() - 1)
-    return -(-size // step) * step
+def num_frames(info: CodecInfo, num_samples_B: Tensor) -> Tensor:
+    """Return `info.num_frames` of each row, computed on the rows' device."""
+    frames_B = (num_samples_B + info.frame_offset) // info.hop_length
+    return frames_B.clamp(min=info.min_frames)
 
 
 def _stack(rows: list[Tensor]) -> Tensor:

@@ -1,7 +1,5 @@
 """FocalCodec as a `Codec`."""
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor
 
@@ -9,9 +7,12 @@ from speechmill.codecs.api import CodecInfo
 from speechmill.codecs.batch_runner import BatchRunner
 from speechmill.codecs.errors import InvalidConfig
 from speechmill.codecs.focalcodec.config import FocalCodecConfig
+from speechmill.codecs.focalcodec.focal import FocalBlock
 from speechmill.codecs.focalcodec.model import FocalCodecNetwork
 from speechmill.codecs.focalcodec.stream import FocalCodecStream
 from speechmill.codecs.nn.frame_conv import pack_matrices
+from speechmill.codecs.nn.wavlm.encoder import WavLMLayer
+from speechmill.codecs.nn.wavlm.features import WavLMConv
 from speechmill.codecs.precision import cast_weights
 from speechmill.codecs.validation import check_audio, check_codes
 
@@ -37,23 +38,27 @@ class FocalCodec:
         self.network = network.to(device).eval().requires_grad_(False)
         self.sizes = sizes
         self._runner = BatchRunner.on(device, precision, row_by_row, compiled=compiled)
-        self._decode_runner = replace(self._runner, compiled=False)
         if self._runner.packs_weights:
             pack_matrices(self.network)
         cast_weights(precision, self.network)
-        self._encode = self._runner.compile(self.network.encode)
+        self._runner.compile_layers(self.network, WavLMConv, WavLMLayer, FocalBlock)
 
     @torch.inference_mode()
     def encode(self, audio_BT: Tensor, num_samples_B: Tensor) -> Tensor:
         """Return codes_BKF."""
         num_samples = check_audio(audio_BT, num_samples_B)
-        return self._runner.compute(self._encode, audio_BT, num_samples, self.info.num_frames)
+        return self._runner.encode(self.network.encode, audio_BT, num_samples, self.info)
+
+    @torch.inference_mode()
+    def encode_padded(self, audio_BT: Tensor, num_samples_B: Tensor) -> Tensor:
+        """Return codes_BKF; see `BatchRunner.encode_padded`."""
+        return self._runner.encode_padded(self.network.encode, audio_BT, num_samples_B, self.info)
 
     @torch.inference_mode()
     def decode(self, codes_BKF: Tensor, num_frames_B: Tensor) -> Tensor:
         """Return audio_BT of the same number of samples for every frame."""
         num_frames = check_codes(self.info, codes_BKF, num_frames_B)
-        return self._decode_runner.compute(
+        return self._runner.compute(
             self._decode, codes_BKF, num_frames, self.info.num_decoded_samples
         )
 

@@ -1,14 +1,13 @@
 """PURE as a `Codec`."""
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor
 
 from speechmill.codecs.api import CodecInfo
 from speechmill.codecs.batch_runner import BatchRunner
+from speechmill.codecs.nn.convnext import ConvNeXtBlock
 from speechmill.codecs.precision import cast_weights
-from speechmill.codecs.pure.model import PureNetwork
+from speechmill.codecs.pure.model import PureNetwork, SeanetBlock
 from speechmill.codecs.validation import check_audio, check_codes
 
 
@@ -29,21 +28,25 @@ class PureCodec:
         self.network = network.to(device).eval().requires_grad_(False)
         self.network.quantizer.cache_norms()
         self._runner = BatchRunner.on(device, precision, row_by_row, compiled=compiled)
-        self._decode_runner = replace(self._runner, compiled=False)
         cast_weights(precision, self.network)
-        self._compute = self._runner.compile(self._encode)
+        self._runner.compile_layers(self.network, SeanetBlock, ConvNeXtBlock)
 
     @torch.inference_mode()
     def encode(self, audio_BT: Tensor, num_samples_B: Tensor) -> Tensor:
         """Return codes_BKF."""
         num_samples = check_audio(audio_BT, num_samples_B)
-        return self._runner.compute(self._compute, audio_BT, num_samples, self.info.num_frames)
+        return self._runner.encode(self._encode, audio_BT, num_samples, self.info)
+
+    @torch.inference_mode()
+    def encode_padded(self, audio_BT: Tensor, num_samples_B: Tensor) -> Tensor:
+        """Return codes_BKF; see `BatchRunner.encode_padded`."""
+        return self._runner.encode_padded(self._encode, audio_BT, num_samples_B, self.info)
 
     @torch.inference_mode()
     def decode(self, codes_BKF: Tensor, num_frames_B: Tensor) -> Tensor:
         """Return audio_BT."""
         num_frames = check_codes(self.info, codes_BKF, num_frames_B)
-        return self._decode_runner.compute(
+        return self._runner.compute(
             self._decode, codes_BKF, num_frames, self.info.num_decoded_samples
         )
 

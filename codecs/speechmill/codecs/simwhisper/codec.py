@@ -1,7 +1,6 @@
 """SimWhisper as a `Codec`."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -11,25 +10,25 @@ from speechmill.codecs.batch_runner import BatchRunner
 from speechmill.codecs.nn.cpu_kernels import pack_linears
 from speechmill.codecs.precision import autocast, cast_weights
 from speechmill.codecs.simwhisper.config import STEP_SAMPLES, WINDOW_SAMPLES
-from speechmill.codecs.simwhisper.model import SimWhisperNetwork
+from speechmill.codecs.simwhisper.frame_stack import FrameStackUnit
+from speechmill.codecs.simwhisper.model import SimWhisperNetwork, WhisperLayer
 from speechmill.codecs.validation import check_audio, check_codes
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Input columns `start` to `end` of a row; the first `frames` of their frames are kept."""
+    """Frames `start` to `end` of a row; the audio of the first `kept` is kept."""
 
     row: int
     start: int
     end: int
-    first_frame: int  # of the row
-    frames: int
+    kept: int
 
 
 class SimWhisperCodec:
     """Encodes and decodes windows of 30 s every 20 s, and keeps the first 20 s of each.
 
-    Windows are computed in one masked batch or one by one (see `batch_runner`).
+    Rows are computed in one masked batch or one by one (see `batch_runner`).
     """
 
     def __init__(
@@ -45,75 +44,61 @@ class SimWhisperCodec:
         self.info = info
         self.network = network.to(device).eval().requires_grad_(False)
         self._runner = BatchRunner.on(device, precision, row_by_row, compiled=compiled)
-        self._decode_runner = replace(self._runner, compiled=False)
         if self._runner.packs_weights:
             pack_linears(self.network)
         cast_weights(precision, self.network)
-        self._encode = self._runner.compile(self.network.encode)
+        self._runner.compile_layers(self.network, WhisperLayer, FrameStackUnit)
 
     @torch.inference_mode()
     def encode(self, audio_BT: Tensor, num_samples_B: Tensor) -> Tensor:
         """Return codes_BKF."""
         num_samples = check_audio(audio_BT, num_samples_B)
-        num_frames = [self.info.num_frames(samples) for samples in num_samples]
-        shape = (len(num_frames), self.info.num_codebooks, max(num_frames))
-        codes_BKF = torch.zeros(shape, dtype=torch.int64, device=self._runner.device)
-        windows = self._windows(num_samples, num_frames, self.info.hop_length)
-        self._compute(self._runner, self._encode, audio_BT, windows, codes_BKF, 1)
-        return codes_BKF
+        return self._runner.encode(self._code, audio_BT, num_samples, self.info)
+
+    @torch.inference_mode()
+    def encode_padded(self, audio_BT: Tensor, num_samples_B: Tensor) -> Tensor:
+        """Return codes_BKF; see `BatchRunner.encode_padded`."""
+        return self._runner.encode_padded(self._code, audio_BT, num_samples_B, self.info)
 
     @torch.inference_mode()
     def decode(self, codes_BKF: Tensor, num_frames_B: Tensor) -> Tensor:
         """Return audio_BT."""
         num_frames, hop = check_codes(self.info, codes_BKF, num_frames_B), self.info.hop_length
         audio_BT = torch.zeros(len(num_frames), max(num_frames) * hop, device=self._runner.device)
-        windows = self._windows(num_frames, num_frames, 1)
-        self._compute(self._decode_runner, self._decode, codes_BKF.long(), windows, audio_BT, hop)
+        for group in self._runner.groups(self._windows(num_frames)):
+            codes_WKF, lengths_W = self._cut(codes_BKF.long(), group)
+            with autocast(self._runner.precision, self._runner.device):
+                window_WT = self.network.decode(codes_WKF, lengths_W)
+            for window, kept_T in zip(group, window_WT, strict=True):
+                first, size = window.start * hop, window.kept * hop
+                audio_BT[window.row, first : first + size] = kept_T[:size]
         return audio_BT
 
-    def _decode(self, codes_WKF: Tensor, _: int, lengths_W: Tensor | None) -> Tensor:
-        return self.network.decode(codes_WKF, lengths_W)
+    def _code(self, audio_BT: Tensor, lengths_B: Tensor | None) -> Tensor:
+        """Return codes_BKF, window by window; a window that starts after a row's end is dropped."""
+        frames, hop = self.info.num_frames(audio_BT.shape[1]), self.info.hop_length
+        parts = []
+        for first in range(0, frames, STEP_SAMPLES // hop):
+            start, kept = first * hop, min(STEP_SAMPLES // hop, frames - first)
+            left_B = None if lengths_B is None else (lengths_B - start).clamp(1, WINDOW_SAMPLES)
+            window_BT = audio_BT[:, start : start + WINDOW_SAMPLES]
+            parts.append(self.network.encode(window_BT, kept, left_B))
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
 
-    def _windows(self, lengths: list[int], num_frames: list[int], per_frame: int) -> list[Window]:
-        """Return the windows of all rows; a frame has `per_frame` input columns."""
+    def _windows(self, num_frames: list[int]) -> list[Window]:
+        """Return the windows of all rows."""
         hop = self.info.hop_length
-        step, size = STEP_SAMPLES // hop, WINDOW_SAMPLES * per_frame // hop
-        windows = []
-        for row, (length, frames) in enumerate(zip(lengths, num_frames, strict=True)):
-            for first in range(0, frames, step):
-                start = first * per_frame
-                end = min(length, start + size)
-                windows.append(Window(row, start, end, first, min(step, frames - first)))
-        return windows
+        step, size = STEP_SAMPLES // hop, WINDOW_SAMPLES // hop
+        return [
+            Window(row, first, min(frames, first + size), min(step, frames - first))
+            for row, frames in enumerate(num_frames)
+            for first in range(0, frames, step)
+        ]
 
-    def _compute(
-        self,
-        runner: BatchRunner,
-        compute: Callable[[Tensor, int, Tensor | None], Tensor],
-        x: Tensor,
-        windows: list[Window],
-        out: Tensor,
-        per_frame: int,
-    ) -> None:
-        """Fill `out`, of `per_frame` columns per frame, with the kept part of every window."""
-        for group in runner.groups(windows):
-            cut, lengths_W = self._cut(runner, x, group)
-            frames = max(window.frames for window in group)
-            if runner.compiled:
-                cut = runner.pad_to_bucket(cut, WINDOW_SAMPLES)
-                frames = self.info.num_frames(cut.shape[1])
-            with autocast(self._runner.precision, self._runner.device):
-                y = compute(cut, frames, lengths_W)
-            for window, kept in zip(group, y, strict=True):
-                first, size = window.first_frame * per_frame, window.frames * per_frame
-                out[window.row, ..., first : first + size] = kept[..., :size]
-
-    def _cut(
-        self, runner: BatchRunner, x: Tensor, group: list[Window]
-    ) -> tuple[Tensor, Tensor | None]:
-        """Return a group's windows of `x`, zero after their ends, and their lengths if unequal."""
+    def _cut(self, codes_BKF: Tensor, group: list[Window]) -> tuple[Tensor, Tensor | None]:
+        """Return a group's windows, zero after their ends, and their lengths if unequal."""
         lengths = [window.end - window.start for window in group]
-        cut = x.new_zeros(len(group), *x.shape[1:-1], max(lengths))
-        for place, window, length in zip(cut, group, lengths, strict=True):
-            place[..., :length] = x[window.row, ..., window.start : window.end]
-        return cut.to(self._runner.device), runner.unequal_lengths(lengths)
+        cut_WKF = codes_BKF.new_zeros(len(group), codes_BKF.shape[1], max(lengths))
+        for place, window, length in zip(cut_WKF, group, lengths, strict=True):
+            place[:, :length] = codes_BKF[window.row, :, window.start : window.end]
+        return cut_WKF.to(self._runner.device), self._runner.unequal_lengths(lengths)
