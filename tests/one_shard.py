@@ -5,6 +5,7 @@ from speechmill.pipeline.shards.listing import Shard
 from speechmill.pipeline.storage import Storage
 from speechmill.pipeline.tokenize.decode import DecodeSettings, decode_shard
 from speechmill.pipeline.tokenize.encode import tokenize_shard
+from speechmill.pipeline.tokenize.encoders import BatchByBatch
 from speechmill.pipeline.tokenize.writer import PartWriter, ShardReport
 
 PROVENANCE = {"device": "cpu", "precision": "fp32", "compile": False}
@@ -19,4 +20,4 @@ def tokenize_one(
 ) -> ShardReport:
     batches = decode_shard(shard, storage, settings or DecodeSettings(), [codec.info])
     writer = PartWriter(output, shard, storage, codec.info, PROVENANCE)
-    return tokenize_shard(batches, codec, writer)
+    return tokenize_shard(batches, BatchByBatch(codec), writer)

@@ -28,6 +28,7 @@ from speechmill.pipeline.tokenize.batching import Batch
 from speechmill.pipeline.tokenize.decode import DecodeSettings, decode_shard
 from speechmill.pipeline.tokenize.job import TokenizeJob
 from speechmill.pipeline.tokenize.schema import token_schema
+from speechmill.pipeline.tokenize.writer import CodecOutput
 from tests.bench.feed import make_corpus
 
 CPUS = os.cpu_count() or 1
@@ -74,7 +75,7 @@ def through_the_pipeline(
     storage = Storage()
     shards = list_shards(sources, storage)
     codec = codec_info(options["name"], checkpoint=options["checkpoint"])
-    job = TokenizeJob(str(output), codec, options, storage, DecodeSettings())
+    job = TokenizeJob((CodecOutput(str(output), codec, options),), storage, DecodeSettings())
     on_gpu = options["device"].startswith("cuda")
     settings = WorkerSettings(num_gpus=int(on_gpu), count=1, threads=threads)
     totals = Totals()

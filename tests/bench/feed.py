@@ -41,6 +41,7 @@ from speechmill.pipeline.shards.listing import list_shards
 from speechmill.pipeline.storage import Storage
 from speechmill.pipeline.tokenize.decode import DecodeSettings
 from speechmill.pipeline.tokenize.job import TokenizeJob
+from speechmill.pipeline.tokenize.writer import CodecOutput
 from tests.corpus import tar_bytes
 
 SAMPLES = Path(__file__).parents[2] / "samples"
@@ -108,7 +109,9 @@ def speechmill(paths: list[Path], output: Path) -> float:
     storage = Storage()
     shards = list_shards([str(path) for path in paths], storage)
     options = {"name": "null", "device": "cpu", "precision": "fp32"}
-    job = TokenizeJob(str(output), codec_info("null"), options, storage, DecodeSettings())
+    job = TokenizeJob(
+        (CodecOutput(str(output), codec_info("null"), options),), storage, DecodeSettings()
+    )
     settings = WorkerSettings(num_gpus=0, threads=1, max_attempts=1)
     with RayPool(job, settings, RaySettings(num_cpus=CPUS)) as pool:
         pool.wait()

@@ -28,6 +28,7 @@ from speechmill.pipeline.storage import Storage
 from speechmill.pipeline.tokenize.batching import BatchSettings
 from speechmill.pipeline.tokenize.decode import DecodeSettings
 from speechmill.pipeline.tokenize.job import TokenizeJob
+from speechmill.pipeline.tokenize.writer import CodecOutput
 from tests.gpu.inputs import arguments_of, sample_speech
 from tests.gpu.kit import DEVICE, ROOT, attempt, emit, seconds_left, sized
 
@@ -114,7 +115,9 @@ def tokenize_job(name: str, precision: str, seconds: float, output: str) -> Toke
     info = codec_info(arguments["name"], **identity)
     options = {**arguments, "device": DEVICE, "precision": precision}
     batch = BatchSettings(seconds=seconds, window_seconds=max(1280.0, 4 * seconds))
-    return TokenizeJob(output, info, options, Storage(), DecodeSettings(batch=batch))
+    return TokenizeJob(
+        (CodecOutput(output, info, options),), Storage(), DecodeSettings(batch=batch)
+    )
 
 
 @contextmanager

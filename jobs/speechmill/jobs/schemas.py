@@ -95,7 +95,7 @@ class TokenizeConfig:
     storage_patience: float = 300.0  # s to retry one operation
 
     def decode_settings(self) -> DecodeSettings:
-        return DecodeSettings(self.audio, self.limits, self.segment, self.filters, self.batch)
+        return DecodeSettings(self.audio, self.limits, self.segment, self.filters, batch=self.batch)
 
     def codec_options(self) -> dict[str, Any]:
         """Return the arguments of `load_codec`."""

@@ -18,6 +18,7 @@ from speechmill.pipeline.run.runner import Totals, run
 from speechmill.pipeline.shards.listing import list_shards
 from speechmill.pipeline.tokenize.decode import DecodeSettings
 from speechmill.pipeline.tokenize.job import TokenizeJob
+from speechmill.pipeline.tokenize.writer import CodecOutput
 from tests.corpus import write_corpus
 from tests.one_shard import tokenize_one
 from tests.ray_processes import find
@@ -41,7 +42,9 @@ def fragile(tmp_path, storage, monkeypatch):
     def start(cluster, workers=None, **options):
         options = {"name": "fragile", "device": "cpu", "precision": "fp32", **options}
         job = TokenizeJob(
-            str(tmp_path / "out"), codec_info("fragile"), options, storage, DecodeSettings()
+            (CodecOutput(str(tmp_path / "out"), codec_info("fragile"), options),),
+            storage,
+            DecodeSettings(),
         )
         settings = WorkerSettings(**({"num_gpus": 0, "shards_in_flight": 2} | (workers or {})))
         path = os.pathsep.join([str(FRAGILE), *sys.path])

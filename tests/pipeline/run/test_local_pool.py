@@ -18,6 +18,7 @@ from speechmill.pipeline.shards.listing import list_shards
 from speechmill.pipeline.tokenize.decode import DecodeSettings
 from speechmill.pipeline.tokenize.encode import Tokenizer
 from speechmill.pipeline.tokenize.job import TokenizeJob
+from speechmill.pipeline.tokenize.writer import CodecOutput
 from tests.corpus import clip, tar_bytes, write_corpus
 from tests.quality_scores import HARMFUL_SECONDS
 
@@ -32,7 +33,9 @@ def finish(tmp_path, storage):
     def finish(settings=None):
         shards = list_shards([f"{tmp_path}/in"], storage)
         decode = settings or DecodeSettings()
-        job = TokenizeJob(f"{tmp_path}/out", codec_info("null"), OPTIONS, storage, decode)
+        job = TokenizeJob(
+            (CodecOutput(f"{tmp_path}/out", codec_info("null"), OPTIONS),), storage, decode
+        )
         events = []
         with LocalPool(job, ONE) as pool:
             run(shards, pool, ONE, events.append)
@@ -71,7 +74,7 @@ def test_a_gpu_that_fails_ends_the_run_because_no_other_process_can_take_over(
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu_a_run_that_wants_one_is_refused_with_the_cure(storage):
-    job = TokenizeJob("out", codec_info("null"), OPTIONS, storage, DecodeSettings())
+    job = TokenizeJob((CodecOutput("out", codec_info("null"), OPTIONS),), storage, DecodeSettings())
     with pytest.raises(InputError, match=r"set workers\.num_gpus=0"):
         LocalPool(job, WorkerSettings(count=0))
 

@@ -22,6 +22,7 @@ from speechmill.pipeline.shards.listing import list_shards
 from speechmill.pipeline.storage import Storage
 from speechmill.pipeline.tokenize.decode import DecodeSettings
 from speechmill.pipeline.tokenize.job import TokenizeJob
+from speechmill.pipeline.tokenize.writer import CodecOutput
 from tests.corpus import clip, corpus, tar_bytes
 
 _SERIES = re.compile(r"^(ray_speechmill_\w+)\{(.*)\} (\S+)$", re.MULTILINE)
@@ -60,7 +61,9 @@ def run_and_scrape(address: str, folder: str, num_bytes: int) -> tuple[Totals, d
     """
     storage, output = Storage(), f"{folder}/out"
     options = {"name": "null", "device": "cpu", "precision": "fp32"}
-    job = TokenizeJob(output, codec_info("null"), options, storage, DecodeSettings())
+    job = TokenizeJob(
+        (CodecOutput(output, codec_info("null"), options),), storage, DecodeSettings()
+    )
     log, totals = RunLog(output, storage, ""), Totals()
 
     def on_event(event):

@@ -15,6 +15,7 @@ from speechmill.pipeline.run.runner import Totals, run
 from speechmill.pipeline.shards.listing import list_shards
 from speechmill.pipeline.tokenize.decode import DecodeSettings
 from speechmill.pipeline.tokenize.job import TokenizeJob
+from speechmill.pipeline.tokenize.writer import CodecOutput
 from tests.corpus import clip, tar_bytes, write_corpus
 from tests.ray_processes import kill_when_it_appears
 
@@ -23,7 +24,9 @@ from tests.ray_processes import kill_when_it_appears
 def job(tmp_path, storage):
     options = {"name": "pure-16k-small", "device": "cpu", "precision": "fp32"}
     info = codec_info("pure-16k-small")
-    return TokenizeJob(str(tmp_path / "out"), info, options, storage, DecodeSettings())
+    return TokenizeJob(
+        (CodecOutput(str(tmp_path / "out"), info, options),), storage, DecodeSettings()
+    )
 
 
 @pytest.fixture
@@ -105,14 +108,17 @@ def wait_for_a_worker(workers):
 
 
 def test_a_codec_that_no_worker_can_load_ends_the_run_with_its_error(pool, job):
-    missing = job.codec_options | {"checkpoint": "none.safetensors"}
-    workers = pool(replace(job, codec_options=missing), count=2)
+    [output] = job.outputs
+    missing = output.codec_options | {"checkpoint": "none.safetensors"}
+    workers = pool(replace(job, outputs=(replace(output, codec_options=missing),)), count=2)
     with workers, pytest.raises(CheckpointError, match=r"none\.safetensors"):
         wait_for_a_worker(workers)
 
 
 def test_a_worker_with_another_revision_than_the_driver_is_refused(pool, job):
-    other = replace(job, codec=replace(job.codec, revision="0123456789abcdef"))
+    [output] = job.outputs
+    codec = replace(output.codec, revision="0123456789abcdef")
+    other = replace(job, outputs=(replace(output, codec=codec),))
     with pool(other) as workers, pytest.raises(CheckpointError, match="same checkpoint"):
         workers.wait()
 

@@ -1,5 +1,3 @@
-import threading
-
 import numpy as np
 import pytest
 import torch
@@ -7,20 +5,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from speechmill.codecs import load_codec
-from speechmill.pipeline.errors import DeviceBroken, DeviceFull
-from speechmill.pipeline.shards.listing import list_shards
-from speechmill.pipeline.tokenize.batching import ShardEnd
-from speechmill.pipeline.tokenize.decode import DecodeSettings, decode_shard
+from speechmill.pipeline.errors import DeviceFull
 from speechmill.pipeline.tokenize.device import (
     DeviceLock,
-    DevicePrefetcher,
     SplittingCodec,
-    one_ahead,
     pad_clips,
 )
-from tests.corpus import write_corpus
-
-END = ShardEnd([], 0)
 
 
 class Cramped:
@@ -89,19 +79,6 @@ def test_a_batch_that_does_not_fit_into_cpu_memory_is_split_too():
     assert len(SplittingCodec(codec).encode(*batch([8000] * 4))) == 4
 
 
-@pytest.mark.parametrize(
-    ("error", "expected"),
-    [
-        (torch.AcceleratorError("CUDA error: an illegal memory access"), DeviceBroken),
-        (RuntimeError("CUDA error: device-side assert triggered"), DeviceBroken),
-        (RuntimeError("shape mismatch"), RuntimeError),
-    ],
-)
-def test_a_sticky_error_of_the_device_is_not_taken_for_a_fault_in_the_code(error, expected):
-    with pytest.raises(expected):
-        SplittingCodec(Cramped(0, error)).encode(*batch([8000] * 2))
-
-
 class Clock:
     now = 0.0
 
@@ -113,55 +90,20 @@ def test_a_device_starves_only_while_it_has_a_shard_and_none_computes():
     clock = Clock()
     lock = DeviceLock(clock)
     clock.now = 10  # before the first shard
-    lock.add_shard()
+    lock.idle.add_shard()
     clock.now = 13  # the first batch comes
     with lock:
         clock.now = 20
-    lock.add_shard()
+    lock.idle.add_shard()
     clock.now = 21
     with lock:
         clock.now = 30
-    assert lock.remove_shard() == 4
+    assert lock.idle.remove_shard() == 4
     clock.now = 35
-    assert lock.remove_shard() == 5
+    assert lock.idle.remove_shard() == 5
     clock.now = 99
-    lock.add_shard()
-    assert lock.remove_shard() == 0
-
-
-def test_the_next_item_is_made_while_the_previous_one_is_in_use():
-    asked = threading.Semaphore(0)
-
-    def items():
-        for _ in range(4):
-            asked.release()
-            yield END
-
-    taken = one_ahead(items())
-    for _ in range(3):
-        assert next(taken) is END
-        assert asked.acquire(timeout=10)
-    assert asked.acquire(timeout=10)
-    assert list(taken) == [END]
-
-
-def test_an_error_of_the_thread_is_raised_in_its_place():
-    def items():
-        yield END
-        raise KeyError("broken")
-
-    taken = one_ahead(items())
-    assert next(taken) is END
-    with pytest.raises(KeyError, match="broken"):
-        next(taken)
-
-
-def test_leaving_early_ends_the_thread():
-    before = threading.active_count()
-    taken = one_ahead(iter([END] * 5))
-    next(taken)
-    taken.close()
-    assert threading.active_count() == before
+    lock.idle.add_shard()
+    assert lock.idle.remove_shard() == 0
 
 
 @pytest.mark.parametrize("kind", [np.int16, np.float32])
@@ -173,15 +115,3 @@ def test_clips_are_padded_without_changing_a_bit(kind):
     for row_T, clip_T in zip(audio_BT, np.split(samples_N, [3, 4]), strict=True):
         np.testing.assert_array_equal(row_T[: len(clip_T)], clip_T.astype(np.float32) / scale)
         assert not row_T[len(clip_T) :].any()
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-def test_a_gpu_gets_the_same_audio_as_the_cpu(tmp_path, storage, null_codec):
-    write_corpus(tmp_path / "in", num_shards=1, clips_per_shard=12)
-    [shard] = list_shards([str(tmp_path / "in")], storage)
-    batches = list(decode_shard(shard, storage, DecodeSettings(), [null_codec.info]))
-    to_cpu, to_gpu = DevicePrefetcher("cpu"), DevicePrefetcher("cuda")
-    pairs = zip(to_cpu.prefetch(batches), to_gpu.prefetch(batches), strict=True)
-    for here, there in pairs:
-        if not isinstance(here, ShardEnd):
-            assert torch.equal(here.audio(), there.audio().cpu())

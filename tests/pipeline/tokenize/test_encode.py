@@ -13,6 +13,7 @@ from speechmill.pipeline.tokenize.batching import BatchSettings
 from speechmill.pipeline.tokenize.decode import DecodeSettings, decode_shard
 from speechmill.pipeline.tokenize.device import pad_clips
 from speechmill.pipeline.tokenize.encode import tokenize_shard
+from speechmill.pipeline.tokenize.encoders import BatchByBatch
 from speechmill.pipeline.tokenize.schema import REJECT_SCHEMA, token_schema
 from speechmill.pipeline.tokenize.writer import PartWriter, read_footer
 from tests.corpus import clip, tar_bytes, write_corpus
@@ -110,7 +111,7 @@ def test_batches_that_end_before_the_shard_are_not_committed(tmp_path, storage, 
     batches = list(decode_shard(shard, storage, DecodeSettings(), [null_codec.info]))[:-1]
     writer = PartWriter(str(tmp_path / "out"), shard, storage, null_codec.info, PROVENANCE)
     with pytest.raises(StreamBroken):
-        tokenize_shard(batches, null_codec, writer)
+        tokenize_shard(batches, BatchByBatch(null_codec), writer)
     assert not (tmp_path / "out").exists()
 
 
@@ -139,7 +140,8 @@ def test_the_type_and_encoding_of_codes_fit_the_size_of_the_codebook(
 ):
     info = replace(null_codec.info, codebook_sizes=(size,) * 8)
     batches = decode_shard(shard, storage, DecodeSettings(), [info])
-    tokenize_shard(batches, null_codec, PartWriter(str(tmp_path), shard, storage, info, {}))
+    writer = PartWriter(str(tmp_path), shard, storage, info, {})
+    tokenize_shard(batches, BatchByBatch(null_codec), writer)
     assert pq.read_table(part(tmp_path, shard)).field("codes").type.value_type == kind
     column = pq.ParquetFile(part(tmp_path, shard)).metadata.row_group(0).column(1)
     assert column.path_in_schema == "codes.list.element"

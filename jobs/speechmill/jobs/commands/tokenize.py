@@ -31,13 +31,11 @@ def tokenize_shards(config: TokenizeConfig, display: ShardDisplay) -> Totals:
     settings = config.decode_settings()
     Recordings(settings, codecs)  # refuses settings that do not fit the codecs
     pairs = list(zip(configs, codecs, strict=True))
-    first, *others = (
+    codec_outputs = tuple(
         CodecOutput(storage.absolute(single.output), codec, single.codec_options())
         for single, codec in pairs
     )
-    job = TokenizeJob(
-        first.output, first.codec, first.codec_options, storage, settings, tuple(others)
-    )
+    job = TokenizeJob(codec_outputs, storage, settings)
     outputs = [_output(single, codec, storage) for single, codec in pairs]
     return run_shards(shards, outputs, job, config, display)
 

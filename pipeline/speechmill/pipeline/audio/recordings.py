@@ -11,7 +11,13 @@ from speechmill.pipeline.audio.filters import Filters, FilterSettings
 from speechmill.pipeline.audio.resample import AudioSettings, SampleCounter, one_channel, resampled
 from speechmill.pipeline.audio.segment import Clip, SegmentSettings, Span, cutter
 from speechmill.pipeline.blob import Blob
-from speechmill.pipeline.errors import BadSegments, EmptyAudio, RejectStage, Unwanted
+from speechmill.pipeline.errors import (
+    BadSegments,
+    EmptyAudio,
+    OversizedAudio,
+    RejectStage,
+    Unwanted,
+)
 
 
 @dataclass
@@ -22,6 +28,7 @@ class RecordingSettings:
     limits: Limits = field(default_factory=Limits)
     segment: SegmentSettings = field(default_factory=SegmentSettings)
     filters: FilterSettings = field(default_factory=FilterSettings)
+    longest_clips: tuple[float, ...] = ()  # s, what each codec can take; empty: any length
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +118,7 @@ class Recordings:
                 yield self._checked(clip, counter)
             if empty:
                 raise EmptyAudio("less than one frame of the codec")
-        except (BadSegments, EmptyAudio, Unwanted) as error:
+        except (BadSegments, EmptyAudio, OversizedAudio, Unwanted) as error:
             yield fault_of(error, codec=number)
 
     def _checked(self, clip: Clip, counter: SampleCounter) -> Clip | Fault:
@@ -125,12 +132,24 @@ class Recordings:
         try:
             if clip.num_frames <= 0:
                 raise EmptyAudio(f"{len(clip.audio_T)} samples are less than one frame")
+            self._check_length(clip)
             self._filters.check_audio(own_T, codec.sample_rate, clip.end - clip.start)
-        except (EmptyAudio, Unwanted) as error:
+        except (EmptyAudio, OversizedAudio, Unwanted) as error:
             if self.settings.segment.by == "none":
                 raise
             return fault_of(error, clip.start, clip.end, clip.codec)
         return clip
+
+    def _check_length(self, clip: Clip) -> None:
+        """Raise `OversizedAudio` if the codec cannot encode a clip of this length."""
+        codec = self.codecs[clip.codec]
+        seconds = len(clip.audio_T) / codec.sample_rate
+        if self.settings.longest_clips and seconds > self.settings.longest_clips[clip.codec]:
+            raise OversizedAudio(
+                f"a clip of {seconds:.1f} s; {codec.name} takes at most "
+                f"{self.settings.longest_clips[clip.codec]:g} s on this kind of device; set "
+                "segment.by=fixed to cut recordings"
+            )
 
 
 def fault_of(

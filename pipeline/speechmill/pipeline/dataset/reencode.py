@@ -8,6 +8,7 @@ from itertools import accumulate
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -15,10 +16,10 @@ from speechmill.codecs.api import Codec
 from speechmill.pipeline.dataset.layout import TokenDataset
 from speechmill.pipeline.errors import SpeechmillError
 from speechmill.pipeline.shards.listing import Shard
-from speechmill.pipeline.tokenize.batching import BatchSettings, ShardEnd
+from speechmill.pipeline.tokenize.batching import Batch, BatchSettings
 from speechmill.pipeline.tokenize.decode import DecodeSettings, decode_shard
-from speechmill.pipeline.tokenize.encode import encode_batch
-from speechmill.pipeline.tokenize.schema import token_schema
+from speechmill.pipeline.tokenize.encoders import BatchByBatch
+from speechmill.pipeline.tokenize.schema import token_schema, with_codes
 
 _ALONE = BatchSettings(seconds=1e-9, window_seconds=1e-9)  # each clip is a batch of its own
 
@@ -71,15 +72,18 @@ def _reencode_rows(
     settings: DecodeSettings,
 ) -> Iterator[Reencoded]:
     shard, only = Shard(**footer["source"]), set(wanted["index"].to_pylist())
+    schema = token_schema(codec.info.codebook_sizes)
     again: dict[tuple[int, float], dict[str, Any]] = {}
     reason = "the sample no longer gives this row"
+
+    def take(batch: Batch, codes_BFK: npt.NDArray[np.int64]) -> None:
+        rows = with_codes(batch.rows, codes_BFK, batch.first_frame_B, batch.num_frames_B, schema)
+        again.update({(row["index"], row["start"]): row for row in rows.to_pylist()})
+
     try:
-        for batch in decode_shard(shard, dataset.storage, settings, [codec.info], only):
-            if isinstance(batch, ShardEnd):
-                reason = next((f"{r.error}: {r.message}" for r in batch.rejects), reason)
-                continue
-            rows = encode_batch(batch, codec, token_schema(codec.info.codebook_sizes))
-            again |= {(row["index"], row["start"]): row for row in rows.to_pylist()}
+        batches = decode_shard(shard, dataset.storage, settings, [codec.info], only)
+        end = BatchByBatch(codec).encode_shard(batches, take).end
+        reason = next((f"{r.error}: {r.message}" for r in end.rejects), reason)
     except SpeechmillError as error:
         reason = f"{type(error).__name__}: {error}"
     for row in wanted.to_pylist():

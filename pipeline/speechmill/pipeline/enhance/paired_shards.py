@@ -98,6 +98,10 @@ class EnhanceJob:
         return 1
 
     @property
+    def waiting_shards(self) -> int:
+        return 0
+
+    @property
     def object_mb(self) -> float:
         """Approximate size of a sample with a long clip, as FLAC."""
         return 1.0
@@ -110,13 +114,23 @@ class EnhanceJob:
                 f"{enhancer.name} is revision {enhancer.revision} on a worker, but "
                 f"{self.revision} at the driver; give every node the same weights"
             )
+        return _Pairing(self, enhancer)
 
-        def work(
-            shard: Shard, stream: Stream, isolation: Isolation, needed: Sequence[int]
-        ) -> PairReport:
-            samples = stream(read_shard, shard, self.storage, self.settings.limits)
-            paired = pair_shard(samples, shard, enhancer, self.settings)
-            PairedShards(self.output, self.storage).commit(shard, paired)
-            return paired.report
 
-        return work
+@dataclass(frozen=True)
+class _Pairing:
+    """The job with its enhancer loaded."""
+
+    job: EnhanceJob
+    enhancer: Enhancer
+
+    def __call__(
+        self, shard: Shard, stream: Stream, isolation: Isolation, needed: Sequence[int]
+    ) -> PairReport:
+        samples = stream(read_shard, shard, self.job.storage, self.job.settings.limits)
+        paired = pair_shard(samples, shard, self.enhancer, self.job.settings)
+        PairedShards(self.job.output, self.job.storage).commit(shard, paired)
+        return paired.report
+
+    def close(self) -> None:
+        """Nothing computes beside the shards."""

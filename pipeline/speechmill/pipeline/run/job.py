@@ -60,6 +60,10 @@ class Work(Protocol):
         """
         ...
 
+    def close(self) -> None:
+        """End what computes beside the shards."""
+        ...
+
 
 class Job(Protocol):
     """Everything that a worker must know; sent to it once."""
@@ -72,6 +76,11 @@ class Job(Protocol):
     @property
     def num_outputs(self) -> int:
         """How many parts a shard has."""
+        ...
+
+    @property
+    def waiting_shards(self) -> int:
+        """How many shards may be read and wait for clips of others to fill their batches."""
         ...
 
     @property
@@ -101,7 +110,7 @@ def worker_count(num_gpus: float, resources: dict[str, float]) -> int:
 
 
 def shards_in_flight(settings: WorkerSettings, resources: dict[str, float], count: int) -> int:
-    """How many shards one of `count` workers holds: those being decoded, and one more."""
+    """How many shards one of `count` workers reads: those being decoded, and one more."""
     if not settings.decode_cpus:
         return _MAX_SHARDS_IN_FLIGHT
     streams = int(resources.get("CPU", 1) / settings.decode_cpus / count)

@@ -67,7 +67,7 @@ class LocalPool:
             return [ShardResult(shard, error=error)]
 
     def _process(self, shard: Shard) -> Any:
-        from speechmill.pipeline.tokenize.device import broken_device
+        from speechmill.pipeline.device_errors import broken_device
 
         needed = self._needed.get(shard, self._all_outputs)
         with broken_device():
@@ -78,7 +78,8 @@ class LocalPool:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stack.close()
+        with self._stack:
+            self._work.close()
 
 
 def _stream(function: Callable[..., Iterator[Any]], *arguments: Any) -> Iterator[Any]:

@@ -65,7 +65,7 @@ class Worker:
 
     def run(self, shard: Shard, isolation: Isolation, needed: Sequence[int]) -> ShardReport:
         """Process a shard for the outputs in these positions."""
-        from speechmill.pipeline.tokenize.device import broken_device
+        from speechmill.pipeline.device_errors import broken_device
 
         if self.leaving:
             raise NodeLost(_LEAVING)

@@ -72,7 +72,8 @@ class RayWorkers:
         resources = ray.cluster_resources()
         count = settings.count or worker_count(settings.num_gpus, resources)
         self._threads = settings.threads or max(1, int(resources.get("CPU", 1) / count))
-        self.slots = settings.shards_in_flight or shards_in_flight(settings, resources, count)
+        reading = shards_in_flight(settings, resources, count)
+        self.slots = settings.shards_in_flight or reading + job.waiting_shards
         self._add(count)
 
     def ready(self) -> list[WorkerState]:

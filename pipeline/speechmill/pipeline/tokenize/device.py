@@ -1,15 +1,12 @@
-"""The device of a codec: shared by shards, fed one batch ahead, and never overfilled.
+"""The device of a codec: shared by shards, and never overfilled.
 
-`DeviceLock` lets the shards in flight share the device, `DevicePrefetcher` copies the next batch
-while one is encoded, and `SplittingCodec` splits a batch that does not fit into memory.
+`DeviceLock` lets the shards in flight share the device, `IdleTime` measures how long it lacked
+audio, and `SplittingCodec` splits a batch that does not fit into memory.
 """
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import TypeVar
 
 import torch
@@ -17,36 +14,26 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from speechmill.codecs.api import Codec
-from speechmill.pipeline.errors import DeviceBroken, DeviceFull
+from speechmill.pipeline.device_errors import broken_device, is_full
+from speechmill.pipeline.errors import DeviceFull
 from speechmill.pipeline.metrics import STARVED_SECONDS, record
-from speechmill.pipeline.tokenize.batching import Batch, ShardEnd
 
 Result = TypeVar("Result")
-# A full CPU allocator raises a plain RuntimeError.
-_FULL = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
-_BROKEN = ("CUDA error", "CUBLAS_STATUS_EXECUTION_FAILED", "CUDNN_STATUS_EXECUTION_FAILED")
 
 
-class DeviceLock:
-    """Held while the codec computes; measures how long the device was idle for lack of audio."""
+class IdleTime:
+    """Measures how long a device with shards had nothing to compute, for lack of audio."""
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter):
         self._clock = clock
-        self._device = threading.Lock()
         self._account = threading.Lock()
         self._shards = 0
         self._busy = False
         self._changed = clock()
         self._starved = 0.0
 
-    def __enter__(self) -> "DeviceLock":
-        self._device.acquire()
-        self._change(busy=True)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._change(busy=False)
-        self._device.release()
+    def set_busy(self, busy: bool) -> None:
+        self._change(busy=busy)
 
     def add_shard(self) -> None:
         """Count a shard in flight: from now on an idle device is one that starves."""
@@ -70,49 +57,21 @@ class DeviceLock:
             self._busy = self._busy if busy is None else busy
 
 
-@dataclass(frozen=True, slots=True)
-class DeviceBatch:
-    """A batch whose audio is in the memory of the codec's device."""
+class DeviceLock:
+    """Held while the codec computes."""
 
-    batch: Batch
-    audio_BT: Tensor  # float32, zero after each clip
-    copied: torch.cuda.Event | None = None  # the copy to a GPU runs beside other work
+    def __init__(self, clock: Callable[[], float] = time.perf_counter):
+        self.idle = IdleTime(clock)
+        self._device = threading.Lock()
 
-    def audio(self) -> Tensor:
-        """Return audio_BT for use on the current stream."""
-        if self.copied:
-            stream = torch.cuda.current_stream(self.audio_BT.device)
-            stream.wait_event(self.copied)
-            self.audio_BT.record_stream(stream)
-        return self.audio_BT
+    def __enter__(self) -> "DeviceLock":
+        self._device.acquire()
+        self.idle.set_busy(True)
+        return self
 
-
-class DevicePrefetcher:
-    """Copies batches to one device."""
-
-    def __init__(self, device: str = "cpu"):
-        self.device = torch.device(device)
-        on_gpu = self.device.type == "cuda"
-        self.stream = torch.cuda.Stream(device) if on_gpu else None  # type: ignore[no-untyped-call]
-
-    def prefetch(self, batches: Iterable[Batch | ShardEnd]) -> Iterator[DeviceBatch | ShardEnd]:
-        """Yield the batches in order; for a GPU, a thread prepares one batch ahead."""
-        prepared = (each if isinstance(each, ShardEnd) else self._copy(each) for each in batches)
-        return one_ahead(prepared) if self.stream else prepared
-
-    def _copy(self, batch: Batch) -> DeviceBatch:
-        num_samples = batch.num_samples_B.tolist()
-        audio_N = torch.from_numpy(batch.audio_N)
-        if self.stream is None:
-            return DeviceBatch(batch, pad_clips(audio_N, num_samples))
-        try:
-            with torch.cuda.stream(self.stream):
-                # 16-bit samples are copied as they are, from memory that the GPU reads itself.
-                there_N = audio_N.pin_memory().to(self.device, non_blocking=True)
-                audio_BT = pad_clips(there_N, num_samples)
-                return DeviceBatch(batch, audio_BT, self.stream.record_event())
-        except torch.OutOfMemoryError:
-            return DeviceBatch(batch, pad_clips(audio_N, num_samples))
+    def __exit__(self, *_: object) -> None:
+        self.idle.set_busy(False)
+        self._device.release()
 
 
 def pad_clips(audio_N: Tensor, num_samples: list[int]) -> Tensor:
@@ -125,17 +84,6 @@ def pad_clips(audio_N: Tensor, num_samples: list[int]) -> Tensor:
         if clip_T.dtype == torch.int16:  # a row is still in the cache: half the time of x / 32768
             row_T.mul_(1 / 32768)
     return audio_BT
-
-
-def one_ahead(
-    items: Iterator[DeviceBatch | ShardEnd],
-) -> Iterator[DeviceBatch | ShardEnd]:
-    """Yield the items; a thread makes the next one while the caller uses the one before."""
-    with ThreadPoolExecutor(1, "prefetch") as thread:
-        coming = thread.submit(next, items, None)
-        while (item := coming.result()) is not None:
-            coming = thread.submit(next, items, None)
-            yield item
 
 
 class SplittingCodec:
@@ -156,7 +104,7 @@ class SplittingCodec:
         """
         count = len(audio_BT)
         if self.budget is None or audio_BT.numel() <= self.budget or count == 1:
-            codes_BKF = _unless_full(lambda: self._codec.encode(audio_BT, num_samples_B))
+            codes_BKF = unless_full(lambda: self._codec.encode(audio_BT, num_samples_B))
             if codes_BKF is not None:
                 return codes_BKF
             if count == 1:
@@ -181,33 +129,15 @@ class SplittingCodec:
         return torch.cat([F.pad(codes, (0, longest - codes.shape[2])) for codes in halves])
 
 
-def _unless_full(compute: Callable[[], Result]) -> Result | None:
+def unless_full(compute: Callable[[], Result]) -> Result | None:
     """Return the result, or None if memory ran out; what was allocated is free again."""
     try:
         with broken_device():
             return compute()
     except RuntimeError as error:
-        if not _is_full(error):
+        if not is_full(error):
             raise
     # Outside of the handler: the traceback held the tensors of the failed attempt.
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     return None
-
-
-@contextmanager
-def broken_device() -> Iterator[None]:
-    """Raise `DeviceBroken` for errors after which no kernel runs in this process any more.
-
-    A GPU may report such an error late, with whatever operation comes next.
-    """
-    try:
-        yield
-    except RuntimeError as error:
-        if _is_full(error) or not any(mark in str(error) for mark in _BROKEN):
-            raise
-        raise DeviceBroken(f"{type(error).__name__}: {str(error).splitlines()[0]}") from error
-
-
-def _is_full(error: Exception) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or any(mark in str(error) for mark in _FULL)

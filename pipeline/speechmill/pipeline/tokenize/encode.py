@@ -2,7 +2,6 @@
 
 import socket
 import threading
-import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -10,24 +9,21 @@ from dataclasses import replace
 from itertools import takewhile
 from typing import Any
 
-import pyarrow as pa
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from speechmill.codecs import load_codec
 from speechmill.codecs.api import Codec
 from speechmill.codecs.errors import CheckpointError
-from speechmill.pipeline import metrics
-from speechmill.pipeline.errors import StreamBroken
 from speechmill.pipeline.shards.listing import Shard
 from speechmill.pipeline.storage import Storage
 from speechmill.pipeline.tokenize.batching import Batch, ShardEnd, split
 from speechmill.pipeline.tokenize.decode import DecodeSettings, Isolation, decode_shard
-from speechmill.pipeline.tokenize.device import (
-    DeviceBatch,
-    DeviceLock,
-    DevicePrefetcher,
-    SplittingCodec,
-)
+from speechmill.pipeline.tokenize.device import DeviceLock
+from speechmill.pipeline.tokenize.encode_thread import EncodeThread
+from speechmill.pipeline.tokenize.encoders import BatchByBatch, ShardEncoder, SharedBatches
+from speechmill.pipeline.tokenize.fixed_batches import BatchEncoder
 from speechmill.pipeline.tokenize.schema import with_codes
 from speechmill.pipeline.tokenize.writer import CodecOutput, PartWriter, ShardReport, combined
 
@@ -42,16 +38,15 @@ class Tokenizer:
         self.outputs = outputs
         self.storage = storage
         self.settings = settings
-        self.lock = DeviceLock()
-        self.prefetchers = [DevicePrefetcher(output.codec_options["device"]) for output in outputs]
-        self.codecs = [SplittingCodec(load_codec(**output.codec_options)) for output in outputs]
-        for codec, output in zip(self.codecs, outputs, strict=True):
+        codecs = [load_codec(**output.codec_options) for output in outputs]
+        for codec, output in zip(codecs, outputs, strict=True):
             if codec.info != output.codec:
                 raise CheckpointError(
                     f"{output.codec.name} is revision {codec.info.revision} on "
                     f"{socket.gethostname()}, but {output.codec.revision} at the driver; "
                     "give every node the same checkpoint and the same version of speechmill"
                 )
+        self.encoders, self._close = shard_encoders(outputs, codecs)
 
     def __call__(
         self,
@@ -66,14 +61,8 @@ class Tokenizer:
         interrupted = threading.Event()
         streams = split(takewhile(lambda _: not interrupted.is_set(), batches), len(needed))
         arguments = [
-            (
-                batches_of_one,
-                self.codecs[position],
-                self._writer(shard, self.outputs[position]),
-                self.lock,
-                self.prefetchers[position],
-            )
-            for position, batches_of_one in zip(needed, streams, strict=True)
+            (of_codec, self.encoders[position], self._writer(shard, self.outputs[position]))
+            for position, of_codec in zip(needed, streams, strict=True)
         ]
         if len(arguments) == 1:  # in this thread, which Ctrl-C interrupts at once
             return combined([tokenize_shard(*arguments[0])])
@@ -86,6 +75,10 @@ class Tokenizer:
                 raise
         return combined([report.result() for report in reports])
 
+    def close(self) -> None:
+        """Stop computing; a batch that has begun is computed to its end."""
+        self._close()
+
     def _writer(self, shard: Shard, output: CodecOutput) -> PartWriter:
         options = output.codec_options
         provenance = {
@@ -96,78 +89,55 @@ class Tokenizer:
         return PartWriter(output.output, shard, self.storage, output.codec, provenance)
 
 
+def shard_encoders(
+    outputs: Sequence[CodecOutput], codecs: Sequence[Codec]
+) -> tuple[list[ShardEncoder], Callable[[], None]]:
+    """Return how to encode shards with each codec, and the function that ends it.
+
+    Codecs with fixed shapes share one thread, the others a lock.
+    """
+    lock = DeviceLock()
+    fixed = {
+        position: BatchEncoder(codec, output.shapes, torch.device(output.codec_options["device"]))
+        for position, (codec, output) in enumerate(zip(codecs, outputs, strict=True))
+        if output.shapes
+    }
+    if not fixed:
+        return [BatchByBatch(codec, lock) for codec in codecs], lambda: None
+    thread = EncodeThread(list(fixed.values()), max(output.waiting_shards for output in outputs))
+    places = {position: place for place, position in enumerate(fixed)}
+    encoders: list[ShardEncoder] = [
+        SharedBatches(thread, places[position]) if position in fixed else BatchByBatch(codec, lock)
+        for position, codec in enumerate(codecs)
+    ]
+    return encoders, thread.close
+
+
 def tokenize_shard(
-    batches: Iterable[Batch | ShardEnd],
-    codec: Codec,
-    writer: PartWriter,
-    lock: DeviceLock | None = None,
-    prefetcher: DevicePrefetcher | None = None,
+    batches: Iterable[Batch | ShardEnd], encoder: ShardEncoder, writer: PartWriter
 ) -> ShardReport:
     """Encode the batches of one shard and commit its part.
 
-    `lock` is held only while the codec computes, so that the shards in flight share one device.
     Raises `StreamBroken`, and writes nothing, if the batches end without a `ShardEnd`.
     """
-    lock = lock or DeviceLock()
+
+    def add(batch: Batch, codes_BFK: npt.NDArray[np.int64]) -> None:
+        frames = (batch.first_frame_B, batch.num_frames_B)
+        writer.add(with_codes(batch.rows, codes_BFK, *frames, writer.schema))
+
     with writer:
-        lock.add_shard()
-        try:
-            ready = (prefetcher or DevicePrefetcher()).prefetch(batches)
-            seconds, end = _encode_all(ready, codec, writer, lock)
-        finally:
-            starved = lock.remove_shard()
-        writer.close(end.rejects, end.num_bad_json)
+        done = encoder.encode_shard(batches, add)
+        if done.split_clips and writer.provenance["precision"] != "fp32":
+            writer.provenance["split_clips"] = done.split_clips
+        writer.close(done.end.rejects, done.end.num_bad_json)
     assert writer.report
     return replace(
         writer.report,
-        encode_seconds=seconds,
-        starved_seconds=starved,
-        decode_seconds=end.decode_seconds,
-        decode_cpu_seconds=end.decode_cpu_seconds,
+        encode_seconds=done.seconds,
+        starved_seconds=done.starved_seconds,
+        decode_seconds=done.end.decode_seconds,
+        decode_cpu_seconds=done.end.decode_cpu_seconds,
     )
-
-
-def _encode_all(
-    batches: Iterator[DeviceBatch | ShardEnd], codec: Codec, writer: PartWriter, lock: DeviceLock
-) -> tuple[float, ShardEnd]:
-    """Add the rows of every batch; returns the seconds of the codec, and the end."""
-    seconds = 0.0
-    for ready in batches:
-        if isinstance(ready, ShardEnd):
-            return seconds, ready
-        with lock:
-            started = time.perf_counter()
-            codes_BKF = _encode(ready, codec)
-            took = time.perf_counter() - started
-        writer.add(_rows(ready.batch, codes_BKF, writer.schema))
-        seconds += took
-        _record(ready.batch, took, codec.info.sample_rate)
-    raise StreamBroken(f"{writer.shard.url}: the batches ended before the shard did")
-
-
-def _record(batch: Batch, seconds: float, sample_rate: int) -> None:
-    metrics.record(metrics.BATCHES, 1)
-    lengths = batch.num_samples_B.tolist()
-    metrics.record(metrics.BATCH_SECONDS, sum(lengths) / sample_rate)
-    metrics.record(metrics.PADDED_SECONDS, len(lengths) * max(lengths) / sample_rate)
-    metrics.record(metrics.ENCODE_SECONDS, seconds)
-
-
-def encode_batch(batch: Batch, codec: Codec, schema: pa.Schema) -> pa.RecordBatch:
-    """Encode one batch to rows of the token schema."""
-    [ready] = DevicePrefetcher().prefetch([batch])
-    assert isinstance(ready, DeviceBatch)
-    return _rows(batch, _encode(ready, codec), schema)
-
-
-def _encode(ready: DeviceBatch, codec: Codec) -> torch.Tensor:
-    """Return codes_BKF in host memory; the device has then finished the batch."""
-    return codec.encode(ready.audio(), torch.from_numpy(ready.batch.num_samples_B)).cpu()
-
-
-def _rows(batch: Batch, codes_BKF: torch.Tensor, schema: pa.Schema) -> pa.RecordBatch:
-    codes_BFK = codes_BKF.transpose(1, 2).numpy()
-    return with_codes(batch.rows, codes_BFK, batch.first_frame_B, batch.num_frames_B, schema)
 
 
 def device_kind(device: str) -> str:

@@ -14,20 +14,24 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class TokenizeJob(CodecOutput):
-    """Shards to the parts of token datasets."""
+class TokenizeJob:
+    """Shards to the parts of token datasets, one for each codec."""
 
+    outputs: tuple[CodecOutput, ...]
     storage: Storage
     decode: DecodeSettings
-    others: tuple[CodecOutput, ...] = ()  # more codecs for the same audio
 
     @property
-    def outputs(self) -> tuple[CodecOutput, ...]:
-        return (self, *self.others)
+    def output(self) -> str:
+        return self.outputs[0].output
 
     @property
     def num_outputs(self) -> int:
         return len(self.outputs)
+
+    @property
+    def waiting_shards(self) -> int:
+        return max(output.waiting_shards for output in self.outputs)
 
     @property
     def object_mb(self) -> float:

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import soundfile
 
 from speechmill.codecs.api import CodecInfo
+from speechmill.codecs.shapes import BatchShapes
 from speechmill.pipeline.shards.listing import Shard
 from speechmill.pipeline.shards.tar_reader import Reject
 from speechmill.pipeline.storage import Storage, join
@@ -35,6 +36,9 @@ class CodecOutput:
     output: str
     codec: CodecInfo
     codec_options: dict[str, Any]  # the arguments of `load_codec`
+    shapes: BatchShapes | None = None  # of its batches; None: they do not matter
+    # Shards that may have all their clips in batches that are not full yet.
+    waiting_shards: int = 0
 
 
 @dataclass(frozen=True, slots=True)

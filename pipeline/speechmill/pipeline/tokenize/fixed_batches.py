@@ -1,0 +1,184 @@
+"""Encode batches of fixed shapes: one is copied to the device while the one before is computed."""
+
+import logging
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from speechmill.codecs.api import Codec
+from speechmill.codecs.cuda_graphs import Encode, GraphedEncoder
+from speechmill.codecs.nn.masks import pad_or_trim
+from speechmill.codecs.shapes import BatchShapes
+from speechmill.pipeline.device_errors import broken_device
+from speechmill.pipeline.errors import DeviceFull
+from speechmill.pipeline.tokenize.bucket_pool import FixedBatch
+from speechmill.pipeline.tokenize.device import unless_full
+
+logger = logging.getLogger(__name__)
+
+_PCM_SCALE = 1 / 32768
+
+
+@dataclass(frozen=True, slots=True)
+class Launched:
+    """A batch that the device computes, or has computed."""
+
+    codes_RKF: Tensor  # in host memory; complete after the event
+    computed: torch.cuda.Event | None
+    started: float  # time.perf_counter()
+    split: bool  # computed in batches of fewer rows
+
+
+class BatchEncoder:
+    """A codec on one device, for batches of its fixed shapes; to be used by one thread.
+
+    A batch that does not fit into memory is computed in several, of half the rows or a quarter and
+    so on; from then on all batches of its width are.
+    """
+
+    def __init__(self, codec: Codec, shapes: BatchShapes, device: torch.device):
+        self.info = codec.info
+        self.shapes = shapes
+        self.device = device
+        self._rows = dict(enumerate(shapes.rows))  # by position of the width, as far as they fit
+        self._staging = _Staging(device, max(map(_product, shapes.widths, shapes.rows)))
+        self._compute = _compute(codec, device, self._staging.capacity)
+
+    def padded_samples(self, batch: FixedBatch) -> int:
+        return self.shapes.widths[batch.bucket] * self.shapes.rows[batch.bucket]
+
+    def launch(self, batch: FixedBatch) -> Launched:
+        """Start to compute a batch; at most one other may be in flight.
+
+        Raises `DeviceFull` if a single row does not fit into memory, and `DeviceBroken`.
+        """
+        started = time.perf_counter()
+        with broken_device(), torch.inference_mode():
+            shape = (self.shapes.rows[batch.bucket], self.shapes.widths[batch.bucket])
+            audio_RT, lengths_R = self._staging.copy(batch, shape)
+            codes_RKF = self._encode(audio_RT, lengths_R, batch.bucket)
+            return self._staging.fetch(codes_RKF, started, self._rows[batch.bucket] < shape[0])
+
+    def finish(self, launched: Launched) -> npt.NDArray[np.int64]:
+        """Wait for the end of a batch; return codes_RFK."""
+        with broken_device():
+            if launched.computed:
+                launched.computed.synchronize()
+        return launched.codes_RKF.transpose(1, 2).numpy()
+
+    def _encode(self, audio_RT: Tensor, lengths_R: Tensor, bucket: int) -> Tensor:
+        while True:
+            rows = self._rows[bucket]
+            codes_RKF = unless_full(lambda: self._in_parts(audio_RT, lengths_R, rows))  # noqa: B023
+            if codes_RKF is not None:
+                return codes_RKF
+            seconds = audio_RT.shape[1] / self.info.sample_rate
+            if rows == 1:
+                raise DeviceFull(
+                    f"a clip of {seconds:.0f} s does not fit into the memory of the device; "
+                    "set segment.by=fixed to cut such clips, or lower limits.seconds"
+                )
+            self._rows[bucket] = rows // 2
+            logger.warning(
+                "a batch of %d rows of %.2f s does not fit into the memory of the device; it is "
+                "split, which can change codes in a precision below fp32",
+                rows,
+                seconds,
+            )
+
+    def _in_parts(self, audio_RT: Tensor, lengths_R: Tensor, rows: int) -> Tensor:
+        """Return codes_RKF out of batches of `rows` rows; silence completes the last one."""
+        if rows == len(audio_RT):
+            return self._compute(audio_RT, lengths_R)
+        missing = -len(audio_RT) % rows
+        audio_RT = F.pad(audio_RT, (0, 0, 0, missing))
+        lengths_R = F.pad(lengths_R, (0, missing), value=audio_RT.shape[1])
+        parts = zip(torch.split(audio_RT, rows), torch.split(lengths_R, rows), strict=True)
+        codes_RKF = torch.cat([self._compute(*part).clone() for part in parts])
+        return codes_RKF[: len(codes_RKF) - missing]
+
+
+class _Staging:
+    """Memory through which batches go to a device and codes come back."""
+
+    def __init__(self, device: torch.device, capacity: int):
+        self.capacity = capacity
+        self._device = device
+        self._on_gpu = device.type == "cuda"
+        # Two: a batch is copied while the one before it is computed.
+        self._buffers = [torch.empty(4 * capacity, dtype=torch.uint8) for _ in range(2)]
+        if self._on_gpu:
+            self._buffers = [buffer.pin_memory() for buffer in self._buffers]
+            self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+    def copy(self, batch: FixedBatch, shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Return audio_RT, float32, and the rows' lengths, on the device.
+
+        A row without a clip is silence of full length.
+        """
+        here_RT, lengths_R = self._fill(batch, shape)
+        if not self._on_gpu:
+            return _to_float(here_RT), lengths_R
+        with torch.cuda.stream(self._stream):
+            there_RT = here_RT.to(self._device, non_blocking=True)
+            lengths_R = lengths_R.pin_memory().to(self._device, non_blocking=True)
+            copied = self._stream.record_event()
+        stream = torch.cuda.current_stream(self._device)
+        stream.wait_event(copied)
+        there_RT.record_stream(stream)
+        lengths_R.record_stream(stream)
+        return _to_float(there_RT), lengths_R
+
+    def fetch(self, codes_RKF: Tensor, started: float, split: bool) -> Launched:
+        """Start to copy the codes to the host."""
+        if not self._on_gpu:
+            return Launched(codes_RKF, None, started, split)
+        here_RKF = torch.empty(codes_RKF.shape, dtype=codes_RKF.dtype, pin_memory=True)
+        here_RKF.copy_(codes_RKF, non_blocking=True)
+        computed = torch.cuda.current_stream(self._device).record_event()
+        return Launched(here_RKF, computed, started, split)
+
+    def _fill(self, batch: FixedBatch, shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Return the clips with silence after each, as 16-bit samples if all of them are."""
+        exact = all(clip.audio_T.dtype == np.int16 for clip in batch.clips)
+        self._buffers.reverse()
+        kind = torch.int16 if exact else torch.float32
+        audio_RT = self._buffers[0].view(kind)[: shape[0] * shape[1]].view(shape)
+        lengths_R = torch.full(shape[:1], shape[1])
+        for row, (row_T, clip) in enumerate(zip(audio_RT.numpy(), batch.clips, strict=False)):
+            size = lengths_R[row] = len(clip.audio_T)
+            row_T[:size] = clip.audio_T
+            if not exact and clip.audio_T.dtype == np.int16:
+                row_T[:size] *= np.float32(_PCM_SCALE)
+            row_T[size:] = 0
+        audio_RT[len(batch.clips) :] = 0
+        return audio_RT, lengths_R
+
+
+def _to_float(audio_RT: Tensor) -> Tensor:
+    if audio_RT.dtype == torch.int16:
+        return audio_RT.float().mul_(_PCM_SCALE)
+    return audio_RT
+
+
+def _compute(codec: Codec, device: torch.device, capacity: int) -> Encode:
+    """Return the fastest way to encode on the device; lengths are there too."""
+    encode_padded: Encode | None = getattr(codec, "encode_padded", None)
+    if encode_padded is not None:
+        on_gpu = device.type == "cuda"
+        return GraphedEncoder(encode_padded, device, capacity) if on_gpu else encode_padded
+
+    def encode(audio_RT: Tensor, lengths_R: Tensor) -> Tensor:
+        codes_RKF = codec.encode(audio_RT, lengths_R.cpu())
+        return pad_or_trim(codes_RKF, codec.info.num_frames(audio_RT.shape[1]))
+
+    return encode
+
+
+def _product(width: int, rows: int) -> int:
+    return width * rows
