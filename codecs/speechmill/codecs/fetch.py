@@ -80,7 +80,8 @@ def _unpinned(url: str) -> tuple[str, str | None]:
     return (found["url"], found["sha256"].lower()) if found else (url, None)
 
 
-def _cache_dir() -> Path:
+def cache_dir() -> Path:
+    """Return this user's folder for what is fetched or computed once per machine."""
     configured = os.environ.get("SPEECHMILL_CACHE")
     return Path(configured).expanduser() if configured else Path.home() / ".cache" / "speechmill"
 
@@ -102,7 +103,7 @@ def _fetch_hf(url: str) -> Path:
         raise CheckpointError(f"{url!r} is not hf://owner/repo[@revision]/path")
     repo, _, revision = parts[1].partition("@")
     cached = hf_hub_download(
-        f"{parts[0]}/{repo}", parts[2], revision=revision or None, cache_dir=_cache_dir() / "hf"
+        f"{parts[0]}/{repo}", parts[2], revision=revision or None, cache_dir=cache_dir() / "hf"
     )
     return Path(cached)
 
@@ -113,7 +114,7 @@ def _fetch_fsspec(url: str, sha256: str | None) -> Path:
 
     filesystem, remote = fsspec.core.url_to_fs(url)
     version = hashlib.sha256(f"{url} {filesystem.ukey(remote)}".encode()).hexdigest()[:16]
-    cached = _cache_dir() / f"{version}-{Path(remote).name}"
+    cached = cache_dir() / f"{version}-{Path(remote).name}"
     cached.parent.mkdir(parents=True, exist_ok=True)
     with _locked(cached.with_name(f"{cached.name}.lock")):
         if not cached.exists():
