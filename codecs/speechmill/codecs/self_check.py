@@ -36,25 +36,29 @@ def known_clip(sample_rate: int) -> Tensor:
     return resampled_BT
 
 
+def encode_clip(codec: Codec) -> Tensor:
+    """Return the codes of the known clip, codes_BKF in host memory."""
+    clip_BT = known_clip(codec.info.sample_rate)
+    return codec.encode(clip_BT, torch.tensor([clip_BT.shape[1]])).cpu()
+
+
 def refuse_wrong_codes(codec: Codec, exact: Codec, precision: str, device: torch.device) -> None:
     """Raise `UnsupportedPrecision` if `codec` gives other codes than `exact`, which is in float32.
 
     Codecs that only decode are not checked: they make no codes.
     """
-    clip_BT = known_clip(codec.info.sample_rate)
-    length_B = torch.tensor([clip_BT.shape[1]])
     try:
-        expected_BKF = exact.encode(clip_BT, length_B)
+        expected_BKF = encode_clip(exact)
     except InvalidConfig:  # raised by a codec that was loaded for decoding alone
         return
-    found_BKF = codec.encode(clip_BT, length_B)
+    found_BKF = encode_clip(codec)
     equal = float((found_BKF[:, 0] == expected_BKF[:, 0]).float().mean())
     if equal >= MIN_EQUAL_CODES:
         return
     culprit = None
     for name, network in _networks(exact):
         culprit = culprit or first_wrong_module(
-            network, lambda: exact.encode(clip_BT, length_B), precision, device, name
+            network, lambda: encode_clip(exact), precision, device, name
         )
     where = f"; the first module that differs is {culprit}" if culprit else ""
     raise UnsupportedPrecision(
