@@ -46,6 +46,7 @@ def load_codec(
     config: ConfigSource = None,
     device: str | torch.device = "cpu",
     precision: str = "fp32",
+    self_check: bool = True,
     **options: Any,
 ) -> Codec:
     """Return the codec on `device`, ready to encode.
@@ -54,8 +55,8 @@ def load_codec(
     If `sha256` is given, the file must have this digest. Without a checkpoint a variant takes its
     published weights; it is untrained if there are none, or if a `config` changes it. `config`
     (dict or JSON file) replaces the variant's values; with it, `name` may be a family. `precision`
-    is one of fp32, tf32, bf16, fp16; most codes of a known clip must equal those of fp32. Raises a
-    `CodecError`.
+    is one of fp32, tf32, bf16, fp16; most codes of a known clip must equal those of fp32, unless
+    `self_check` is false. Raises a `CodecError`.
     """
     import torch
 
@@ -66,7 +67,7 @@ def load_codec(
     check_precision(precision, device)
     family, arguments = _resolve(name, _pinned(checkpoint, sha256), config, options)
     codec = family.load(name, device=device, precision=precision, **arguments)
-    if precision != "fp32":
+    if self_check and precision != "fp32":
         arguments.pop("compile", None)  # compiled code calls no hooks, which name a wrong module
         exact = family.load(name, device=device, precision="fp32", **arguments)
         refuse_wrong_codes(codec, exact, precision, device)
