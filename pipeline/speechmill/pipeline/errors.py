@@ -84,6 +84,10 @@ class DeviceBroken(SpeechmillError):
     """The GPU no longer works in this process."""
 
 
+class DeviceWrong(SpeechmillError):
+    """The device or the libraries of a worker give wrong codes; the worker is dropped."""
+
+
 class StreamBroken(SpeechmillError):
     """Decoding stopped before the end of the shard."""
 

@@ -6,6 +6,7 @@ from speechmill.codecs import CheckpointError
 from speechmill.pipeline.errors import (
     BucketNotFound,
     DeviceBroken,
+    DeviceWrong,
     NodeLost,
     ShardCut,
     StorageDenied,
@@ -26,6 +27,7 @@ SETTINGS = RunSettings()
         (WorkerLost(""), Action.RETRY),
         (NodeLost(""), Action.RETRY),
         (DeviceBroken(""), Action.RETRY),
+        (DeviceWrong(""), Action.RETRY),
         (StreamBroken(""), Action.RETRY),
         (StorageUnavailable(""), Action.GIVE_UP),  # storage has retried it
         (StorageNotFound(""), Action.GIVE_UP),
@@ -41,6 +43,13 @@ def test_the_policy_of_a_first_failure(error, action):
     decision = decide(error, Failures().after(error, False), SETTINGS, "a")
     assert decision.action is action
     assert decision.reason
+
+
+def test_a_worker_that_computes_wrongly_is_not_the_fault_of_its_shards():
+    failures = Failures()
+    for _ in range(SETTINGS.max_attempts + 1):
+        failures = failures.after(DeviceWrong(""), False)
+    assert decide(DeviceWrong(""), failures, SETTINGS, "a").action is Action.RETRY
 
 
 @given(st.lists(st.sampled_from([WorkerLost(), NodeLost(), StreamBroken(), DeviceBroken()])))

@@ -57,6 +57,10 @@ def started(codec, waiting: int = 0, shapes: BatchShapes = SHAPES) -> EncodeThre
     return EncodeThread([BatchEncoder(codec, shapes, torch.device("cpu"))], waiting)
 
 
+def shared(thread: EncodeThread) -> SharedBatches:
+    return SharedBatches(thread, 0, load_codec("null"))
+
+
 def encode(encoder, batches: Iterable[Batch | ShardEnd]) -> dict[bytes, np.ndarray]:
     """The codes of every batch, by its audio."""
     return encode_shard(encoder, batches)[0]
@@ -86,7 +90,7 @@ def test_codes_are_those_of_the_shards_alone(name):
     codec = load_codec(name)
     expected = [encode(BatchByBatch(codec), batches) for batches in shards]
     with closing(started(codec)) as thread, ThreadPoolExecutor(3) as pool:
-        found = pool.map(lambda batches: encode(SharedBatches(thread, 0), batches), shards)
+        found = pool.map(lambda batches: encode(shared(thread), batches), shards)
         for one, other in zip(found, expected, strict=True):
             assert_same(one, other)
 
@@ -94,7 +98,7 @@ def test_codes_are_those_of_the_shards_alone(name):
 def test_every_batch_has_one_of_the_fixed_shapes():
     codec = Spy()
     with closing(started(codec)) as thread:
-        encode(SharedBatches(thread, 0), [decoded(*range(1_000, 16_000, 700)), END])
+        encode(shared(thread), [decoded(*range(1_000, 16_000, 700)), END])
     assert set(codec.shapes) == {(4, 8_000), (2, 16_000)}
 
 
@@ -108,7 +112,7 @@ def test_shards_fill_each_others_batches(monkeypatch):
         yield END
 
     with closing(started(codec, waiting=2)) as thread, ThreadPoolExecutor(2) as pool:
-        encoder = SharedBatches(thread, 0)
+        encoder = shared(thread)
         list(pool.map(lambda seed: encode(encoder, stream(seed)), (1, 2)))
     assert codec.rows == [4]
 
@@ -123,8 +127,8 @@ def test_a_shard_does_not_wait_for_one_that_goes_on(monkeypatch):
         yield END
 
     with closing(thread), ThreadPoolExecutor(1) as pool:
-        slow = pool.submit(encode, SharedBatches(thread, 0), endless())
-        assert encode(SharedBatches(thread, 0), [decoded(6_000), END])
+        slow = pool.submit(encode, shared(thread), endless())
+        assert encode(shared(thread), [decoded(6_000), END])
         goes_on.set()
         assert slow.result()
 
@@ -133,10 +137,10 @@ def test_a_stream_that_breaks_costs_only_its_own_shard():
     codec = load_codec("null")
     with closing(started(codec, waiting=1)) as thread:
         with pytest.raises(StreamBroken):
-            encode(SharedBatches(thread, 0), [decoded(5_000, 6_000)])
+            encode(shared(thread), [decoded(5_000, 6_000)])
         batch = decoded(7_000, seed=2)
         assert_same(
-            encode(SharedBatches(thread, 0), [batch, END]),
+            encode(shared(thread), [batch, END]),
             encode(BatchByBatch(codec), [batch, END]),
         )
 
@@ -144,7 +148,7 @@ def test_a_stream_that_breaks_costs_only_its_own_shard():
 def test_a_batch_that_does_not_fit_is_split_into_fixed_shapes_and_the_shard_knows():
     codec, batch = Spy(room=2 * 8_000), decoded(8_000, 7_000, 6_000, 5_000)
     with closing(started(codec)) as thread:
-        found, done = encode_shard(SharedBatches(thread, 0), [batch, END])
+        found, done = encode_shard(shared(thread), [batch, END])
     assert codec.shapes == [(2, 8_000)] * 2
     assert done.split_clips == 4
     assert_same(found, encode(BatchByBatch(load_codec("null")), [batch, END]))
@@ -154,8 +158,8 @@ def test_a_row_that_does_not_fit_ends_its_shard_alone():
     codec = Spy(room=8_001)
     with closing(started(codec)) as thread:
         with pytest.raises(DeviceFull, match=r"segment\.by=fixed"):
-            encode(SharedBatches(thread, 0), [decoded(16_000), END])
-        assert encode(SharedBatches(thread, 0), [decoded(8_000), END])
+            encode(shared(thread), [decoded(16_000), END])
+        assert encode(shared(thread), [decoded(8_000), END])
 
 
 def test_a_broken_device_ends_every_shard():
@@ -163,14 +167,14 @@ def test_a_broken_device_ends_every_shard():
     with closing(started(codec)) as thread:
         for _ in range(2):
             with pytest.raises(DeviceBroken, match="illegal memory access"):
-                encode(SharedBatches(thread, 0), [decoded(8_000), END])
+                encode(shared(thread), [decoded(8_000), END])
 
 
 def test_a_function_is_called_by_the_thread_that_encodes():
     with closing(started(Spy())) as thread:
-        assert SharedBatches(thread, 0).call(lambda: threading.current_thread().name) == "encode"
+        assert shared(thread).call(lambda: threading.current_thread().name) == "encode"
         with pytest.raises(KeyError):
-            SharedBatches(thread, 0).call(lambda: {}["missing"])
+            shared(thread).call(lambda: {}["missing"])
 
 
 def test_padding_is_under_a_tenth_for_utterances_of_1_to_30_s_in_shards_of_an_hour():
@@ -196,5 +200,5 @@ def test_padding_is_under_a_tenth_for_utterances_of_1_to_30_s_in_shards_of_an_ho
     codec = Silent()
     shapes = plan_shapes(codec.info, ShapeSettings())
     with closing(started(codec, 6, shapes)) as thread, ThreadPoolExecutor(9) as pool:
-        list(pool.map(lambda seed: encode(SharedBatches(thread, 0), shard(seed)), range(40)))
+        list(pool.map(lambda seed: encode(shared(thread), shard(seed)), range(40)))
     assert 1 - codec.clips / codec.padded < 0.1

@@ -12,6 +12,7 @@ from speechmill.pipeline.dataset.layout import TokenDataset, dataset_identity
 from speechmill.pipeline.run.runner import Totals
 from speechmill.pipeline.shards.listing import list_shards
 from speechmill.pipeline.storage import Storage
+from speechmill.pipeline.tokenize.canary import KEY, reference_codes, stored_reference
 from speechmill.pipeline.tokenize.job import TokenizeJob
 from speechmill.pipeline.tokenize.writer import CodecOutput
 
@@ -30,20 +31,28 @@ def tokenize_shards(config: TokenizeConfig, display: ShardDisplay) -> Totals:
     shards = list_shards(config.shards, storage)
     settings = config.decode_settings()
     Recordings(settings, codecs)  # refuses settings that do not fit the codecs
-    pairs = list(zip(configs, codecs, strict=True))
-    codec_outputs = tuple(
-        CodecOutput(storage.absolute(single.output), codec, single.codec_options())
-        for single, codec in pairs
-    )
-    job = TokenizeJob(codec_outputs, storage, settings)
-    outputs = [_output(single, codec, storage) for single, codec in pairs]
+    wanted = tuple(_codec_output(*pair, storage) for pair in zip(configs, codecs, strict=True))
+    job = TokenizeJob(wanted, storage, settings)
+    outputs = [_run_output(*pair, storage) for pair in zip(configs, wanted, strict=True)]
     return run_shards(shards, outputs, job, config, display)
 
 
-def _output(config: TokenizeConfig, codec: CodecInfo, storage: Storage) -> RunOutput:
-    dataset = TokenDataset(storage.absolute(config.output), storage)
+def _codec_output(config: TokenizeConfig, codec: CodecInfo, storage: Storage) -> CodecOutput:
+    """Return the codec and its canary: that of the dataset, or of this machine for a new one."""
+    output, options = storage.absolute(config.output), config.codec_options()
+    identity = TokenDataset(output, storage).read_identity()
+    if identity is None:
+        return CodecOutput(output, codec, options, canary=reference_codes(codec, options))
+    return CodecOutput(output, codec, options, canary=stored_reference(identity, codec))
+
+
+def _run_output(config: TokenizeConfig, output: CodecOutput, storage: Storage) -> RunOutput:
+    dataset, codec = TokenDataset(output.output, storage), output.codec
     facts = {"codec": codec.name, "revision": codec.revision}
-    return RunOutput(dataset, identity_of(config, codec), facts, to_yaml(config))
+    identity = identity_of(config, codec)
+    if output.canary:
+        identity[KEY] = output.canary.to_json()
+    return RunOutput(dataset, identity, facts, to_yaml(config))
 
 
 def identity_of(config: TokenizeConfig, codec: CodecInfo) -> dict[str, Any]:

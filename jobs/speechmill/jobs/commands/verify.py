@@ -5,6 +5,7 @@ from typing import Any
 
 from rich.console import Console
 
+from speechmill.codecs import Codec
 from speechmill.jobs.display import facts_table
 from speechmill.jobs.existing_dataset import (
     last_config,
@@ -23,6 +24,7 @@ class Mismatch:
     frames: int
     device: str
     shares: list[float]  # of the codes that differ, per codebook
+    canary: float | None  # share of a known clip's codes that this machine gives as the first run
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,7 @@ def _reencode(
 
     config = last_config(dataset, overrides)
     codec, device = load_dataset_codec(dataset, config)
+    canary = _canary(dataset, codec, config.codec.precision, found)
     frames, wrong = 0, [0] * codec.info.num_codebooks
     rows = list(reencode(dataset, options.reencode, codec, config.decode_settings(), options.seed))
     for row in rows:
@@ -68,7 +71,25 @@ def _reencode(
         if _differs_too_much(row.mismatches, row.num_frames, options.tolerance, exact):
             message = f"{row.key!r} at {row.start:g} s: {sum(row.mismatches)} codes differ"
             found.faults.append(Finding("reencode", file, message))
-    return Mismatch(len(rows), frames, device_kind(device), [n / max(frames, 1) for n in wrong])
+    shares = [n / max(frames, 1) for n in wrong]
+    return Mismatch(len(rows), frames, device_kind(device), shares, canary)
+
+
+def _canary(
+    dataset: TokenDataset, codec: Codec, precision: str, found: Verification
+) -> float | None:
+    """Compare this machine with the canary of the dataset; a fault says that it is wrong."""
+    from speechmill.codecs.self_check import encode_clip
+    from speechmill.pipeline.tokenize.canary import equal_codes, least_equal, stored_reference
+
+    reference = stored_reference(dataset.require_identity(), codec.info)
+    if reference is None:
+        return None
+    share = equal_codes(encode_clip(codec), reference)
+    if share < least_equal(codec.info, precision):
+        message = f"this machine gives only {share:.0%} of the canary's codes"
+        found.faults.append(Finding("canary", dataset.identity_file, message))
+    return share
 
 
 def _differs_too_much(
@@ -96,6 +117,8 @@ def print_verification(found: Verification, mismatch: Mismatch | None, console: 
     if mismatch:
         shares = " ".join(f"{share:.2%}" for share in mismatch.shares)
         facts["encoded again"] = f"{mismatch.rows} rows on {mismatch.device}"
+        if mismatch.canary is not None:
+            facts["codes of the canary"] = f"{mismatch.canary:.2%} are equal on this machine"
         facts["codes that differ"] = f"{shares} of {mismatch.frames:,} frames, by codebook"
     facts["faults"] = f"{len(found.faults)}"
     console.print(facts_table(facts))

@@ -15,6 +15,7 @@ from speechmill.pipeline.audio.recordings import RecordingSettings
 from speechmill.pipeline.errors import DatasetConflict, InputError, StorageNotFound
 from speechmill.pipeline.shards.listing import Shard
 from speechmill.pipeline.storage import Storage, join
+from speechmill.pipeline.tokenize import canary
 from speechmill.pipeline.tokenize.schema import LAYOUT, SCHEMA_VERSION
 from speechmill.pipeline.tokenize.writer import read_footer
 
@@ -63,7 +64,7 @@ class ShardOutput(ABC):
     title: ClassVar[str]  # of the whole, for messages
 
     def claim(self, wanted: dict[str, Any]) -> None:
-        """Write the identity, or check that the existing one is equal.
+        """Write the identity, or check that the existing one is equal but for its canary.
 
         Removes temporary files that killed writes left on a local disk. Raises `DatasetConflict`
         with the first difference and the cure.
@@ -85,7 +86,7 @@ class ShardOutput(ABC):
     def refuse_other(self, found: dict[str, Any], wanted: dict[str, Any]) -> None:
         """Raise `DatasetConflict` if two identities differ."""
         for key in wanted:
-            if found.get(key) != wanted[key]:
+            if key != canary.KEY and found.get(key) != wanted[key]:
                 raise DatasetConflict(
                     f"{self.root} holds {self.content} of {key} = {found.get(key)!r}, this run has "
                     f"{wanted[key]!r}; set another output, or change {key} back"

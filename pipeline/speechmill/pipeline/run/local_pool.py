@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from typing import Any
 
 from speechmill.pipeline.audio.isolation import kept_process
-from speechmill.pipeline.errors import DeviceBroken, InputError
+from speechmill.pipeline.errors import DeviceBroken, DeviceWrong, InputError
 from speechmill.pipeline.run.diagnosis import timed
 from speechmill.pipeline.run.job import Job, WorkerEventCallback, WorkerSettings
 from speechmill.pipeline.run.runner import EventKind, ShardResult
@@ -54,14 +54,17 @@ class LocalPool:
         return False
 
     def wait(self, timeout: float | None = None) -> list[ShardResult]:
-        """Process the shard that was submitted; raises `DeviceBroken`, which no retry can cure."""
+        """Process the shard that was submitted.
+
+        Raises `DeviceBroken` and `DeviceWrong`, which no retry can cure.
+        """
         if not self._waiting:
             time.sleep(timeout or 0)
             return []
         shard = self._waiting.pop()
         try:
             return [ShardResult(shard, self._process(shard))]
-        except DeviceBroken:
+        except (DeviceBroken, DeviceWrong):
             raise
         except Exception as error:
             return [ShardResult(shard, error=error)]

@@ -12,6 +12,7 @@ from speechmill.codecs.errors import CodecError
 from speechmill.pipeline.errors import (
     BucketNotFound,
     DeviceBroken,
+    DeviceWrong,
     NodeLost,
     ShardError,
     SpeechmillError,
@@ -58,7 +59,7 @@ class Failures:
 
     own: int = 0  # the shard is the only possible cause
     shared: int = 0  # its worker died while it held other shards, any of which may be the cause
-    with_node: int = 0  # its worker was lost with the whole node
+    with_node: int = 0  # its worker was lost with the whole node, or computed wrongly
 
     @property
     def total(self) -> int:
@@ -71,7 +72,7 @@ class Failures:
 
     def after(self, error: Exception, shared_loss: bool) -> "Failures":
         """The count with one more failure."""
-        if isinstance(error, NodeLost):
+        if isinstance(error, (NodeLost, DeviceWrong)):
             return replace(self, with_node=self.with_node + 1)
         if isinstance(error, (WorkerLost, DeviceBroken)) and shared_loss:
             return replace(self, shared=self.shared + 1)
@@ -99,6 +100,7 @@ _RULES: tuple[tuple[type[Exception], Action, str], ...] = (
     (NodeLost, Action.RETRY, "the node is at fault, not the shard"),
     (WorkerLost, Action.RETRY, "the worker died"),
     (DeviceBroken, Action.RETRY, "the worker is restarted"),
+    (DeviceWrong, Action.RETRY, "the worker is dropped"),
     (StreamBroken, Action.RETRY, "the process that decoded it died"),
     (ShardError, Action.GIVE_UP, "the tar itself is at fault"),
     (SpeechmillError, Action.GIVE_UP, "the same error would come again"),

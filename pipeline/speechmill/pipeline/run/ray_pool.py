@@ -9,7 +9,13 @@ from dataclasses import dataclass
 import ray
 from ray.exceptions import RayActorError, RayTaskError
 
-from speechmill.pipeline.errors import DeviceBroken, NodeLost, StreamBroken, WorkerLost
+from speechmill.pipeline.errors import (
+    DeviceBroken,
+    DeviceWrong,
+    NodeLost,
+    StreamBroken,
+    WorkerLost,
+)
 from speechmill.pipeline.run.job import Job, RaySettings, WorkerEventCallback, WorkerSettings
 from speechmill.pipeline.run.ray_cluster import connected, export_metrics, task_error
 from speechmill.pipeline.run.ray_workers import (
@@ -120,6 +126,8 @@ class RayPool:
         if isinstance(result.error, DeviceBroken):
             ray.kill(task.worker.actor, no_restart=False)
             return self._restart(task, result.error)
+        if isinstance(result.error, DeviceWrong):
+            return self._drop(task, result.error)
         if isinstance(result.error, StreamBroken):
             self._to_isolate.add(task.shard)
         task.worker.leaving |= isinstance(result.error, NodeLost)
@@ -138,11 +146,21 @@ class RayPool:
         """Ray restarts the process; the other shards that the worker held are lost with it."""
         node, message = task.worker.node, str(error).splitlines()[0]
         self._on_worker_event(EventKind.WORKER_LOST, node=node, message=message)
-        others = [ref for ref, other in self._running.items() if other.worker is task.worker]
+        shards = self._take_back(task.worker)
         self._workers.start(task.worker)
         loss = error if isinstance(error, WorkerLost) else WorkerLost(str(error))
-        shards = [self._pop(reference).shard for reference in others]
         return [
             ShardResult(task.shard, error=error, shared_loss=bool(shards)),
             *(ShardResult(shard, error=loss, shared_loss=True) for shard in shards),
         ]
+
+    def _drop(self, task: _Task, error: DeviceWrong) -> list[ShardResult]:
+        """Go on without the worker; none of its shards in flight is at fault."""
+        shards = [task.shard, *self._take_back(task.worker)]
+        self._workers.drop(task.worker, error)
+        return [ShardResult(shard, error=error) for shard in shards]
+
+    def _take_back(self, worker: WorkerState) -> list[Shard]:
+        """The shards in flight of a worker; what it still says about them is ignored."""
+        held = [reference for reference, task in self._running.items() if task.worker is worker]
+        return [self._pop(reference).shard for reference in held]

@@ -10,7 +10,7 @@ from ray.actor import ActorHandle
 from ray.exceptions import ActorUnavailableError, RayActorError, RayError, RayTaskError
 
 from speechmill.codecs.errors import CodecError
-from speechmill.pipeline.errors import NodeLost, WorkerLost
+from speechmill.pipeline.errors import DeviceWrong, NodeLost, WorkerLost
 from speechmill.pipeline.retry import Backoff
 from speechmill.pipeline.run.job import (
     Job,
@@ -140,20 +140,29 @@ class RayWorkers:
         worker.start_at = time.monotonic() + CHECK_SECONDS
 
     def _start_again(self, worker: WorkerState, error: Exception) -> None:
-        """Retry a worker that cannot load, then go on without it, unless it is the last one."""
+        """Retry a worker that cannot load, then drop it."""
         if isinstance(error, NodeLost):
             worker.start_at = time.monotonic() + CHECK_SECONDS
             return
         worker.load_failures += 1
-        if worker.load_failures < _MAX_LOAD_FAILURES and not isinstance(error, CodecError):
+        hopeless = isinstance(error, (CodecError, DeviceWrong))
+        if worker.load_failures < _MAX_LOAD_FAILURES and not hopeless:
             delay = _RELOAD.delay(self._job.output, worker.load_failures)
             worker.start_at = time.monotonic() + delay
             return
+        self.drop(worker, error)
+
+    def drop(self, worker: WorkerState, error: Exception) -> None:
+        """Go on without a worker; raises the error if it was the last one.
+
+        Its process lives on without work, so that no other worker of the run gets its device.
+        """
+        worker.ready = False
+        facts = {"error": type(error).__name__, "message": str(error)}
+        self._on_event(EventKind.WORKER_DROPPED, node=worker.node, **facts)
         if not any(other.ready or self._is_coming(other) for other in self._all):
             raise error
-        logger.warning("going on without a worker that cannot load its codec: %s", error)
-        facts = {"error": type(error).__name__, "message": str(error)}
-        self._on_event(EventKind.WORKER_DROPPED, **facts)
+        logger.warning("going on without a worker: %s", error)
 
     def _is_coming(self, worker: WorkerState) -> bool:
         return worker.start_at is not None or worker in self.starting.values()

@@ -69,7 +69,7 @@ class EventKind(StrEnum):
     COPY = "copy"  # a slow shard runs a second time
     WORKER_READY = "worker ready"
     WORKER_LOST = "worker lost"
-    WORKER_DROPPED = "worker dropped"  # it cannot load its codec
+    WORKER_DROPPED = "worker dropped"  # it cannot load its codec, or computes wrongly
     WORKERS_ADDED = "workers added"
     NODE_DRAINING = "node draining"
 

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
+from functools import partial
 from itertools import takewhile
 from typing import Any
 
@@ -16,9 +17,11 @@ import torch
 from speechmill.codecs import load_codec
 from speechmill.codecs.api import Codec
 from speechmill.codecs.errors import CheckpointError
+from speechmill.codecs.fixed_shapes import FixedShapeCodec
 from speechmill.pipeline.shards.listing import Shard
 from speechmill.pipeline.storage import Storage
 from speechmill.pipeline.tokenize.batching import Batch, ShardEnd, split
+from speechmill.pipeline.tokenize.canary import Canary
 from speechmill.pipeline.tokenize.decode import DecodeSettings, Isolation, decode_shard
 from speechmill.pipeline.tokenize.device import DeviceLock
 from speechmill.pipeline.tokenize.encode_thread import EncodeThread
@@ -38,7 +41,7 @@ class Tokenizer:
         self.outputs = outputs
         self.storage = storage
         self.settings = settings
-        codecs = [load_codec(**output.codec_options) for output in outputs]
+        codecs = [_load(output) for output in outputs]
         for codec, output in zip(codecs, outputs, strict=True):
             if codec.info != output.codec:
                 raise CheckpointError(
@@ -47,6 +50,10 @@ class Tokenizer:
                     "give every node the same checkpoint and the same version of speechmill"
                 )
         self.encoders, self._close = shard_encoders(outputs, codecs)
+        self.canaries = [
+            encoder.call(partial(_canary, encoder.codec, output))
+            for encoder, output in zip(self.encoders, outputs, strict=True)
+        ]
 
     def __call__(
         self,
@@ -61,7 +68,12 @@ class Tokenizer:
         interrupted = threading.Event()
         streams = split(takewhile(lambda _: not interrupted.is_set(), batches), len(needed))
         arguments = [
-            (of_codec, self.encoders[position], self._writer(shard, self.outputs[position]))
+            (
+                of_codec,
+                self.encoders[position],
+                self._writer(shard, self.outputs[position]),
+                self.canaries[position],
+            )
             for position, of_codec in zip(needed, streams, strict=True)
         ]
         if len(arguments) == 1:  # in this thread, which Ctrl-C interrupts at once
@@ -89,6 +101,16 @@ class Tokenizer:
         return PartWriter(output.output, shard, self.storage, output.codec, provenance)
 
 
+def _load(output: CodecOutput) -> Codec:
+    """The canary compares with float32 too, without a second network on the device."""
+    return load_codec(**output.codec_options, self_check=output.canary is None)
+
+
+def _canary(codec: Codec, output: CodecOutput) -> Canary:
+    options = output.codec_options
+    return Canary(codec, options["device"], options["precision"], output.canary)
+
+
 def shard_encoders(
     outputs: Sequence[CodecOutput], codecs: Sequence[Codec]
 ) -> tuple[list[ShardEncoder], Callable[[], None]]:
@@ -107,18 +129,24 @@ def shard_encoders(
     thread = EncodeThread(list(fixed.values()), max(output.waiting_shards for output in outputs))
     places = {position: place for place, position in enumerate(fixed)}
     encoders: list[ShardEncoder] = [
-        SharedBatches(thread, places[position]) if position in fixed else BatchByBatch(codec, lock)
+        SharedBatches(thread, places[position], FixedShapeCodec(codec, fixed[position].shapes))
+        if position in fixed
+        else BatchByBatch(codec, lock)
         for position, codec in enumerate(codecs)
     ]
     return encoders, thread.close
 
 
 def tokenize_shard(
-    batches: Iterable[Batch | ShardEnd], encoder: ShardEncoder, writer: PartWriter
+    batches: Iterable[Batch | ShardEnd],
+    encoder: ShardEncoder,
+    writer: PartWriter,
+    canary: Canary | None = None,
 ) -> ShardReport:
     """Encode the batches of one shard and commit its part.
 
-    Raises `StreamBroken`, and writes nothing, if the batches end without a `ShardEnd`.
+    Raises `StreamBroken`, and writes nothing, if the batches end without a `ShardEnd`;
+    `DeviceWrong` if the canary no longer gives its codes.
     """
 
     def add(batch: Batch, codes_BFK: npt.NDArray[np.int64]) -> None:
@@ -127,6 +155,8 @@ def tokenize_shard(
 
     with writer:
         done = encoder.encode_shard(batches, add)
+        if canary:
+            encoder.call(canary.check)
         if done.split_clips and writer.provenance["precision"] != "fp32":
             writer.provenance["split_clips"] = done.split_clips
         writer.close(done.end.rejects, done.end.num_bad_json)

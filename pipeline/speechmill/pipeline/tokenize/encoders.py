@@ -32,6 +32,8 @@ class EncodedShard:
 class ShardEncoder(Protocol):
     """Encodes with one codec; several threads use it at the same time."""
 
+    codec: Codec  # computes as the shards are computed; only inside of `call`
+
     def encode_shard(self, batches: Iterable[Batch | ShardEnd], take: TakeCodes) -> EncodedShard:
         """Call `take` with every batch and its codes, in any order.
 
@@ -48,7 +50,7 @@ class BatchByBatch:
     """Encodes the batches as they come; the shards in flight take turns."""
 
     def __init__(self, codec: Codec, lock: DeviceLock | None = None):
-        self._codec = SplittingCodec(codec)
+        self.codec: Codec = SplittingCodec(codec)
         self._lock = lock or DeviceLock()
 
     def encode_shard(self, batches: Iterable[Batch | ShardEnd], take: TakeCodes) -> EncodedShard:
@@ -76,10 +78,10 @@ class BatchByBatch:
         audio_BT = pad_clips(torch.from_numpy(batch.audio_N), lengths)
         with self._lock:
             started = time.perf_counter()
-            codes_BKF = self._codec.encode(audio_BT, torch.from_numpy(batch.num_samples_B)).cpu()
+            codes_BKF = self.codec.encode(audio_BT, torch.from_numpy(batch.num_samples_B)).cpu()
             seconds = time.perf_counter() - started
         take(batch, codes_BKF.transpose(1, 2).numpy())
-        rate = self._codec.info.sample_rate
+        rate = self.codec.info.sample_rate
         metrics.record(metrics.BATCHES, 1)
         metrics.record(metrics.BATCH_SECONDS, sum(lengths) / rate)
         metrics.record(metrics.PADDED_SECONDS, len(lengths) * max(lengths) / rate)
@@ -90,16 +92,18 @@ class BatchByBatch:
 class SharedBatches:
     """Encodes in batches of fixed shapes, together with the other shards in flight."""
 
-    def __init__(self, thread: EncodeThread, codec: int):
+    def __init__(self, thread: EncodeThread, position: int, codec: Codec):
+        """`position` is that of the codec among those of the thread."""
+        self.codec = codec
         self._thread = thread
-        self._codec = codec  # its position among those of the thread
+        self._position = position
 
     def encode_shard(self, batches: Iterable[Batch | ShardEnd], take: TakeCodes) -> EncodedShard:
         idle = self._thread.idle
         idle.add_shard()
         starved = 0.0
         try:
-            with self._thread.shard(self._codec) as clips:
+            with self._thread.shard(self._position) as clips:
                 for batch in batches:
                     if isinstance(batch, ShardEnd):
                         break

@@ -20,6 +20,7 @@ from speechmill.codecs.shapes import BatchShapes
 from speechmill.pipeline.shards.listing import Shard
 from speechmill.pipeline.shards.tar_reader import Reject
 from speechmill.pipeline.storage import Storage, join
+from speechmill.pipeline.tokenize.canary import Reference
 from speechmill.pipeline.tokenize.schema import LAYOUT, SCHEMA_VERSION, reject_table, token_schema
 
 FOOTER_KEY = "speechmill"
@@ -36,6 +37,7 @@ class CodecOutput:
     output: str
     codec: CodecInfo
     codec_options: dict[str, Any]  # the arguments of `load_codec`
+    canary: Reference | None = None  # None: of an early version
     shapes: BatchShapes | None = None  # of its batches; None: they do not matter
     # Shards that may have all their clips in batches that are not full yet.
     waiting_shards: int = 0
