@@ -131,14 +131,18 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 WEIGHTS = "model.safetensors"
-_MIT_DAC = {"paper": "arXiv 2306.06546", "licence": "MIT"}
 CARDS = {
-    name: Card(parameters=parameters, files={"checkpoint": f"hf://{repository}/{WEIGHTS}"}, **known)
-    for name, parameters, repository, known in (
-        ("mimi", 96_085_825, "kyutai/mimi", {"paper": "arXiv 2410.00037", "licence": "CC-BY-4.0"}),
-        ("encodec-24khz", 19_041_121, "facebook/encodec_24khz", {"paper": "arXiv 2210.13438"}),
-        ("dac-16khz", 74_141_697, "descript/dac_16khz", _MIT_DAC),
-        ("dac-24khz", 74_653_857, "descript/dac_24khz", _MIT_DAC),
-        ("dac-44khz", 76_620_777, "descript/dac_44khz", _MIT_DAC),
+    name: Card(
+        parameters=parameters,
+        paper=f"arXiv {paper}",
+        licence=licence,
+        files={"checkpoint": f"hf://{repository}/{WEIGHTS}"},
+    )
+    for name, parameters, repository, paper, licence in (
+        ("mimi", 96_085_825, "kyutai/mimi", "2410.00037", "CC-BY-4.0"),
+        ("encodec-24khz", 19_041_121, "facebook/encodec_24khz", "2210.13438", "unknown"),
+        ("dac-16khz", 74_141_697, "descript/dac_16khz", "2306.06546", "MIT"),
+        ("dac-24khz", 74_653_857, "descript/dac_24khz", "2306.06546", "MIT"),
+        ("dac-44khz", 76_620_777, "descript/dac_44khz", "2306.06546", "MIT"),
     )
 }
