@@ -7,7 +7,9 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner, Result
 
+from speechmill.codecs import codec_info
 from speechmill.jobs.cli import app
+from speechmill.pipeline.tokenize.canary import reference_codes
 from tests.jobs.datasets import make_dataset
 
 ROWS = 8
@@ -44,6 +46,21 @@ def test_codes_that_differ_from_the_audio_are_counted_by_codebook(tmp_path, outp
     assert [share > 0 for share in found["reencoded"]["shares"]] == [book == 2 for book in range(8)]
     assert [fault["check"] for fault in found["faults"]] == ["reencode"]
     assert verify(output, "--reencode", f"{ROWS}", "--tolerance", "0.5").exit_code == 0
+
+
+def test_a_machine_that_does_not_give_the_codes_of_the_canary_is_a_fault(tmp_path, output):
+    info = codec_info("null")
+    options = {"name": "null", "device": "cpu", "precision": "fp32"}
+    canary = reference_codes(info, options).to_json()
+    path = tmp_path / "out" / "dataset.json"
+    identity = json.loads(path.read_text())
+    path.write_text(json.dumps({**identity, "canary": canary}))
+    done = verify(output, "--reencode", "1", "codec.device=cpu")
+    assert (done.exit_code, "100.00% of its codes are equal" in done.output) == (0, True)
+    wrong = {**canary, "codes": canary["codes"][::-1]}
+    path.write_text(json.dumps({**identity, "canary": wrong}))
+    done = verify(output, "--reencode", "1", "codec.device=cpu")
+    assert (done.exit_code, "this machine gives only 0% of the" in done.output) == (1, True)
 
 
 def test_missing_or_changed_audio_is_a_fault_of_reencoding(tmp_path, output):

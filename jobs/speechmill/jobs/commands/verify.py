@@ -117,9 +117,9 @@ def print_verification(found: Verification, mismatch: Mismatch | None, console: 
     if mismatch:
         shares = " ".join(f"{share:.2%}" for share in mismatch.shares)
         facts["encoded again"] = f"{mismatch.rows} rows on {mismatch.device}"
-        if mismatch.canary is not None:
-            facts["codes of the canary"] = f"{mismatch.canary:.2%} are equal on this machine"
         facts["codes that differ"] = f"{shares} of {mismatch.frames:,} frames, by codebook"
+        if mismatch.canary is not None:
+            facts["canary"] = f"{mismatch.canary:.2%} of its codes are equal on this machine"
     facts["faults"] = f"{len(found.faults)}"
     console.print(facts_table(facts))
     for word, findings in (("fault", found.faults), ("note ", found.notes)):
