@@ -1,5 +1,6 @@
 """`speechmill train`: fine-tune a codec, or train it from random weights, on WebDataset shards."""
 
+import logging
 from dataclasses import asdict
 
 import torch
@@ -11,7 +12,7 @@ from speechmill.jobs.training.checkpoints import (
     run_identity,
     saved_identity,
 )
-from speechmill.jobs.training.config import TrainConfig
+from speechmill.jobs.training.config import TrainConfig, TrainWorkers
 from speechmill.jobs.training.context import WorkerContext
 from speechmill.jobs.training.display import TrainDisplay
 from speechmill.jobs.training.logging import describe_run
@@ -20,6 +21,8 @@ from speechmill.pipeline.enhance.api import load_enhancer
 from speechmill.pipeline.errors import InputError
 from speechmill.pipeline.shards.listing import list_shards
 from speechmill.pipeline.storage import Storage
+
+logger = logging.getLogger(__name__)
 
 
 def train_codec(config: TrainConfig, display: TrainDisplay) -> None:
@@ -35,7 +38,7 @@ def train_codec(config: TrainConfig, display: TrainDisplay) -> None:
     display.begin(job.config, root, len(job.shards))
     with display.bar("training"):
         if config.workers.count == 0:
-            train_worker(job, WorkerContext(), display.show)
+            train_worker(job, WorkerContext(device=_device(config.workers)), display.show)
         else:
             from speechmill.jobs.training.distributed import train_on_ray
 
@@ -52,12 +55,20 @@ def make_job(config: TrainConfig, storage: Storage) -> TrainJob:
 
 def _check(job: TrainJob, root: str, storage: Storage) -> None:
     config = job.config
-    on_gpu = config.workers.count != 0 and config.workers.num_gpus
-    if not on_gpu:
-        check_precision(config.precision, torch.device("cpu"))
+    if (
+        config.workers.count == 0 or not config.workers.on_gpus
+    ):  # else a GPU of the cluster is asked
+        check_precision(config.precision, _device(config.workers))
     if not config.phases:
         raise InputError("phases is empty; give at least one")
     checkpoints = Checkpoints(root, storage, config.checkpoint.keep)
     if checkpoint := checkpoints.latest():
         saved = saved_identity(checkpoint, config)
         refuse_difference(saved, job.identity, checkpoints.folder)
+
+
+def _device(workers: TrainWorkers) -> torch.device:
+    """Return the device of a run in this process, or on a cluster without GPUs."""
+    if workers.num_gpus and not workers.on_gpus:
+        logger.warning("this machine has no GPU: training on the CPU")
+    return torch.device("cuda" if workers.on_gpus else "cpu")

@@ -1,6 +1,7 @@
 """The discriminators of a GAN: their losses for the generator, and their own training."""
 
 from collections.abc import Mapping
+from math import isfinite
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from speechmill.codecs.precision import autocast
 from speechmill.codecs.recipe import Recipe, StepOutput
 from speechmill.jobs.training.config import OptimizerSettings, TrainConfig
 from speechmill.jobs.training.context import WorkerContext
-from speechmill.jobs.training.optim import adamw, optimizer_step
+from speechmill.jobs.training.optim import Optimizer
 
 
 class Adversary:
@@ -25,14 +26,15 @@ class Adversary:
         ).to(context.device)
         self.context = context
         self.precision = config.precision
-        self.clip_grad = config.optimizer.clip_grad
         self.generator_loss, self.discriminator_loss = GAN_LOSSES[recipe.gan]
         self.mean_features = recipe.mean_features
 
     def begin_phase(self, settings: OptimizerSettings) -> None:
         """Start with a new optimizer."""
         self.parallel = self.context.parallel(self.discriminators)
-        self.optimizer = adamw(self.discriminators.parameters(), settings)
+        self.optimizer = Optimizer(
+            self.discriminators.parameters(), settings, self.precision, self.context.device
+        )
 
     def generator_terms(self, output: StepOutput) -> dict[str, Tensor]:
         """Return the generator's losses; they have no gradient for the discriminators."""
@@ -46,8 +48,8 @@ class Adversary:
         matching = feature_matching(real, fake, mean=self.mean_features)
         return {"adversarial": self.generator_loss(fake), "feature": matching}
 
-    def update(self, output: StepOutput, lr: float) -> dict[str, Tensor]:
-        """Take a step of the discriminators; return their loss and their gradient's norm."""
+    def backward(self, output: StepOutput) -> dict[str, Tensor]:
+        """Compute the discriminators' gradient; return their loss and the gradient's norm."""
         assert output.audio_BT is not None
         assert output.target_BT is not None
         with autocast(self.precision, self.context.device):
@@ -56,14 +58,18 @@ class Adversary:
             real = [[layer.chunk(2)[0] for layer in layers] for layers in features]
             fake = [[layer.chunk(2)[1] for layer in layers] for layers in features]
             loss = self.discriminator_loss(real, fake)
-        norm = optimizer_step(self.optimizer, loss, lr, self.clip_grad)
-        return {"discriminators": loss, "discriminators_grad_norm": norm}
+        return {"discriminators": loss, "discriminators_grad_norm": self.optimizer.backward(loss)}
+
+    def step(self, lr: float, values: Mapping[str, float]) -> None:
+        """Train the discriminators, unless their gradient is not finite."""
+        if isfinite(values["discriminators_grad_norm"]):
+            self.optimizer.step(lr)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state under the names that checkpoints have always had."""
         return {
             "judges": self.discriminators.state_dict(),
-            "judge_optimizer": self.optimizer.state_dict(),
+            **self.optimizer.state_dict("judge_"),
         }
 
     def load_networks(self, state: Mapping[str, Any]) -> None:
@@ -71,4 +77,4 @@ class Adversary:
 
     def load_optimizer(self, state: Mapping[str, Any]) -> None:
         """Continue within a phase."""
-        self.optimizer.load_state_dict(state["judge_optimizer"])
+        self.optimizer.load_state_dict(state, "judge_")

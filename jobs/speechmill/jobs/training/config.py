@@ -6,8 +6,9 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from speechmill.codecs.api import PRECISIONS
 from speechmill.codecs.registry import UNTRAINED, file_arguments
-from speechmill.jobs.schemas import file_options
+from speechmill.jobs.schemas import default_device, file_options
 from speechmill.pipeline.audio.decoders import Limits
 from speechmill.pipeline.audio.resample import AudioSettings
 from speechmill.pipeline.enhance.api import EnhancerSettings
@@ -175,7 +176,8 @@ class TrainWorkers:
 
     count: int | None = None  # default: one for each GPU of the cluster, or 1 if num_gpus is 0
     min_count: int | None = None  # workers to continue with after a loss; default: all
-    num_gpus: float = 1.0  # of each worker; 0 trains on the CPU
+    # Of each worker; 0 trains on the CPU. In this process: above 0 uses its GPU, if there is one.
+    num_gpus: float = 1.0
     num_cpus: float = 1.0  # of each worker
     threads: int | None = None  # CPU threads of each worker; default: num_cpus
     max_failures: int = 10  # lost workers after which the run gives up
@@ -186,6 +188,11 @@ class TrainWorkers:
                 f"workers.count is {self.count}; give the number of workers, or 0 to train in this "
                 "process without Ray"
             )
+
+    @property
+    def on_gpus(self) -> bool:
+        """Whether the run trains on GPUs; in this process only if there is one."""
+        return self.num_gpus > 0 and (self.count != 0 or default_device() == "cuda")
 
 
 def _file_settings(config: "TrainConfig") -> frozenset[str]:
@@ -213,7 +220,8 @@ class TrainConfig:
     limits: Limits = field(default_factory=Limits)
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
     discriminators: DiscriminatorSettings = field(default_factory=DiscriminatorSettings)
-    precision: str = "fp32"  # fp32 | tf32 | bf16
+    # auto | fp32 | tf32 | bf16 | fp16; auto: tf32 on GPUs, fp32 on CPUs.
+    precision: str = "auto"
     seed: int = 777
     validation: ValidationSettings = field(default_factory=ValidationSettings)
     checkpoint: CheckpointSettings = field(default_factory=CheckpointSettings)
@@ -226,6 +234,9 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if sum(phase.steps for phase in self.phases.values()) < 1:
             raise InputError("the phases have 0 steps together; give phases.<name>.steps")
+        if self.precision == "auto":
+            self.precision = "tf32" if self.workers.on_gpus else "fp32"
+        check_choice("precision", self.precision, ("auto", *PRECISIONS))
         check_choice("enhancement", self.enhancement, Enhancement)
         online = self.enhancement == Enhancement.ONLINE
         if online and self.enhancer is None:

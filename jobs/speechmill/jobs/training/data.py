@@ -9,6 +9,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from speechmill.jobs.training.augment import Augment, Crop
 from speechmill.jobs.training.config import DataSettings
@@ -29,20 +31,25 @@ logger = logging.getLogger(__name__)
 class CropBatch:
     """Crops of one length, and the state of the stream after them."""
 
-    audio_BT: Samples  # float32
-    enhanced_BT: Samples | None
+    audio_BT: Tensor  # float32
+    enhanced_BT: Tensor | None
     keys: list[str]
     state: StreamState
 
     @classmethod
-    def of(cls, crops: list[Crop], state: StreamState) -> "CropBatch":
+    def of(cls, crops: list[Crop], state: StreamState, pin_memory: bool) -> "CropBatch":
         enhanced = [crop.enhanced_T for crop in crops if crop.enhanced_T is not None]
         return cls(
-            audio_BT=np.stack([crop.audio_T for crop in crops]),
-            enhanced_BT=np.stack(enhanced) if enhanced else None,
+            audio_BT=_stack([crop.audio_T for crop in crops], pin_memory),
+            enhanced_BT=_stack(enhanced, pin_memory) if enhanced else None,
             keys=[crop.key for crop in crops],
             state=state,
         )
+
+
+def _stack(crops: list[Samples], pin_memory: bool) -> Tensor:
+    crops_BT = torch.from_numpy(np.stack(crops))
+    return crops_BT.pin_memory() if pin_memory else crops_BT
 
 
 @dataclass(frozen=True)
@@ -90,7 +97,11 @@ class Cropper:
 
 
 def batches(
-    stream: SampleStream, cropper: Cropper, settings: DataSettings, start: StreamState
+    stream: SampleStream,
+    cropper: Cropper,
+    settings: DataSettings,
+    start: StreamState,
+    pin_memory: bool = False,
 ) -> Iterator[CropBatch]:
     """Yield batches without end, decoded in threads ahead of the consumer."""
     with ThreadPoolExecutor(settings.threads, thread_name_prefix="decode") as pool:
@@ -108,7 +119,7 @@ def batches(
                 usable = True
                 crops.append(crop)
             if len(crops) == settings.batch_size:
-                yield CropBatch.of(crops, state)
+                yield CropBatch.of(crops, state, pin_memory)
                 crops = []
 
 

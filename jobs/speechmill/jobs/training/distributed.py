@@ -11,12 +11,15 @@ from typing import Any
 
 import ray
 import ray.train
+import torch
+from ray.exceptions import RayTaskError
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.util.queue import Queue
 
 from speechmill.codecs.errors import CodecError
-from speechmill.jobs.training.config import TrainWorkers
+from speechmill.codecs.precision import check_precision
+from speechmill.jobs.training.config import TrainConfig, TrainWorkers
 from speechmill.jobs.training.context import WorkerContext
 from speechmill.jobs.training.trainer import TrainProgress
 from speechmill.jobs.training.worker import TrainJob, train_worker
@@ -34,18 +37,34 @@ def train_on_ray(job: TrainJob, report: Callable[[TrainProgress], None]) -> None
         connected(job.config.ray),
         tempfile.TemporaryDirectory(prefix="speechmill-train-") as folder,
     ):
+        scaling = _scaling(settings)
+        _check_gpu(job.config)
         reports = Queue(actor_options={"num_cpus": 0})
         trainer = TorchTrainer(
             _work,
             train_loop_config={"job": job, "reports": reports},
             torch_config=TorchConfig(backend="nccl" if settings.num_gpus else "gloo"),
-            scaling_config=_scaling(settings),
+            scaling_config=scaling,
             run_config=RunConfig(
                 storage_path=folder,  # for Ray's own files; ours are in the run directory
                 failure_config=FailureConfig(max_failures=settings.max_failures),
             ),
         )
         _fit(trainer, reports, report)
+
+
+def _check_gpu(config: TrainConfig) -> None:
+    """Raise `UnsupportedPrecision` if a GPU of the cluster lacks the precision of the run.
+
+    One GPU is asked before a worker starts, because Ray would start a failing worker again.
+    """
+    if not config.workers.on_gpus or config.precision == "fp32":
+        return
+    check = ray.remote(check_precision).options(num_cpus=0, num_gpus=config.workers.num_gpus)
+    try:
+        ray.get(check.remote(config.precision, torch.device("cuda")))
+    except RayTaskError as error:
+        raise _worker_error(error) from error
 
 
 def _fit(trainer: Any, reports: Any, report: Callable[[TrainProgress], None]) -> None:

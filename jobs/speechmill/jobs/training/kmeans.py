@@ -174,7 +174,7 @@ class KMeansFit:
                 return points_MH
 
     def _points(self, batch: CropBatch) -> Tensor:
-        audio_BT = torch.from_numpy(batch.audio_BT).to(self.device)
+        audio_BT = batch.audio_BT.to(self.device)
         with autocast(self.config.precision, self.device):
             points_MH = self.recipe.points(audio_BT).float()
         if not bool(points_MH.isfinite().all()):

@@ -1,40 +1,79 @@
-"""The optimizer, one step of it, and its learning rate at every step of a run."""
+"""The optimizer, and its learning rate at every step of a run."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from math import cos, pi
+from math import cos, isfinite, pi
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
 
 from speechmill.jobs.training.config import OptimizerSettings, PhaseSettings, Schedule
 
 
-def adamw(parameters: Any, settings: OptimizerSettings) -> torch.optim.AdamW:
-    """Return the optimizer of some parameters; each step sets its learning rate."""
-    beta1, beta2 = settings.betas
-    return torch.optim.AdamW(
-        list(parameters),
-        betas=(beta1, beta2),
-        eps=settings.eps,
-        weight_decay=settings.weight_decay,
-    )
+class Optimizer:
+    """AdamW with a clipped gradient and, in fp16, with a scaled loss.
 
+    Small gradients are zero in fp16, so the loss is multiplied by a scale. After a step whose
+    gradient overflowed the scale is halved; after 2,000 steps without overflow it is doubled.
+    """
 
-def optimizer_step(
-    optimizer: torch.optim.Optimizer, loss: Tensor, lr: float, clip: float | None
-) -> Tensor:
-    """Take a step unless the gradient is not finite; return the gradient's norm."""
-    optimizer.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    norm = nn.utils.clip_grad_norm_(parameters, float("inf") if clip is None else clip)
-    if bool(norm.isfinite()):
-        for group in optimizer.param_groups:
+    def __init__(
+        self,
+        parameters: Iterable[nn.Parameter],
+        settings: OptimizerSettings,
+        precision: str,
+        device: torch.device,
+    ):
+        beta1, beta2 = settings.betas
+        self.parameters = list(parameters)
+        self.adamw = torch.optim.AdamW(
+            self.parameters,
+            betas=(beta1, beta2),
+            eps=settings.eps,
+            weight_decay=settings.weight_decay,
+            fused=True if device.type == "cuda" else None,
+        )
+        self.scaler = GradScaler(device.type, enabled=precision == "fp16")
+        self.clip = float("inf") if settings.clip_grad is None else settings.clip_grad
+
+    def backward(self, loss: Tensor) -> Tensor:
+        """Compute and clip the gradient; return its norm before clipping, without waiting for it.
+
+        The norm is not finite if the gradient is not; then no `step` may follow.
+        """
+        self.adamw.zero_grad()
+        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        self.scaler.unscale_(self.adamw)
+        self.scaler.update()
+        return nn.utils.clip_grad_norm_(self.parameters, self.clip)
+
+    def step(self, lr: float) -> None:
+        for group in self.adamw.param_groups:
             group["lr"] = lr
-        optimizer.step()
-    return norm
+        self.adamw.step()
+
+    def overflowed(self, loss: float, norm: float) -> bool:
+        """Whether only the scale made the norm infinite; below 1 it is no longer to blame."""
+        if not self.scaler.is_enabled() or not isfinite(loss) or isfinite(norm):
+            return False
+        return self.scaler.get_scale() >= 1
+
+    def state_dict(self, prefix: str = "") -> dict[str, Any]:
+        """Return its entries of a checkpoint."""
+        return {
+            f"{prefix}optimizer": self.adamw.state_dict(),
+            f"{prefix}scaler": self.scaler.state_dict(),
+        }
+
+    def load_state_dict(self, saved: Mapping[str, Any], prefix: str = "") -> None:
+        """Continue from a checkpoint, which may have been written on another kind of device."""
+        own, state = self.adamw.param_groups[0], saved[f"{prefix}optimizer"]
+        groups = [{**group, "fused": own["fused"]} for group in state["param_groups"]]
+        self.adamw.load_state_dict({**state, "param_groups": groups})
+        if scaler := saved.get(f"{prefix}scaler"):  # empty unless the run is in fp16
+            self.scaler.load_state_dict(scaler)
 
 
 @dataclass(frozen=True, slots=True)

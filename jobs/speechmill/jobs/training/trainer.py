@@ -9,9 +9,11 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import partial
+from math import isfinite
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from speechmill.codecs.precision import autocast, check_precision
 from speechmill.codecs.recipe import Recipe, StepOutput, TrainingBatch
@@ -23,7 +25,7 @@ from speechmill.jobs.training.context import WorkerContext
 from speechmill.jobs.training.data import BatchPrefetcher, CropBatch, Cropper, batches
 from speechmill.jobs.training.ema import EMA
 from speechmill.jobs.training.logging import TrainingLogger
-from speechmill.jobs.training.optim import Phase, adamw, optimizer_step, plan_phases
+from speechmill.jobs.training.optim import Optimizer, Phase, plan_phases
 from speechmill.jobs.training.state import Best, TrainingState
 from speechmill.jobs.training.stream import SampleStream
 from speechmill.jobs.training.validation import Validation
@@ -97,7 +99,14 @@ class Trainer:
             self._restore(saved)
         step = self.state.step
         self.log = TrainingLogger(self.root, self.storage, step) if self.context.is_main else None
-        make = partial(batches, self.stream, self.cropper, self.config.data, self.state.stream)
+        make = partial(
+            batches,
+            self.stream,
+            self.cropper,
+            self.config.data,
+            self.state.stream,
+            pin_memory=self.context.device.type == "cuda",
+        )
         with BatchPrefetcher(make, self.config.data.prefetch) as self.data:
             for phase in self.phases:
                 if self.state.step < phase.end:
@@ -134,12 +143,13 @@ class Trainer:
         self.model = self.context.parallel(self.recipe)
         adam = self.config.optimizer
         adam = replace(adam, betas=phase.settings.betas or adam.betas)
-        self.optimizer = adamw(self.recipe.trainable_parameters().values(), adam)
+        trained = self.recipe.trainable_parameters().values()
+        self.optimizer = Optimizer(trained, adam, self.config.precision, self.context.device)
         self.ema = EMA(self.recipe, adam.ema_decay)
         if self.adversary:
             self.adversary.begin_phase(adam)
         if saved is not None:
-            self.optimizer.load_state_dict(saved["optimizer"])
+            self.optimizer.load_state_dict(saved)
             self.ema.load_state_dict(saved["average"])
             if self.adversary:
                 self.adversary.load_optimizer(saved)
@@ -170,17 +180,26 @@ class Trainer:
             if adversary:
                 terms |= adversary.generator_terms(output)
             loss = self.recipe.weighted(terms)
-        norm = optimizer_step(self.optimizer, loss, lr, self.config.optimizer.clip_grad)
-        values = {"loss": loss, "grad_norm": norm, **terms, **output.metrics}
-        if bool(norm.isfinite()):
+        found = {"loss": loss, "grad_norm": self.optimizer.backward(loss)}
+        found |= {**terms, **output.metrics}
+        if adversary:
+            found |= adversary.backward(output)
+        values = _to_floats(found)
+        if isfinite(values["grad_norm"]):
+            self.optimizer.step(lr)
             self.recipe.after_step()
             self.ema.update()
             if adversary:
-                values |= adversary.update(output, lr)
-        return {name: float(value.detach()) for name, value in values.items()}
+                adversary.step(lr, values)
+        return values
 
     def _check_gradient(self, batch: CropBatch, values: Mapping[str, float]) -> None:
-        """Count a step without a finite gradient; give up after too many in a row."""
+        """Count a step without a finite gradient; give up after too many in a row.
+
+        A gradient that overflowed in fp16 for the sake of the scale does not count.
+        """
+        if self.optimizer.overflowed(values["loss"], values["grad_norm"]):
+            return
         step, skipped = self.state.step, self.state.skipped
         skipped.add(step, batch.keys, values)
         if len(skipped.in_a_row) >= self.config.optimizer.max_skipped:
@@ -215,7 +234,7 @@ class Trainer:
         networks = {
             "identity": self.identity,
             "recipe": self.recipe.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            **self.optimizer.state_dict(),
             "average": self.ema.state_dict(),
             **(self.adversary.state_dict() if self.adversary else {}),
         }
@@ -233,12 +252,16 @@ class Trainer:
         return batch
 
     def _tensors(self, batch: CropBatch) -> TrainingBatch:
+        """Copy a batch to the device; from pinned memory a GPU copies while the host goes on."""
+        copy = partial(Tensor.to, device=self.context.device, non_blocking=True)
         enhanced = batch.enhanced_BT
-        to_device = partial(torch.Tensor.to, device=self.context.device, non_blocking=True)
-        return TrainingBatch(
-            to_device(torch.from_numpy(batch.audio_BT)),
-            None if enhanced is None else to_device(torch.from_numpy(enhanced)),
-        )
+        return TrainingBatch(copy(batch.audio_BT), None if enhanced is None else copy(enhanced))
 
     def _autocast(self) -> AbstractContextManager[Any]:
         return autocast(self.config.precision, self.context.device)
+
+
+def _to_floats(values: Mapping[str, Tensor]) -> dict[str, float]:
+    """Return the values of a step by one copy; nothing else waits for the device."""
+    numbers = torch.stack([value.detach() for value in values.values()]).tolist()
+    return dict(zip(values, numbers, strict=True))
