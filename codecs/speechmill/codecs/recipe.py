@@ -27,7 +27,8 @@ class TrainingBatch:
 class StepOutput:
     """The output of one forward pass.
 
-    `terms` are unweighted losses, named like the recipe's weights; `metrics` are only logged.
+    `terms` are unweighted losses, named like the recipe's weights; `metrics` are only logged. Both
+    are scalars on the device of the batch: a recipe does not wait for it.
     """
 
     terms: dict[str, Tensor]

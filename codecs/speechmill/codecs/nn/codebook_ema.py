@@ -49,15 +49,17 @@ class CodebookEMA(nn.Module):
     def update(self, quantizer: ResidualQuantizer) -> None:
         """Move the codebooks by the last observation."""
         assert self._observed is not None
+        count_KN = count_codes(self._observed[0], self.counts_KN.shape[1])
+        sum_over_workers(count_KN)
+        self.counts_KN.lerp_(count_KN, 1 - self.decay)
+        dead_KN = (self.counts_KN < self.revive_below).cpu()  # the only wait for a GPU
         for stage, (codes_M, inputs_MD, targets_MD) in enumerate(zip(*self._observed, strict=True)):
             own_table = stage < quantizer.num_searched
-            count_N = torch.bincount(codes_M, minlength=self.counts_KN.shape[1]).float()
-            sum_over_workers(count_N)
-            self.counts_KN[stage].lerp_(count_N, 1 - self.decay)
             self._add(self.sums_KND[stage], codes_M, targets_MD)
             if own_table:
                 self._add(self.searched_sums_SND[stage], codes_M, inputs_MD)
-            self._revive(stage, inputs_MD if own_table else None, targets_MD)
+            dead_E = torch.nonzero(dead_KN[stage])[:, 0].to(targets_MD.device, non_blocking=True)
+            self._revive(stage, dead_E, inputs_MD if own_table else None, targets_MD)
             divisor_N1 = self.counts_KN[stage].clamp(min=_EPS)[:, None]
             quantizer.codebooks_KND[stage] = self.sums_KND[stage] / divisor_N1
             if own_table:
@@ -69,8 +71,9 @@ class CodebookEMA(nn.Module):
         sum_over_workers(sum_ND)
         sums_ND.lerp_(sum_ND, 1 - self.decay)
 
-    def _revive(self, stage: int, inputs_MD: Tensor | None, targets_MD: Tensor) -> None:
-        dead_E = torch.nonzero(self.counts_KN[stage] < self.revive_below)[:, 0]
+    def _revive(
+        self, stage: int, dead_E: Tensor, inputs_MD: Tensor | None, targets_MD: Tensor
+    ) -> None:
         if not len(dead_E):
             return
         frame_E = torch.randint(len(targets_MD), dead_E.shape, device=dead_E.device)
@@ -120,6 +123,12 @@ def initialize_by_kmeans(quantizer: ResidualQuantizer, x_MD: Tensor, iterations:
     counts_KN = torch.stack(counts).float()
     broadcast_from_first(quantizer.codebooks_KND, counts_KN)
     return counts_KN
+
+
+def count_codes(codes_KM: Tensor, size: int) -> Tensor:
+    """Return counts_KN, how often each of `size` codes occurs in a row; a GPU is not waited for."""
+    counts_KN = torch.zeros(len(codes_KM), size, device=codes_KM.device)
+    return counts_KN.scatter_add_(1, codes_KM, torch.ones_like(codes_KM, dtype=counts_KN.dtype))
 
 
 def broadcast_from_first(*tensors: Tensor) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from speechmill.codecs.checkpoint import load_unfolded, read_state_dict
 from speechmill.codecs.errors import InvalidConfig
 from speechmill.codecs.losses import MelLoss, STFTLoss, kl_to_standard_normal, l1_and_mse
-from speechmill.codecs.nn.codebook_ema import CodebookEMA, KMeansStart
+from speechmill.codecs.nn.codebook_ema import CodebookEMA, KMeansStart, count_codes
 from speechmill.codecs.nn.quantize import straight_through
 from speechmill.codecs.pure.config import PureConfig
 from speechmill.codecs.pure.model import PureNetwork
@@ -198,7 +198,7 @@ class PureRecipe(Recipe):
     def _quantize(self, batch: TrainingBatch) -> StepOutput:
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.freeze_encoder):
             latent_BDF = self.latent(batch.audio_BT)
-        target_BDF, enhanced_BT, taught_B = self._target(batch, latent_BDF)
+        target_BDF, enhanced_BT, taught_R = self._target(batch, latent_BDF)
         stages = self.quantize(latent_BDF, target_BDF)
         if self.config.codebook_update == "ema":
             self.ema.observe(stages.codes_KM, stages.inputs_KMD, stages.targets_KMD)
@@ -207,41 +207,46 @@ class PureRecipe(Recipe):
         terms = self._reconstruction(audio_BT, batch.audio_BT)
         terms["enhancement"] = l1_and_mse(stages.words_KMD[0], stages.targets_KMD[0].detach())
         terms["vq"] = self._vq(latent_BDF, stages)
-        if self.weight("first_stage") and bool(taught_B.any()):
-            terms["first_stage"] = self._first_stage(stages, latent_BDF, enhanced_BT, taught_B)
+        if self.weight("first_stage") and len(taught_R):
+            terms["first_stage"] = self._first_stage(stages, latent_BDF, enhanced_BT, taught_R)
+        counts_KN = count_codes(stages.codes_KM, self.codebooks_KND.shape[1])
         metrics = {
-            "taught": taught_B.float().mean(),
-            "codewords_used": torch.tensor(
-                [float(len(codes_M.unique())) for codes_M in stages.codes_KM]
-            ).mean(),
+            "taught": latent_BDF.new_full((), len(taught_R) / len(latent_BDF)),
+            "codewords_used": (counts_KN > 0).sum(1).float().mean(),
         }
         return StepOutput(terms, audio_BT, batch.audio_BT, metrics)
 
     def _target(self, batch: TrainingBatch, latent_BDF: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return stage 1's target latent, its audio, and which rows are enhanced."""
-        enhancing = self.config.p_enh > 0 and self.quantize_steps >= self.config.enhance_after
-        draw_B = torch.rand(len(latent_BDF), device=latent_BDF.device)
-        taught_B = (draw_B < self.config.p_enh) & enhancing
-        if not bool(taught_B.any()):
-            return latent_BDF.detach(), batch.audio_BT, taught_B
+        taught_R = self._taught_rows(len(latent_BDF)).to(latent_BDF.device, non_blocking=True)
+        if not len(taught_R):
+            return latent_BDF.detach(), batch.audio_BT, taught_R
         enhanced_BT = batch.audio_BT.clone()
-        enhanced_BT[taught_B] = self._enhanced(batch, taught_B)
+        enhanced_BT[taught_R] = self._enhanced(batch, taught_R)
         target_BDF = latent_BDF.detach().clone()
         with torch.no_grad():
-            target_BDF[taught_B] = self.latent(enhanced_BT[taught_B])
-        return target_BDF, enhanced_BT, taught_B
+            target_BDF[taught_R] = self.latent(enhanced_BT[taught_R])
+        return target_BDF, enhanced_BT, taught_R
+
+    def _taught_rows(self, batch: int) -> Tensor:
+        """Draw the rows whose target is enhanced; on the CPU, so that no GPU is waited for."""
+        draw_B = torch.rand(batch)
+        after = self.config.enhance_after
+        if after and int(self.quantize_steps) < after:  # only this ablation waits
+            return torch.empty(0, dtype=torch.long)
+        return torch.nonzero(draw_B < self.config.p_enh)[:, 0]
 
     @torch.no_grad()
-    def _enhanced(self, batch: TrainingBatch, rows_B: Tensor) -> Tensor:
+    def _enhanced(self, batch: TrainingBatch, rows_R: Tensor) -> Tensor:
         if batch.enhanced_BT is not None:
-            return batch.enhanced_BT[rows_B]
+            return batch.enhanced_BT[rows_R]
         [enhance] = self._teacher
         if enhance is None:
             raise InvalidConfig(
                 f"p_enh is {self.config.p_enh}, but there is no enhanced audio; set enhancement to "
                 "offline, online or clean, or p_enh to 0"
             )
-        enhanced_BT: Tensor = enhance(batch.audio_BT[rows_B])
+        enhanced_BT: Tensor = enhance(batch.audio_BT[rows_R])
         return enhanced_BT
 
     def _reconstruction(self, audio_BT: Tensor, target_BT: Tensor) -> dict[str, Tensor]:
@@ -263,13 +268,13 @@ class PureRecipe(Recipe):
         return loss
 
     def _first_stage(
-        self, stages: TaughtStages, latent_BDF: Tensor, enhanced_BT: Tensor, taught_B: Tensor
+        self, stages: TaughtStages, latent_BDF: Tensor, enhanced_BT: Tensor, taught_R: Tensor
     ) -> Tensor:
         taught = self.config.enhanced_stages
         word_BDF = _utterances(stages.words_KMD[:taught].sum(0), latent_BDF)
-        latent_BDF = straight_through(latent_BDF, word_BDF)[taught_B]
+        latent_BDF = straight_through(latent_BDF, word_BDF)[taught_R]
         audio_BT = self._decode(latent_BDF, enhanced_BT.shape[-1]).float()
-        target_BT = enhanced_BT[taught_B]
+        target_BT = enhanced_BT[taught_R]
         mel: Tensor = self.mel(audio_BT, target_BT)
         return (audio_BT - target_BT).abs().mean() + self.weight("mel") * mel
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from speechmill.codecs.errors import InvalidConfig
 from speechmill.codecs.fetch import fetch
 from speechmill.codecs.losses import MelLoss
+from speechmill.codecs.nn.codebook_ema import count_codes
 from speechmill.codecs.nn.masks import pad_or_trim
 from speechmill.codecs.recipe import Recipe, StepOutput, TrainingBatch, merge_weights
 from speechmill.codecs.simwhisper.config import SAMPLE_RATE, WINDOW_SAMPLES, SimWhisperConfig
@@ -75,8 +76,9 @@ class SimWhisperRecipe(Recipe):
         if self.weight("waveform"):
             terms["waveform"] = (ours_BT - batch.audio_BT).abs().mean()
         codes_BKF = self.network.quantizer.encode(latent_BDF.detach())
-        used = [float(len(torch.unique(codes_BF))) for codes_BF in codes_BKF.unbind(1)]
-        metrics = {"codes_used": torch.tensor(used).mean()}
+        codes_KM = codes_BKF.transpose(0, 1).flatten(1)
+        counts_KN = count_codes(codes_KM, self.network.quantizer.codebook_size)
+        metrics = {"codes_used": (counts_KN > 0).sum(1).float().mean()}
         return StepOutput(terms, ours_BT, batch.audio_BT, metrics)
 
     @torch.no_grad()
