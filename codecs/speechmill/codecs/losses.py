@@ -117,32 +117,40 @@ def feature_matching(real: Features, fake: Features, *, mean: bool = False) -> T
 
 def least_squares_generator(fake: Features) -> Tensor:
     """Return the generator's loss of LSGAN (arXiv 1611.04076), summed over discriminators."""
-    return torch.stack([(1 - layers[-1]).square().mean() for layers in fake]).sum()
+    return torch.stack([(1 - _logits(layers)).square().mean() for layers in fake]).sum()
 
 
 def least_squares_discriminator(real: Features, fake: Features) -> Tensor:
     """Return the discriminators' loss of LSGAN: real to 1, fake to 0."""
     losses = [
-        (1 - r[-1]).square().mean() + f[-1].square().mean() for r, f in zip(real, fake, strict=True)
+        (1 - _logits(r)).square().mean() + _logits(f).square().mean()
+        for r, f in zip(real, fake, strict=True)
     ]
     return torch.stack(losses).sum()
 
 
 def hinge_generator(fake: Features) -> Tensor:
     """Return the generator's hinge loss, averaged over discriminators."""
-    return torch.stack([F.relu(1 - layers[-1]).mean() for layers in fake]).mean()
+    return torch.stack([F.relu(1 - _logits(layers)).mean() for layers in fake]).mean()
 
 
 def hinge_discriminator(real: Features, fake: Features) -> Tensor:
     """Return the discriminators' hinge loss, averaged over them."""
     losses = [
-        F.relu(1 - r[-1]).mean() + F.relu(1 + f[-1]).mean() for r, f in zip(real, fake, strict=True)
+        F.relu(1 - _logits(r)).mean() + F.relu(1 + _logits(f)).mean()
+        for r, f in zip(real, fake, strict=True)
     ]
     return torch.stack(losses).mean()
 
 
+def _logits(layers: list[Tensor]) -> Tensor:
+    """Return a discriminator's logits in float32: the square of 256 is infinite in fp16."""
+    return layers[-1].float()
+
+
 def _log_mel(audio_BT: Tensor, fft: int, bank_SM: Tensor) -> Tensor:
-    mel_BFM = magnitudes(audio_BT, fft).transpose(1, 2) @ bank_SM
+    with torch.autocast(audio_BT.device.type, enabled=False):  # quiet bands are zero in fp16
+        mel_BFM = magnitudes(audio_BT, fft).transpose(1, 2) @ bank_SM
     return mel_BFM.clamp(min=_FLOOR).log()
 
 

@@ -33,7 +33,7 @@ enhancement: clean
 data: {{crop_seconds: 0.2, batch_size: 2, shuffle_buffer: 5, threads: 1}}
 validation: {{shards: [{shards}/], clips: 2, seconds: 0.3, every: 4, listen: 1}}
 checkpoint: {{every: 3}}
-workers: {{count: 0}}
+workers: {{count: 0, num_gpus: 0}}
 """
 
 

@@ -101,7 +101,7 @@ def train_config(folder: Path, name: str, *overrides: str) -> TrainConfig:
         },
         "validation": {"shards": [f"{folder}/shards/"], "clips": 2, "seconds": 0.5, "every": 3},
         "checkpoint": {"every": 3},
-        "workers": {"count": 0},
+        "workers": {"count": 0, "num_gpus": 0},
         "log": {"every": 1},
         **own,
     }  # fmt: skip

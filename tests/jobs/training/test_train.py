@@ -8,18 +8,19 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from speechmill.codecs import codec_info, load_codec
 from speechmill.codecs.errors import UnsupportedPrecision
-from speechmill.jobs.commands.train import make_job
 from speechmill.jobs.config import load_config
 from speechmill.jobs.training.checkpoints import Checkpoints
 from speechmill.jobs.training.config import TrainConfig
-from speechmill.jobs.training.context import WorkerContext
-from speechmill.jobs.training.worker import train_worker
+from speechmill.jobs.training.optim import Optimizer
+from speechmill.jobs.training.trainer import Trainer
 from speechmill.pipeline.errors import InputError, StorageFull, TrainingDiverged
 from speechmill.pipeline.storage import Storage
 from tests.conftest import REPOSITORY
@@ -35,6 +36,7 @@ from tests.jobs.training.runs import (
     weights,
 )
 
+SMALL = "discriminators={periods: [2], ffts: [128], period_channels: [4, 8], band_channels: 4}"
 MADE_BEFORE = REPOSITORY / "tests" / "data" / "made-by-3ee6561"
 
 
@@ -107,15 +109,16 @@ def test_a_run_of_an_early_version_resumes_by_absolute_paths_and_is_validated_ag
     """Its checkpoint holds paths as they were typed, and the best value of another metric."""
     monkeypatch.chdir(shutil.copytree(MADE_BEFORE / "training", tmp_path / "old"))
     shutil.copytree(MADE_BEFORE / "shards", "shards")
-    config = load_config(TrainConfig, Path("train.yaml"), [])
-    assert load_config(TrainConfig, Path("run/config.yaml"), ["log.every=10"]) == config
+    on_cpu = "workers.num_gpus=0"
+    config = load_config(TrainConfig, Path("train.yaml"), [on_cpu])
+    assert load_config(TrainConfig, Path("run/config.yaml"), ["log.every=10", on_cpu]) == config
     run(config)
     assert "2.814 at step 8, was measured in another way" in caplog.text
     best = Checkpoints("run", Storage(), keep=3).latest()["best"]
     assert (best["phase"], best["step"]) == ("quantize", 12)
     assert Path("run/best.safetensors").exists()
     with pytest.raises(InputError, match=r"codec\.config was '.*/tiny\.json' and is '.*/other"):
-        run(load_config(TrainConfig, Path("train.yaml"), ["codec.config=other.json"]))
+        run(load_config(TrainConfig, Path("train.yaml"), ["codec.config=other.json", on_cpu]))
 
 
 def test_only_the_newest_checkpoints_are_kept(uninterrupted: Path) -> None:
@@ -177,11 +180,71 @@ def test_unknown_phases_are_refused_with_the_known_ones(tmp_path: Path) -> None:
         run(train_config(tmp_path, "phases.finish.steps=3"))
 
 
-def test_a_worker_refuses_a_precision_that_does_not_exist(tmp_path: Path) -> None:
-    """The driver cannot check it for a GPU that only the worker has."""
-    job = make_job(train_config(tmp_path, "precision=bf61"), Storage())
-    with pytest.raises(UnsupportedPrecision, match="no precision 'bf61'"):
-        train_worker(job, WorkerContext(), lambda progress: None)
+@pytest.mark.parametrize("workers", ["{count: 0, num_gpus: 0}", "{count: null, num_gpus: 1}"])
+def test_a_precision_that_does_not_exist_is_refused_before_anything_starts(
+    tmp_path: Path, workers: str
+) -> None:
+    with pytest.raises(InputError, match="precision is 'bf61'; use one of auto, fp32, tf32"):
+        train_config(tmp_path, "precision=bf61", f"workers={workers}")
+
+
+def test_a_precision_that_the_device_lacks_is_refused_before_the_run_directory_exists(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(UnsupportedPrecision, match="fp16 is slow and inexact on a CPU"):
+        run(train_config(tmp_path, "precision=fp16"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_gpus_train_in_tf32_and_cpus_in_fp32_unless_a_precision_is_set(tmp_path: Path) -> None:
+    on_gpus = "workers={count: null, num_gpus: 1}"
+    assert train_config(tmp_path, on_gpus).precision == "tf32"
+    assert train_config(tmp_path, on_gpus, "precision=bf16").precision == "bf16"
+    assert train_config(tmp_path).precision == "fp32"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_run_in_this_process_that_wants_a_gpu_says_that_it_trains_on_the_cpu(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    short = ("phases.vae.steps=1", "phases.quantize.steps=0", "validation.shards=[]")
+    run(train_config(tmp_path, *short, "workers.num_gpus=1"))
+    assert "this machine has no GPU: training on the CPU" in caplog.text
+
+
+class Waits(TorchDispatchMode):
+    """Collects the operations for which a host waits for its GPU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        places = args[1] if name in ("index", "index_put_") else []
+        by_mask = any(place is not None and place.dtype == torch.bool for place in places)
+        if name in WAITING or by_mask:
+            self.found.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+WAITING = {"_local_scalar_dense", "is_nonzero", "_unique2", "bincount", "masked_select"}
+
+
+def test_a_step_waits_for_the_device_only_to_copy_its_values(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    update, waits = Trainer._update, Waits()
+
+    def watched(*arguments: Any) -> dict[str, float]:
+        with waits:
+            return update(*arguments)
+
+    monkeypatch.setattr(Trainer, "_update", watched)
+    monkeypatch.setattr(Optimizer, "step", lambda *_: None)  # on a CPU, AdamW reads its counter
+    steps = ("phases.vae.steps=1", "phases.quantize.steps=3", "phases.quantize.adversarial_from=1")
+    run(train_config(tmp_path, *steps, SMALL, "validation.shards=[]"))
+    assert waits.found == []
 
 
 def test_a_sample_without_its_enhanced_version_is_named(tmp_path: Path) -> None:
@@ -235,8 +298,7 @@ def test_a_full_disk_leaves_the_earlier_checkpoints(
 
 
 def test_discriminators_take_part_from_their_step_and_resume(tmp_path: Path) -> None:
-    small = "discriminators={periods: [2], ffts: [128], period_channels: [4, 8], band_channels: 4}"
-    overrides = ["phases.quantize.adversarial_from=2", small, "log.every=1"]
+    overrides = ["phases.quantize.adversarial_from=2", SMALL, "log.every=1"]
     whole = run(train_config(tmp_path, *overrides, output="whole"))
     config = train_config(tmp_path, *overrides, output="crashed")
     run_until(config, 11)

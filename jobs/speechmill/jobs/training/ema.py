@@ -23,8 +23,8 @@ class EMA:
         """Add the weights of one step; the first steps have a larger share."""
         decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
         self.steps += 1
-        for name, weight in self._weights.items():
-            self._average[name].lerp_(weight, 1 - decay)
+        averages = list(self._average.values())
+        torch._foreach_lerp_(averages, list(self._weights.values()), 1 - decay)
 
     @torch.no_grad()
     def apply(self) -> None:
