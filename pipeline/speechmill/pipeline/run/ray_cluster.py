@@ -20,7 +20,8 @@ from speechmill.pipeline.errors import InputError, StreamBroken, WorkerLost
 from speechmill.pipeline.run.job import RaySettings
 
 # glibc returns every large buffer to the kernel by default, which made FocalCodec 4.7 times slower.
-# Only the main arena respects the thresholds, and a worker computes in threads.
+# Only the main arena respects the thresholds, and a worker computes in threads; a worker on a GPU
+# computes elsewhere, and `ray_gpu_worker` lifts that limit for it.
 ALLOCATOR = {
     "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_THRESHOLD_": "4294967296",

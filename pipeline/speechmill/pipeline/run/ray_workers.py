@@ -21,6 +21,7 @@ from speechmill.pipeline.run.job import (
     worker_count,
 )
 from speechmill.pipeline.run.ray_cluster import draining_nodes, is_gone, task_error
+from speechmill.pipeline.run.ray_gpu_worker import GPUWorker, worker_resources
 from speechmill.pipeline.run.ray_worker import Worker
 from speechmill.pipeline.run.runner import EventKind
 
@@ -85,9 +86,8 @@ class RayWorkers:
 
     def _add(self, count: int) -> None:
         """Start more workers, all at the same time."""
-        actor = ray.remote(Worker).options(
-            num_gpus=self._settings.num_gpus,
-            num_cpus=0,
+        actor = ray.remote(GPUWorker if self._settings.num_gpus else Worker).options(
+            **worker_resources(self._settings, ray.nodes()),
             max_restarts=-1,
             max_concurrency=self.slots + 1,
             scheduling_strategy="SPREAD",
