@@ -8,6 +8,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from inspect import signature
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypedDict, TypeVar
 
@@ -26,6 +27,7 @@ UNPUBLISHED = "none published"  # the licence where nobody published weights
 # By precision, the least share of a known clip's codes that a device must give as a CPU does in
 # float32. Of seven untrained codecs bf16 left 70 % equal or more; wrong kernels leave under 10 %.
 EQUAL_CODES = {"fp32": 0.9, "tf32": 0.8, "bf16": 0.5, "fp16": 0.5}
+LONGEST_CLIPS = {"cuda": 320.0}  # s, by type of device; on others any length is tried
 
 Config = dict[str, Any] | None  # as the user gave it, unchecked
 Settings = Mapping[str, Any]  # of a recipe
@@ -39,7 +41,8 @@ class Card:
 
     `files` are the published weights by role, "checkpoint" or the name of an option: urls, with
     revision and digest as far as they are known. They are the defaults of `load_codec`.
-    `equal_codes` replaces `EQUAL_CODES` for the precisions that it names.
+    `equal_codes` replaces `EQUAL_CODES` for the precisions that it names, `longest_clips` replaces
+    `LONGEST_CLIPS` for the types of devices.
     """
 
     parameters: int | None = None  # of all networks, for inference; None if unknown
@@ -47,10 +50,15 @@ class Card:
     licence: str = "unknown"  # of the published weights
     files: Mapping[str, str] = field(default_factory=dict)
     equal_codes: Mapping[str, float] = field(default_factory=dict)
+    longest_clips: Mapping[str, float] = field(default_factory=dict)
 
     def least_equal_codes(self, precision: str) -> float:
         """Return the share below which the codes of a known clip are wrong, not rounded."""
         return {**EQUAL_CODES, **self.equal_codes}[precision]
+
+    def longest_clip(self, device_type: str) -> float:
+        """Return the most seconds of audio that encode should take at once, maybe infinite."""
+        return {**LONGEST_CLIPS, **self.longest_clips}.get(device_type, inf)
 
 
 @dataclass(kw_only=True, eq=False)

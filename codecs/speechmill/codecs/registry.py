@@ -91,8 +91,11 @@ def codec_info(
 
 
 def codec_card(name: str) -> Card:
-    """Return the facts about a variant that are not in its `info`: size, paper, licence, files."""
-    return _find(name, configured=False).cards.get(name, Card())
+    """Return the facts about a variant that are not in its `info`: size, paper, licence, files.
+
+    A family has the defaults.
+    """
+    return _find(name, configured=True).cards.get(name, Card())
 
 
 def file_arguments(name: str) -> tuple[frozenset[str], frozenset[str]]:

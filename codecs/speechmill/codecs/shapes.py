@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from math import ceil, floor, log2
 
 from speechmill.codecs.api import CodecInfo
-from speechmill.codecs.errors import InvalidAudio
+from speechmill.codecs.errors import InvalidAudio, InvalidConfig
 
 _SHORTEST = 1.0  # s, of the narrowest width
+_MOST = 1 << 20
+_MOST_WIDTHS = 64
 _QUANTUM = 0.16  # s; 8 columns of attention at 50 Hz: kernels are fastest for multiples of 8
 
 
@@ -25,6 +27,16 @@ class ShapeSettings:
     max_rows: int = 32
     widths_per_octave: int = 8
     longest_seconds: float = 320.0  # of a clip
+
+    def __post_init__(self) -> None:
+        in_range = (
+            0 < self.seconds < _MOST,
+            0 < self.max_rows < _MOST,
+            0 < self.widths_per_octave <= _MOST_WIDTHS,
+            _SHORTEST <= self.longest_seconds < _MOST,
+        )
+        if not all(in_range):
+            raise InvalidConfig(f"no batches have the shapes of {self}")
 
 
 @dataclass(frozen=True, slots=True)

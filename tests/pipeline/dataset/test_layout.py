@@ -3,12 +3,13 @@ import json
 import pytest
 
 from speechmill.codecs import codec_info
+from speechmill.codecs.shapes import ShapeSettings
 from speechmill.pipeline.audio.filters import FilterSettings
 from speechmill.pipeline.audio.recordings import RecordingSettings
 from speechmill.pipeline.audio.resample import AudioSettings
 from speechmill.pipeline.audio.segment import SegmentSettings
-from speechmill.pipeline.dataset.layout import TokenDataset, dataset_identity
-from speechmill.pipeline.errors import DatasetConflict
+from speechmill.pipeline.dataset.layout import TokenDataset, dataset_identity, recorded_batch
+from speechmill.pipeline.errors import DatasetConflict, InputError
 from speechmill.pipeline.shards.listing import list_shards
 from tests.corpus import write_corpus
 from tests.one_shard import tokenize_one
@@ -104,3 +105,28 @@ def test_failures_are_kept_until_cleared(dataset, shards):
     assert dataset.failed_names() == {shards[0].url: [shards[0].name]}
     dataset.clear_failed(shards[0].name)
     assert dataset.failures() == []
+
+
+def test_a_dataset_keeps_the_shapes_of_its_batches_on_gpus(dataset):
+    def on_gpu(seconds: float) -> dict[str, object]:
+        batch = ShapeSettings(seconds=seconds)
+        return dataset_identity(INFO, "bf16", RecordingSettings(), batch=batch)
+
+    dataset.claim(on_gpu(160.0))
+    assert recorded_batch(dataset.require_identity()) == ShapeSettings(seconds=160.0)
+    dataset.claim(on_gpu(160.0))
+    dataset.claim(dataset_identity(INFO, "bf16", RecordingSettings()))  # on CPUs
+    with pytest.raises(DatasetConflict, match=r"batch = .*set another output"):
+        dataset.claim(on_gpu(80.0))
+
+
+def test_a_dataset_that_was_begun_on_cpus_is_continued_on_gpus(dataset):
+    dataset.claim(dataset_identity(INFO, "fp32", RecordingSettings()))
+    assert recorded_batch(dataset.require_identity()) is None
+    dataset.claim(dataset_identity(INFO, "fp32", RecordingSettings(), batch=ShapeSettings()))
+
+
+@pytest.mark.parametrize("batch", [{"seconds": -1}, {"seconds": "much"}, {"rows": 3}, 160])
+def test_damaged_shapes_are_named(batch):
+    with pytest.raises(InputError, match=r"batch of dataset\.json is damaged"):
+        recorded_batch({"batch": batch})

@@ -93,6 +93,21 @@ def test_every_bad_sample_is_one_reject_and_the_good_ones_stay(storage):
     assert [r.num_bytes for r in end.rejects[:2]] == [0, len(clip()) - 500]
 
 
+def test_a_clip_that_is_too_long_for_the_codec_is_a_reject_with_the_cure(storage):
+    members = [("a.flac", clip(0.4)), ("long.flac", clip(0.9)), ("z.flac", clip(0.5))]
+    batches, end = decode(members, storage, DecodeSettings(longest_clips=(0.5,)))
+    assert [row["key"] for row in rows(batches)] == ["a", "z"]
+    [reject] = end.rejects
+    assert (reject.key, reject.error) == ("long", "OversizedAudio")
+    assert "null takes at most 0.5 s" in reject.message
+    assert "segment.by=fixed" in reject.message
+    cut = DecodeSettings(
+        longest_clips=(0.5,), segment=SegmentSettings("fixed", 0.4, context_seconds=0.0)
+    )
+    batches, end = decode(members, storage, cut)
+    assert (len(rows(batches)), end.rejects) == (6, [])
+
+
 @pytest.mark.parametrize(
     ("suffixes", "wanted", "chosen"),
     [

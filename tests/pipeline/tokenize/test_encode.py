@@ -1,4 +1,5 @@
-from dataclasses import replace
+from contextlib import closing
+from dataclasses import asdict, replace
 
 import numpy as np
 import pyarrow as pa
@@ -7,15 +8,16 @@ import pytest
 import torch
 
 from speechmill.codecs import codec_info, load_codec
+from speechmill.codecs.shapes import ShapeSettings
 from speechmill.pipeline.errors import ShardCut, StreamBroken
 from speechmill.pipeline.shards.listing import list_shards
 from speechmill.pipeline.tokenize.batching import BatchSettings
-from speechmill.pipeline.tokenize.decode import DecodeSettings, decode_shard
+from speechmill.pipeline.tokenize.decode import DecodeSettings, Isolation, decode_shard
 from speechmill.pipeline.tokenize.device import pad_clips
-from speechmill.pipeline.tokenize.encode import tokenize_shard
+from speechmill.pipeline.tokenize.encode import Tokenizer, tokenize_shard
 from speechmill.pipeline.tokenize.encoders import BatchByBatch
 from speechmill.pipeline.tokenize.schema import REJECT_SCHEMA, token_schema
-from speechmill.pipeline.tokenize.writer import PartWriter, read_footer
+from speechmill.pipeline.tokenize.writer import CodecOutput, PartWriter, read_footer
 from tests.corpus import clip, tar_bytes, write_corpus
 from tests.one_shard import PROVENANCE, tokenize_one
 
@@ -154,3 +156,16 @@ def test_a_clip_too_short_for_one_frame_is_rejected(tmp_path, storage, null_code
     [shard] = list_shards(["memory://short/a.tar"], storage)
     [end] = decode_shard(shard, storage, DecodeSettings(), [floor])
     assert [reject.error for reject in end.rejects] == ["EmptyAudio"]
+
+
+def test_batches_of_fixed_shapes_that_shards_share_give_the_same_tokens(tmp_path, storage, shard):
+    info, tables = codec_info("pure-16k-small"), []
+    options = {"name": "pure-16k-small", "device": "cpu", "precision": "fp32"}
+    for name, batch in (("plain", None), ("fixed", ShapeSettings(seconds=5.0))):
+        output = CodecOutput(str(tmp_path / name), info, options, batch=batch)
+        with closing(Tokenizer([output], storage, DecodeSettings())) as tokenizer:
+            tokenizer(shard, lambda decode, *rest: decode(*rest), Isolation.NONE, [0])
+        tables.append(pq.read_table(part(tmp_path / name, shard)))
+    assert tables[0].equals(tables[1])
+    footer = read_footer(part(tmp_path / "fixed", shard).read_bytes())
+    assert footer["batch"] == asdict(ShapeSettings(seconds=5.0))

@@ -1,14 +1,16 @@
 """`speechmill tokenize`: shards in, a token dataset out; a second run resumes."""
 
+from dataclasses import replace
 from typing import Any
 
-from speechmill.codecs import CodecInfo
+from speechmill.codecs import CodecInfo, codec_card
+from speechmill.codecs.shapes import ShapeSettings
 from speechmill.jobs.config import for_each_codec, to_yaml
 from speechmill.jobs.display import ShardDisplay
 from speechmill.jobs.schemas import TokenizeConfig
 from speechmill.jobs.shard_run import RunOutput, run_shards
 from speechmill.pipeline.audio.recordings import Recordings
-from speechmill.pipeline.dataset.layout import TokenDataset, dataset_identity
+from speechmill.pipeline.dataset.layout import TokenDataset, dataset_identity, recorded_batch
 from speechmill.pipeline.run.runner import Totals
 from speechmill.pipeline.shards.listing import list_shards
 from speechmill.pipeline.storage import Storage
@@ -29,7 +31,8 @@ def tokenize_shards(config: TokenizeConfig, display: ShardDisplay) -> Totals:
     for codec in codecs:
         display.line(f"codec    {codec.title}, revision {codec.revision}, {codec.kbps:.2f} kbit/s")
     shards = list_shards(config.shards, storage)
-    settings = config.decode_settings()
+    longest = tuple(_longest_clip(*pair) for pair in zip(configs, codecs, strict=True))
+    settings = replace(config.decode_settings(), longest_clips=longest)
     Recordings(settings, codecs)  # refuses settings that do not fit the codecs
     wanted = tuple(_codec_output(*pair, storage) for pair in zip(configs, codecs, strict=True))
     job = TokenizeJob(wanted, storage, settings)
@@ -37,27 +40,56 @@ def tokenize_shards(config: TokenizeConfig, display: ShardDisplay) -> Totals:
     return run_shards(shards, outputs, job, config, display)
 
 
+def _longest_clip(config: TokenizeConfig, codec: CodecInfo) -> float:
+    return codec_card(codec.name).longest_clip(_device_type(config))
+
+
+def _device_type(config: TokenizeConfig) -> str:
+    device: str = config.codec_options()["device"]
+    return device.partition(":")[0]
+
+
 def _codec_output(config: TokenizeConfig, codec: CodecInfo, storage: Storage) -> CodecOutput:
-    """Return the codec and its canary: that of the dataset, or of this machine for a new one."""
+    """Return the codec with its canary and its batches: those of the dataset if there is one."""
     output, options = storage.absolute(config.output), config.codec_options()
     identity = TokenDataset(output, storage).read_identity()
+    batch = batch_shapes(config, codec, identity or {})
     if identity is None:
-        return CodecOutput(output, codec, options, canary=reference_codes(codec, options))
-    return CodecOutput(output, codec, options, canary=stored_reference(identity, codec))
+        return CodecOutput(output, codec, options, reference_codes(codec, options), batch)
+    return CodecOutput(output, codec, options, stored_reference(identity, codec), batch)
+
+
+def batch_shapes(
+    config: TokenizeConfig, codec: CodecInfo, identity: dict[str, Any]
+) -> ShapeSettings | None:
+    """Return the shapes of the batches, if they can change codes.
+
+    Of those of the dataset, only `batch.seconds` is compared with the configuration, so that a
+    dataset is continued even if another version of speechmill has other defaults.
+    """
+    if _device_type(config) == "cpu":
+        return None
+    seconds = config.batch.seconds
+    recorded = recorded_batch(identity)
+    if recorded and recorded.seconds == seconds:
+        return recorded
+    return ShapeSettings(seconds=seconds, longest_seconds=_longest_clip(config, codec))
 
 
 def _run_output(config: TokenizeConfig, output: CodecOutput, storage: Storage) -> RunOutput:
     dataset, codec = TokenDataset(output.output, storage), output.codec
     facts = {"codec": codec.name, "revision": codec.revision}
-    identity = identity_of(config, codec)
+    identity = identity_of(config, codec, output.batch)
     if output.canary:
         identity[KEY] = output.canary.to_json()
     return RunOutput(dataset, identity, facts, to_yaml(config))
 
 
-def identity_of(config: TokenizeConfig, codec: CodecInfo) -> dict[str, Any]:
+def identity_of(
+    config: TokenizeConfig, codec: CodecInfo, batch: ShapeSettings | None = None
+) -> dict[str, Any]:
     """Return the settings that two runs must share to write into one dataset."""
     chosen = config.codec
     return dataset_identity(
-        codec, chosen.precision, config.decode_settings(), compiled=chosen.compile
+        codec, chosen.precision, config.decode_settings(), compiled=chosen.compile, batch=batch
     )

@@ -10,6 +10,8 @@ from typing import Any, ClassVar
 import pyarrow as pa
 
 from speechmill.codecs.api import CodecInfo
+from speechmill.codecs.errors import InvalidConfig
+from speechmill.codecs.shapes import ShapeSettings
 from speechmill.pipeline.audio.filters import FilterSettings
 from speechmill.pipeline.audio.recordings import RecordingSettings
 from speechmill.pipeline.errors import DatasetConflict, InputError, StorageNotFound
@@ -20,13 +22,22 @@ from speechmill.pipeline.tokenize.schema import LAYOUT, SCHEMA_VERSION
 from speechmill.pipeline.tokenize.writer import read_footer
 
 FOOTER_BYTES = 64 * 1024  # one ranged read, enough for the footer of nearly every part
+BATCH = "batch"  # of `dataset.json`, if the dataset was begun on GPUs
 _PARALLEL_READS = 32
 
 
 def dataset_identity(
-    codec: CodecInfo, precision: str, recording: RecordingSettings, *, compiled: bool = False
+    codec: CodecInfo,
+    precision: str,
+    recording: RecordingSettings,
+    *,
+    compiled: bool = False,
+    batch: ShapeSettings | None = None,
 ) -> dict[str, Any]:
-    """The facts that must be equal for two runs to write into one dataset."""
+    """The facts that must be equal for two runs to write into one dataset.
+
+    `batch` is that of runs on GPUs.
+    """
     audio, segment, filters = recording.audio, recording.segment, asdict(recording.filters)
     default = asdict(FilterSettings())
     return {
@@ -44,7 +55,20 @@ def dataset_identity(
         "member": audio.member,
         "segment": "none" if segment.by == "none" else asdict(segment),
         "filters": {name: value for name, value in filters.items() if value != default[name]},
+        **({BATCH: asdict(batch)} if batch else {}),
     }
+
+
+def recorded_batch(identity: dict[str, Any]) -> ShapeSettings | None:
+    """The shapes of the batches of a dataset; None if it was begun on CPUs.
+
+    Raises `InputError` if they are damaged.
+    """
+    found = identity.get(BATCH)
+    try:
+        return None if found is None else ShapeSettings(**found)
+    except (TypeError, InvalidConfig) as error:
+        raise InputError(f"{BATCH} of dataset.json is damaged: {error}") from error
 
 
 @dataclass
@@ -86,7 +110,9 @@ class ShardOutput(ABC):
     def refuse_other(self, found: dict[str, Any], wanted: dict[str, Any]) -> None:
         """Raise `DatasetConflict` if two identities differ."""
         for key in wanted:
-            if key != canary.KEY and found.get(key) != wanted[key]:
+            if key == canary.KEY or (key == BATCH and key not in found):
+                continue
+            if found.get(key) != wanted[key]:
                 raise DatasetConflict(
                     f"{self.root} holds {self.content} of {key} = {found.get(key)!r}, this run has "
                     f"{wanted[key]!r}; set another output, or change {key} back"

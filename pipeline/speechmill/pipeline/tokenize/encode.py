@@ -5,7 +5,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from itertools import takewhile
 from typing import Any
@@ -18,6 +18,7 @@ from speechmill.codecs import load_codec
 from speechmill.codecs.api import Codec
 from speechmill.codecs.errors import CheckpointError
 from speechmill.codecs.fixed_shapes import FixedShapeCodec
+from speechmill.codecs.shapes import plan_shapes
 from speechmill.pipeline.shards.listing import Shard
 from speechmill.pipeline.storage import Storage
 from speechmill.pipeline.tokenize.batching import Batch, ShardEnd, split
@@ -98,6 +99,8 @@ class Tokenizer:
             "precision": options["precision"],
             "compile": options.get("compile", False),
         }
+        if output.batch:
+            provenance["batch"] = asdict(output.batch)
         return PartWriter(output.output, shard, self.storage, output.codec, provenance)
 
 
@@ -120,9 +123,13 @@ def shard_encoders(
     """
     lock = DeviceLock()
     fixed = {
-        position: BatchEncoder(codec, output.shapes, torch.device(output.codec_options["device"]))
+        position: BatchEncoder(
+            codec,
+            plan_shapes(codec.info, output.batch),
+            torch.device(output.codec_options["device"]),
+        )
         for position, (codec, output) in enumerate(zip(codecs, outputs, strict=True))
-        if output.shapes
+        if output.batch
     }
     if not fixed:
         return [BatchByBatch(codec, lock) for codec in codecs], lambda: None

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import soundfile
 
 from speechmill.codecs.api import CodecInfo
-from speechmill.codecs.shapes import BatchShapes
+from speechmill.codecs.shapes import ShapeSettings
 from speechmill.pipeline.shards.listing import Shard
 from speechmill.pipeline.shards.tar_reader import Reject
 from speechmill.pipeline.storage import Storage, join
@@ -26,6 +26,8 @@ from speechmill.pipeline.tokenize.schema import LAYOUT, SCHEMA_VERSION, reject_t
 FOOTER_KEY = "speechmill"
 ROWS_PER_GROUP = 4096
 _CODES = "codes.list.element"
+# With shards of an hour and clips of 1 to 30 s, silence is then a tenth of all batches or less.
+_WAITING_SHARDS = 6
 # From this size on, codes split by byte are not larger than bit-packed dictionary indices.
 _BIG_CODEBOOK = 2**15
 
@@ -38,9 +40,12 @@ class CodecOutput:
     codec: CodecInfo
     codec_options: dict[str, Any]  # the arguments of `load_codec`
     canary: Reference | None = None  # None: of an early version
-    shapes: BatchShapes | None = None  # of its batches; None: they do not matter
-    # Shards that may have all their clips in batches that are not full yet.
-    waiting_shards: int = 0
+    batch: ShapeSettings | None = None  # the shapes of its batches; None: as the clips come
+
+    @property
+    def waiting_shards(self) -> int:
+        """Shards that may have all their clips in batches that are not full yet."""
+        return _WAITING_SHARDS if self.batch else 0
 
 
 @dataclass(frozen=True, slots=True)
