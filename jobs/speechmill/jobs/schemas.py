@@ -46,7 +46,7 @@ class CodecConfig:
     # JSON of an architecture of your own; default: the variant's.
     config: str | None = field(default=None, metadata=PATH)
     precision: str = "fp32"  # fp32 | tf32 | bf16 | fp16
-    compile: bool = False  # takes minutes at the start, faster afterwards on GPUs
+    compile: bool = False  # compile the layers; takes minutes at the start
     device: str | None = None  # default: cuda if workers.num_gpus is above 0, else cpu
     # More arguments of this codec's loader.
     options: dict[str, Any] = field(default_factory=dict, metadata=path_entries(file_options))

@@ -21,7 +21,7 @@ Item = TypeVar("Item")
 
 @dataclass
 class BatchSettings:
-    """How clips are grouped; a batch is a function of its shard alone."""
+    """How clips are grouped; on CPUs a batch is a function of its shard alone."""
 
     seconds: float = 160.0  # padded seconds in one batch; a longer clip makes a batch of its own
     window_seconds: float = 1280.0  # clips are sorted by length within windows of this size
