@@ -2,7 +2,9 @@
 
 import atexit
 import os
+import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,6 +32,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 
 def _end(session: pytest.Session) -> None:
+    shutil.rmtree(os.environ["SPEECHMILL_CACHE"], ignore_errors=True)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(session.exitstatus)
@@ -72,6 +75,8 @@ def dnsmos_model(models: Path) -> str:
     return str(models / "dnsmos" / "sig_bak_ovr.onnx")
 
 
+# What is kept between runs must not decide a test.
+os.environ["SPEECHMILL_CACHE"] = tempfile.mkdtemp(prefix="speechmill-cache-")
 # A local `ray.init` would turn on token authentication for the rest of this process, and the
 # standing cluster has none.
 os.environ["RAY_AUTH_MODE"] = "disabled"
