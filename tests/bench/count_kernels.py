@@ -16,6 +16,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +27,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
+from speechmill.codecs.nn import kernels
 from speechmill.codecs.precision import AUTOCAST, cast_weights
 from tests.bench.full_size import NETWORKS, Encode, Networks
 
@@ -188,6 +190,7 @@ def fake_cuda(precision: str) -> Iterator[None]:
     torch.set_autocast_dtype("cuda", dtype or before[1])
     try:
         with ExitStack() as stack:
+            stack.enter_context(patch.object(kernels, "triton_works", lambda: True))
             stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
             stack.enter_context(GpuKernels())
             stack.enter_context(torch.no_grad())  # inference mode would hide what ops are made of

@@ -6,6 +6,7 @@ from torch.nn import functional as F
 
 from speechmill.codecs.nn.frame_conv import FrameConv1d, Memory, Padding
 from speechmill.codecs.nn.masks import mask_padding_frames
+from speechmill.codecs.nn.norm import LayerNorm
 from speechmill.codecs.nn.wavlm.encoder import FeedForward
 
 
@@ -130,7 +131,7 @@ class FocalBlock(nn.Module):
 
 
 def _norm(dim: int, causal: bool) -> nn.Module:
-    return DynamicTanh() if causal else nn.LayerNorm(dim)
+    return DynamicTanh() if causal else LayerNorm(dim)
 
 
 def _scaled(x: Tensor, gamma: Tensor | None) -> Tensor:

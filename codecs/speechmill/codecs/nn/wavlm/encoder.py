@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from speechmill.codecs.nn.frame_conv import FrameConv1d, Memory
 from speechmill.codecs.nn.masks import mask_padding_frames, padding_mask
+from speechmill.codecs.nn.norm import LayerNorm
 from speechmill.codecs.nn.wavlm.sizes import WavLMSizes
 
 
@@ -89,9 +90,10 @@ class WavLMLayer(nn.Module):
     def __init__(self, sizes: WavLMSizes) -> None:
         super().__init__()
         self.norm_first = sizes.norm_first
-        self.attention_norm = nn.LayerNorm(sizes.dim, eps=sizes.eps)
+        norm = LayerNorm if sizes.norm_first else nn.LayerNorm  # the latter gives a residual stream
+        self.attention_norm = norm(sizes.dim, eps=sizes.eps)
         self.attention = WavLMAttention(sizes)
-        self.feed_forward_norm = nn.LayerNorm(sizes.dim, eps=sizes.eps)
+        self.feed_forward_norm = norm(sizes.dim, eps=sizes.eps)
         self.feed_forward = FeedForward(sizes.dim, sizes.ffn_dim)
 
     def forward(

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from speechmill.codecs.nn.frame_conv import FrameConv1d, Memory
 from speechmill.codecs.nn.masks import mask_padding_frames
+from speechmill.codecs.nn.norm import LayerNorm
 from speechmill.codecs.nn.wavlm.sizes import WavLMSizes
 
 _PART = 128  # feature frames whose activations fit into a CPU's cache
@@ -69,9 +70,9 @@ class WavLMConv(nn.Module):
             padding="replicate" if sizes.causal else "valid",
             bias=sizes.conv_bias,
         )
-        self.norm: nn.LayerNorm | TimeNorm | None = None
+        self.norm: LayerNorm | TimeNorm | None = None
         if not sizes.time_norm:
-            self.norm = nn.LayerNorm(width)
+            self.norm = LayerNorm(width)
         elif index == 0:
             self.norm = TimeNorm(width)
         self.short_rows = sizes.short_rows and not sizes.causal
@@ -88,10 +89,10 @@ class WavLMConv(nn.Module):
                 lengths_B - self.first, self.conv.stride[0], rounding_mode="floor"
             )
             lengths_B = (columns_B + 1).clamp(min=1)
-        if isinstance(self.norm, TimeNorm):
+        if isinstance(self.norm, LayerNorm):
+            return self.norm(y_BTC, gelu=True), lengths_B
+        if self.norm is not None:
             y_BTC = self.norm(y_BTC, lengths_B)
-        elif self.norm is not None:
-            y_BTC = self.norm(y_BTC)
         return F.gelu(y_BTC), lengths_B
 
     def _pad_short_rows(self, x_BTC: Tensor, lengths_B: Tensor | None) -> Tensor:
