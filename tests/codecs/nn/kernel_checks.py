@@ -8,7 +8,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from speechmill.codecs.nn.conv import _pad_rows
 from speechmill.codecs.nn.kernels.layer_norm import layer_norm
+from speechmill.codecs.nn.kernels.snake import fused_snake, reflected_snake
+from speechmill.codecs.nn.masks import mask_padding
+from speechmill.codecs.nn.snake import Snake, snake
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -20,3 +24,28 @@ def test_layer_norm_of_bf16_equals_that_of_float32(gelu: bool) -> None:
     y_BFD = layer_norm(x_BFD, weight_D, bias_D, 1e-5, torch.float32, gelu)
     expected_BFD = F.layer_norm(x_BFD.float(), (48,), weight_D, bias_D, 1e-5)
     torch.testing.assert_close(y_BFD, F.gelu(expected_BFD) if gelu else expected_BFD)
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_snake_is_that_of_pytorch_and_zero_after_each_row(channels_last: bool) -> None:
+    layer = Snake(5, channels_last=channels_last).requires_grad_(False).to(DEVICE)
+    layer.alpha.uniform_(0.5, 3)
+    x_BCT = 3 * torch.randn(2, 5, 5, device=DEVICE)
+    lengths_B = None if channels_last else torch.tensor([3, 5], device=DEVICE)
+    y_BCT = fused_snake(x_BCT, layer.alpha, 1e-9, lengths_B, channels_last)
+    with torch.enable_grad():  # PyTorch's operations, also on a GPU
+        torch.testing.assert_close(y_BCT, layer(x_BCT, lengths_B))
+    half_BCT = fused_snake(x_BCT.bfloat16(), layer.alpha, 1e-9, lengths_B, channels_last)
+    torch.testing.assert_close(half_BCT.float(), y_BCT, atol=0.1, rtol=0.05)
+
+
+@pytest.mark.parametrize(("left", "right", "stride"), [(3, 3, 1), (27, 27, 1), (4, 4, 8)])
+def test_reflected_snake_pads_every_row_like_pytorch(left: int, right: int, stride: int) -> None:
+    lengths_B = torch.tensor([1, 7, 40], device=DEVICE)
+    x_BCT = torch.randn(3, 2, 40, device=DEVICE)
+    y_BCT = reflected_snake(x_BCT, left, right, stride, lengths_B)
+    with torch.enable_grad():
+        expected_BCT = snake(_pad_rows(x_BCT, left, right, stride, lengths_B))
+    assert y_BCT.shape == expected_BCT.shape
+    read_B = left + lengths_B + right + -lengths_B % stride  # columns that the convolution reads
+    torch.testing.assert_close(mask_padding(y_BCT, read_B), mask_padding(expected_BCT, read_B))
