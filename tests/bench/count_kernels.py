@@ -25,9 +25,11 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import flop_registry
+from torch.utils.flop_counter import flop_registry, register_flop_formula
 
 from speechmill.codecs.nn import kernels
+from speechmill.codecs.nn.kernels.attention import gated_attention
+from speechmill.codecs.nn.kernels.distance_attention import distance_attention
 from speechmill.codecs.precision import AUTOCAST, cast_weights
 from tests.bench.full_size import NETWORKS, Encode, Networks
 
@@ -153,6 +155,16 @@ def _lstm(
         x, states = x.to(dtype), [state.to(dtype) for state in states]
         weights = [weight.to(dtype) for weight in weights]
     return lstm(x, states[0], weights), states[0], states[1]
+
+
+@register_flop_formula(gated_attention._opoverload.overloadpacket)
+def _attention_flop(query: Sequence[int], key: Sequence[int], *_: Any, **__: Any) -> int:
+    return 4 * prod(query) * key[2]
+
+
+@register_flop_formula(distance_attention._opoverload.overloadpacket)
+def _distance_attention_flop(query: Sequence[int], *_: Any, **__: Any) -> int:
+    return 4 * prod(query) * query[1]
 
 
 @torch.library.custom_op("bench::lstm", mutates_args=())

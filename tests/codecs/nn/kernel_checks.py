@@ -6,9 +6,11 @@ when it is imported whether it interprets.
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from speechmill.codecs.nn.conv import _pad_rows
+from speechmill.codecs.nn.kernels.attention import gated_attention
 from speechmill.codecs.nn.kernels.distance_attention import distance_attention
 from speechmill.codecs.nn.kernels.layer_norm import layer_norm
 from speechmill.codecs.nn.kernels.snake import fused_snake, reflected_snake
@@ -25,6 +27,37 @@ def test_layer_norm_of_bf16_equals_that_of_float32(gelu: bool) -> None:
     y_BFD = layer_norm(x_BFD, weight_D, bias_D, 1e-5, torch.float32, gelu)
     expected_BFD = F.layer_norm(x_BFD.float(), (48,), weight_D, bias_D, 1e-5)
     torch.testing.assert_close(y_BFD, F.gelu(expected_BFD) if gelu else expected_BFD)
+
+
+@pytest.mark.parametrize(("past", "window"), [(0, 1_000), (30, 20)])
+def test_gated_attention_equals_that_with_a_dense_bias(past: int, window: int) -> None:
+    batch, heads, queries, width = 2, 2, 150, 24
+    keys, draw = past + queries, lambda *shape: torch.randn(*shape, device=DEVICE)
+    query_BHQE, x_BQD = draw(batch, heads, queries, width), draw(batch, queries, heads * width)
+    key_BHKE, value_BHKE = draw(2, batch, keys, heads, width).transpose(2, 3)
+    linear = nn.Linear(width, 8, device=DEVICE).requires_grad_(False)
+    constant_H, table_HN = draw(heads), draw(heads, queries + keys - 1)
+    lengths_B = torch.tensor([queries, 3], device=DEVICE)
+    query_Q, key_K = torch.arange(queries, device=DEVICE), torch.arange(keys, device=DEVICE)
+    end_BQ = past + torch.minimum(query_Q + 1, lengths_B[:, None])
+    sums_BHQ2 = linear(x_BQD.view(batch, queries, heads, -1)).unflatten(-1, (2, 4)).sum(-1)
+    one_BQH, two_BQH = torch.sigmoid(sums_BHQ2).unbind(-1)
+    gate_BQH = one_BQH * (two_BQH * constant_H - 1) + 2
+    bias_HQK = table_HN[:, key_K - query_Q[:, None] + queries - 1]
+    hidden_BQK = (key_K >= end_BQ[..., None]) | (key_K < end_BQ[..., None] - window)
+    mask = gate_BQH.transpose(1, 2)[..., None] * bias_HQK
+    mask = mask.masked_fill(hidden_BQK[:, None], -torch.inf)
+    expected_BHQE = F.scaled_dot_product_attention(query_BHQE, key_BHKE, value_BHKE, mask)
+    y_BQD = gated_attention(
+        query_BHQE, key_BHKE, value_BHKE, end_BQ, window, x_BQD, linear.weight, linear.bias,
+        constant_H, table_HN,
+    )  # fmt: skip
+    torch.testing.assert_close(
+        y_BQD,
+        expected_BHQE.transpose(1, 2).flatten(2),
+        rtol=1e-3,
+        atol=1e-3 if DEVICE == "cuda" else 1e-5,
+    )
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
