@@ -15,7 +15,7 @@ from speechmill.codecs.nn.kernels.distance_attention import distance_attention
 from speechmill.codecs.nn.kernels.layer_norm import layer_norm
 from speechmill.codecs.nn.kernels.snake import fused_snake, reflected_snake
 from speechmill.codecs.nn.masks import mask_padding
-from speechmill.codecs.nn.snake import Snake, snake
+from speechmill.codecs.nn.snake import AliasFreeSnakeBeta, Snake, snake
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -66,11 +66,22 @@ def test_snake_is_that_of_pytorch_and_zero_after_each_row(channels_last: bool) -
     layer.alpha.uniform_(0.5, 3)
     x_BCT = 3 * torch.randn(2, 5, 5, device=DEVICE)
     lengths_B = None if channels_last else torch.tensor([3, 5], device=DEVICE)
-    y_BCT = fused_snake(x_BCT, layer.alpha, 1e-9, lengths_B, channels_last)
+    both = (layer.alpha, layer.alpha)
+    y_BCT = fused_snake(x_BCT, both, 1e-9, lengths_B, channels_last)
     with torch.enable_grad():  # PyTorch's operations, also on a GPU
         torch.testing.assert_close(y_BCT, layer(x_BCT, lengths_B))
-    half_BCT = fused_snake(x_BCT.bfloat16(), layer.alpha, 1e-9, lengths_B, channels_last)
+    half_BCT = fused_snake(x_BCT.bfloat16(), both, 1e-9, lengths_B, channels_last)
     torch.testing.assert_close(half_BCT.float(), y_BCT, atol=0.1, rtol=0.05)
+
+
+def test_snake_beta_is_that_of_pytorch() -> None:
+    layer = AliasFreeSnakeBeta(2).requires_grad_(False).to(DEVICE)
+    layer.log_beta.normal_()
+    x_BCT = torch.randn(2, 2, 5, device=DEVICE)
+    both = (layer.log_alpha.exp(), layer.log_beta.exp())
+    with torch.enable_grad():
+        expected_BCT = layer._snake(x_BCT)
+    torch.testing.assert_close(fused_snake(x_BCT, both, 1e-9, None, False), expected_BCT)
 
 
 @pytest.mark.parametrize(("left", "right", "stride"), [(3, 3, 1), (27, 27, 1), (4, 4, 8)])

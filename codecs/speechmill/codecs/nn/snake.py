@@ -25,7 +25,7 @@ def snake(x: Tensor) -> Tensor:
     if has_kernel(x):
         from speechmill.codecs.nn.kernels.snake import fused_snake
 
-        y: Tensor = fused_snake(x, None, 0.0, None, False)
+        y: Tensor = fused_snake(x, (), 0.0, None, False)
         return y
     sine = torch.sin(x)
     return torch.addcmul(x, sine, sine)
@@ -53,7 +53,8 @@ class Snake(nn.Module):
         if has_kernel(x):
             from speechmill.codecs.nn.kernels.snake import fused_snake
 
-            y: Tensor = fused_snake(x, self.alpha, _EPS, lengths_B, self.channels_last)
+            both = (self.alpha, self.alpha)
+            y: Tensor = fused_snake(x, both, _EPS, lengths_B, self.channels_last)
             return y
         alpha = self.alpha.view((-1,) if self.channels_last else (-1, 1))
         sine = torch.mul(alpha, x).sin_()
@@ -103,6 +104,11 @@ class AliasFreeSnakeBeta(nn.Module):
 
     def _snake(self, x_BCT: Tensor) -> Tensor:
         alpha_C1, beta_C1 = self.log_alpha.exp()[:, None], self.log_beta.exp()[:, None]
+        if has_kernel(x_BCT):
+            from speechmill.codecs.nn.kernels.snake import fused_snake
+
+            y_BCT: Tensor = fused_snake(x_BCT, (alpha_C1, beta_C1), _EPS, None, False)
+            return y_BCT
         return x_BCT + torch.sin(x_BCT * alpha_C1).square() / (beta_C1 + _EPS)
 
     def _downsample(self, x_N1T: Tensor) -> Tensor:

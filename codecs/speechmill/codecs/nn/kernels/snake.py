@@ -1,5 +1,7 @@
 """The Snake activation in one pass over any type, with zeros or a reflection at each row's end."""
 
+from collections.abc import Sequence
+
 import torch
 import triton
 import triton.language as tl
@@ -12,6 +14,7 @@ _LARGEST_BLOCK = 2048  # columns that a program computes
 def _snake(
     x_ptr: tl.tensor,
     alpha_ptr: tl.tensor,
+    beta_ptr: tl.tensor,
     lengths_ptr: tl.tensor,
     y_ptr: tl.tensor,
     channels: tl.tensor,
@@ -44,10 +47,12 @@ def _snake(
     if HAS_ALPHA:
         if BY_COLUMN:
             alpha = tl.load(alpha_ptr + column_T, mask=written_T, other=1.0).to(tl.float32)
+            beta = tl.load(beta_ptr + column_T, mask=written_T, other=1.0).to(tl.float32)
         else:
             alpha = tl.load(alpha_ptr + row % channels).to(tl.float32)
+            beta = tl.load(beta_ptr + row % channels).to(tl.float32)
         sine_T = tl.sin(alpha * x_T)
-        y_T = x_T + sine_T * (sine_T / (alpha + eps))
+        y_T = x_T + sine_T * (sine_T / (beta + eps))
     else:
         sine_T = tl.sin(x_T)
         y_T = x_T + sine_T * sine_T
@@ -56,15 +61,20 @@ def _snake(
 
 @torch.library.custom_op("speechmill::snake", mutates_args=())
 def fused_snake(
-    x: Tensor, alpha: Tensor | None, eps: float, lengths_B: Tensor | None, channels_last: bool
+    x: Tensor,
+    alpha_beta: Sequence[Tensor],
+    eps: float,
+    lengths_B: Tensor | None,
+    channels_last: bool,
 ) -> Tensor:
-    """Return the Snake of `x` in its type; x_BCT is zero after `lengths_B`, if they are given.
+    """Return x + sin^2(alpha x) / (beta + eps) in the type of `x`.
 
-    `alpha` has one element per channel, None means 1 everywhere.
+    `alpha_beta` are two tensors of one element per channel, or none: 1 everywhere, without `eps`.
+    x_BCT is zero after `lengths_B`, if they are given.
     """
     x = x.contiguous()
     y = torch.empty_like(x)
-    _launch(x, alpha, lengths_B, y, (0, 0, 1), eps, channels_last, False)
+    _launch(x, alpha_beta, lengths_B, y, (0, 0, 1), eps, channels_last, False)
     return y
 
 
@@ -73,13 +83,13 @@ def reflected_snake(x_BCT: Tensor, left: int, right: int, stride: int, lengths_B
     """Return the Snake (alpha = 1) of x_BCT, padded as `nn.conv.PaddedConv1d` needs it."""
     x_BCT = x_BCT.contiguous()
     y_BCT = x_BCT.new_empty(_padded_shape(x_BCT, left, right, stride))
-    _launch(x_BCT, None, lengths_B, y_BCT, (left, right, stride), 0.0, False, True)
+    _launch(x_BCT, (), lengths_B, y_BCT, (left, right, stride), 0.0, False, True)
     return y_BCT
 
 
 def _launch(
     x: Tensor,
-    alpha: Tensor | None,
+    alpha_beta: Sequence[Tensor],
     lengths_B: Tensor | None,
     y: Tensor,
     padding: tuple[int, int, int],
@@ -91,7 +101,7 @@ def _launch(
     block = min(_LARGEST_BLOCK, triton.next_power_of_2(out_size))
     _snake[(x.numel() // size, triton.cdiv(out_size, block))](
         x,
-        x if alpha is None else alpha,
+        *(alpha_beta or (x, x)),
         x if lengths_B is None else lengths_B,
         y,
         x.shape[1],
@@ -99,7 +109,7 @@ def _launch(
         out_size,
         *padding,
         eps,
-        alpha is not None,
+        len(alpha_beta) > 0,
         channels_last,
         lengths_B is not None,
         reflects,
@@ -113,7 +123,11 @@ def _padded_shape(x_BCT: Tensor, left: int, right: int, stride: int) -> tuple[in
 
 @fused_snake.register_fake
 def _fake(
-    x: Tensor, alpha: Tensor | None, eps: float, lengths_B: Tensor | None, channels_last: bool
+    x: Tensor,
+    alpha_beta: Sequence[Tensor],
+    eps: float,
+    lengths_B: Tensor | None,
+    channels_last: bool,
 ) -> Tensor:
     return torch.empty(x.shape, dtype=x.dtype, device=x.device)
 
