@@ -9,10 +9,18 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from speechmill.codecs.focalcodec.focal import prepare_for_cuda
+from speechmill.codecs.focalcodec.published import read_focalcodec_config
+from speechmill.codecs.focalcodec.weights import untrained_focalcodec
+from speechmill.codecs.nn import norm
 from speechmill.codecs.nn.kernels.attention import gated_attention
+from speechmill.codecs.nn.kernels.grouped_conv import grouped_conv_gelu
 from speechmill.codecs.nn.kernels.layer_norm import layer_norm
+from speechmill.codecs.nn.wavlm import encoder
+from tests.codecs.focalcodec.small import tiny
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+TOLERANCE = 1e-2 if DEVICE == "cuda" else 2e-5  # tensor cores round float32 to TF32
 
 
 @pytest.mark.parametrize("gelu", [False, True])
@@ -47,9 +55,31 @@ def test_gated_attention_equals_that_with_a_dense_bias(past: int, window: int) -
         query_BHQE, key_BHKE, value_BHKE, end_BQ, window, x_BQD, linear.weight, linear.bias,
         constant_H, table_HN,
     )  # fmt: skip
-    torch.testing.assert_close(
-        y_BQD,
-        expected_BHQE.transpose(1, 2).flatten(2),
-        rtol=1e-3,
-        atol=1e-3 if DEVICE == "cuda" else 1e-5,
-    )
+    expected_BQD = expected_BHQE.transpose(1, 2).flatten(2)
+    torch.testing.assert_close(y_BQD, expected_BQD, rtol=0, atol=TOLERANCE)
+
+
+def test_grouped_convolution_equals_that_of_pytorch() -> None:
+    x_BTC, bias_C = torch.randn(2, 150, 40, device=DEVICE), torch.randn(40, device=DEVICE)
+    weight_OIK = 0.1 * torch.randn(40, 20, 9, device=DEVICE)
+    expected_BCT = F.gelu(F.conv1d(x_BTC.transpose(1, 2), weight_OIK, bias_C, groups=2))
+    y_BTC = grouped_conv_gelu(x_BTC, weight_OIK, bias_C)
+    torch.testing.assert_close(y_BTC, expected_BCT.transpose(1, 2), rtol=0, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_network_of_our_kernels_gives_the_latents_of_pytorch(
+    monkeypatch: pytest.MonkeyPatch, causal: bool
+) -> None:
+    sizes = read_focalcodec_config("focalcodec-50hz", tiny(causal=causal))
+    network = untrained_focalcodec(sizes, 0).to(DEVICE)
+    lengths_B = torch.tensor([3_200, 330, 1], device=DEVICE)
+    audio_BT = torch.randn(3, 3_200, device=DEVICE)
+    audio_BT = audio_BT.where(torch.arange(3_200, device=DEVICE) < lengths_B[:, None], 0)
+    expected_BND = network.latents(audio_BT, lengths_B)
+    prepare_for_cuda(network)
+    for module in (norm, encoder):
+        monkeypatch.setattr(module, "fused_dtype", lambda _: torch.float32)
+    latents_BND = network.latents(audio_BT, lengths_B)
+    torch.testing.assert_close(latents_BND[0], expected_BND[0], rtol=0, atol=TOLERANCE)
+    torch.testing.assert_close(latents_BND[1:, :1], expected_BND[1:, :1], rtol=0, atol=TOLERANCE)
