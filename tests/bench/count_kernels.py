@@ -30,6 +30,7 @@ from torch.utils.flop_counter import flop_registry, register_flop_formula
 from speechmill.codecs.nn import kernels
 from speechmill.codecs.nn.kernels.attention import gated_attention
 from speechmill.codecs.nn.kernels.distance_attention import distance_attention
+from speechmill.codecs.nn.kernels.grouped_conv import grouped_conv_gelu
 from speechmill.codecs.precision import AUTOCAST, cast_weights
 from tests.bench.full_size import NETWORKS, Encode, Networks
 
@@ -162,6 +163,11 @@ def _attention_flop(query: Sequence[int], key: Sequence[int], *_: Any, **__: Any
     return 4 * prod(query) * key[2]
 
 
+@register_flop_formula(grouped_conv_gelu._opoverload.overloadpacket)
+def _grouped_conv_flop(x: Sequence[int], weight: Sequence[int], *_: Any, **__: Any) -> int:
+    return 2 * x[0] * (x[1] - weight[2] + 1) * prod(weight)
+
+
 @register_flop_formula(distance_attention._opoverload.overloadpacket)
 def _distance_attention_flop(query: Sequence[int], *_: Any, **__: Any) -> int:
     return 4 * prod(query) * query[1]
@@ -244,7 +250,7 @@ def _rate(name: str, args: Any, out: Tensor) -> float:
     if name == "convolution":
         weight, groups = args[1], args[8]
         kind = "conv" if groups == 1 else "depthwise" if weight.shape[1] == 1 else "grouped"
-    elif "attention" in name:
+    elif "attention" in name or name == "grouped_conv_gelu":
         kind = "attention"
     is_half = out.dtype in (torch.bfloat16, torch.float16)
     return _RATES[kind] * (1.0 if is_half or kind == "depthwise" else _FLOAT32_SHARE)

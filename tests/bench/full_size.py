@@ -14,6 +14,7 @@ from speechmill.codecs.dualcodec.w2vbert import W2VBert
 from speechmill.codecs.focalcodec.config import SAMPLE_RATE as FOCALCODEC_RATE
 from speechmill.codecs.focalcodec.config import VARIANTS as FOCALCODEC
 from speechmill.codecs.focalcodec.config import FocalCodecConfig
+from speechmill.codecs.focalcodec.focal import prepare_for_cuda
 from speechmill.codecs.focalcodec.model import FocalCodecNetwork
 from speechmill.codecs.hasrd.config import SAMPLE_RATE as HASRD_RATE
 from speechmill.codecs.hasrd.config import VARIANTS as HASRD
@@ -37,6 +38,7 @@ Sized = tuple[Encode, Networks, int]  # the last is the sampling rate, Hz
 
 def focalcodec(config: FocalCodecConfig) -> Sized:
     network = allocate(lambda: FocalCodecNetwork(config))
+    prepare_for_cuda(network)
     return network.encode, [network], FOCALCODEC_RATE
 
 

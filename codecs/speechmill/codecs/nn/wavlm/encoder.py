@@ -85,12 +85,22 @@ class WavLMPositions(nn.Module):
         )
 
     def forward(self, x_BFD: Tensor, lengths_B: Tensor | None, memory: Memory | None) -> Tensor:
+        dtype = fused_dtype(x_BFD)
+        if dtype is not None:
+            x_BFD = x_BFD.to(dtype)
         if self.conv.edges == "valid":
             if lengths_B is not None:
                 x_BFD = mask_padding_frames(x_BFD, lengths_B)
             reach = self.conv.reach
             x_BFD = F.pad(x_BFD, (0, 0, (reach + 1) // 2, reach // 2))
-        return F.gelu(self.conv(x_BFD, memory=memory))
+        if dtype is None:
+            return F.gelu(self.conv(x_BFD, memory=memory))
+        from speechmill.codecs.nn.kernels.grouped_conv import grouped_conv_gelu
+
+        assert self.conv.bias is not None
+        x_BFD = self.conv.with_past(x_BFD, memory)
+        y_BFD: Tensor = grouped_conv_gelu(x_BFD, self.conv.weight.to(dtype), self.conv.bias)
+        return y_BFD
 
 
 class WavLMLayer(nn.Module):

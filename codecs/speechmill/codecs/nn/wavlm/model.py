@@ -49,7 +49,10 @@ class WavLM(nn.Module):
     def features(
         self, audio_BT: Tensor, lengths_B: Tensor | None, memory: Memory | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """Return x_BFD, the input of the encoder, and each row's frames."""
+        """Return x_BFD, the input of the encoder, and each row's frames.
+
+        The audio must be zero after its lengths.
+        """
         x_BFC, lengths_B = self.feature_extractor(audio_BT, lengths_B, memory)
         return self.feature_proj(self.norm(x_BFC)), lengths_B
 
