@@ -127,7 +127,8 @@ class ConformerAttention(nn.Module):
         On a CPU the result is the same, to the last bit, as of the whole.
         """
         q_BHSE, k_BHSE, v_BHSE = (
-            x_BSD.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x_BSD in (q_BSD, k_BSD, v_BSD)
+            x_BSD.view(*x_BSD.shape[:2], self.heads, -1).transpose(1, 2)
+            for x_BSD in (q_BSD, k_BSD, v_BSD)
         )
         queries, parts = q_BHSE.shape[2], []
         for start in range(0, max(queries - _BLOCK, 0) + 1, _BLOCK):
