@@ -19,12 +19,17 @@ def fused_dtype(x: Tensor) -> torch.dtype | None:
     return torch.get_autocast_dtype("cuda") if triton_works() else None
 
 
-@cache
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def triton_works() -> bool:
     """Return whether Triton can build and run a kernel; without a C compiler it cannot.
 
     Ask before a CUDA graph is captured: the first answer runs a kernel.
     """
+    return _run_a_kernel()
+
+
+@cache
+def _run_a_kernel() -> bool:
     if find_spec("triton") is None:
         return False
     from speechmill.codecs.nn.kernels.layer_norm import layer_norm

@@ -156,14 +156,16 @@ class WavLMAttention(nn.Module):
     def _attend_in_blocks(
         self, query_BHQE: Tensor, key_BHKE: Tensor, value_BHKE: Tensor, x: Tensor, keys: Attended
     ) -> Tensor:
-        gate_BHQ1, parts = self._gate(x), []
-        for block in keys.blocks():
-            bias_HQK, masked_BQK = keys.dense(block)
-            mask = gate_BHQ1[:, :, block] * bias_HQK
-            if masked_BQK is not None:
-                mask = mask.masked_fill_(masked_BQK[:, None], -torch.inf)
-            mask = mask.to(query_BHQE.dtype)
-            parts.append(_attend(query_BHQE[:, :, block], key_BHKE, value_BHKE, mask))
+        gate_BHQ1 = self._gate(x)
+        parts = [
+            _attend(
+                query_BHQE[:, :, block],
+                key_BHKE,
+                value_BHKE,
+                _dense_mask(gate_BHQ1[:, :, block], *keys.dense(block)).to(query_BHQE.dtype),
+            )
+            for block in keys.blocks()
+        ]
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
     def _attend_fused(
@@ -220,6 +222,15 @@ class FeedForward(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.out_proj(F.gelu(self.in_proj(x)))
         return y
+
+
+def _dense_mask(gate_BHQ1: Tensor, bias_HQK: Tensor | None, masked_BQK: Tensor | None) -> Tensor:
+    """Return mask_BHQK; only a model with a table of biases has one."""
+    assert bias_HQK is not None
+    mask_BHQK = gate_BHQ1 * bias_HQK
+    if masked_BQK is None:
+        return mask_BHQK
+    return mask_BHQK.masked_fill_(masked_BQK[:, None], -torch.inf)
 
 
 def _attend(
