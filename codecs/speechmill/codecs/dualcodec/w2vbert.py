@@ -130,16 +130,27 @@ class ConformerAttention(nn.Module):
             x_BSD.view(*x_BSD.shape[:2], self.heads, -1).transpose(1, 2)
             for x_BSD in (q_BSD, k_BSD, v_BSD)
         )
-        queries, parts = q_BHSE.shape[2], []
-        for start in range(0, max(queries - _BLOCK, 0) + 1, _BLOCK):
-            stop = start + _BLOCK if start + 2 * _BLOCK <= queries else queries
-            q_BHQE = q_BHSE[:, :, start:stop]
-            bias_BHQK = self._distance_scores(q_BHQE, start, queries)
-            if masked_BS is not None:
-                bias_BHQK = bias_BHQK.masked_fill_(masked_BS[:, None, None], -torch.inf)
-            y_BHQE = F.scaled_dot_product_attention(q_BHQE, k_BHSE, v_BHSE, attn_mask=bias_BHQK)
-            parts.append(y_BHQE.transpose(1, 2).flatten(2))
+        starts = list(range(0, q_BHSE.shape[2] - _BLOCK + 1, _BLOCK)) or [0]
+        # the last block is the longest: a CPU's kernel computes short ones in other steps
+        parts = [
+            self._attend(q_BHQE, k_BHSE, v_BHSE, start, masked_BS)
+            for start, q_BHQE in zip(starts, q_BHSE.tensor_split(starts[1:], dim=2), strict=True)
+        ]
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+    def _attend(
+        self,
+        q_BHQE: Tensor,
+        k_BHSE: Tensor,
+        v_BHSE: Tensor,
+        start: int,
+        masked_BS: Tensor | None,
+    ) -> Tensor:
+        bias_BHQK = self._distance_scores(q_BHQE, start, k_BHSE.shape[2])
+        if masked_BS is not None:
+            bias_BHQK = bias_BHQK.masked_fill_(masked_BS[:, None, None], -torch.inf)
+        y_BHQE = F.scaled_dot_product_attention(q_BHQE, k_BHSE, v_BHSE, attn_mask=bias_BHQK)
+        return y_BHQE.transpose(1, 2).flatten(2)
 
     def _distance_scores(self, q_BHQE: Tensor, start: int, keys: int) -> Tensor:
         """Return bias_BHQK of queries from `start` on: a product per distance, then a gather."""

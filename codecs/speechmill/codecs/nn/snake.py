@@ -57,7 +57,7 @@ class Snake(nn.Module):
             y: Tensor = fused_snake(x, both, _EPS, lengths_B, self.channels_last)
             return y
         alpha = self.alpha.view((-1,) if self.channels_last else (-1, 1))
-        sine = torch.mul(alpha, x).sin_()
+        sine = torch.sin(alpha * x)
         y = torch.addcmul(x, sine, sine / (alpha + _EPS))
         return y if lengths_B is None else mask_padding(y, lengths_B)
 
