@@ -6,7 +6,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from speechmill.codecs.dualcodec import w2vbert
+from speechmill.codecs.dualcodec.config import W2VBertConfig
 from speechmill.codecs.dualcodec.semantic import attended
+from speechmill.codecs.dualcodec.w2vbert import ConformerAttention
+from speechmill.codecs.nn.masks import padding_mask
 from tests.codecs.dualcodec.goldens import SMALL, WEIGHTS, codec
 from tests.codecs.speech import padded, speech
 from tests.codecs.tokens import assert_near
@@ -56,3 +60,15 @@ def test_even_and_odd_clips_give_what_transformers_gives(samples: int) -> None:
     assert_near(features_BSI, inputs["input_features"])
     expected_BSD = reference.eval()(**inputs, output_hidden_states=True).hidden_states[17]
     assert_near(semantic.w2vbert(features_BSI, attended(windows_B)), expected_BSD)
+
+
+@torch.inference_mode()
+def test_attention_in_blocks_of_queries_is_that_of_the_whole_to_the_last_bit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    attention = ConformerAttention(W2VBertConfig(hidden_size=32, num_attention_heads=2))
+    x_BSD = torch.randn(1, 2_345, 32)
+    masked_BS = padding_mask(torch.tensor([2_300]), 2_345)
+    blocks_BSD = attention(x_BSD, None, masked_BS)
+    monkeypatch.setattr(w2vbert, "_BLOCK", 10_000)
+    assert torch.equal(attention(x_BSD, None, masked_BS), blocks_BSD)

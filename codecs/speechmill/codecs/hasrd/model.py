@@ -53,12 +53,14 @@ class HasrdNetwork(nn.Module):
     def taps(self, states: Iterable[Tensor], *, acoustic: bool = True) -> Taps:
         """Return the taps; `states` are those from the input of the first layer to the tap."""
         mixes = acoustic and self.source == "weighted"
-        weights = self.layer_logits.float().softmax(0).unbind() if mixes else None
+        weights_S111: Tensor | None = None
+        if mixes:  # of four dimensions, so that the products are float32 without a cast
+            weights_S111 = self.layer_logits.float().softmax(0)[:, None, None, None]
         mixed_BFH: Tensor | None = None
         for index, state_BFH in enumerate(states):
-            if weights is not None:
-                part_BFH = weights[index] * state_BFH.float()
-                mixed_BFH = part_BFH if mixed_BFH is None else mixed_BFH + part_BFH
+            if weights_S111 is not None:
+                part_BFH = weights_S111[index] * state_BFH
+                mixed_BFH = part_BFH if mixed_BFH is None else mixed_BFH.add_(part_BFH)
         semantic_BFH = self._pool(state_BFH.float())
         return Taps(semantic_BFH, None if mixed_BFH is None else self._pool(mixed_BFH))
 

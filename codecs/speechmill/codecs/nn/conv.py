@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
 from speechmill.codecs.nn.masks import mask_padding
+from speechmill.codecs.nn.snake import has_kernel, snake
 
 
 class PaddedConv1d(nn.Module):
@@ -32,12 +33,21 @@ class PaddedConv1d(nn.Module):
         self.right = total // 2
         self.left = total - self.right
 
-    def forward(self, x_BCT: Tensor, lengths_B: Tensor | None = None) -> Tensor:
-        """Return y_BCT of ceil(T / stride) columns."""
-        if lengths_B is None:
-            padded_BCT = _pad_full(x_BCT, self.left, self.right, self.stride)
+    def forward(
+        self, x_BCT: Tensor, lengths_B: Tensor | None = None, *, activate: bool = False
+    ) -> Tensor:
+        """Return y_BCT of ceil(T / stride) columns, of the Snake of x_BCT if `activate`."""
+        padding = self.left, self.right, self.stride
+        if activate and lengths_B is not None and has_kernel(x_BCT):
+            from speechmill.codecs.nn.kernels.snake import reflected_snake
+
+            padded_BCT: Tensor = reflected_snake(x_BCT, *padding, lengths_B)
         else:
-            padded_BCT = _pad_rows(x_BCT, self.left, self.right, self.stride, lengths_B)
+            x_BCT = snake(x_BCT) if activate else x_BCT
+            if lengths_B is None:
+                padded_BCT = _pad_full(x_BCT, *padding)
+            else:
+                padded_BCT = _pad_rows(x_BCT, *padding, lengths_B)
         y_BCT: Tensor = self.conv(padded_BCT)
         return y_BCT
 

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from speechmill.codecs.nn.frame_conv import FrameConv1d, Memory, Padding
+from speechmill.codecs.nn.norm import LayerNorm
 
 _EPS = 1e-6
 
@@ -27,7 +28,7 @@ class ConvNeXtBlock(nn.Module):
     ) -> None:
         super().__init__()
         self.dwconv = FrameConv1d(dim, dim, kernel, padding=padding, groups=dim)
-        self.norm = nn.LayerNorm(dim, eps=eps)
+        self.norm = LayerNorm(dim, eps=eps)
         self.pwconv1 = nn.Linear(dim, ffn_dim)
         self.pwconv2 = nn.Linear(ffn_dim, dim)
         self.gamma = nn.Parameter(torch.ones(dim)) if layer_scale else None
@@ -60,7 +61,7 @@ class ConvNeXtBackbone(nn.Module):
         self.layers = nn.ModuleList(
             ConvNeXtBlock(dim, ffn_dim, kernel, padding=padding, eps=eps) for _ in range(num_layers)
         )
-        self.output_norm = nn.LayerNorm(dim, eps=eps)
+        self.output_norm = LayerNorm(dim, eps=eps)
 
     def forward(
         self, x_BFC: Tensor, lengths_B: Tensor | None = None, memory: Memory | None = None

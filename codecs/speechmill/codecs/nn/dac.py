@@ -15,7 +15,10 @@ _DILATIONS = (1, 3, 9)
 
 
 class DacEncoder(nn.Module):
-    """audio_B1T to x_BDF; T and all lengths are multiples of the product of the rates."""
+    """audio_B1T, zero after each row's end, to x_BDF.
+
+    T and all lengths are multiples of the product of the rates.
+    """
 
     def __init__(self, dim: int, rates: tuple[int, ...], output_dim: int) -> None:
         super().__init__()
@@ -25,10 +28,10 @@ class DacEncoder(nn.Module):
         self.last = ZeroPaddedConv1d(dim << len(rates), output_dim, 3)
 
     def forward(self, x_BCT: Tensor, lengths_B: Tensor | None = None) -> Tensor:
-        x_BCT = self.first(x_BCT, lengths_B)
+        x_BCT = self.first(x_BCT)
         for stage in self.stages:
             x_BCT, lengths_B = stage(x_BCT, lengths_B)
-        x_BDF: Tensor = self.last(self.snake(x_BCT), lengths_B)
+        x_BDF: Tensor = self.last(self.snake(x_BCT, lengths_B))
         return x_BDF
 
 
@@ -47,10 +50,10 @@ class DacDecoder(nn.Module):
         self.last = ZeroPaddedConv1d(dim >> len(rates), 1, 7)
 
     def forward(self, x_BCT: Tensor, lengths_B: Tensor | None = None) -> Tensor:
-        x_BCT = self.first(x_BCT, lengths_B)
+        x_BCT = self.first(x_BCT if lengths_B is None else mask_padding(x_BCT, lengths_B))
         for stage in self.stages:
             x_BCT, lengths_B = stage(x_BCT, lengths_B)
-        audio_B1T: Tensor = self.last(self.snake(x_BCT), lengths_B)
+        audio_B1T: Tensor = self.last(self.snake(x_BCT, lengths_B))
         return torch.tanh(audio_B1T)
 
 
@@ -67,7 +70,7 @@ class DacDownStage(nn.Module):
     def forward(self, x_BCT: Tensor, lengths_B: Tensor | None) -> tuple[Tensor, Tensor | None]:
         for unit in self.units:
             x_BCT = unit(x_BCT, lengths_B)
-        x_BCT = self.down(self.snake(x_BCT), lengths_B)
+        x_BCT = self.down(self.snake(x_BCT, lengths_B))
         return x_BCT, None if lengths_B is None else lengths_B // self.rate
 
 
@@ -91,11 +94,8 @@ class DacUpStage(nn.Module):
         self.units = nn.ModuleList(DacResidualUnit(width // 2, dilation) for dilation in _DILATIONS)
 
     def forward(self, x_BCT: Tensor, lengths_B: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        x_BCT = self.snake(x_BCT)
-        if lengths_B is not None:
-            x_BCT = mask_padding(x_BCT, lengths_B)
-            lengths_B = lengths_B * self.rate - self.missing
-        x_BCT = self.up(x_BCT)
+        x_BCT = self.up(self.snake(x_BCT, lengths_B))
+        lengths_B = None if lengths_B is None else lengths_B * self.rate - self.missing
         for unit in self.units:
             x_BCT = unit(x_BCT, lengths_B)
         return x_BCT, lengths_B
@@ -112,7 +112,7 @@ class DacResidualUnit(nn.Module):
         self.conv2 = ZeroPaddedConv1d(width, width, 1)
 
     def forward(self, x_BCT: Tensor, lengths_B: Tensor | None) -> Tensor:
-        y_BCT: Tensor = self.conv1(self.snake1(x_BCT), lengths_B)
+        y_BCT: Tensor = self.conv1(self.snake1(x_BCT, lengths_B))
         y_BCT = self.conv2(self.snake2(y_BCT))
         return x_BCT + y_BCT
 
@@ -120,7 +120,7 @@ class DacResidualUnit(nn.Module):
 class ZeroPaddedConv1d(nn.Module):
     """A weight-normed, zero-padded convolution: T columns, a multiple of stride, become T / stride.
 
-    A kernel of 1 needs no lengths; with stride s the kernel has 2 s columns.
+    With stride s the kernel has 2 s columns. Rows must be zero after their ends.
     """
 
     def __init__(
@@ -139,8 +139,8 @@ class ZeroPaddedConv1d(nn.Module):
         )
         self.conv = weight_norm(conv)
 
-    def forward(self, x_BCT: Tensor, lengths_B: Tensor | None = None) -> Tensor:
-        y_BCT: Tensor = self.conv(x_BCT if lengths_B is None else mask_padding(x_BCT, lengths_B))
+    def forward(self, x_BCT: Tensor) -> Tensor:
+        y_BCT: Tensor = self.conv(x_BCT)
         return y_BCT
 
 

@@ -50,8 +50,8 @@ class FrameConv1d(nn.Conv1d):
         both = 0
         if self.edges == "same":
             x_BTC, both = self._between_zeros(x_BTC, lengths_B)
-        elif self.edges != "valid":
-            x_BTC = self._with_past(x_BTC, memory)
+        else:
+            x_BTC = self.with_past(x_BTC, memory)
         if self.matrix is not None:
             if both:
                 x_BTC = F.pad(x_BTC, (0, 0, both, both))
@@ -59,6 +59,8 @@ class FrameConv1d(nn.Conv1d):
         if self.fft_conv is not None and x_BTC.shape[1] - self.reach >= _LONG:
             y_BTC = self.fft_conv.convolve(F.pad(x_BTC, (0, 0, both, both)))
             return y_BTC if self.bias is None else y_BTC + self.bias
+        if x_BTC.is_cuda and self.kernel_size == self.stride == (1,) and self.groups == 1:
+            return F.linear(x_BTC, self.weight[..., 0], self.bias)  # faster than cuDNN
         x_BC1T, weight_OI1K = x_BTC.transpose(1, 2)[:, :, None], self.weight[:, :, None]
         y_BO1T = F.conv2d(
             x_BC1T, weight_OI1K, self.bias, (1, *self.stride), (0, both), groups=self.groups
@@ -105,8 +107,9 @@ class FrameConv1d(nn.Conv1d):
         left = self.reach // 2
         return F.pad(x_BTC, (0, 0, 0, 1)) if self.reach % 2 else x_BTC, left
 
-    def _with_past(self, x_BTC: Tensor, memory: Memory | None) -> Tensor:
-        if self.reach == 0:
+    def with_past(self, x_BTC: Tensor, memory: Memory | None) -> Tensor:
+        """Return x_BTC after the columns before it, which a causal convolution starts with."""
+        if self.reach == 0 or self.edges in ("valid", "same"):
             return x_BTC
         if memory is not None and self in memory:
             past_BTC = memory[self]

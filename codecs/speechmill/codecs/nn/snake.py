@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from speechmill.codecs.nn.masks import repeat_last
+from speechmill.codecs.nn import kernels
+from speechmill.codecs.nn.masks import mask_padding, repeat_last
 
 _EPS = 1e-9
 _TAPS = 12
@@ -21,8 +22,18 @@ def snake(x: Tensor) -> Tensor:
 
     ESPnet's codecs use this; Descript's DAC learns one alpha per channel.
     """
+    if has_kernel(x):
+        from speechmill.codecs.nn.kernels.snake import fused_snake
+
+        y: Tensor = fused_snake(x, (), 0.0, None, False)
+        return y
     sine = torch.sin(x)
     return torch.addcmul(x, sine, sine)
+
+
+def has_kernel(x: Tensor) -> bool:
+    """Return whether our kernel, which has no gradient, computes the Snake of `x`."""
+    return x.device.type == "cuda" and not torch.is_grad_enabled() and kernels.triton_works()
 
 
 class Snake(nn.Module):
@@ -35,12 +46,20 @@ class Snake(nn.Module):
     def __init__(self, *alpha_shape: int, channels_last: bool = True) -> None:
         super().__init__()
         self.alpha = nn.Parameter(torch.ones(alpha_shape))
-        self.view = (-1,) if channels_last else (-1, 1)
+        self.channels_last = channels_last
 
-    def forward(self, x: Tensor) -> Tensor:
-        alpha = self.alpha.view(self.view)
+    def forward(self, x: Tensor, lengths_B: Tensor | None = None) -> Tensor:
+        """Return the activation; with lengths, which need x_BCT, zero after each row's end."""
+        if has_kernel(x):
+            from speechmill.codecs.nn.kernels.snake import fused_snake
+
+            both = (self.alpha, self.alpha)
+            y: Tensor = fused_snake(x, both, _EPS, lengths_B, self.channels_last)
+            return y
+        alpha = self.alpha.view((-1,) if self.channels_last else (-1, 1))
         sine = torch.sin(alpha * x)
-        return torch.addcmul(x, sine, sine / (alpha + _EPS))
+        y = torch.addcmul(x, sine, sine / (alpha + _EPS))
+        return y if lengths_B is None else mask_padding(y, lengths_B)
 
 
 class AliasFreeSnakeBeta(nn.Module):
@@ -85,6 +104,11 @@ class AliasFreeSnakeBeta(nn.Module):
 
     def _snake(self, x_BCT: Tensor) -> Tensor:
         alpha_C1, beta_C1 = self.log_alpha.exp()[:, None], self.log_beta.exp()[:, None]
+        if has_kernel(x_BCT):
+            from speechmill.codecs.nn.kernels.snake import fused_snake
+
+            y_BCT: Tensor = fused_snake(x_BCT, (alpha_C1, beta_C1), _EPS, None, False)
+            return y_BCT
         return x_BCT + torch.sin(x_BCT * alpha_C1).square() / (beta_C1 + _EPS)
 
     def _downsample(self, x_N1T: Tensor) -> Tensor:

@@ -66,7 +66,7 @@ class SeanetEncoder(nn.Module):
         x_BCT = self.first(x_BCT, lengths_B)
         for stage in self.stages:
             x_BCT, lengths_B = stage(x_BCT, lengths_B)
-        h_BDF: Tensor = self.last(snake(self.lstm(x_BCT)), lengths_B)
+        h_BDF: Tensor = self.last(self.lstm(x_BCT), lengths_B, activate=True)
         return h_BDF
 
 
@@ -86,7 +86,7 @@ class SeanetDecoder(nn.Module):
         x_BCT = self.lstm(self.first(z_BDF, lengths_B))
         for stage in self.stages:
             x_BCT, lengths_B = stage(x_BCT, lengths_B)
-        audio_B1T: Tensor = self.last(snake(x_BCT), lengths_B)
+        audio_B1T: Tensor = self.last(x_BCT, lengths_B, activate=True)
         return audio_B1T
 
 
@@ -101,7 +101,7 @@ class SeanetDownStage(nn.Module):
     def forward(self, x_BCT: Tensor, lengths_B: Tensor | None) -> tuple[Tensor, Tensor | None]:
         for block in self.blocks:
             x_BCT = block(x_BCT, lengths_B)
-        x_BCT = self.down(snake(x_BCT), lengths_B)
+        x_BCT = self.down(x_BCT, lengths_B, activate=True)
         stride = self.down.stride
         return x_BCT, None if lengths_B is None else (lengths_B + stride - 1) // stride
 
@@ -132,7 +132,7 @@ class SeanetBlock(nn.Module):
         self.shortcut = PaddedConv1d(width, width, 1)
 
     def forward(self, x_BCT: Tensor, lengths_B: Tensor | None) -> Tensor:
-        y_BCT: Tensor = self.widen(snake(self.narrow(snake(x_BCT), lengths_B)))
+        y_BCT: Tensor = self.widen(snake(self.narrow(x_BCT, lengths_B, activate=True)))
         shortcut_BCT: Tensor = self.shortcut(x_BCT)
         return shortcut_BCT + y_BCT
 

@@ -3,12 +3,14 @@
 The parts come from arXiv 2510.20504, their sizes from the authors' configuration.
 """
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from speechmill.codecs.nn.convnext import ConvNeXtBackbone
 from speechmill.codecs.nn.fsq import GroupedFSQ
 from speechmill.codecs.nn.masks import mask_padding_frames, padding_mask
+from speechmill.codecs.nn.norm import LayerNorm
 from speechmill.codecs.nn.spectra import ISTFTHead
 from speechmill.codecs.simwhisper.config import MEL_HOP, STRIDE, WINDOW_SAMPLES, SimWhisperConfig
 from speechmill.codecs.simwhisper.frame_stack import FrameStackDown, FrameStackUp
@@ -75,7 +77,7 @@ class AcousticEncoder(nn.Module):
             WhisperLayer(config.dim, config.encoder_heads, config.encoder_ffn)
             for _ in range(config.encoder_layers)
         )
-        self.layer_norm = nn.LayerNorm(config.dim)
+        self.layer_norm = LayerNorm(config.dim)
 
     def forward(self, mel_BMT: Tensor, num_frames: int, lengths_B: Tensor | None) -> Tensor:
         """Return h_BTD of `num_frames`, zero after each row's `lengths_B`.
@@ -101,7 +103,7 @@ class AcousticDecoder(nn.Module):
             WhisperLayer(config.dim, config.decoder_heads, config.decoder_ffn)
             for _ in range(config.decoder_layers)
         )
-        self.layer_norm = nn.LayerNorm(config.dim)
+        self.layer_norm = LayerNorm(config.dim)
         self.deconv1 = nn.ConvTranspose1d(config.dim, config.dim, 3, stride=STRIDE)
         self.deconv2 = nn.ConvTranspose1d(config.dim, config.num_mels, 3)
 
@@ -118,14 +120,14 @@ class WhisperLayer(nn.Module):
     def __init__(self, dim: int, heads: int, ffn_dim: int) -> None:
         super().__init__()
         self.self_attn = WhisperAttention(dim, heads)
-        self.self_attn_layer_norm = nn.LayerNorm(dim)
+        self.self_attn_layer_norm = LayerNorm(dim)
         self.fc1 = nn.Linear(dim, ffn_dim)
         self.fc2 = nn.Linear(ffn_dim, dim)
-        self.final_layer_norm = nn.LayerNorm(dim)
+        self.final_layer_norm = LayerNorm(dim)
 
-    def forward(self, x_BTD: Tensor, mask_B11T: Tensor | None) -> Tensor:
-        """Return y_BTD; `mask_B11T` is True for columns to attend to, None means all."""
-        x_BTD = x_BTD + self.self_attn(self.self_attn_layer_norm(x_BTD), mask_B11T)
+    def forward(self, x_BTD: Tensor, bias_B11T: Tensor | None) -> Tensor:
+        """Return y_BTD; `bias_B11T` is 0 for columns to attend to, -inf for others; None: all."""
+        x_BTD = x_BTD + self.self_attn(self.self_attn_layer_norm(x_BTD), bias_B11T)
         y_BTD: Tensor = self.fc2(F.gelu(self.fc1(self.final_layer_norm(x_BTD))))
         return x_BTD + y_BTD
 
@@ -141,10 +143,10 @@ class WhisperAttention(nn.Module):
         self.v_proj = nn.Linear(dim, dim)
         self.out_proj = nn.Linear(dim, dim)
 
-    def forward(self, x_BTD: Tensor, mask_B11T: Tensor | None) -> Tensor:
+    def forward(self, x_BTD: Tensor, bias_B11T: Tensor | None) -> Tensor:
         projections = (self.q_proj, self.k_proj, self.v_proj)
         q, k, v = (p(x_BTD).unflatten(-1, (self.heads, -1)).transpose(1, 2) for p in projections)
-        y_BHTE = F.scaled_dot_product_attention(q, k, v, mask_B11T)
+        y_BHTE = F.scaled_dot_product_attention(q, k, v, bias_B11T)
         y_BTD: Tensor = self.out_proj(y_BHTE.transpose(1, 2).flatten(-2))
         return y_BTD
 
@@ -173,13 +175,17 @@ def _frames(audio_BT: Tensor, lengths_B: Tensor | None) -> tuple[int, Tensor | N
 
 
 def _transform(
-    h_BTD: Tensor, layers: nn.ModuleList, layer_norm: nn.LayerNorm, lengths_B: Tensor | None
+    h_BTD: Tensor, layers: nn.ModuleList, layer_norm: LayerNorm, lengths_B: Tensor | None
 ) -> Tensor:
     """Return h_BTD after the layers and a norm, zero after each row's end."""
-    mask_B11T = None
+    bias_B11T = None
     if lengths_B is not None:
-        mask_B11T = ~padding_mask(lengths_B, h_BTD.shape[1])[:, None, None]
+        hidden_B11T = padding_mask(lengths_B, h_BTD.shape[1])[:, None, None]
+        # once, in the type of the layers: of a boolean mask PyTorch makes a bias in each
+        bias_B11T = torch.zeros_like(hidden_B11T, dtype=h_BTD.dtype).masked_fill_(
+            hidden_B11T, -torch.inf
+        )
     for layer in layers:
-        h_BTD = layer(h_BTD, mask_B11T)
+        h_BTD = layer(h_BTD, bias_B11T)
     h_BTD = layer_norm(h_BTD)
     return h_BTD if lengths_B is None else mask_padding_frames(h_BTD, lengths_B)

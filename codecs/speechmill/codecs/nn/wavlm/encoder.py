@@ -1,7 +1,7 @@
 """Transformer layers with convolutional and, in WavLM, relative positions."""
 
 from collections.abc import Iterator
-from math import log
+from dataclasses import replace
 from typing import cast
 
 import torch
@@ -9,7 +9,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from speechmill.codecs.nn.frame_conv import FrameConv1d, Memory
-from speechmill.codecs.nn.masks import mask_padding_frames, padding_mask
+from speechmill.codecs.nn.kernels import fused_dtype
+from speechmill.codecs.nn.masks import mask_padding_frames
+from speechmill.codecs.nn.norm import LayerNorm
+from speechmill.codecs.nn.wavlm.positions import Attended, relative_biases
 from speechmill.codecs.nn.wavlm.sizes import WavLMSizes
 
 
@@ -35,30 +38,37 @@ class WavLMEncoder(nn.Module):
         if self.norm is not None:
             x_BFD = self.norm(x_BFD)
         yield x_BFD
-        queries, bias_HQK = x_BFD.shape[1], None
-        past = cast(WavLMLayer, self.layers[0]).attention.num_past_frames(memory)
-        if self.relative_embedding is not None:
-            bias_HQK = position_bias(self.relative_embedding, self.max_distance, queries, past)
-        masked_BQK = self.masked_keys(x_BFD, lengths_B, past)
+        attended = self.attended(x_BFD, lengths_B, memory)
         for layer in self.layers:
-            x_BFD = layer(x_BFD, bias_HQK, masked_BQK, memory)
+            x_BFD = layer(x_BFD, attended, memory)
             yield x_BFD
 
-    def masked_keys(self, x_BFD: Tensor, lengths_B: Tensor | None, past: int) -> Tensor | None:
-        """Return mask_BQK (B and Q may be 1), True where a query may not attend to a key.
+    def attended(self, x_BFD: Tensor, lengths_B: Tensor | None, memory: Memory | None) -> Attended:
+        """Return the keys of each query, and their biases."""
+        queries = x_BFD.shape[1]
+        past = cast(WavLMLayer, self.layers[0]).attention.num_past_frames(memory)
+        table_HN = None
+        if self.relative_embedding is not None:
+            table_HN = relative_biases(self.relative_embedding, self.max_distance, queries, past)
+        window = self.window if self.causal else None
+        attended = Attended(
+            queries, past + queries, self._ends(x_BFD, lengths_B, past), window, table_HN
+        )
+        blocks = attended.blocks()
+        is_fused = table_HN is not None and fused_dtype(x_BFD) is not None
+        if is_fused or len(blocks) > 1:
+            return attended
+        return replace(attended, whole=attended.dense(blocks[0]))
 
-        None: all attend to all. A causal query attends to the `window` keys up to the end of its
-        chunk, or of its row.
-        """
+    def _ends(self, x_BFD: Tensor, lengths_B: Tensor | None, past: int) -> Tensor | None:
+        """Return end_BQ; that of a causal query is the end of its chunk, or of its row."""
         queries, device = x_BFD.shape[1], x_BFD.device
         if not self.causal:
-            return None if lengths_B is None else padding_mask(lengths_B, queries)[:, None]
+            return None if lengths_B is None else lengths_B[:, None]
         if lengths_B is None:
             lengths_B = torch.full((1,), queries, device=device)
         chunk_Q = torch.arange(queries, device=device) // self.chunk
-        end_BQ1 = (past + torch.minimum((chunk_Q + 1) * self.chunk, lengths_B[:, None]))[..., None]
-        key_K = torch.arange(past + queries, device=device)
-        return (key_K < end_BQ1 - self.window) | (key_K >= end_BQ1)
+        return past + torch.minimum((chunk_Q + 1) * self.chunk, lengths_B[:, None])
 
 
 class WavLMPositions(nn.Module):
@@ -75,12 +85,22 @@ class WavLMPositions(nn.Module):
         )
 
     def forward(self, x_BFD: Tensor, lengths_B: Tensor | None, memory: Memory | None) -> Tensor:
+        dtype = fused_dtype(x_BFD)
+        if dtype is not None:
+            x_BFD = x_BFD.to(dtype)
         if self.conv.edges == "valid":
             if lengths_B is not None:
                 x_BFD = mask_padding_frames(x_BFD, lengths_B)
             reach = self.conv.reach
             x_BFD = F.pad(x_BFD, (0, 0, (reach + 1) // 2, reach // 2))
-        return F.gelu(self.conv(x_BFD, memory=memory))
+        if dtype is None:
+            return F.gelu(self.conv(x_BFD, memory=memory))
+        from speechmill.codecs.nn.kernels.grouped_conv import grouped_conv_gelu
+
+        assert self.conv.bias is not None
+        x_BFD = self.conv.with_past(x_BFD, memory)
+        y_BFD: Tensor = grouped_conv_gelu(x_BFD, self.conv.weight.to(dtype), self.conv.bias)
+        return y_BFD
 
 
 class WavLMLayer(nn.Module):
@@ -89,23 +109,17 @@ class WavLMLayer(nn.Module):
     def __init__(self, sizes: WavLMSizes) -> None:
         super().__init__()
         self.norm_first = sizes.norm_first
-        self.attention_norm = nn.LayerNorm(sizes.dim, eps=sizes.eps)
+        norm = LayerNorm if sizes.norm_first else nn.LayerNorm  # the latter gives a residual stream
+        self.attention_norm = norm(sizes.dim, eps=sizes.eps)
         self.attention = WavLMAttention(sizes)
-        self.feed_forward_norm = nn.LayerNorm(sizes.dim, eps=sizes.eps)
+        self.feed_forward_norm = norm(sizes.dim, eps=sizes.eps)
         self.feed_forward = FeedForward(sizes.dim, sizes.ffn_dim)
 
-    def forward(
-        self,
-        x_BFD: Tensor,
-        bias_HQK: Tensor | None,
-        masked_BQK: Tensor | None,
-        memory: Memory | None,
-    ) -> Tensor:
-        attend = (bias_HQK, masked_BQK, memory)
+    def forward(self, x_BFD: Tensor, attended: Attended, memory: Memory | None) -> Tensor:
         if self.norm_first:
-            x_BFD = x_BFD + self.attention(self.attention_norm(x_BFD), *attend)
+            x_BFD = x_BFD + self.attention(self.attention_norm(x_BFD), attended, memory)
             return x_BFD.add(self.feed_forward(self.feed_forward_norm(x_BFD)))
-        x_BFD = self.attention_norm(x_BFD + self.attention(x_BFD, *attend))
+        x_BFD = self.attention_norm(x_BFD + self.attention(x_BFD, attended, memory))
         y_BFD: Tensor = self.feed_forward_norm(x_BFD + self.feed_forward(x_BFD))
         return y_BFD
 
@@ -123,26 +137,60 @@ class WavLMAttention(nn.Module):
             self.gru_rel_pos_linear = nn.Linear(sizes.dim // sizes.heads, 8)
             self.gru_rel_pos_const = nn.Parameter(torch.ones(1, sizes.heads, 1, 1))
 
-    def forward(
-        self,
-        x_BFD: Tensor,
-        bias_HQK: Tensor | None,
-        masked_BQK: Tensor | None,
-        memory: Memory | None,
-    ) -> Tensor:
+    def forward(self, x_BFD: Tensor, attended: Attended, memory: Memory | None) -> Tensor:
         qkv_BF3HE = self.qkv_proj(x_BFD).view(*x_BFD.shape[:2], 3, self.heads, -1)
         query_BHQE, key_BHKE, value_BHKE = qkv_BF3HE.permute(2, 0, 3, 1, 4)
         if memory is not None:
             key_BHKE, value_BHKE = self._with_past(key_BHKE, value_BHKE, memory)
-        mask = None if masked_BQK is None else ~masked_BQK[:, None]
-        if bias_HQK is not None:
-            mask = self._gate(x_BFD) * bias_HQK
-            if masked_BQK is not None:
-                mask = mask.masked_fill_(masked_BQK[:, None], -torch.inf)
-            mask = mask.to(query_BHQE.dtype)
-        y_BHQE = F.scaled_dot_product_attention(query_BHQE, key_BHKE, value_BHKE, attn_mask=mask)
-        output_BFD: Tensor = self.out_proj(y_BHQE.transpose(1, 2).flatten(2))
+        if attended.table_HN is None:
+            _, masked_BQK = attended.dense(slice(0, attended.queries))
+            seen = None if masked_BQK is None else ~masked_BQK[:, None]
+            y_BFD = _attend(query_BHQE, key_BHKE, value_BHKE, seen)
+        elif fused_dtype(x_BFD) is not None:
+            y_BFD = self._attend_fused(query_BHQE, key_BHKE, value_BHKE, x_BFD, attended)
+        else:
+            y_BFD = self._attend_in_blocks(query_BHQE, key_BHKE, value_BHKE, x_BFD, attended)
+        output_BFD: Tensor = self.out_proj(y_BFD)
         return output_BFD
+
+    def _attend_in_blocks(
+        self, query_BHQE: Tensor, key_BHKE: Tensor, value_BHKE: Tensor, x: Tensor, keys: Attended
+    ) -> Tensor:
+        gate_BHQ1 = self._gate(x)
+        parts = [
+            _attend(
+                query_BHQE[:, :, block],
+                key_BHKE,
+                value_BHKE,
+                _dense_mask(gate_BHQ1[:, :, block], *keys.dense(block)).to(query_BHQE.dtype),
+            )
+            for block in keys.blocks()
+        ]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+    def _attend_fused(
+        self, query_BHQE: Tensor, key_BHKE: Tensor, value_BHKE: Tensor, x: Tensor, keys: Attended
+    ) -> Tensor:
+        from speechmill.codecs.nn.kernels.attention import gated_attention
+
+        assert keys.table_HN is not None
+        end_BQ = keys.end_BQ
+        if end_BQ is None:
+            end_BQ = torch.full((1, 1), keys.keys, device=x.device)
+        linear = self.gru_rel_pos_linear
+        y_BFD: Tensor = gated_attention(
+            query_BHQE,
+            key_BHKE,
+            value_BHKE,
+            end_BQ,
+            keys.window or keys.keys,
+            x,
+            linear.weight,
+            linear.bias,
+            self.gru_rel_pos_const.flatten(),
+            keys.table_HN,
+        )
+        return y_BFD
 
     def num_past_frames(self, memory: Memory | None) -> int:
         """Return the number of frames in the memory."""
@@ -176,24 +224,17 @@ class FeedForward(nn.Module):
         return y
 
 
-def position_bias(
-    embedding: nn.Embedding, max_distance: int, queries: int, past: int = 0
+def _dense_mask(gate_BHQ1: Tensor, bias_HQK: Tensor | None, masked_BQK: Tensor | None) -> Tensor:
+    """Return mask_BHQK; only a model with a table of biases has one."""
+    assert bias_HQK is not None
+    mask_BHQK = gate_BHQ1 * bias_HQK
+    if masked_BQK is None:
+        return mask_BHQK
+    return mask_BHQK.masked_fill_(masked_BQK[:, None], -torch.inf)
+
+
+def _attend(
+    query_BHQE: Tensor, key_BHKE: Tensor, value_BHKE: Tensor, mask: Tensor | None
 ) -> Tensor:
-    """Return bias_HQK of queries and of keys, which start `past` frames before the first query.
-
-    It depends only on their distance: one row per distance is looked up, then shifted.
-    """
-    distance_N = torch.arange(1 - queries - past, queries, device=embedding.weight.device)
-    bucket_N = _bucket(distance_N, embedding.num_embeddings, max_distance)
-    table_HN: Tensor = embedding(bucket_N).T
-    return table_HN.unfold(-1, queries + past, 1).flip(1)
-
-
-def _bucket(distance_N: Tensor, num_buckets: int, max_distance: int) -> Tensor:
-    """Return a bucket per signed distance: linear, then logarithmic (arXiv 1910.10683, 2.1)."""
-    half = num_buckets // 2
-    exact = half // 2
-    far_N = distance_N.abs()
-    log_N = torch.log(far_N.float() / exact) / log(max_distance / exact)
-    log_N = (log_N * (half - exact) + exact).clamp(max=half - 1).long()
-    return torch.where(far_N < exact, far_N, log_N) + half * (distance_N > 0)
+    y_BHQE = F.scaled_dot_product_attention(query_BHQE, key_BHKE, value_BHKE, attn_mask=mask)
+    return y_BHQE.transpose(1, 2).flatten(2)

@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from speechmill.codecs.nn.frame_conv import FrameConv1d, Memory
-from speechmill.codecs.nn.masks import mask_padding_frames
+from speechmill.codecs.nn.masks import mask_padding_frames, padding_mask
+from speechmill.codecs.nn.norm import LayerNorm
 from speechmill.codecs.nn.wavlm.sizes import WavLMSizes
 
 _PART = 128  # feature frames whose activations fit into a CPU's cache
@@ -69,9 +70,9 @@ class WavLMConv(nn.Module):
             padding="replicate" if sizes.causal else "valid",
             bias=sizes.conv_bias,
         )
-        self.norm: nn.LayerNorm | TimeNorm | None = None
+        self.norm: LayerNorm | TimeNorm | None = None
         if not sizes.time_norm:
-            self.norm = nn.LayerNorm(width)
+            self.norm = LayerNorm(width)
         elif index == 0:
             self.norm = TimeNorm(width)
         self.short_rows = sizes.short_rows and not sizes.causal
@@ -88,18 +89,21 @@ class WavLMConv(nn.Module):
                 lengths_B - self.first, self.conv.stride[0], rounding_mode="floor"
             )
             lengths_B = (columns_B + 1).clamp(min=1)
-        if isinstance(self.norm, TimeNorm):
+        if isinstance(self.norm, LayerNorm):
+            return self.norm(y_BTC, gelu=True), lengths_B
+        if self.norm is not None:
             y_BTC = self.norm(y_BTC, lengths_B)
-        elif self.norm is not None:
-            y_BTC = self.norm(y_BTC)
         return F.gelu(y_BTC), lengths_B
 
     def _pad_short_rows(self, x_BTC: Tensor, lengths_B: Tensor | None) -> Tensor:
-        """Return x_BTC; zeros pad rows that are shorter than the kernel."""
+        """Return x_BTC; zeros pad rows that are shorter than the kernel.
+
+        They are written into x_BTC, the result of the layer before; audio has them already.
+        """
         kernel = self.conv.reach + 1
-        if lengths_B is not None:
-            head_BKC = mask_padding_frames(x_BTC[:, :kernel], lengths_B)
-            x_BTC = torch.cat([head_BKC, x_BTC[:, kernel:]], dim=1)
+        if lengths_B is not None and self.conv.in_channels > 1:
+            head_BKC = x_BTC[:, :kernel]
+            head_BKC.masked_fill_(padding_mask(lengths_B, head_BKC.shape[1])[..., None], 0)
         missing = kernel - x_BTC.shape[1]
         return F.pad(x_BTC, (0, 0, 0, missing)) if missing > 0 else x_BTC
 

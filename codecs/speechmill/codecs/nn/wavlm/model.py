@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from speechmill.codecs.checkpoint import load_strict, merge_weight_norm
 from speechmill.codecs.nn.frame_conv import Memory
+from speechmill.codecs.nn.norm import LayerNorm
 from speechmill.codecs.nn.wavlm.encoder import WavLMEncoder
 from speechmill.codecs.nn.wavlm.features import WavLMFeatureExtractor
 from speechmill.codecs.nn.wavlm.sizes import WavLMSizes
@@ -41,14 +42,17 @@ class WavLM(nn.Module):
         super().__init__()
         width = sizes.conv_dims[-1]
         self.feature_extractor = WavLMFeatureExtractor(sizes)
-        self.norm = nn.LayerNorm(width, eps=sizes.eps)
+        self.norm = LayerNorm(width, eps=sizes.eps)
         self.feature_proj = nn.Linear(width, sizes.dim)
         self.encoder = WavLMEncoder(sizes)
 
     def features(
         self, audio_BT: Tensor, lengths_B: Tensor | None, memory: Memory | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """Return x_BFD, the input of the encoder, and each row's frames."""
+        """Return x_BFD, the input of the encoder, and each row's frames.
+
+        The audio must be zero after its lengths.
+        """
         x_BFC, lengths_B = self.feature_extractor(audio_BT, lengths_B, memory)
         return self.feature_proj(self.norm(x_BFC)), lengths_B
 

@@ -1,0 +1,47 @@
+"""Kernels in Triton for CUDA below float32, which have no gradient; `fused_dtype` says when.
+
+Each is an operation of torch.library with a form for fake tensors, so that compiled code and
+counters see one kernel. Only the modules here import Triton, and only if a kernel is used.
+"""
+
+import warnings
+from functools import cache
+from importlib.util import find_spec
+
+import torch
+from torch import Tensor
+
+
+def fused_dtype(x: Tensor) -> torch.dtype | None:
+    """Return the type in which our kernels compute for `x`, None where PyTorch's compute."""
+    if x.device.type != "cuda" or torch.is_grad_enabled() or not torch.is_autocast_enabled("cuda"):
+        return None
+    return torch.get_autocast_dtype("cuda") if triton_works() else None
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def triton_works() -> bool:
+    """Return whether Triton can build and run a kernel; without a C compiler it cannot.
+
+    Ask before a CUDA graph is captured: the first answer runs a kernel.
+    """
+    return _run_a_kernel()
+
+
+@cache
+def _run_a_kernel() -> bool:
+    if find_spec("triton") is None:
+        return False
+    from speechmill.codecs.nn.kernels.layer_norm import layer_norm
+
+    row_ND = torch.ones(1, 16, device="cuda")
+    try:
+        layer_norm(row_ND, row_ND[0], row_ND[0], 1e-5, torch.float32, False)
+        torch.cuda.synchronize()
+    except Exception as error:  # Triton raises many types: of its own, of the compiler, of CUDA
+        warnings.warn(
+            f"Triton cannot run kernels here, so PyTorch's slower ones are used: {error}",
+            stacklevel=2,
+        )
+        return False
+    return True
