@@ -7,7 +7,7 @@ from speechmill.codecs.api import CodecInfo
 from speechmill.codecs.batch_runner import BatchRunner
 from speechmill.codecs.errors import InvalidConfig
 from speechmill.codecs.focalcodec.config import FocalCodecConfig
-from speechmill.codecs.focalcodec.focal import FocalBlock
+from speechmill.codecs.focalcodec.focal import FocalBlock, prepare_for_cuda
 from speechmill.codecs.focalcodec.model import FocalCodecNetwork
 from speechmill.codecs.focalcodec.stream import FocalCodecStream
 from speechmill.codecs.nn.frame_conv import pack_matrices
@@ -40,6 +40,8 @@ class FocalCodec:
         self._runner = BatchRunner.on(device, precision, row_by_row, compiled=compiled)
         if self._runner.packs_weights:
             pack_matrices(self.network)
+        if device.type == "cuda":
+            prepare_for_cuda(self.network)
         cast_weights(precision, self.network)
         self._runner.compile_layers(self.network, WavLMConv, WavLMLayer, FocalBlock)
 
