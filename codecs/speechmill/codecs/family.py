@@ -28,6 +28,8 @@ UNPUBLISHED = "none published"  # the licence where nobody published weights
 # float32. Of seven untrained codecs bf16 left 70 % equal or more; wrong kernels leave under 10 %.
 EQUAL_CODES = {"fp32": 0.9, "tf32": 0.8, "bf16": 0.5, "fp16": 0.5}
 LONGEST_CLIPS = {"cuda": 320.0}  # s, by type of device; on others any length is tried
+# Of codecs that attend from every frame to all others: on a CPU they need about 10 GB for it.
+LONGEST_ATTENDED = {"cpu": 640.0}
 
 Config = dict[str, Any] | None  # as the user gave it, unchecked
 Settings = Mapping[str, Any]  # of a recipe

@@ -10,7 +10,7 @@ from typing import Any
 
 from speechmill.codecs.config import did_you_mean, missing_columns, override, read_section
 from speechmill.codecs.errors import InvalidConfig
-from speechmill.codecs.family import Card
+from speechmill.codecs.family import LONGEST_ATTENDED, Card
 
 SEMANTIC_RATE = 16_000  # Hz, of the input of w2v-BERT 2.0
 FBANK_WINDOW = 400  # samples at SEMANTIC_RATE
@@ -156,7 +156,9 @@ def _card(parameters: int, checkpoint: str) -> Card:
         "semantic_checkpoint": SEMANTIC_CHECKPOINT,
         "semantic_stats": SEMANTIC_STATS,
     }
-    return Card(parameters=parameters, paper="arXiv 2505.13000", files=files)
+    return Card(
+        parameters=parameters, paper="arXiv 2505.13000", files=files, longest_clips=LONGEST_ATTENDED
+    )
 
 
 CARDS = {  # without digests: the files could not be fetched

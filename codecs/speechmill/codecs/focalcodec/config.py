@@ -8,7 +8,7 @@ from math import lcm, prod
 
 from speechmill.codecs.config import receptive_field
 from speechmill.codecs.errors import InvalidConfig
-from speechmill.codecs.family import Card
+from speechmill.codecs.family import LONGEST_ATTENDED, Card
 
 SAMPLE_RATE = 16_000
 
@@ -229,7 +229,13 @@ VARIANTS = {
 
 def _card(parameters: int, paper: str, file: str) -> Card:
     files = {"checkpoint": f"hf://lucadellalib/focalcodec_{file}"}
-    return Card(parameters=parameters, paper=paper, licence="Apache-2.0", files=files)
+    return Card(
+        parameters=parameters,
+        paper=paper,
+        licence="Apache-2.0",
+        files=files,
+        longest_clips=LONGEST_ATTENDED,
+    )
 
 
 _OFFLINE, _CAUSAL = "arXiv 2502.04465", "arXiv 2509.16195"

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from speechmill.codecs.config import override, read_section, receptive_field
 from speechmill.codecs.errors import InvalidConfig
-from speechmill.codecs.family import UNPUBLISHED, Card
+from speechmill.codecs.family import LONGEST_ATTENDED, UNPUBLISHED, Card
 
 SAMPLE_RATE = 16_000
 
@@ -159,7 +159,10 @@ VARIANTS = {
 _PARAMETERS = {"hasrd-2k-wavlm-base": 123_079_199, "hasrd-2k-hubert-base": 123_070_571}
 CARDS = {
     name: Card(
-        parameters=_PARAMETERS.get(name, 328_147_311), paper="arXiv 2506.00843", licence=UNPUBLISHED
+        parameters=_PARAMETERS.get(name, 328_147_311),
+        paper="arXiv 2506.00843",
+        licence=UNPUBLISHED,
+        longest_clips=LONGEST_ATTENDED,
     )
     for name in VARIANTS
 }
