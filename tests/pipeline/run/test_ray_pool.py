@@ -89,7 +89,9 @@ def test_a_recording_that_kills_its_process_costs_only_itself(pool, job, storage
             filters=FilterSettings(quality="tests.quality_scores:harmful"),
         )
         totals = Totals()
-        harmful = replace(job, output=f"{tmp_path}/{name}", decode=decode)
+        [output] = job.outputs
+        here = replace(output, output=f"{tmp_path}/{name}")
+        harmful = replace(job, outputs=(here,), decode=decode)
         with pool(harmful, count=1) as workers:
             run(
                 list_shards([f"{tmp_path}/{name}/a.tar"], storage),
