@@ -24,7 +24,7 @@ ROUNDED = 0.001
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_two_batches_in_flight_have_the_codes_of_the_codec(device: str) -> None:
-    codec, shapes = CASES["pure"].load(device=device), BatchShapes((4_800, 9_600), (3, 2))
+    codec, shapes = CASES["pure frames"].load(device=device), BatchShapes((4_800, 9_600), (3, 2))
     encoder = BatchEncoder(codec, shapes, torch.device(device))
     flying: list[tuple[Launched, torch.Tensor]] = []
     for number in range(8):  # each shape as usual, captured, and replayed twice

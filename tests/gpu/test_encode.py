@@ -18,8 +18,8 @@ from tests.gpu.inputs import sample_speech
 pytestmark = ON_GPU
 ROUNDED = 0.01  # share of tokens that float32 on a GPU may round to another side of a decision
 LENGTHS = (24_000, 40_000, 15_999)
-# Shares of codes that rounding changed in this trained codec, by emulation, and twice that much:
-# tf32 0.8 %, bf16 8.8 %; fp16 rounds as finely as tf32, but sums of products also overflow.
+# Twice the shares of codes that rounding changes in the trained codec, by emulation: tf32 0.8 %,
+# bf16 8.8 %. fp16 rounds as finely as tf32, but loses small numbers.
 TRAINED = {"tf32": 0.016, "fp16": 0.03, "bf16": 0.18}
 
 

@@ -1,6 +1,7 @@
 """CUDA graphs of every family of codecs."""
 
 import gc
+from threading import Event, Thread
 
 import pytest
 import torch
@@ -22,7 +23,7 @@ def batch(shape: tuple[int, int], seed: int) -> tuple[Tensor, Tensor]:
     return on_device([pcm(n, seed + i) for i, n in enumerate(lengths)], shape, "cuda")
 
 
-@pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16", "fp16"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("case", FAMILIES)
 def test_a_replay_gives_the_codes_of_a_call_without_a_graph(
     case: str, precision: str, caplog: pytest.LogCaptureFixture
@@ -37,8 +38,6 @@ def test_a_replay_gives_the_codes_of_a_call_without_a_graph(
 
 
 def test_other_threads_may_use_the_gpu_while_a_graph_is_captured() -> None:
-    from threading import Event, Thread
-
     stop = Event()
 
     def copy_and_allocate() -> None:
