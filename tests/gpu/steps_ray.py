@@ -51,7 +51,7 @@ FEED_CASES = sized(  # codec, precision, seconds of a batch
     (("focalcodec-50hz", "fp32", 40.0),),
 )
 LONGEST = sized(320.0, 16.0)  # s, of a clip
-ALONE_SHARDS, ALONE_ROUNDS = sized((8, 3), (1, 1))  # of encoding from memory
+ALONE_SHARDS, ALONE_ROUNDS = sized((8, 6), (1, 1))  # of encoding from memory
 
 
 def feed() -> None:

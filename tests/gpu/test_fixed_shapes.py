@@ -10,8 +10,8 @@ from tests.codecs.speech import speech
 from tests.gpu.devices import FAMILIES, ON_GPU, mismatch
 from tests.gpu.inputs import sample_speech
 
-# Another order of every sum changes 0.35 % of the codes of this trained codec in bf16. Here shapes,
-# and so kernels, are the same: only where tiles share the work of a sum, a row may change its order.
+# Another order of every sum changes 0.35 % of the codes of this trained codec in bf16. Here shapes
+# and so kernels are the same: only where tiles share the work of a sum, a row may change its order.
 REORDERED = 0.0035
 
 
