@@ -4,9 +4,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from importlib.util import find_spec
 
-from tests.gpu.kit import ROOT, emit, seconds_left, sized
+from tests.gpu.kit import ROOT, emit, seconds_left
 
 FOLDER = "tests/gpu"
 # The most wanted first, in case that the time ends.
@@ -17,8 +16,7 @@ _STARTS = ("FAILED", "ERROR", "E  ")
 
 
 def in_one_process() -> None:
-    processes = ["-n", "4"] if sized(find_spec("xdist"), None) else []
-    run_pytest(*(f"{FOLDER}/{name}" for name in FILES), "-k", "not compiled", *processes)
+    run_pytest(*(f"{FOLDER}/{name}" for name in FILES), "-k", "not compiled")
 
 
 def on_ray() -> None:

@@ -1,6 +1,7 @@
 """The pipeline's encoder: two batches in flight, and a GPU without enough memory."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from tests.gpu.timing import call_ms
 # Less than one code in a thousand lies so near to a tie that float32 rounds it to the other side in
 # a batch of another number of rows.
 ROUNDED = 0.001
+Limit = Callable[[float], None]
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -42,7 +44,7 @@ def test_two_batches_in_flight_have_the_codes_of_the_codec(device: str) -> None:
 
 
 @pytest.fixture
-def limit_memory() -> Iterator[None]:
+def limit_memory() -> Iterator[Limit]:
     """Return a function that leaves this process a number of bytes more than it holds."""
 
     def limit(more: float) -> None:
@@ -50,13 +52,15 @@ def limit_memory() -> Iterator[None]:
         held, total = torch.cuda.memory_reserved(), torch.cuda.mem_get_info()[1]
         torch.cuda.set_per_process_memory_fraction(min(1.0, (held + more) / total))
 
-    yield limit  # type: ignore[misc]
+    yield limit
     torch.cuda.set_per_process_memory_fraction(1.0)
     torch.cuda.empty_cache()
 
 
 @ON_GPU
-def test_a_full_gpu_splits_batches_and_goes_on(limit_memory, caplog) -> None:
+def test_a_full_gpu_splits_batches_and_goes_on(
+    limit_memory: Limit, caplog: pytest.LogCaptureFixture
+) -> None:
     codec, shapes = load_codec("pure-16k-small", device="cuda"), BatchShapes((160_000,), (32,))
     clips = [pcm(160_000 - 100 * i, i) for i in range(32)]
     batch = on_device(clips, (32, 160_000), "cuda")
@@ -75,12 +79,9 @@ def test_a_full_gpu_splits_batches_and_goes_on(limit_memory, caplog) -> None:
 
 
 @ON_GPU
-def test_a_clip_that_does_not_fit_is_an_error_and_the_gpu_is_still_usable(limit_memory) -> None:
-    codec, shapes = (
-        load_codec("pure-16k-small", device="cuda"),
-        BatchShapes((8_000, 3_200_000), (1, 1)),
-    )
-    encoder = BatchEncoder(codec, shapes, CUDA)
+def test_a_clip_that_does_not_fit_is_an_error_and_the_gpu_goes_on(limit_memory: Limit) -> None:
+    codec = load_codec("pure-16k-small", device="cuda")
+    encoder = BatchEncoder(codec, BatchShapes((8_000, 3_200_000), (1, 1)), CUDA)
     limit_memory(64e6)
     with pytest.raises(DeviceFull, match=r"segment\.by=fixed"):
         encoder.finish(encoder.launch(fixed_batch([pcm(3_200_000, 0)], codec.info, 1)))
@@ -93,7 +94,7 @@ def test_a_clip_that_does_not_fit_is_an_error_and_the_gpu_is_still_usable(limit_
 @ON_GPU
 @pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16", "fp16"])
 def test_fifty_canaries_are_equal_and_take_little_of_a_shards_time(
-    precision: str, tmp_path, monkeypatch
+    precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SPEECHMILL_CACHE", str(tmp_path))
     options = {"name": "pure-16k-small", "device": "cuda", "precision": precision}
