@@ -11,7 +11,7 @@ FOLDER = "tests/gpu"
 # The most wanted first, in case that the time ends.
 FILES = ("test_graphs.py", "test_fixed_shapes.py", "test_batch_encoder.py", "test_encode.py")
 ON_RAY = "test_ray.py"
-_SHOWN = (" passed", " failed", " FAILED", " ERROR")
+_SHOWN = (" passed", " failed", " skipped", " FAILED", " ERROR")
 _STARTS = ("FAILED", "ERROR", "E  ")
 
 
