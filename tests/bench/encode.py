@@ -5,8 +5,10 @@
 The weights are random, because speed does not depend on them. Each codec runs in its own process
 with the allocator settings of the workers. The figures of the authors' code were measured on
 another CPU with two cores (AMD EPYC, AVX-512, PyTorch 2.13) and the same settings; their code is
-not in this repository. `--yardstick` times the largest part of their code on this machine: the
-backbone, computed by transformers.
+not in this repository. On a GPU it times what the pipeline encodes there: batches of the planned
+shapes, already on the device, with and without a CUDA graph, and by `BatchEncoder`, from clips to
+codes on the host. x real time counts the clips, not the padding. `--yardstick` times the largest
+part of the authors' code on this machine: the backbone, computed by transformers.
 """
 
 import argparse
@@ -18,6 +20,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from speechmill.codecs.shapes import BatchShapes
 from speechmill.pipeline.run.ray_cluster import ALLOCATOR
 
 AUTHORS = {  # x real time of one clip of 10 s
@@ -34,9 +37,14 @@ AUTHORS = {  # x real time of one clip of 10 s
 MIXED = (2.0, 3.5, 5.0, 7.5, 10.0, 13.0, 16.5, 20.0)  # seconds
 SINGLE = 10.0
 THREADS = 2
+GPU_WIDTHS = (3.0, 11.0, 20.0)  # seconds
 HEADER = (
     "| codec | 10 s clip, x real time | authors' | ratio | 2-20 s batch of 8 | ratio to authors' "
     "clips | GFLOP per s of audio | share of matmul peak: clip, batch | peak MB |"
+)
+GPU_HEADER = (
+    "| codec | batch | eager, x real time | CUDA graph | BatchEncoder | GFLOP per s of audio | "
+    "share of matmul peak | peak MB |"
 )
 
 
@@ -77,12 +85,63 @@ def measure(name: str, options: argparse.Namespace) -> str:
     )
 
 
+def measure_on_gpu(name: str, options: argparse.Namespace) -> str:
+    """Rows of the table of a GPU, one for each width."""
+    from speechmill.codecs import load_codec
+    from speechmill.codecs.shapes import ShapeSettings, plan_shapes
+
+    extra = {"compile": True} if options.compile else {}
+    codec = load_codec(
+        name,
+        checkpoint="untrained",
+        device=options.device,
+        precision=options.precision,
+        **extra,
+    )
+    shapes = plan_shapes(codec.info, ShapeSettings())
+    buckets = [shapes.bucket(int(length * codec.info.sample_rate)) for length in GPU_WIDTHS]
+    return "\n".join(measure_width(name, codec, shapes, bucket, options) for bucket in buckets)
+
+
+def measure_width(
+    name: str, codec: Any, shapes: BatchShapes, bucket: int, options: argparse.Namespace
+) -> str:
+    import torch
+
+    from speechmill.codecs.cuda_graphs import GraphedEncoder
+    from speechmill.pipeline.tokenize.fixed_batches import BatchEncoder
+    from tests.gpu.batches import noise_clips, on_device, seconds_per_batch
+
+    device, rate = options.device, codec.info.sample_rate
+    shape = (shapes.rows[bucket], shapes.widths[bucket])
+    clips = noise_clips(codec.info, shapes, bucket)
+    audio_s = sum(map(len, clips)) / rate
+    batch = on_device(clips, shape, device)
+    forget_peak(device)
+    eager = seconds(lambda: codec.encode_padded(*batch), options.rounds, device)
+    memory = peak_mb(device)
+    gflop = 0.0 if options.compile else count_gflop(lambda: codec.encode_padded(*batch))
+    graph = GraphedEncoder(codec.encode_padded, torch.device(device), batch[0].numel())
+    graph(*batch)  # as usual; the first of the calls that follow captures it
+    replay = seconds(lambda: graph(*batch), options.rounds, device)
+    encoder = BatchEncoder(codec, shapes, torch.device(device))
+    whole = seconds_per_batch(encoder, clips, bucket)
+    peak = matmul_peak(device, options.precision)
+    return (
+        f"| {name} | {shape[0]} x {shape[1] / rate:.2f} s | {audio_s / eager:,.0f} | "
+        f"{audio_s / replay:,.0f} | {audio_s / whole:,.0f} | {gflop / audio_s:.1f} | "
+        f"{gflop / replay / peak:.0%} of {peak:,.0f} | {memory:,.0f} |"
+    )
+
+
 def seconds(compute: Callable[[], Any], rounds: int, device: str) -> float:
     """Seconds of the fastest of `rounds` calls after a warm-up: other processes only add time."""
     import torch
 
     times = []
     for _ in range(rounds + 1):
+        if device.startswith("cuda"):
+            torch.cuda.synchronize()  # of what was started before
         started = time.perf_counter()
         compute()
         if device.startswith("cuda"):
@@ -184,13 +243,15 @@ def main() -> None:
     parser.add_argument("--yardstick", action="store_true", help="codecs are families then")
     options = parser.parse_args()
     os.environ.update(ALLOCATOR)  # read by the processes that are started below
+    on_gpu = options.device.startswith("cuda")
+    row: Callable[[str, argparse.Namespace], str] = measure_on_gpu if on_gpu else measure
+    row = yardstick if options.yardstick else row
+    header = GPU_HEADER if on_gpu else HEADER
     if not options.yardstick:
-        print(HEADER + "\n" + "|---" * HEADER.count(" | ") + "|---|", flush=True)
+        print(header + "\n" + "|---" * header.count(" | ") + "|---|", flush=True)
     for name in options.codecs:
         with multiprocessing.get_context("spawn").Pool(1) as pool:
-            print(
-                pool.apply(yardstick if options.yardstick else measure, (name, options)), flush=True
-            )
+            print(pool.apply(row, (name, options)), flush=True)
 
 
 if __name__ == "__main__":

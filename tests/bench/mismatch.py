@@ -4,7 +4,8 @@
 
 Tokens are compared, codebook by codebook, with those of the same clips encoded one by one in
 float32 without compiling. Full-size codecs have random weights, whose decisions are closer to ties
-than those of trained weights; the goldens are small networks. `batch` must be 0.
+than those of trained weights; the goldens are small networks. `batch` must be 0. On a GPU, batches
+have the fixed shapes of the pipeline.
 """
 
 import argparse
@@ -17,6 +18,8 @@ import torch
 from torch import Tensor
 
 from speechmill.codecs import Codec, UnsupportedPrecision, load_codec
+from speechmill.codecs.fixed_shapes import FixedShapeCodec
+from speechmill.codecs.shapes import ShapeSettings, plan_shapes
 from tests.codecs.speech import padded
 
 ROOT = Path(__file__).parents[2]
@@ -71,8 +74,10 @@ def alone(codec: Codec, clips: list[Tensor]) -> Tensor:
     return torch.cat([codes_KF.cpu() for codes_KF in rows], dim=1)
 
 
-def together(codec: Codec, clips: list[Tensor]) -> Tensor:
-    """Codes of the clips from one batch, concatenated."""
+def together(codec: Codec, clips: list[Tensor], device: str) -> Tensor:
+    """Codes of the clips from one batch, or on a GPU from those of their shapes, concatenated."""
+    if device != "cpu":
+        codec = FixedShapeCodec(codec, plan_shapes(codec.info, ShapeSettings()))
     frames = [codec.info.num_frames(len(clip_T)) for clip_T in clips]
     codes_BKF = codec.encode(*padded(clips, extra=1_234, garbage=0.3)).cpu()
     rows = zip(codes_BKF, frames, strict=True)
@@ -85,7 +90,7 @@ def row(name: str, mode: str, expected_KN: Tensor, clips: list[Tensor], **option
         codec = load_codec(name, **options, **MODES[mode])
     except UnsupportedPrecision:
         return f"| {name} | {mode} | n/a on {options['device']} | |"
-    differs_K = (together(codec, clips) != expected_KN).double().mean(1).tolist()
+    differs_K = (together(codec, clips, options["device"]) != expected_KN).double().mean(1).tolist()
     books = ", ".join(f"{share:.2%}" for share in differs_K)
     frames = expected_KN.shape[1]
     return (

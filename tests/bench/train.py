@@ -39,9 +39,10 @@ from tests.codecs.focalcodec.small import tiny
 CONFIGS = Path(__file__).parents[2] / "configs" / "train"
 
 
-def cases(folder: Path) -> dict[str, TrainConfig]:
+def cases(folder: Path, device: str) -> dict[str, TrainConfig]:
     """The codec that ships, with its training configuration, and a small FocalCodec."""
     common = [f"shards=[{folder}/corpus/]", f"output={folder}/run", "validation.shards=[]"]
+    common.append(f"workers.num_gpus={int(device != 'cpu')}")  # which decides the precision
     noise = f"augment.noise={{shards: [{folder}/corpus/], probability: 0.3, pool_mb: 16}}"
     (folder / "small.json").write_text(json.dumps(tiny()))
     small = [
@@ -178,7 +179,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as root:
         (Path(root) / "corpus").mkdir()
         make_corpus(Path(root) / "corpus", arguments.hours, 4)
-        for name, config in cases(Path(root)).items():
+        for name, config in cases(Path(root), arguments.device).items():
             if arguments.only in name:
                 print(json.dumps(compare(name, config, arguments)), flush=True)
     print(f"torch {torch.__version__}, Python {platform.python_version()}, {os.cpu_count()} CPUs")

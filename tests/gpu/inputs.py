@@ -32,12 +32,6 @@ def arguments_of(name: str) -> dict[str, Any]:
     return {"name": name, "checkpoint": "untrained"}
 
 
-def row_lengths(padded: float, longest: float = 10.5, spread: float = 0.15) -> list[float]:
-    """Return seconds of each row of a batch as the batcher cuts it: rows of nearly one length."""
-    rows = max(1, int(padded / longest))
-    return [longest * (1 - spread * (rows - 1 - i) / max(1, rows - 1)) for i in range(rows)]
-
-
 def sample_speech(rate: int) -> Iterator[np.ndarray]:
     """Yield the recordings of samples/, the first channel of each, at `rate` Hz."""
     for path in sorted((ROOT / "samples").rglob("*")):

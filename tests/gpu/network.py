@@ -1,4 +1,4 @@
-"""Codecs as a GPU runs them, the part of them that a CUDA graph can hold, and batches of audio."""
+"""Codecs as a GPU runs them, the shapes of their batches, their CUDA graphs, and real speech."""
 
 import copy
 from collections.abc import Callable
@@ -6,18 +6,20 @@ from dataclasses import replace
 from functools import cache
 from importlib import import_module
 from itertools import islice
+from math import ceil
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from speechmill.codecs import Codec, load_codec
-from speechmill.codecs.nn.masks import pad_or_trim
+from speechmill.codecs import CodecInfo, load_codec
+from speechmill.codecs.cuda_graphs import GraphedEncoder
+from speechmill.codecs.shapes import BatchShapes, ShapeSettings, plan_shapes
 from tests.gpu.inputs import arguments_of, sample_speech
-from tests.gpu.kit import DEVICE, sized
-from tests.gpu.timing import computing
+from tests.gpu.kit import DEVICE, DRY_RUN, sized
 
 PRECISIONS = sized(("bf16", "tf32", "fp16", "fp32"), ("fp32",))  # the first is measured in depth
+_DRY_WIDTHS = (0.3, 0.4, 2.1)  # s; the last one holds the known clip
 _RANDOM_WEIGHTS = (
     ("focalcodec.weights", "untrained_focalcodec"),
     ("simwhisper.weights", "untrained_simwhisper"),
@@ -29,11 +31,14 @@ _RANDOM_WEIGHTS = (
 )
 
 
-def load(name: str, precision: str, **options: Any) -> Codec:
-    """Load a codec that encodes a batch at once, as it does on a GPU."""
+def load(name: str, precision: str, **options: Any) -> Any:
+    """Load a codec that encodes a batch at once, as it does on a GPU.
+
+    Its codes are compared with float32 by the steps that ask for it, so it is not checked here.
+    """
     arguments = {**arguments_of(name), "precision": precision, "device": DEVICE, **options}
     _reuse_random_weights()
-    codec: Any = load_codec(**arguments)
+    codec: Any = load_codec(**arguments, self_check=False)
     codec._runner = replace(codec._runner, row_by_row=False)
     return codec
 
@@ -58,59 +63,42 @@ def _copying(build: Callable[..., Any]) -> Callable[..., Any]:
     return build_or_copy
 
 
-def network_call(codec: Any, audio_BT: Tensor, num_samples_B: Tensor) -> Callable[[], Tensor]:
-    """Return the part of `encode` that runs on the device alone, which a CUDA graph can hold."""
-    lengths = num_samples_B.tolist()
-    num_frames = [codec.info.num_frames(n) for n in lengths]
-    lengths_B = torch.tensor(lengths, device=audio_BT.device)
-    frames_B = torch.tensor(num_frames, device=audio_BT.device)
-    match type(codec).__name__:
-        case "SimWhisperCodec":
-            return lambda: codec.network.encode(audio_BT, max(num_frames), lengths_B)
-        case "DualCodec":
-            return lambda: codec._code(audio_BT, lengths_B, frames_B)
-        case "HasrdCodec":
-            hop = codec.info.hop_length
-            filled = [max(n, f * hop) for n, f in zip(lengths, num_frames, strict=True)]
-            filled_B = torch.tensor(filled, device=audio_BT.device)
-            padded_BT = pad_or_trim(audio_BT, max(filled))
-            return lambda: codec._code(padded_BT, lengths_B, filled_B, frames_B, max(filled))
-        case "PureCodec":
-            return lambda: codec._encode(audio_BT, lengths_B)
-    return lambda: codec.network.encode(audio_BT, lengths_B)
+def planned(info: CodecInfo) -> BatchShapes:
+    """Return the shapes of the pipeline's batches; in a dry run fewer and smaller ones."""
+    if not DRY_RUN:
+        return plan_shapes(info, ShapeSettings())
+    frames = (ceil(seconds * info.frame_rate) for seconds in _DRY_WIDTHS)
+    return BatchShapes(tuple(info.hop_length * count for count in frames), (2, 2, 1))
 
 
-def capture_graph(
-    codec: Codec, batch: tuple[Tensor, Tensor], precision: str
-) -> tuple["torch.cuda.CUDAGraph", Tensor]:
-    """Return the CUDA graph of the network and the tensor that a replay fills with codes."""
-    call = network_call(codec, *batch)
-    with computing(precision):
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            for _ in range(2):
-                call()
-        torch.cuda.current_stream().wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            codes_BKF = call()
-    return graph, codes_BKF
+def nearest(info: CodecInfo, shapes: BatchShapes, seconds: float) -> int:
+    """Return the position of the width that is nearest to a length."""
+    away = [abs(width / info.sample_rate - seconds) for width in shapes.widths]
+    return away.index(min(away))
 
 
-def noise_batch(rate: int, seconds: list[float]) -> tuple[Tensor, Tensor]:
-    """Return audio_BT and num_samples_B: noise with an envelope of syllables.
+class Recomputed:
+    """Takes the place of a CUDA graph in a dry run: a replay computes everything again."""
 
-    Speed does not depend on the signal; attention and masks depend on the lengths.
-    """
-    lengths = [int(s * rate) for s in seconds]
+    def __init__(self, compute: Callable[[], Tensor]) -> None:
+        self._compute = compute
+        self.codes_BKF = compute().clone()
+
+    def replay(self) -> None:
+        self.codes_BKF.copy_(self._compute())
+
+
+def graphed(codec: Any, capacity: int) -> GraphedEncoder:
+    """Return the codec with a CUDA graph for each shape of up to `capacity` samples."""
+    capture = Recomputed if DRY_RUN else None
+    return GraphedEncoder(codec.encode_padded, torch.device(DEVICE), capacity, capture)
+
+
+def full_batch(rows: int, width: int) -> tuple[Tensor, Tensor]:
+    """Return audio_RT, which is noise, and lengths_R, on the device."""
     generator = torch.Generator(DEVICE).manual_seed(0)
-    audio_BT = 0.1 * torch.randn(len(lengths), max(lengths), generator=generator, device=DEVICE)
-    time_T = torch.arange(max(lengths), device=DEVICE) / rate
-    audio_BT *= torch.sin(2 * torch.pi * 2.5 * time_T).clamp(min=0.05)
-    for row_T, length in zip(audio_BT, lengths, strict=True):
-        row_T[length:] = 0
-    return audio_BT, torch.tensor(lengths)
+    audio_RT = 0.1 * torch.randn(rows, width, generator=generator, device=DEVICE)
+    return audio_RT, torch.full((rows,), width, device=DEVICE)
 
 
 def real_clips(rate: int, count: int, longest: float) -> list[Tensor]:

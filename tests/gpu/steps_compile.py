@@ -1,63 +1,85 @@
-"""torch.compile: the whole network for one width, and its layers one by one for all lengths.
+"""torch.compile layer by layer: what it takes, how often it compiles again, and what it gives.
 
-A dry run switches the compiler off and checks only that the steps run.
+A dry run switches the compiler off and checks only that the step runs.
 """
 
 import time
 from typing import Any
 
 import torch
+from torch._dynamo.utils import counters
 
-from tests.gpu.inputs import row_lengths
-from tests.gpu.kit import attempt, emit, sized
-from tests.gpu.network import PRECISIONS, load, noise_batch
+from tests.gpu.batches import noise_clips, on_device
+from tests.gpu.kit import DEVICE, attempt, emit, seconds_left, sized
+from tests.gpu.network import PRECISIONS, graphed, load, nearest, planned
 from tests.gpu.timing import call_ms, peak_memory, profile_kernels, timed
 
-SECONDS = sized(row_lengths(160.0), [0.3, 0.4])
-_LAYERS = ("TransformerLayer", "FocalBlock", "ConvBlock", "ResidualUnit")
+USUAL = sized(11.0, 0.3)  # s, the width whose speed is measured
+WIDTHS = sized((3.0, 5.0, 8.0, 15.0, 20.0), (0.3, 0.4))
 
 
 def compile_codec(name: str) -> None:
     torch._dynamo.config.suppress_errors = False
     precision = PRECISIONS[0]
     with attempt("compile", codec=name, precision=precision):
-        compile_network(name, precision)
-    with attempt("regional", codec=name):
-        compile_layers(name, precision)
+        compare(name, precision)
 
 
-def compile_network(name: str, precision: str) -> None:
+def compare(name: str, precision: str) -> None:
     plain, codec = load(name, precision), load(name, precision, compile=True)
-    batch = noise_batch(codec.info.sample_rate, SECONDS)
-    started = time.perf_counter()
-    codes_BKF = codec.encode(*batch).cpu()
-    first = round(time.perf_counter() - started, 1)
-    differs = (codes_BKF != plain.encode(*batch).cpu()).double().mean()
+    batch, audio_s = usual_batch(codec)
+    first = round(call_ms(lambda: codec.encode_padded(*batch)) / 1e3, 1)
+    again = [seconds_of_a_width(codec, seconds) for seconds in WIDTHS if seconds_left() > 8]
     facts: dict[str, Any] = {"step": "compile", "codec": name, "precision": precision}
-    emit(**facts, first_s=first, mismatch=float(differs))
+    compiled = {"first_s": first, "other_widths_s": again, "graphs": compiled_graphs()}
+    emit(**facts, **compiled)
+    with attempt("mismatch", codec=name):
+        differs = codec.encode_padded(*batch) != plain.encode_padded(*batch)
+        emit(**facts, mismatch=float(differs.double().mean()))
+    for what, one in (("eager", plain), ("compiled", codec)):
+        with attempt(what, codec=name):
+            emit(**facts, what=what, **speed(one, batch, audio_s, f"{name} {precision} {what}"))
+
+
+def usual_batch(codec: Any) -> tuple[tuple[torch.Tensor, torch.Tensor], float]:
+    """Return a batch on the device and the seconds of audio in it."""
+    shapes = planned(codec.info)
+    bucket = nearest(codec.info, shapes, USUAL)
+    clips = noise_clips(codec.info, shapes, bucket)
+    shape = (shapes.rows[bucket], shapes.widths[bucket])
+    return on_device(clips, shape, DEVICE), sum(map(len, clips)) / codec.info.sample_rate
+
+
+def seconds_of_a_width(codec: Any, seconds: float) -> float:
+    """Return what the first batch of a width takes; more than the second if it was compiled."""
+    shapes = planned(codec.info)
+    bucket = nearest(codec.info, shapes, seconds)
+    shape = (shapes.rows[bucket], shapes.widths[bucket])
+    batch = on_device([], shape, DEVICE)
+    started = time.perf_counter()
+    codec.encode_padded(*batch).cpu()
+    return round(time.perf_counter() - started, 2)
+
+
+def compiled_graphs() -> int:
+    """Return how many times a layer was compiled, again for other widths included."""
+    return counters["stats"]["unique_graphs"]
+
+
+def speed(
+    codec: Any, batch: tuple[torch.Tensor, torch.Tensor], audio_s: float, label: str
+) -> dict[str, float]:
     peak_memory()
-    median, _ = timed(lambda: codec.encode(*batch), 6, 2)
-    kernels = profile_kernels(lambda: codec.encode(*batch), f"{name} {precision} compiled")
-    speed = {"ms": round(median * 1e3, 2), "x_real_time": round(sum(SECONDS) / median)}
-    emit(**facts, **speed, peak_GB=peak_memory(), **kernels)
-    fewer = noise_batch(codec.info.sample_rate, [s * 0.999 for s in SECONDS[1:]])
-    seconds = round(call_ms(lambda: codec.encode(*fewer)) / 1e3, 2)
-    emit(step="compile", codec=name, what="fewer rows of the same width", s=seconds)
-
-
-def compile_layers(name: str, precision: str) -> None:
-    codec: Any = load(name, precision)
-    batch = noise_batch(codec.info.sample_rate, SECONDS)
-    layers = [m for m in codec.network.modules() if type(m).__name__ in _LAYERS]
-    for layer in layers:
-        layer.forward = torch.compile(layer.forward, dynamic=True)
-    first = call_ms(lambda: codec.encode(*batch)) / 1e3
-    median, _ = timed(lambda: codec.encode(*batch), 6, 2)
-    emit(
-        step="compile",
-        codec=name,
-        what="layer by layer, dynamic",
-        first_s=round(first, 1),
-        ms=round(median * 1e3, 2),
-        x_real_time=round(sum(SECONDS) / median),
-    )
+    eager, _ = timed(lambda: codec.encode_padded(*batch), 6, 2)
+    peak = peak_memory()
+    kernels = profile_kernels(lambda: codec.encode_padded(*batch), label)
+    graph = graphed(codec, batch[0].numel())
+    replay, _ = timed(lambda: graph(*batch), 6, 3)
+    return {
+        "ms": round(eager * 1e3, 2),
+        "x_real_time": round(audio_s / eager),
+        "graph_ms": round(replay * 1e3, 2),
+        "graph_x": round(audio_s / replay),
+        "peak_GB": peak,
+        **kernels,
+    }

@@ -4,12 +4,13 @@ import os
 import subprocess
 import sys
 
-import numpy as np
 import torch
 
-from speechmill.pipeline.tokenize.batching import Batch
-from speechmill.pipeline.tokenize.device import DevicePrefetcher
+from speechmill.codecs import load_codec
+from speechmill.pipeline.tokenize.fixed_batches import BatchEncoder
+from tests.gpu.batches import fixed_batch, noise_clips
 from tests.gpu.kit import DEVICE, attempt, emit, sized
+from tests.gpu.network import nearest, planned
 from tests.gpu.timing import matmul_peak, timed
 
 _QUERY = "--query-gpu=name,memory.total,driver_version,clocks.sm,temperature.gpu"
@@ -30,9 +31,9 @@ def env() -> None:
     if DEVICE == "cuda":
         with attempt("copies"):
             measure_copies()
-    with attempt("prefetch"):
-        for seconds in sized((2.0, 10.0), (2.0,)):
-            measure_prefetch(seconds)
+    with attempt("staging"):
+        for seconds in sized((3.0, 11.0), (0.3,)):
+            measure_staging(seconds)
 
 
 def machine_facts() -> dict[str, object]:
@@ -71,10 +72,14 @@ def measure_copies() -> None:
     emit(step="launch", us_per_eager_op=round(thousand * 1e3, 2))
 
 
-def measure_prefetch(seconds: float) -> None:
-    """Time the copy of 160 s of audio in clips of `seconds` to the device."""
-    prefetcher = DevicePrefetcher(DEVICE)
-    num_B = np.full(int(160 / seconds), int(seconds * 16_000))
-    batch = Batch(np.zeros(int(num_B.sum()), np.int16), num_B, num_B, num_B, None)
-    median, _ = timed(lambda: prefetcher._copy(batch).audio(), 10)
-    emit(step="prefetch", rows=len(num_B), ms_per_160_s=round(median * 1e3, 2))
+def measure_staging(seconds: float) -> None:
+    """Time copies of a batch to the device and of its codes back, by the null codec."""
+    codec = load_codec("null", device=DEVICE)
+    shapes = planned(codec.info)
+    bucket = nearest(codec.info, shapes, seconds)
+    clips = noise_clips(codec.info, shapes, bucket)
+    encoder = BatchEncoder(codec, shapes, torch.device(DEVICE))
+    batch = fixed_batch(clips, codec.info, bucket)
+    median, _ = timed(lambda: encoder.finish(encoder.launch(batch)), 10)
+    padded = shapes.rows[bucket] * shapes.widths[bucket] / codec.info.sample_rate
+    emit(step="staging", rows=len(clips), padded_s=round(padded), ms=round(median * 1e3, 2))

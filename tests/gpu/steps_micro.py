@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.attention.flex_attention import flex_attention
 
 from speechmill.codecs.nn.cpu_kernels import FFTConv1d
 from speechmill.codecs.nn.snake import Snake
@@ -24,6 +25,7 @@ _FUSED = (SDPBackend.EFFICIENT_ATTENTION, SDPBackend.CUDNN_ATTENTION)
 def micro() -> None:
     with torch.inference_mode():
         measure_attention()
+        measure_gated_bias()
         measure_positional_convolution()
         measure_depthwise()
         measure_pointwise()
@@ -87,6 +89,30 @@ def measure_varlen(q: Tensor, k: Tensor, v: Tensor, flop: float) -> None:
     packed = [x.transpose(1, 2).reshape(B * T, H, E).contiguous() for x in (q, k, v)]
     ends = torch.arange(0, B * T + 1, T, device=DEVICE, dtype=torch.int32)
     show("varlen_attn", lambda: varlen_attn(*packed, ends, ends, T, T), flop)
+
+
+def measure_gated_bias() -> None:
+    """WavLM's bias, gate of the query times a table by distance: computed inside of attention."""
+    q, k, v = (random(B, T, H, E).transpose(1, 2) for _ in range(3))
+    gate_BHQ, table_HN = random(B, H, T), random(H, 2 * T - 1)
+    place_T = torch.arange(T, device=DEVICE)
+    distance_QK = place_T - place_T[:, None] + T - 1
+
+    def add_bias(score: Tensor, b: Tensor, h: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return score + gate_BHQ[b, h, query] * table_HN[h, key - query + T - 1]
+
+    def dense() -> Tensor:
+        bias = gate_BHQ[..., None] * table_HN[:, distance_QK]
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+
+    flop = 4.0 * B * H * T * T * E
+    show("sdpa, gated bias made and stored", dense, flop)
+    with attempt("flex attention"):
+        attend = partial(torch.compile(flex_attention), q, k, v, score_mod=add_bias)
+        first = call_ms(attend)
+        error = (attend() - dense()).abs().max().item()
+        emit(step="micro", what="flex attention, first call", ms=round(first), error=error)
+        show("flex attention, gated bias", attend, flop)
 
 
 def cudnn_attention(length: int) -> Call:

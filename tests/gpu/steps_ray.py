@@ -19,6 +19,8 @@ import ray
 import soundfile
 
 from speechmill.codecs import codec_info
+from speechmill.codecs.shapes import ShapeSettings
+from speechmill.pipeline.metrics import BATCH_SECONDS, PADDED_SECONDS
 from speechmill.pipeline.run.job import RaySettings, WorkerSettings
 from speechmill.pipeline.run.ray_cluster import ALLOCATOR
 from speechmill.pipeline.run.ray_pool import RayPool
@@ -26,26 +28,30 @@ from speechmill.pipeline.run.runner import Totals, run
 from speechmill.pipeline.shards.listing import Shard, list_shards
 from speechmill.pipeline.storage import Storage
 from speechmill.pipeline.tokenize.batching import BatchSettings
-from speechmill.pipeline.tokenize.decode import DecodeSettings
-from speechmill.pipeline.tokenize.job import TokenizeJob
+from speechmill.pipeline.tokenize.canary import reference_codes
+from speechmill.pipeline.tokenize.decode import DecodeSettings, decode_shard
 from speechmill.pipeline.tokenize.writer import CodecOutput
+from tests.gpu.encoder_alone import seconds_of_encoding
 from tests.gpu.inputs import arguments_of, sample_speech
+from tests.gpu.jobs import CountedJob, counted
 from tests.gpu.kit import DEVICE, ROOT, attempt, emit, seconds_left, sized
 
 RATE = 16_000  # Hz
 CPUS = os.cpu_count() or 2
 # A cluster to join, if one runs already; otherwise each measurement starts a local one.
 CLUSTER = RaySettings(address=os.environ.get("RAY_ADDRESS"), num_cpus=CPUS)
-FEED_CASES = sized(
+FEED_CASES = sized(  # codec, precision, seconds of a batch
     (
         ("null", "fp32", 160.0),
         ("focalcodec-50hz", "bf16", 160.0),
+        ("simwhisper-16k", "bf16", 160.0),
         ("focalcodec-50hz", "bf16", 640.0),
-        ("simwhisper-16k", "bf16", 640.0),
-        ("pure-16k-small", "bf16", 640.0),
+        ("focalcodec-50hz", "tf32", 160.0),
     ),
-    (("focalcodec-50hz", "fp32", 640.0),),
+    (("focalcodec-50hz", "fp32", 40.0),),
 )
+LONGEST = sized(320.0, 16.0)  # s, of a clip
+ALONE_SHARDS, ALONE_ROUNDS = sized((8, 6), (1, 1))  # of encoding from memory
 
 
 def feed() -> None:
@@ -53,6 +59,7 @@ def feed() -> None:
     os.environ.update(ALLOCATOR)
     let_ray_see_the_gpu()
     with tempfile.TemporaryDirectory() as root:
+        os.environ["SPEECHMILL_CACHE"] = f"{root}/cache"  # of the canary's reference
         corpus = Path(root) / "corpus"
         corpus.mkdir()
         started = time.perf_counter()
@@ -64,18 +71,21 @@ def feed() -> None:
             if seconds_left() < 12:
                 emit(step="feed", codec=name, skipped="no time left")
                 continue
-            with attempt("feed", codec=name, batch_s=seconds):
+            with attempt("feed", codec=name, precision=precision, batch_s=seconds):
                 used = shards if name == "null" else shards[: len(shards) // 2]
-                measure_feed(name, precision, seconds, used, f"{root}/{name}-{seconds:g}")
+                measure_feed(name, precision, seconds, used, Path(root))
 
 
 def measure_feed(
-    name: str, precision: str, seconds: float, shards: Sequence[Shard], output: str
+    name: str, precision: str, seconds: float, shards: Sequence[Shard], root: Path
 ) -> None:
-    """Tokenize the shards with one worker and batches of `seconds`."""
-    job = tokenize_job(name, precision, seconds, output)
+    """Tokenize the shards with one worker, in batches of the shapes for `seconds`, with a canary.
+
+    Before the clock starts, an eighth of the shards lets the worker capture its graphs.
+    """
+    job = tokenize_job(name, precision, seconds, root)
     workers = WorkerSettings(num_gpus=sized(1, 0), count=1, max_attempts=1, buffer_mb=2048.0)
-    totals = Totals()
+    totals, counts = Totals(), Path(job.counts)
 
     def count(event: Any) -> None:
         if event.error:
@@ -86,37 +96,62 @@ def measure_feed(
         started = time.perf_counter()
         pool.wait(60)
         ready = time.perf_counter() - started
-        run(shards[:2], pool, workers, lambda event: None)
+        run(shards[:: sized(8, 2)], pool, workers, lambda event: None)
+        counts.write_text("")
         with gpu_utilisation() as busy:
             started = time.perf_counter()
             run(shards, pool, workers, count)
             took = time.perf_counter() - started
-        emit(
-            step="feed",
-            codec=name,
-            precision=precision,
-            batch_s=seconds,
-            hours=round(totals.audio_seconds / 3600, 2),
-            seconds=round(took, 2),
-            x_real_time=round(totals.audio_seconds / took),
-            ready_s=round(ready, 1),
-            encode_s=round(totals.encode_seconds, 2),
-            starved_s=round(totals.starved_seconds, 2),
-            decode_s=round(totals.decode_seconds, 1),
-            decode_cpu_s=round(totals.decode_cpu_seconds, 1),
-            rows=totals.rows,
-            gpu_busy=round(statistics.mean(busy), 1) if busy else None,
-        )
+    recorded = counted(counts)
+    padded = recorded[PADDED_SECONDS.name]
+    facts = {"step": "feed", "codec": name, "precision": precision, "batch_s": seconds}
+    x_real_time = totals.audio_seconds / took
+    emit(
+        **facts,
+        hours=round(totals.audio_seconds / 3600, 2),
+        seconds=round(took, 2),
+        x_real_time=round(x_real_time),
+        ready_s=round(ready, 1),
+        encode_s=round(totals.encode_seconds, 2),
+        starved_s=round(totals.starved_seconds, 2),
+        decode_s=round(totals.decode_seconds, 1),
+        decode_cpu_s=round(totals.decode_cpu_seconds, 1),
+        rows=totals.rows,
+        padding=round(1 - recorded[BATCH_SECONDS.name] / padded, 4),
+        gpu_busy=round(statistics.mean(busy), 1) if busy else None,
+    )
+    if name != "null" and seconds_left() > 12:
+        alone = speed_alone(job, shards)
+        ratio = x_real_time / alone
+        emit(**facts, what="encoder alone", x_real_time=round(alone), kept=round(ratio, 3))
 
 
-def tokenize_job(name: str, precision: str, seconds: float, output: str) -> TokenizeJob:
+def speed_alone(job: CountedJob, shards: Sequence[Shard]) -> float:
+    """Return x real time of the same encoder in this process, with clips out of memory."""
+    [output] = job.outputs
+    decoded = [
+        list(decode_shard(shard, Storage(), job.decode, [output.codec]))
+        for shard in shards[:: max(1, len(shards) // ALONE_SHARDS)]
+    ]
+    samples = sum(int(b.num_samples_B.sum()) for each in decoded for b in each[:-1])
+    took = seconds_of_encoding(decoded, output, ALONE_ROUNDS)
+    return samples / output.codec.sample_rate / took
+
+
+def tokenize_job(name: str, precision: str, seconds: float, root: Path) -> CountedJob:
+    """Return the job as `speechmill tokenize` makes it for a GPU."""
     arguments = {"name": "null"} if name == "null" else arguments_of(name)
     identity = {k: v for k, v in arguments.items() if k in ("checkpoint", "config")}
     info = codec_info(arguments["name"], **identity)
     options = {**arguments, "device": DEVICE, "precision": precision}
+    shapes = ShapeSettings(seconds=seconds, longest_seconds=LONGEST)
+    output = f"{root}/{name}-{precision}-{seconds:g}"
     batch = BatchSettings(seconds=seconds, window_seconds=max(1280.0, 4 * seconds))
-    return TokenizeJob(
-        (CodecOutput(output, info, options),), Storage(), DecodeSettings(batch=batch)
+    return CountedJob(
+        (CodecOutput(output, info, options, reference_codes(info, options), shapes),),
+        Storage(),
+        DecodeSettings(batch=batch, longest_clips=(LONGEST,)),
+        f"{output}-counts.txt",
     )
 
 
