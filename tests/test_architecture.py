@@ -77,10 +77,13 @@ def test_the_pipeline_names_no_codec():
         assert {m.split(".")[2] for m in used} <= {
             "api",
             "checkpoint",
+            "cuda_graphs",
             "errors",
             "family",
             "fetch",
+            "fixed_shapes",
             "self_check",
+            "shapes",
             "load_codec",
             "codec_card",
             "codec_info",

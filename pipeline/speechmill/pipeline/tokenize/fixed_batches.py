@@ -12,7 +12,6 @@ from torch.nn import functional as F
 
 from speechmill.codecs.api import Codec
 from speechmill.codecs.cuda_graphs import Encode, GraphedEncoder
-from speechmill.codecs.nn.masks import pad_or_trim
 from speechmill.codecs.shapes import BatchShapes
 from speechmill.pipeline.device_errors import broken_device
 from speechmill.pipeline.errors import DeviceFull
@@ -175,7 +174,7 @@ def _compute(codec: Codec, device: torch.device, capacity: int) -> Encode:
 
     def encode(audio_RT: Tensor, lengths_R: Tensor) -> Tensor:
         codes_RKF = codec.encode(audio_RT, lengths_R.cpu())
-        return pad_or_trim(codes_RKF, codec.info.num_frames(audio_RT.shape[1]))
+        return F.pad(codes_RKF, (0, codec.info.num_frames(audio_RT.shape[1]) - codes_RKF.shape[2]))
 
     return encode
 
