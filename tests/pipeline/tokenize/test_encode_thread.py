@@ -170,6 +170,20 @@ def test_a_broken_device_ends_every_shard():
                 encode(shared(thread), [decoded(8_000), END])
 
 
+def test_whoever_still_waits_for_a_thread_that_is_closed_gets_an_error():
+    thread = started(Spy(), waiting=9)
+
+    def goes_on() -> Iterator[Batch | ShardEnd]:
+        yield decoded(5_000)
+        thread.close()
+        yield END
+
+    with pytest.raises(StreamBroken, match="stopped"):
+        encode(shared(thread), goes_on())
+    with pytest.raises(StreamBroken, match="stopped"):
+        shared(thread).call(int)
+
+
 def test_a_function_is_called_by_the_thread_that_encodes():
     with closing(started(Spy())) as thread:
         assert shared(thread).call(lambda: threading.current_thread().name) == "encode"

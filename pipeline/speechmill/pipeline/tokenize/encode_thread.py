@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from speechmill.pipeline import metrics
-from speechmill.pipeline.errors import DeviceBroken
+from speechmill.pipeline.errors import DeviceBroken, StreamBroken
 from speechmill.pipeline.tokenize.batching import Batch
 from speechmill.pipeline.tokenize.bucket_pool import BucketPool, FixedBatch, ShardClips
 from speechmill.pipeline.tokenize.device import IdleTime
@@ -111,14 +111,18 @@ class EncodeThread:
                 if flying:
                     self._deliver(*flying)
                 elif batch is None:
-                    return
+                    return self._end(StreamBroken("encoding was stopped"))
                 flying = launched
         except Exception as error:
-            with self._changed:
-                self._broken = error
-                for _, future in self._calls:
-                    future.set_exception(error)
-                self._changed.notify_all()
+            self._end(error)
+
+    def _end(self, error: Exception) -> None:
+        """Raise an error wherever somebody waits for this thread."""
+        with self._changed:
+            self._broken = error
+            while self._calls:
+                self._calls.popleft()[1].set_exception(error)
+            self._changed.notify_all()
 
     def _next(self, wait: bool) -> FixedBatch | None:
         """Return the next batch; None if there is none yet, or the thread is to end."""
@@ -128,11 +132,10 @@ class EncodeThread:
             with self._changed:
                 if self._stopping:
                     return None
-                for pool in self._pools:
-                    if pool.full:
-                        batch = pool.full.popleft()
-                        self._changed.notify_all()
-                        return batch
+                pool = max(self._pools, key=lambda pool: len(pool.full))
+                if pool.full:
+                    self._changed.notify_all()
+                    return pool.full.popleft()
                 if (owner := self._overdue(idle_since)) is not None:
                     return self._pools[owner.codec].take_partial(owner)
                 if not wait:

@@ -2,7 +2,9 @@
 
 import logging
 import time
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -57,7 +59,7 @@ class BatchEncoder:
         Raises `DeviceFull` if a single row does not fit into memory, and `DeviceBroken`.
         """
         started = time.perf_counter()
-        with broken_device(), torch.inference_mode():
+        with broken_device(), torch.inference_mode(), self._current_device():
             shape = (self.shapes.rows[batch.bucket], self.shapes.widths[batch.bucket])
             audio_RT, lengths_R = self._staging.copy(batch, shape)
             codes_RKF = self._encode(audio_RT, lengths_R, batch.bucket)
@@ -69,6 +71,10 @@ class BatchEncoder:
             if launched.computed:
                 launched.computed.synchronize()
         return launched.codes_RKF.transpose(1, 2).numpy()
+
+    def _current_device(self) -> AbstractContextManager[Any]:
+        on_gpu = self.device.type == "cuda"
+        return torch.cuda.device(self.device) if on_gpu else nullcontext()
 
     def _encode(self, audio_RT: Tensor, lengths_R: Tensor, bucket: int) -> Tensor:
         while True:
