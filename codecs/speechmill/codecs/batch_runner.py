@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from speechmill.codecs.api import CodecInfo
+from speechmill.codecs.nn.kernels import triton_works
 from speechmill.codecs.nn.masks import mask_padding, pad_or_trim
 from speechmill.codecs.precision import autocast
 
@@ -44,6 +45,8 @@ class BatchRunner:
         """Return the faster way for the device, unless `row_by_row` chooses one."""
         if row_by_row is None:
             row_by_row = device.type == "cpu"
+        if device.type == "cuda":
+            triton_works()  # now, because compiling or capturing cannot find it out
         return cls(device, precision, row_by_row, compiled)
 
     @property

@@ -4,12 +4,14 @@ Each is an operation of torch.library with a form for fake tensors, so that comp
 counters see one kernel. Only the modules here import Triton, and only if a kernel is used.
 """
 
+import os
 import warnings
-from functools import cache
 from importlib.util import find_spec
 
 import torch
 from torch import Tensor
+
+_works: bool | None = None  # not known yet
 
 
 def fused_dtype(x: Tensor) -> torch.dtype | None:
@@ -19,16 +21,18 @@ def fused_dtype(x: Tensor) -> torch.dtype | None:
     return torch.get_autocast_dtype("cuda") if triton_works() else None
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def triton_works() -> bool:
     """Return whether Triton can build and run a kernel; without a C compiler it cannot.
 
-    Ask before a CUDA graph is captured: the first answer runs a kernel.
+    `SPEECHMILL_TRITON=0` in the environment says no. Ask before anything is compiled or captured as
+    a CUDA graph: the first answer runs a kernel.
     """
-    return _run_a_kernel()
+    global _works  # compiled code can read it, but not a function's cache
+    if _works is None:
+        _works = os.environ.get("SPEECHMILL_TRITON") != "0" and _run_a_kernel()
+    return _works
 
 
-@cache
 def _run_a_kernel() -> bool:
     if find_spec("triton") is None:
         return False
