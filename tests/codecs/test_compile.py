@@ -1,5 +1,6 @@
 """Compiled codecs: layers are compiled once for all batches, and that changes no token."""
 
+import logging
 from dataclasses import replace
 from typing import Any
 
@@ -25,8 +26,9 @@ CODECS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("name", CODECS)
 def test_layers_are_compiled_once_for_all_batches_and_change_no_token(
-    name: str, monkeypatch: pytest.MonkeyPatch
+    name: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.CRITICAL, "torch.__trace")  # it writes down every guard
     compile_ = torch.compile
     monkeypatch.setattr(torch, "compile", lambda f, **how: compile_(f, backend="eager", **how))
     plain = load_codec(name, **CODECS[name])

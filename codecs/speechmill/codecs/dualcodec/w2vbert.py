@@ -130,13 +130,15 @@ class ConformerAttention(nn.Module):
             x_BSD.view(*x_BSD.shape[:2], self.heads, -1).transpose(1, 2)
             for x_BSD in (q_BSD, k_BSD, v_BSD)
         )
-        starts = list(range(0, q_BHSE.shape[2] - _BLOCK + 1, _BLOCK)) or [0]
+        if q_BHSE.shape[2] < 2 * _BLOCK:  # compiled code then serves all of these numbers
+            return self._attend(q_BHSE, k_BHSE, v_BHSE, 0, masked_BS)
+        starts = list(range(0, q_BHSE.shape[2] - _BLOCK + 1, _BLOCK))
         # the last block is the longest: a CPU's kernel computes short ones in other steps
         parts = [
             self._attend(q_BHQE, k_BHSE, v_BHSE, start, masked_BS)
             for start, q_BHQE in zip(starts, q_BHSE.tensor_split(starts[1:], dim=2), strict=True)
         ]
-        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+        return torch.cat(parts, dim=1)
 
     def _attend(
         self,
