@@ -81,7 +81,7 @@ def test_the_pipeline_names_no_codec():
             "errors",
             "family",
             "fetch",
-            "fixed_shapes",
+            "precision",
             "self_check",
             "shapes",
             "load_codec",

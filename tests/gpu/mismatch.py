@@ -101,7 +101,10 @@ def compare_with_exact(
     )
     if reference:
         found_BKF = encode_clip(FixedShapeCodec(codec, planned(codec.info)))
-        share, least = equal_codes(found_BKF, reference), least_equal(codec.info, precision)
+        share, least = (
+            equal_codes(found_BKF, reference, precision),
+            least_equal(codec.info, precision),
+        )
         emit(step="canary", codec=name, precision=precision, equal=round(share, 4), least=least)
 
 

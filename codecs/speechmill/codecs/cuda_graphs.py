@@ -31,7 +31,6 @@ class CudaGraph:
     """
 
     def __init__(self, compute: Callable[[], Tensor], pool: Any) -> None:
-        torch.cuda.empty_cache()  # a capture cannot take the memory that eager calls left cached
         self._graph = torch.cuda.CUDAGraph()
         # Other threads go on to copy batches and to allocate meanwhile.
         with torch.cuda.graph(self._graph, pool=pool, capture_error_mode="thread_local"):
@@ -42,10 +41,11 @@ class CudaGraph:
 
 
 class GraphedEncoder:
-    """Encodes batches on a GPU, with a graph for each shape that comes more than once.
+    """Encodes batches on a GPU, with a graph for each shape.
 
-    The first call of a shape computes it as usual, so that libraries have chosen their kernels when
-    the second call captures it. If that fails, the shape is always computed as usual.
+    A new shape is first computed as usual, so that libraries have chosen their kernels when it is
+    captured; that result is dropped, so that all codes of a shape come from its graph. If it cannot
+    be captured, the shape is always computed as usual.
     """
 
     def __init__(
@@ -66,10 +66,9 @@ class GraphedEncoder:
     def __call__(self, audio_BT: Tensor, num_samples_B: Tensor) -> Tensor:
         """Return codes_BKF, which the next call may overwrite; all tensors are on the device."""
         shape = tuple(audio_BT.shape)
-        if shape not in self._lengths:
-            self._lengths[shape] = num_samples_B.clone()
-            return self._encode(audio_BT, num_samples_B)
         if shape not in self._graphs:
+            self._encode(audio_BT, num_samples_B)
+            self._lengths[shape] = num_samples_B.clone()
             self._graphs[shape] = self._captured(shape)
         graph = self._graphs[shape]
         if graph is None:

@@ -9,6 +9,7 @@ from torch import nn
 
 from speechmill.codecs.api import PRECISIONS
 from speechmill.codecs.errors import UnsupportedPrecision
+from speechmill.codecs.nn.kernels import triton_works
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _AMPERE = (8, 0)  # the first NVIDIA generation that computes in tf32 and bf16
@@ -47,6 +48,11 @@ def cast_weights(precision: str, network: nn.Module) -> None:
         network.to(dtype)
     for child in network.children():
         cast_weights(precision, child)
+
+
+def kernel_library(precision: str) -> str:
+    """Return what computes norms, activations and attention on CUDA: "triton" or "torch"."""
+    return "triton" if precision in AUTOCAST and triton_works() else "torch"
 
 
 @contextmanager

@@ -14,7 +14,8 @@ from speechmill.codecs.api import CodecInfo
 from speechmill.codecs.errors import InvalidAudio, InvalidConfig
 
 _SHORTEST = 1.0  # s, of the narrowest width
-_MOST = 1 << 20
+_MOST_SECONDS = 3600
+_MOST_ROWS = 4096
 _MOST_WIDTHS = 64
 _QUANTUM = 0.16  # s; 8 columns of attention at 50 Hz: kernels are fastest for multiples of 8
 
@@ -29,14 +30,18 @@ class ShapeSettings:
     longest_seconds: float = 320.0  # of a clip
 
     def __post_init__(self) -> None:
+        whole = isinstance(self.max_rows, int) and isinstance(self.widths_per_octave, int)
         in_range = (
-            0 < self.seconds < _MOST,
-            0 < self.max_rows < _MOST,
+            0 < self.seconds <= _MOST_SECONDS,
+            0 < self.max_rows <= _MOST_ROWS,
             0 < self.widths_per_octave <= _MOST_WIDTHS,
-            _SHORTEST <= self.longest_seconds < _MOST,
+            _SHORTEST <= self.longest_seconds <= _MOST_SECONDS,
         )
-        if not all(in_range):
-            raise InvalidConfig(f"no batches have the shapes of {self}")
+        if not (whole and all(in_range)):
+            raise InvalidConfig(
+                f"no batches have the shapes of {self}; seconds and longest_seconds may be up to "
+                f"{_MOST_SECONDS}, max_rows {_MOST_ROWS}, widths_per_octave {_MOST_WIDTHS}"
+            )
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,10 +4,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from speechmill.codecs import Codec, load_codec
-from speechmill.codecs.shapes import plan_shapes
 from speechmill.jobs.config import check_overrides, from_overrides, from_yaml
 from speechmill.jobs.schemas import TokenizeConfig, default_device
-from speechmill.pipeline.dataset.layout import TokenDataset, recorded_batch
+from speechmill.pipeline.dataset.layout import TokenDataset
 from speechmill.pipeline.errors import DatasetConflict, InputError
 from speechmill.pipeline.run.run_log import read_summary, run_folder
 from speechmill.pipeline.storage import Storage, join
@@ -67,7 +66,6 @@ def last_config(dataset: TokenDataset, overrides: list[str]) -> TokenizeConfig:
 def load_dataset_codec(dataset: TokenDataset, config: TokenizeConfig) -> tuple[Codec, str]:
     """Return the codec that made a dataset and its device, by default a GPU if there is one.
 
-    On a GPU it encodes in batches of the shapes that the dataset records.
     Raises `DatasetConflict` if the codec that `config` names is another revision.
     """
     identity = dataset.require_identity()
@@ -78,9 +76,4 @@ def load_dataset_codec(dataset: TokenDataset, config: TokenizeConfig) -> tuple[C
             f"{dataset.root} holds tokens of revision {identity['revision']}, {codec.info.title} "
             f"loads as {codec.info.revision}; set codec.checkpoint to the one that made them"
         )
-    batch = recorded_batch(identity)
-    if batch and device != "cpu":
-        from speechmill.codecs.fixed_shapes import FixedShapeCodec
-
-        codec = FixedShapeCodec(codec, plan_shapes(codec.info, batch))
     return codec, device

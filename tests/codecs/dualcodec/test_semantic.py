@@ -6,10 +6,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from speechmill.codecs.dualcodec import w2vbert
 from speechmill.codecs.dualcodec.config import W2VBertConfig
 from speechmill.codecs.dualcodec.semantic import attended
 from speechmill.codecs.dualcodec.w2vbert import ConformerAttention
+from speechmill.codecs.nn import query_blocks
 from speechmill.codecs.nn.masks import padding_mask
 from tests.codecs.dualcodec.goldens import SMALL, WEIGHTS, codec
 from tests.codecs.speech import padded, speech
@@ -70,5 +70,5 @@ def test_attention_in_blocks_of_queries_is_that_of_the_whole_to_the_last_bit(
     x_BSD = torch.randn(1, 2_345, 32)
     masked_BS = padding_mask(torch.tensor([2_300]), 2_345)
     blocks_BSD = attention(x_BSD, None, masked_BS)
-    monkeypatch.setattr(w2vbert, "_BLOCK", 10_000)
+    monkeypatch.setattr(query_blocks, "BLOCK", 10_000)
     assert torch.equal(attention(x_BSD, None, masked_BS), blocks_BSD)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from speechmill.codecs.nn.wavlm import positions
+from speechmill.codecs.nn import query_blocks
 from speechmill.codecs.nn.wavlm.encoder import WavLMEncoder
 from speechmill.codecs.nn.wavlm.sizes import WavLMSizes
 
@@ -30,6 +30,6 @@ def test_blocks_of_queries_give_the_bits_of_the_whole(
     encoder = WavLMEncoder(sizes).requires_grad_(False)
     x_BFD, lengths_B = torch.randn(2, 2_100, 64), torch.tensor([2_100, 1_500])
     *_, in_blocks_BFD = encoder(x_BFD, lengths_B)
-    monkeypatch.setattr(positions, "_BLOCK", 10_000)
+    monkeypatch.setattr(query_blocks, "BLOCK", 10_000)
     *_, whole_BFD = encoder(x_BFD, lengths_B)
     assert torch.equal(in_blocks_BFD, whole_BFD)

@@ -124,9 +124,12 @@ def test_a_dataset_that_was_begun_on_cpus_is_continued_on_gpus(dataset):
     dataset.claim(dataset_identity(INFO, "fp32", RecordingSettings()))
     assert recorded_batch(dataset.require_identity()) is None
     dataset.claim(dataset_identity(INFO, "fp32", RecordingSettings(), batch=ShapeSettings()))
+    assert recorded_batch(dataset.require_identity()) == ShapeSettings()
 
 
-@pytest.mark.parametrize("batch", [{"seconds": -1}, {"seconds": "much"}, {"rows": 3}, 160])
+@pytest.mark.parametrize(
+    "batch", [{"seconds": -1}, {"seconds": "much"}, {"max_rows": 2.5}, {"rows": 3}, 160]
+)
 def test_damaged_shapes_are_named(batch):
     with pytest.raises(InputError, match=r"batch of dataset\.json is damaged"):
         recorded_batch({"batch": batch})

@@ -13,8 +13,7 @@ from speechmill.codecs.nn.frame_conv import FrameConv1d
 from speechmill.codecs.nn.kernels import fused_dtype
 from speechmill.codecs.nn.masks import padding_mask
 from speechmill.codecs.nn.norm import LayerNorm
-
-_BLOCK = 1024  # queries whose dense biases are in memory at a time
+from speechmill.codecs.nn.query_blocks import query_blocks
 
 
 class W2VBert(nn.Module):
@@ -130,15 +129,11 @@ class ConformerAttention(nn.Module):
             x_BSD.view(*x_BSD.shape[:2], self.heads, -1).transpose(1, 2)
             for x_BSD in (q_BSD, k_BSD, v_BSD)
         )
-        if q_BHSE.shape[2] < 2 * _BLOCK:  # compiled code then serves all of these numbers
-            return self._attend(q_BHSE, k_BHSE, v_BHSE, 0, masked_BS)
-        starts = list(range(0, q_BHSE.shape[2] - _BLOCK + 1, _BLOCK))
-        # the last block is the longest: a CPU's kernel computes short ones in other steps
         parts = [
-            self._attend(q_BHQE, k_BHSE, v_BHSE, start, masked_BS)
-            for start, q_BHQE in zip(starts, q_BHSE.tensor_split(starts[1:], dim=2), strict=True)
+            self._attend(q_BHSE[:, :, block], k_BHSE, v_BHSE, block.start, masked_BS)
+            for block in query_blocks(q_BHSE.shape[2])
         ]
-        return torch.cat(parts, dim=1)
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
     def _attend(
         self,

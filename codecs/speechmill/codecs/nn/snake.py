@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from speechmill.codecs.nn import kernels
+from speechmill.codecs.nn.kernels import fused_dtype
 from speechmill.codecs.nn.masks import mask_padding, repeat_last
 
 _EPS = 1e-9
@@ -33,7 +33,7 @@ def snake(x: Tensor) -> Tensor:
 
 def has_kernel(x: Tensor) -> bool:
     """Return whether our kernel, which has no gradient, computes the Snake of `x`."""
-    return x.device.type == "cuda" and not torch.is_grad_enabled() and kernels.triton_works()
+    return fused_dtype(x) is not None
 
 
 class Snake(nn.Module):

@@ -31,17 +31,20 @@ def tokenize_shards(config: TokenizeConfig, display: ShardDisplay) -> Totals:
     for codec in codecs:
         display.line(f"codec    {codec.title}, revision {codec.revision}, {codec.kbps:.2f} kbit/s")
     shards = list_shards(config.shards, storage)
-    longest = tuple(_longest_clip(*pair) for pair in zip(configs, codecs, strict=True))
-    settings = replace(config.decode_settings(), longest_clips=longest)
-    Recordings(settings, codecs)  # refuses settings that do not fit the codecs
+    Recordings(config.decode_settings(), codecs)  # refuses settings that do not fit the codecs
     wanted = tuple(_codec_output(*pair, storage) for pair in zip(configs, codecs, strict=True))
+    longest = tuple(_longest_clip(*pair) for pair in zip(configs, wanted, strict=True))
+    settings = replace(config.decode_settings(), longest_clips=longest)
     job = TokenizeJob(wanted, storage, settings)
     outputs = [_run_output(*pair, storage) for pair in zip(configs, wanted, strict=True)]
     return run_shards(shards, outputs, job, config, display)
 
 
-def _longest_clip(config: TokenizeConfig, codec: CodecInfo) -> float:
-    return codec_card(codec.name).longest_clip(_device_type(config))
+def _longest_clip(config: TokenizeConfig, output: CodecOutput) -> float:
+    """Return the most seconds that the codec takes: those of its batches, if they are fixed."""
+    if output.batch:
+        return output.batch.longest_seconds
+    return codec_card(output.codec.name).longest_clip(_device_type(config))
 
 
 def _device_type(config: TokenizeConfig) -> str:
@@ -67,13 +70,14 @@ def batch_shapes(
     Of those of the dataset, only `batch.seconds` is compared with the configuration, so that a
     dataset is continued even if another version of speechmill has other defaults.
     """
-    if _device_type(config) == "cpu":
+    if _device_type(config) != "cuda":
         return None
     seconds = config.batch.seconds
     recorded = recorded_batch(identity)
     if recorded and recorded.seconds == seconds:
         return recorded
-    return ShapeSettings(seconds=seconds, longest_seconds=_longest_clip(config, codec))
+    longest = codec_card(codec.name).longest_clip("cuda")
+    return ShapeSettings(seconds=seconds, longest_seconds=longest)
 
 
 def _run_output(config: TokenizeConfig, output: CodecOutput, storage: Storage) -> RunOutput:

@@ -54,11 +54,11 @@ def make_job(config: TrainConfig, storage: Storage) -> TrainJob:
 
 
 def _check(job: TrainJob, root: str, storage: Storage) -> None:
-    config = job.config
-    if (
-        config.workers.count == 0 or not config.workers.on_gpus
-    ):  # else a GPU of the cluster is asked
-        check_precision(config.precision, _device(config.workers))
+    config, workers = job.config, job.config.workers
+    if workers.count == 0 or not workers.on_gpus:  # otherwise a GPU of the cluster is asked
+        check_precision(config.precision, _device(workers))
+    if workers.num_gpus and not workers.on_gpus:
+        logger.warning("this machine has no GPU: training on the CPU")
     if not config.phases:
         raise InputError("phases is empty; give at least one")
     checkpoints = Checkpoints(root, storage, config.checkpoint.keep)
@@ -69,6 +69,4 @@ def _check(job: TrainJob, root: str, storage: Storage) -> None:
 
 def _device(workers: TrainWorkers) -> torch.device:
     """Return the device of a run in this process, or on a cluster without GPUs."""
-    if workers.num_gpus and not workers.on_gpus:
-        logger.warning("this machine has no GPU: training on the CPU")
     return torch.device("cuda" if workers.on_gpus else "cpu")

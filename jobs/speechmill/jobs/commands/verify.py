@@ -6,13 +6,14 @@ from typing import Any
 from rich.console import Console
 
 from speechmill.codecs import Codec
+from speechmill.codecs.shapes import plan_shapes
 from speechmill.jobs.display import facts_table
 from speechmill.jobs.existing_dataset import (
     last_config,
     load_dataset_codec,
     open_dataset,
 )
-from speechmill.pipeline.dataset.layout import TokenDataset
+from speechmill.pipeline.dataset.layout import TokenDataset, recorded_batch
 from speechmill.pipeline.dataset.verify import Finding, Verification, verify_files
 
 
@@ -57,6 +58,7 @@ def _reencode(
 
     config = last_config(dataset, overrides)
     codec, device = load_dataset_codec(dataset, config)
+    codec = _in_batches(dataset, codec, device)
     canary = _canary(dataset, codec, config.codec.precision, found)
     frames, wrong = 0, [0] * codec.info.num_codebooks
     rows = list(reencode(dataset, options.reencode, codec, config.decode_settings(), options.seed))
@@ -75,6 +77,18 @@ def _reencode(
     return Mismatch(len(rows), frames, device_kind(device), shares, canary)
 
 
+def _in_batches(dataset: TokenDataset, codec: Codec, device: str) -> Codec:
+    """Return what encodes on a GPU in the batches of the dataset."""
+    import torch
+
+    from speechmill.pipeline.tokenize.fixed_batches import BatchEncoder
+
+    batch = recorded_batch(dataset.require_identity())
+    if batch is None or not device.startswith("cuda"):
+        return codec
+    return BatchEncoder(codec, plan_shapes(codec.info, batch), torch.device(device))
+
+
 def _canary(
     dataset: TokenDataset, codec: Codec, precision: str, found: Verification
 ) -> float | None:
@@ -85,7 +99,7 @@ def _canary(
     reference = stored_reference(dataset.require_identity(), codec.info)
     if reference is None:
         return None
-    share = equal_codes(encode_clip(codec), reference)
+    share = equal_codes(encode_clip(codec), reference, precision)
     if share < least_equal(codec.info, precision):
         message = f"this machine gives only {share:.0%} of the canary's codes"
         found.faults.append(Finding("canary", dataset.identity_file, message))

@@ -90,6 +90,8 @@ class ShardOutput(ABC):
     def claim(self, wanted: dict[str, Any]) -> None:
         """Write the identity, or check that the existing one is equal but for its canary.
 
+        The first run on GPUs adds the shapes of its batches to a dataset that was begun on CPUs.
+
         Removes temporary files that killed writes left on a local disk. Raises `DatasetConflict`
         with the first difference and the cure.
         """
@@ -102,10 +104,15 @@ class ShardOutput(ABC):
                     f"{self.root}/{self.folder} holds parts, but {self.identity_file}, which "
                     "names their model, is missing; set another output"
                 )
-            data = json.dumps(wanted, indent=2) + "\n"
-            self.storage.put(join(self.root, self.identity_file), data.encode())
+            self._write_identity(wanted)
             return
         self.refuse_other(found, wanted)
+        if BATCH in wanted and BATCH not in found:
+            self._write_identity({**found, BATCH: wanted[BATCH]})
+
+    def _write_identity(self, identity: dict[str, Any]) -> None:
+        data = json.dumps(identity, indent=2) + "\n"
+        self.storage.put(join(self.root, self.identity_file), data.encode())
 
     def refuse_other(self, found: dict[str, Any], wanted: dict[str, Any]) -> None:
         """Raise `DatasetConflict` if two identities differ."""

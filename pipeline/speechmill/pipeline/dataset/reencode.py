@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from speechmill.codecs.api import Codec
+from speechmill.codecs.errors import CodecError
 from speechmill.pipeline.dataset.layout import TokenDataset
 from speechmill.pipeline.errors import SpeechmillError
 from speechmill.pipeline.shards.listing import Shard
@@ -84,7 +85,7 @@ def _reencode_rows(
         batches = decode_shard(shard, dataset.storage, settings, [codec.info], only)
         end = BatchByBatch(codec).encode_shard(batches, take).end
         reason = next((f"{r.error}: {r.message}" for r in end.rejects), reason)
-    except SpeechmillError as error:
+    except (SpeechmillError, CodecError) as error:
         reason = f"{type(error).__name__}: {error}"
     for row in wanted.to_pylist():
         now = again.get((row["index"], row["start"]))

@@ -16,6 +16,8 @@ from speechmill.codecs.shapes import BatchShapes
 from speechmill.pipeline.audio.decoders import Samples
 from speechmill.pipeline.tokenize.batching import Batch
 
+EncodedBatch = tuple[Batch, npt.NDArray[np.int64]]  # of the decoder, and its codes_BFK
+
 
 @dataclass(eq=False, slots=True)
 class ShardClips:
@@ -28,12 +30,7 @@ class ShardClips:
     seconds: float = 0.0  # its share of the time of the batches
     split_clips: int = 0  # encoded in batches of fewer rows, because memory ran out
     error: Exception | None = None
-    encoded: list[tuple[Batch, npt.NDArray[np.int64]]] = field(default_factory=list)
-
-    def take(self) -> Iterator[tuple[Batch, npt.NDArray[np.int64]]]:
-        """Yield the batches of the decoder that are encoded, with codes_BFK, and forget them."""
-        taken, self.encoded = self.encoded, []
-        yield from taken
+    encoded: list[EncodedBatch] = field(default_factory=list)
 
 
 class PartlyEncoded:

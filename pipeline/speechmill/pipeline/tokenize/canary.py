@@ -72,12 +72,13 @@ class Canary:
         self._error: DeviceWrong | None = None
         if reference is None:
             return
-        share, least = equal_codes(self._codes_BKF, reference), least_equal(codec.info, precision)
+        share = equal_codes(self._codes_BKF, reference, precision)
+        least = least_equal(codec.info, precision)
         if share < least:
             raise DeviceWrong(
-                f"{codec.info.name} in {precision} on {place(device)} gives {share:.0%} of the "
-                f"codes of a known clip as float32 on the driver's CPU does, at least {least:.0%} "
-                f"are usual; test that device and its libraries"
+                f"{codec.info.name} in {precision} on {place(device)}: only {share:.0%} of a known "
+                f"clip's codes equal those of float32 on the driver's CPU, {least:.0%} or more are "
+                "normal; test that device and its libraries"
                 + ("" if precision == "fp32" else ", or use precision=fp32")
             )
 
@@ -143,15 +144,19 @@ def _replace(path: Path, text: str) -> None:
     Path(file.name).replace(path)
 
 
-def equal_codes(found_BKF: Tensor, reference: Reference) -> float:
-    """The share of equal codes: of the first codebook, or of all if that is less."""
+def equal_codes(found_BKF: Tensor, reference: Reference, precision: str) -> float:
+    """The share of equal codes: of the first codebook, in float32 of all if that is less.
+
+    Each codebook of a residual quantizer repeats the rounding of those before it.
+    """
     import torch
 
     expected_BKF = torch.tensor([reference.codes_KF])
     if found_BKF.shape != expected_BKF.shape:
         return 0.0
     equal_BKF = (found_BKF == expected_BKF).float()
-    return min(float(equal_BKF[:, 0].mean()), float(equal_BKF.mean()))
+    first = float(equal_BKF[:, 0].mean())
+    return min(first, float(equal_BKF.mean())) if precision == "fp32" else first
 
 
 def least_equal(info: CodecInfo, precision: str) -> float:

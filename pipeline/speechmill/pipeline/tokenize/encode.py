@@ -17,8 +17,9 @@ import torch
 from speechmill.codecs import load_codec
 from speechmill.codecs.api import Codec
 from speechmill.codecs.errors import CheckpointError
-from speechmill.codecs.fixed_shapes import FixedShapeCodec
+from speechmill.codecs.precision import kernel_library
 from speechmill.codecs.shapes import plan_shapes
+from speechmill.pipeline.errors import DeviceWrong
 from speechmill.pipeline.shards.listing import Shard
 from speechmill.pipeline.storage import Storage
 from speechmill.pipeline.tokenize.batching import Batch, ShardEnd, split
@@ -50,11 +51,16 @@ class Tokenizer:
                     f"{socket.gethostname()}, but {output.codec.revision} at the driver; "
                     "give every node the same checkpoint and the same version of speechmill"
                 )
-        self.encoders, self._close = shard_encoders(outputs, codecs)
-        self.canaries = [
-            encoder.call(partial(_canary, encoder.codec, output))
-            for encoder, output in zip(self.encoders, outputs, strict=True)
-        ]
+        self.encoders, self.close = shard_encoders(outputs, codecs)
+        self._wrong: DeviceWrong | None = None
+        try:
+            self.canaries = [
+                encoder.call(partial(_canary, encoder.codec, output))
+                for encoder, output in zip(self.encoders, outputs, strict=True)
+            ]
+        except BaseException:  # another attempt to load must find the memory free
+            self.close()
+            raise
 
     def __call__(
         self,
@@ -72,8 +78,8 @@ class Tokenizer:
             (
                 of_codec,
                 self.encoders[position],
-                self._writer(shard, self.outputs[position]),
-                self.canaries[position],
+                self._writer(shard, position),
+                partial(self._check_canary, position),
             )
             for position, of_codec in zip(needed, streams, strict=True)
         ]
@@ -88,19 +94,27 @@ class Tokenizer:
                 raise
         return combined([report.result() for report in reports])
 
-    def close(self) -> None:
-        """Stop computing; a batch that has begun is computed to its end."""
-        self._close()
+    def _check_canary(self, position: int) -> None:
+        """Raise `DeviceWrong` if any codec of this worker was found to compute wrongly."""
+        if self._wrong is None:
+            try:
+                self.encoders[position].call(self.canaries[position].check)
+            except DeviceWrong as error:
+                self._wrong = error
+        if self._wrong:
+            raise self._wrong
 
-    def _writer(self, shard: Shard, output: CodecOutput) -> PartWriter:
+    def _writer(self, shard: Shard, position: int) -> PartWriter:
+        output = self.outputs[position]
         options = output.codec_options
         provenance = {
             "device": device_kind(options["device"]),
             "precision": options["precision"],
             "compile": options.get("compile", False),
         }
-        if output.batch:
+        if output.batch and isinstance(self.encoders[position], SharedBatches):
             provenance["batch"] = asdict(output.batch)
+            provenance["kernels"] = kernel_library(options["precision"])
         return PartWriter(output.output, shard, self.storage, output.codec, provenance)
 
 
@@ -119,7 +133,8 @@ def shard_encoders(
 ) -> tuple[list[ShardEncoder], Callable[[], None]]:
     """Return how to encode shards with each codec, and the function that ends it.
 
-    Codecs with fixed shapes share one thread, the others a lock.
+    Codecs with fixed shapes share one thread, the others a lock. A codec that cannot encode padded
+    batches chooses its own shapes.
     """
     lock = DeviceLock()
     fixed = {
@@ -129,14 +144,14 @@ def shard_encoders(
             torch.device(output.codec_options["device"]),
         )
         for position, (codec, output) in enumerate(zip(codecs, outputs, strict=True))
-        if output.batch
+        if output.batch and hasattr(codec, "encode_padded")
     }
     if not fixed:
         return [BatchByBatch(codec, lock) for codec in codecs], lambda: None
     thread = EncodeThread(list(fixed.values()), max(output.waiting_shards for output in outputs))
     places = {position: place for place, position in enumerate(fixed)}
     encoders: list[ShardEncoder] = [
-        SharedBatches(thread, places[position], FixedShapeCodec(codec, fixed[position].shapes))
+        SharedBatches(thread, places[position], fixed[position])
         if position in fixed
         else BatchByBatch(codec, lock)
         for position, codec in enumerate(codecs)
@@ -148,12 +163,12 @@ def tokenize_shard(
     batches: Iterable[Batch | ShardEnd],
     encoder: ShardEncoder,
     writer: PartWriter,
-    canary: Canary | None = None,
+    check: Callable[[], None] = lambda: None,
 ) -> ShardReport:
     """Encode the batches of one shard and commit its part.
 
-    Raises `StreamBroken`, and writes nothing, if the batches end without a `ShardEnd`;
-    `DeviceWrong` if the canary no longer gives its codes.
+    Raises `StreamBroken`, and writes nothing, if the batches end without a `ShardEnd`, and whatever
+    `check` raises before the commit.
     """
 
     def add(batch: Batch, codes_BFK: npt.NDArray[np.int64]) -> None:
@@ -162,8 +177,7 @@ def tokenize_shard(
 
     with writer:
         done = encoder.encode_shard(batches, add)
-        if canary:
-            encoder.call(canary.check)
+        check()
         if done.split_clips and writer.provenance["precision"] != "fp32":
             writer.provenance["split_clips"] = done.split_clips
         writer.close(done.end.rejects, done.end.num_bad_json)

@@ -11,10 +11,18 @@ from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from speechmill.pipeline import metrics
 from speechmill.pipeline.errors import DeviceBroken, StreamBroken
 from speechmill.pipeline.tokenize.batching import Batch
-from speechmill.pipeline.tokenize.bucket_pool import BucketPool, FixedBatch, ShardClips
+from speechmill.pipeline.tokenize.bucket_pool import (
+    BucketPool,
+    EncodedBatch,
+    FixedBatch,
+    ShardClips,
+)
 from speechmill.pipeline.tokenize.device import IdleTime
 from speechmill.pipeline.tokenize.fixed_batches import BatchEncoder, Launched
 
@@ -70,6 +78,12 @@ class EncodeThread:
             pool.add(batch, clips)
             self._changed.notify_all()
 
+    def take(self, clips: ShardClips) -> list[EncodedBatch]:
+        """Return the batches of the decoder that are encoded now, and forget them."""
+        with self._changed:
+            taken, clips.encoded = clips.encoded, []
+        return taken
+
     def finish(self, clips: ShardClips) -> None:
         """Wait until all clips of a shard are encoded."""
         with self._changed:
@@ -109,12 +123,15 @@ class EncodeThread:
                 self.idle.set_busy(flying is not None or batch is not None)
                 launched = self._launch(batch) if batch else None
                 if flying:
-                    self._deliver(*flying)
+                    self._finish(*flying)
                 elif batch is None:
                     return self._end(StreamBroken("encoding was stopped"))
                 flying = launched
-        except Exception as error:
+        except DeviceBroken as error:
             self._end(error)
+        except BaseException as error:  # a worker without this thread must start again
+            self._end(DeviceBroken(f"encoding ended with {type(error).__name__}: {error}"))
+            raise
 
     def _end(self, error: Exception) -> None:
         """Raise an error wherever somebody waits for this thread."""
@@ -176,10 +193,19 @@ class EncodeThread:
             self._fail(batch, error)
             return None
 
-    def _deliver(self, batch: FixedBatch, launched: Launched) -> None:
+    def _finish(self, batch: FixedBatch, launched: Launched) -> None:
+        try:
+            codes_RFK = self._encoders[batch.codec].finish(launched)
+            self._deliver(batch, launched, codes_RFK)
+        except DeviceBroken:
+            raise
+        except Exception as error:
+            self._fail(batch, error)
+
+    def _deliver(
+        self, batch: FixedBatch, launched: Launched, codes_RFK: npt.NDArray[np.int64]
+    ) -> None:
         """Give the codes of a batch to the shards that its clips came from."""
-        encoder = self._encoders[batch.codec]
-        codes_RFK = encoder.finish(launched)
         now = time.perf_counter()
         # From the end of the batch before it, because the device computes one after the other.
         seconds = now - max(launched.started, self._finished)
@@ -193,6 +219,7 @@ class EncodeThread:
                 owner.split_clips += launched.split
                 clip.part.put(clip.row, codes_FK)
             self._changed.notify_all()
+        encoder = self._encoders[batch.codec]
         rate = encoder.info.sample_rate
         metrics.record(metrics.BATCHES, 1)
         metrics.record(metrics.BATCH_SECONDS, samples / rate)

@@ -108,12 +108,12 @@ class SharedBatches:
                     if isinstance(batch, ShardEnd):
                         break
                     self._thread.add(clips, batch)
-                    for encoded in clips.take():
+                    for encoded in self._thread.take(clips):
                         take(*encoded)
                 else:
                     raise StreamBroken("the batches of a shard ended before the shard did")
                 self._thread.finish(clips)
-                for encoded in clips.take():
+                for encoded in self._thread.take(clips):
                     take(*encoded)
         finally:
             starved = idle.remove_shard()

@@ -2,8 +2,11 @@
 
 import logging
 import time
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
+from operator import mul
 from typing import Any
 
 import numpy as np
@@ -15,6 +18,7 @@ from torch.nn import functional as F
 from speechmill.codecs.api import Codec
 from speechmill.codecs.cuda_graphs import Encode, GraphedEncoder
 from speechmill.codecs.shapes import BatchShapes
+from speechmill.pipeline.audio.decoders import Samples
 from speechmill.pipeline.device_errors import broken_device
 from speechmill.pipeline.errors import DeviceFull
 from speechmill.pipeline.tokenize.bucket_pool import FixedBatch
@@ -46,8 +50,9 @@ class BatchEncoder:
         self.info = codec.info
         self.shapes = shapes
         self.device = device
-        self._rows = dict(enumerate(shapes.rows))  # by position of the width, as far as they fit
-        self._staging = _Staging(device, max(map(_product, shapes.widths, shapes.rows)))
+        self._codec = codec
+        self._rows = list(shapes.rows)  # of each width, as far as they fit
+        self._staging = _Staging(device, max(map(mul, shapes.widths, shapes.rows)))
         self._compute = _compute(codec, device, self._staging.capacity)
 
     def padded_samples(self, batch: FixedBatch) -> int:
@@ -58,43 +63,63 @@ class BatchEncoder:
 
         Raises `DeviceFull` if a single row does not fit into memory, and `DeviceBroken`.
         """
-        started = time.perf_counter()
-        with broken_device(), torch.inference_mode(), self._current_device():
-            shape = (self.shapes.rows[batch.bucket], self.shapes.widths[batch.bucket])
-            audio_RT, lengths_R = self._staging.copy(batch, shape)
-            codes_RKF = self._encode(audio_RT, lengths_R, batch.bucket)
-            return self._staging.fetch(codes_RKF, started, self._rows[batch.bucket] < shape[0])
+        return self._launch([clip.audio_T for clip in batch.clips], batch.bucket)
 
     def finish(self, launched: Launched) -> npt.NDArray[np.int64]:
         """Wait for the end of a batch; return codes_RFK."""
-        with broken_device():
+        with broken_device(self.device):
             if launched.computed:
                 launched.computed.synchronize()
         return launched.codes_RKF.transpose(1, 2).numpy()
 
+    def encode(self, audio_BT: Tensor, num_samples_B: Tensor) -> Tensor:
+        """Return codes_BKF of the clips, each computed as in a batch of its own."""
+        codes = []
+        for audio_T, samples in zip(audio_BT.numpy(), num_samples_B.tolist(), strict=True):
+            launched = self._launch([audio_T[:samples]], self.shapes.bucket(samples))
+            frames = self.info.num_frames(samples)
+            codes.append(torch.from_numpy(self.finish(launched)[0, :frames].T.copy()))
+        longest = max(codes_KF.shape[1] for codes_KF in codes)
+        return torch.stack([F.pad(row_KF, (0, longest - row_KF.shape[1])) for row_KF in codes])
+
+    def decode(self, codes_BKF: Tensor, num_frames_B: Tensor) -> Tensor:
+        """Return audio_BT."""
+        return self._codec.decode(codes_BKF, num_frames_B)
+
+    def _launch(self, clips: Sequence[Samples], bucket: int) -> Launched:
+        started = time.perf_counter()
+        with broken_device(self.device), torch.inference_mode(), self._current_device():
+            while True:
+                launched = unless_full(partial(self._try, clips, bucket, started))
+                if launched is not None:
+                    return launched
+                self._split(bucket)
+
+    def _try(self, clips: Sequence[Samples], bucket: int, started: float) -> Launched:
+        shape = (self.shapes.rows[bucket], self.shapes.widths[bucket])
+        audio_RT, lengths_R = self._staging.copy(clips, shape)
+        codes_RKF = self._in_parts(audio_RT, lengths_R, self._rows[bucket])
+        return self._staging.fetch(codes_RKF, started, self._rows[bucket] < shape[0])
+
+    def _split(self, bucket: int) -> None:
+        """Compute batches of this width in smaller parts from now on."""
+        rows, seconds = self._rows[bucket], self.shapes.widths[bucket] / self.info.sample_rate
+        if rows == 1:
+            raise DeviceFull(
+                f"a clip of {seconds:.0f} s does not fit into the memory of the device; set "
+                "segment.by=fixed to cut such clips, or lower limits.seconds"
+            )
+        self._rows[bucket] = rows // 2
+        logger.warning(
+            "a batch of %d rows of %.2f s does not fit into the memory of the device; it is split, "
+            "which can change codes in a precision below fp32",
+            rows,
+            seconds,
+        )
+
     def _current_device(self) -> AbstractContextManager[Any]:
         on_gpu = self.device.type == "cuda"
         return torch.cuda.device(self.device) if on_gpu else nullcontext()
-
-    def _encode(self, audio_RT: Tensor, lengths_R: Tensor, bucket: int) -> Tensor:
-        while True:
-            rows = self._rows[bucket]
-            codes_RKF = unless_full(lambda: self._in_parts(audio_RT, lengths_R, rows))  # noqa: B023
-            if codes_RKF is not None:
-                return codes_RKF
-            seconds = audio_RT.shape[1] / self.info.sample_rate
-            if rows == 1:
-                raise DeviceFull(
-                    f"a clip of {seconds:.0f} s does not fit into the memory of the device; "
-                    "set segment.by=fixed to cut such clips, or lower limits.seconds"
-                )
-            self._rows[bucket] = rows // 2
-            logger.warning(
-                "a batch of %d rows of %.2f s does not fit into the memory of the device; it is "
-                "split, which can change codes in a precision below fp32",
-                rows,
-                seconds,
-            )
 
     def _in_parts(self, audio_RT: Tensor, lengths_R: Tensor, rows: int) -> Tensor:
         """Return codes_RKF out of batches of `rows` rows; silence completes the last one."""
@@ -121,12 +146,12 @@ class _Staging:
             self._buffers = [buffer.pin_memory() for buffer in self._buffers]
             self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
-    def copy(self, batch: FixedBatch, shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    def copy(self, clips: Sequence[Samples], shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Return audio_RT, float32, and the rows' lengths, on the device.
 
         A row without a clip is silence of full length.
         """
-        here_RT, lengths_R = self._fill(batch, shape)
+        here_RT, lengths_R = self._fill(clips, shape)
         if not self._on_gpu:
             return _to_float(here_RT), lengths_R
         with torch.cuda.stream(self._stream):
@@ -148,20 +173,20 @@ class _Staging:
         computed = torch.cuda.current_stream(self._device).record_event()
         return Launched(here_RKF, computed, started, split)
 
-    def _fill(self, batch: FixedBatch, shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    def _fill(self, clips: Sequence[Samples], shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Return the clips with silence after each, as 16-bit samples if all of them are."""
-        exact = all(clip.audio_T.dtype == np.int16 for clip in batch.clips)
+        exact = all(audio_T.dtype == np.int16 for audio_T in clips)
         self._buffers.reverse()
         kind = torch.int16 if exact else torch.float32
         audio_RT = self._buffers[0].view(kind)[: shape[0] * shape[1]].view(shape)
         lengths_R = torch.full(shape[:1], shape[1])
-        for row, (row_T, clip) in enumerate(zip(audio_RT.numpy(), batch.clips, strict=False)):
-            size = lengths_R[row] = len(clip.audio_T)
-            row_T[:size] = clip.audio_T
-            if not exact and clip.audio_T.dtype == np.int16:
+        for row, (row_T, audio_T) in enumerate(zip(audio_RT.numpy(), clips, strict=False)):
+            size = lengths_R[row] = len(audio_T)
+            row_T[:size] = audio_T
+            if not exact and audio_T.dtype == np.int16:
                 row_T[:size] *= np.float32(_PCM_SCALE)
             row_T[size:] = 0
-        audio_RT[len(batch.clips) :] = 0
+        audio_RT[len(clips) :] = 0
         return audio_RT, lengths_R
 
 
@@ -183,7 +208,3 @@ def _compute(codec: Codec, device: torch.device, capacity: int) -> Encode:
         return F.pad(codes_RKF, (0, codec.info.num_frames(audio_RT.shape[1]) - codes_RKF.shape[2]))
 
     return encode
-
-
-def _product(width: int, rows: int) -> int:
-    return width * rows

@@ -82,7 +82,7 @@ class PartWriter:
 
     After an exception, or without `close`, nothing is written. Rejects are written before the part,
     so an existing part always has its rejects. `provenance` are more facts for the footer: the kind
-    of device, the precision, and whether the codec was compiled.
+    of device, the precision, whether the codec was compiled, and on a GPU the shapes of batches.
     """
 
     def __init__(

@@ -22,25 +22,29 @@ def fused_dtype(x: Tensor) -> torch.dtype | None:
 
 
 def triton_works() -> bool:
-    """Return whether Triton can build and run a kernel; without a C compiler it cannot.
+    """Return whether Triton can build and run our kernels; without a C compiler it cannot.
 
     `SPEECHMILL_TRITON=0` in the environment says no. Ask before anything is compiled or captured as
-    a CUDA graph: the first answer runs a kernel.
+    a CUDA graph: the first answer runs some.
     """
     global _works  # compiled code can read it, but not a function's cache
     if _works is None:
-        _works = os.environ.get("SPEECHMILL_TRITON") != "0" and _run_a_kernel()
+        _works = os.environ.get("SPEECHMILL_TRITON") != "0" and _run_kernels()
     return _works
 
 
-def _run_a_kernel() -> bool:
+def _run_kernels() -> bool:
     if find_spec("triton") is None:
         return False
+    from speechmill.codecs.nn.kernels.distance_attention import distance_attention
+    from speechmill.codecs.nn.kernels.grouped_conv import grouped_conv_gelu
     from speechmill.codecs.nn.kernels.layer_norm import layer_norm
 
-    row_ND = torch.ones(1, 16, device="cuda")
+    x_BTC = torch.ones(1, 64, 64, dtype=torch.float16, device="cuda")
     try:
-        layer_norm(row_ND, row_ND[0], row_ND[0], 1e-5, torch.float32, False)
+        layer_norm(x_BTC, x_BTC[0, 0], x_BTC[0, 0], 1e-5, torch.float16, False)
+        grouped_conv_gelu(x_BTC, x_BTC[0, :, :, None], x_BTC[0, 0])
+        distance_attention(x_BTC, x_BTC, x_BTC, x_BTC[:, :, None, :9], 4, None)
         torch.cuda.synchronize()
     except Exception as error:  # Triton raises many types: of its own, of the compiler, of CUDA
         warnings.warn(

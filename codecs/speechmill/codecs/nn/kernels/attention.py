@@ -5,6 +5,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from speechmill.codecs.nn.kernels.device import device_of
+
 _TILE = 64  # queries, and keys, at a time: larger tiles need more registers than there are
 _LOG2_E = tl.constexpr(1.4426950408889634)
 
@@ -134,33 +136,34 @@ def gated_attention(
     end_BQ = end_BQ.expand(batch, queries)
     x_BQD = x_BQD.contiguous()
     y_BQD = torch.empty(x_BQD.shape, dtype=query_BHQE.dtype, device=x_BQD.device)
-    _attention[(triton.cdiv(queries, _TILE), batch * heads)](
-        query_BHQE,
-        key_BHKE,
-        value_BHKE,
-        end_BQ,
-        x_BQD,
-        gate_weight_8E,
-        gate_bias_8,
-        gate_constant_H,
-        table_HN.contiguous(),
-        y_BQD,
-        *query_BHQE.stride()[:3],
-        *key_BHKE.stride()[:3],
-        *value_BHKE.stride()[:3],
-        *end_BQ.stride(),
-        queries,
-        keys,
-        heads,
-        width,
-        window,
-        width**-0.5,
-        _TILE,
-        _TILE,
-        max(16, triton.next_power_of_2(width)),  # tensor cores take no less than 16
-        num_warps=4,
-        num_stages=2,
-    )
+    with device_of(x_BQD):
+        _attention[(triton.cdiv(queries, _TILE), batch * heads)](
+            query_BHQE,
+            key_BHKE,
+            value_BHKE,
+            end_BQ,
+            x_BQD,
+            gate_weight_8E,
+            gate_bias_8,
+            gate_constant_H,
+            table_HN.contiguous(),
+            y_BQD,
+            *query_BHQE.stride()[:3],
+            *key_BHKE.stride()[:3],
+            *value_BHKE.stride()[:3],
+            *end_BQ.stride(),
+            queries,
+            keys,
+            heads,
+            width,
+            window,
+            width**-0.5,
+            _TILE,
+            _TILE,
+            max(16, triton.next_power_of_2(width)),  # tensor cores take no less than 16
+            num_warps=4,
+            num_stages=2,
+        )
     return y_BQD
 
 

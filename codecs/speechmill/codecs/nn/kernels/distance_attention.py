@@ -5,6 +5,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from speechmill.codecs.nn.kernels.device import device_of
+
 _TILE = 64  # queries, and keys, at a time: larger tiles need more registers than there are
 _LOG2_E = tl.constexpr(1.4426950408889634)
 
@@ -101,25 +103,26 @@ def distance_attention(
         x.contiguous() for x in (query_BSD, key_BSD, value_BSD, score_BSHP)
     )
     y_BSD = torch.empty_like(query_BSD)
-    _attention[(triton.cdiv(size, _TILE), batch * heads)](
-        query_BSD,
-        key_BSD,
-        value_BSD,
-        score_BSHP,
-        query_BSD if attended_B is None else attended_B,
-        y_BSD,
-        size,
-        heads,
-        width,
-        left,
-        places - left - 1,
-        width**-0.5,
-        attended_B is not None,
-        _TILE,
-        max(16, triton.next_power_of_2(width)),  # tensor cores take no less than 16
-        num_warps=4,
-        num_stages=2,
-    )
+    with device_of(query_BSD):
+        _attention[(triton.cdiv(size, _TILE), batch * heads)](
+            query_BSD,
+            key_BSD,
+            value_BSD,
+            score_BSHP,
+            query_BSD if attended_B is None else attended_B,
+            y_BSD,
+            size,
+            heads,
+            width,
+            left,
+            places - left - 1,
+            width**-0.5,
+            attended_B is not None,
+            _TILE,
+            max(16, triton.next_power_of_2(width)),  # tensor cores take no less than 16
+            num_warps=4,
+            num_stages=2,
+        )
     return y_BSD
 
 

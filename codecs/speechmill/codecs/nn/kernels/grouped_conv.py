@@ -8,6 +8,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from speechmill.codecs.nn.kernels.device import device_of
+
 _COLUMNS = 128  # output columns of a tile
 
 
@@ -61,21 +63,22 @@ def grouped_conv_gelu(x_BTC: Tensor, weight_OIK: Tensor, bias_C: Tensor) -> Tens
     columns = size - taps + 1
     y_BTC = x_BTC.new_empty(batch, columns, channels)
     weight_KIO = weight_OIK.permute(2, 1, 0).contiguous()
-    _grouped_conv[(triton.cdiv(columns, _COLUMNS), channels // width, batch)](
-        x_BTC.contiguous(),
-        weight_KIO,
-        bias_C,
-        y_BTC,
-        size,
-        columns,
-        taps,
-        channels,
-        width,
-        _COLUMNS,
-        max(16, triton.next_power_of_2(width)),  # tensor cores take no less than 16
-        num_warps=4,
-        num_stages=4,
-    )
+    with device_of(x_BTC):
+        _grouped_conv[(triton.cdiv(columns, _COLUMNS), channels // width, batch)](
+            x_BTC.contiguous(),
+            weight_KIO,
+            bias_C,
+            y_BTC,
+            size,
+            columns,
+            taps,
+            channels,
+            width,
+            _COLUMNS,
+            max(16, triton.next_power_of_2(width)),  # tensor cores take no less than 16
+            num_warps=4,
+            num_stages=4,
+        )
     return y_BTC
 
 

@@ -5,6 +5,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from speechmill.codecs.nn.kernels.device import device_of
+
 _TILE = 2048  # elements that a program holds
 
 
@@ -46,9 +48,10 @@ def layer_norm(
     width = x.shape[-1]
     rows, block = x.numel() // width, triton.next_power_of_2(width)
     per_program = max(1, _TILE // block)
-    _layer_norm[(triton.cdiv(rows, per_program),)](
-        x, weight_D, bias_D, y, rows, width, eps, per_program, block, gelu
-    )
+    with device_of(x):
+        _layer_norm[(triton.cdiv(rows, per_program),)](
+            x, weight_D, bias_D, y, rows, width, eps, per_program, block, gelu
+        )
     return y
 
 

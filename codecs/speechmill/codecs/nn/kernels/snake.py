@@ -7,6 +7,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from speechmill.codecs.nn.kernels.device import device_of
+
 _LARGEST_BLOCK = 2048  # columns that a program computes
 
 
@@ -99,22 +101,23 @@ def _launch(
 ) -> None:
     size, out_size = x.shape[-1], y.shape[-1]
     block = min(_LARGEST_BLOCK, triton.next_power_of_2(out_size))
-    _snake[(x.numel() // size, triton.cdiv(out_size, block))](
-        x,
-        *(alpha_beta or (x, x)),
-        x if lengths_B is None else lengths_B,
-        y,
-        x.shape[1],
-        size,
-        out_size,
-        *padding,
-        eps,
-        len(alpha_beta) > 0,
-        channels_last,
-        lengths_B is not None,
-        reflects,
-        block,
-    )
+    with device_of(x):
+        _snake[(x.numel() // size, triton.cdiv(out_size, block))](
+            x,
+            *(alpha_beta or (x, x)),
+            x if lengths_B is None else lengths_B,
+            y,
+            x.shape[1],
+            size,
+            out_size,
+            *padding,
+            eps,
+            len(alpha_beta) > 0,
+            channels_last,
+            lengths_B is not None,
+            reflects,
+            block,
+        )
 
 
 def _padded_shape(x_BCT: Tensor, left: int, right: int, stride: int) -> tuple[int, ...]:

@@ -6,7 +6,7 @@ from math import log
 import torch
 from torch import Tensor, nn
 
-_BLOCK = 1024  # queries whose dense biases are in memory at a time
+from speechmill.codecs.nn.query_blocks import query_blocks
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,14 +25,7 @@ class Attended:
     whole: tuple[Tensor | None, Tensor | None] | None = None
 
     def blocks(self) -> list[slice]:
-        """Return blocks of queries, of which the last is the longest.
-
-        A CPU's kernel computes long blocks in the same steps as the whole, so the result is equal.
-        """
-        if self.queries < 2 * _BLOCK:  # compiled code then serves all of these numbers
-            return [slice(0, self.queries)]
-        starts = list(range(0, self.queries - _BLOCK + 1, _BLOCK))
-        return [slice(a, b) for a, b in zip(starts, [*starts[1:], self.queries], strict=True)]
+        return query_blocks(self.queries)
 
     def dense(self, block: slice) -> tuple[Tensor | None, Tensor | None]:
         """Return bias_HQK and masked_BQK (B and Q may be 1; True: not attended to) of a block."""
