@@ -43,7 +43,19 @@ CASES = {  # seconds of the clips
     "3 s": (3.0,),
 }
 SIDES = ("ours", "authors")
-RATES = {"focalcodec": 16_000, "dualcodec": 24_000, "simwhisper": 16_000}
+RATES = {  # Hz
+    "focalcodec-50hz": 16_000,
+    "focalcodec-25hz": 16_000,
+    "focalcodec-12_5hz": 16_000,
+    "dualcodec-12hz": 24_000,
+    "dualcodec-25hz": 24_000,
+    "simwhisper-16k": 16_000,
+}
+_DOWNSCALE = {
+    "focalcodec-50hz": (1, 1, 1),
+    "focalcodec-25hz": (2, 1, 1),
+    "focalcodec-12_5hz": (2, 2, 1),
+}
 _REPOSITORY = Path(__file__).parents[2]
 
 _DISTURBED = 0.1  # cores that others may use in a round
@@ -67,10 +79,9 @@ def authors(name: str) -> Encode:
 
 
 def _focalcodec(name: str) -> Callable[[Tensor], Any]:
-    scales = {"focalcodec-50hz": (1, 1, 1), "focalcodec-25hz": (2, 1, 1)}
     offline = {"hidden_dims": (1024, 512, 256), "focal_window": 7, "focal_factor": 2}
     model = importlib.import_module("focalcodec").FocalCodec(
-        compressor_config=offline | {"output_dim": 13, "downscale_factors": scales[name]},
+        compressor_config=offline | {"output_dim": 13, "downscale_factors": _DOWNSCALE[name]},
         quantizer_config={"codebook_size": 8192},
         decompressor_config={"input_dim": 13},
     )
@@ -87,7 +98,7 @@ def _dualcodec(name: str) -> Callable[[Tensor], Any]:
     config = yaml.safe_load(next(root.glob(f"dualcodec_{name.split('-')[1]}_*.yaml")).read_text())
     sizes = {key: value for key, value in config["model"].items() if key != "_target_"}
     inference = theirs.Inference.__new__(theirs.Inference)
-    inference.model = theirs.DualCodec(**sizes | {"sample_rate": RATES["dualcodec"]}).eval()
+    inference.model = theirs.DualCodec(**sizes | {"sample_rate": RATES[name]}).eval()
     inference.device, inference.autocast = "cpu", False
     inference.semantic_cfg = importlib.import_module("easydict").EasyDict(
         semantic_model=Wav2Vec2BertModel(Wav2Vec2BertConfig()).eval(),
@@ -120,7 +131,7 @@ def serve(side: str, name: str, threads: int) -> None:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # for what a library prints
     torch.set_num_threads(threads)
     encode = {"ours": ours, "authors": authors}[side](name)
-    rate = RATES[name.split("-")[0]]
+    rate = RATES[name]
     for line in sys.stdin:
         lengths = CASES[line.strip()]
         clips = [speech(int(length * rate), seed=i) for i, length in enumerate(lengths)]
@@ -136,6 +147,7 @@ class Process:
     def __init__(self, side: str, options: argparse.Namespace) -> None:
         from speechmill.pipeline.run.ray_cluster import ALLOCATOR
 
+        self.side = side
         environment = os.environ | ALLOCATOR
         python = sys.executable
         if side == "authors":
@@ -154,7 +166,10 @@ class Process:
     def seconds(self, case: str) -> float:
         requests = cast(TextIO, self.child.stdin)
         print(case, file=requests, flush=True)
-        return float(cast(TextIO, self.child.stdout).readline())
+        answer = cast(TextIO, self.child.stdout).readline()
+        if not answer:
+            raise SystemExit(f"the process of {self.side} ended; its error stands above")
+        return float(answer)
 
     def cpu_seconds(self) -> float:
         """Return what the process has used so far."""
@@ -231,7 +246,7 @@ def row(name: str, case: str, rounds: list[Round]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("codec")
+    parser.add_argument("codec", choices=RATES)
     parser.add_argument("--checkout", type=Path)
     parser.add_argument("--python", help="the interpreter for the authors' code")
     parser.add_argument("--rounds", type=int, default=5)
