@@ -24,7 +24,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -164,8 +164,8 @@ class Process:
         )
 
     def seconds(self, case: str) -> float:
-        requests = cast(TextIO, self.child.stdin)
-        print(case, file=requests, flush=True)
+        with suppress(BrokenPipeError):  # then there is no answer either
+            print(case, file=cast(TextIO, self.child.stdin), flush=True)
         answer = cast(TextIO, self.child.stdout).readline()
         if not answer:
             raise SystemExit(f"the process of {self.side} ended; its error stands above")
