@@ -62,7 +62,7 @@ def seconds_per_batch(
 ) -> float:
     """Return the seconds of a batch from clips to codes, both on the host, two in flight.
 
-    The first three calls choose kernels, capture the graph and replay it.
+    The first call chooses kernels and captures the graph.
     """
     batch = fixed_batch(clips, encoder.info, bucket)
     for _ in range(warm):

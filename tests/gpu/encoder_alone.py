@@ -42,5 +42,5 @@ def seconds_of_encoding(
 
 
 def _warm_up(shards: Sequence[Any], output: CodecOutput) -> list[Any]:
-    """Return one shard; with fixed shapes all, twice, because then graphs are captured."""
-    return [*shards, *shards] if output.batch else [shards[0]]
+    """Return one shard; with fixed shapes all, because then graphs are captured."""
+    return [*shards] if output.batch else [shards[0]]

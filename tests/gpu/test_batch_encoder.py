@@ -29,7 +29,7 @@ def test_two_batches_in_flight_have_the_codes_of_the_codec(device: str) -> None:
     codec, shapes = CASES["pure frames"].load(device=device), BatchShapes((4_800, 9_600), (3, 2))
     encoder = BatchEncoder(codec, shapes, torch.device(device))
     flying: list[tuple[Launched, torch.Tensor]] = []
-    for number in range(8):  # each shape as usual, captured, and replayed twice
+    for number in range(8):  # each shape captured, then replayed
         bucket, width = number % 2, shapes.widths[number % 2]
         clips: list[np.ndarray] = [pcm(width - 300 * i, 10 * number + i) for i in range(2)]
         if number > 3:
@@ -70,7 +70,7 @@ def test_a_full_gpu_splits_batches_and_goes_on(
     needed = torch.cuda.max_memory_allocated() - held
     encoder = BatchEncoder(codec, shapes, CUDA)
     limit_memory(0.7 * needed)
-    for _ in range(4):  # half batches as usual, captured, and replayed
+    for _ in range(4):  # half batches captured, then replayed
         launched = encoder.launch(fixed_batch(clips, codec.info, 0))
         assert launched.split
         found_RKF = torch.from_numpy(encoder.finish(launched)).transpose(1, 2)

@@ -30,7 +30,7 @@ def test_a_replay_gives_the_codes_of_a_call_without_a_graph(
 ) -> None:
     codec = CASES[case].load(device="cuda", precision=precision, self_check=False)
     encode = GraphedEncoder(codec.encode_padded, CUDA, 2 * 32_000)  # type: ignore[attr-defined]
-    for seed in range(4):  # as usual, captured, replayed twice
+    for seed in range(4):  # captured, then replayed
         for shape in SHAPES:
             expected_BKF = codec.encode_padded(*batch(shape, seed))  # type: ignore[attr-defined]
             assert torch.equal(encode(*batch(shape, seed)), expected_BKF)
