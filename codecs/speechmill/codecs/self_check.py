@@ -109,11 +109,13 @@ def first_wrong_module(
     """
     wrong: list[str] = []
 
-    def compare(name: str, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+    def compare(
+        name: str, module: nn.Module, inputs: tuple[Any, ...], more: dict[str, Any], output: Any
+    ) -> None:
         if wrong or not isinstance(output, Tensor) or not output.is_floating_point():
             return
         with autocast(precision, device):
-            again = module.forward(*inputs)
+            again = module.forward(*inputs, **more)
         error = torch.linalg.vector_norm(again.float() - output.float())
         if not error <= _WRONG * torch.linalg.vector_norm(output.float()):
             wrong.append(name)
@@ -127,7 +129,10 @@ def first_wrong_module(
 def _hooks(network: nn.Module, compare: Callable[..., None]) -> Iterator[None]:
     handles = [
         module.register_forward_hook(
-            lambda module, inputs, output, name=name: compare(name, module, inputs, output)
+            lambda module, inputs, more, output, name=name: compare(
+                name, module, inputs, more, output
+            ),
+            with_kwargs=True,
         )
         for name, module in network.named_modules()
         if all(child == "parametrizations" for child, _ in module.named_children())
