@@ -25,7 +25,7 @@ from speechmill.jobs.training.trainer import TrainProgress
 from speechmill.jobs.training.worker import TrainJob, train_worker
 from speechmill.pipeline.errors import SpeechmillError, WorkerLost
 from speechmill.pipeline.run.job import worker_count
-from speechmill.pipeline.run.ray_cluster import connected, wrapped_errors
+from speechmill.pipeline.run.ray_cluster import connected, task_error, wrapped_errors
 
 _POLL = 0.2  # s, between checks for reports of the workers
 
@@ -64,7 +64,7 @@ def _check_gpu(config: TrainConfig) -> None:
     try:
         ray.get(check.remote(config.precision, torch.device("cuda")))
     except RayTaskError as error:
-        raise _worker_error(error) from error
+        raise _worker_error(task_error(error)) from error
 
 
 def _fit(trainer: Any, reports: Any, report: Callable[[TrainProgress], None]) -> None:
