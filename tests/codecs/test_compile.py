@@ -10,7 +10,6 @@ import torch
 from speechmill.codecs import InvalidConfig, codec_info, load_codec
 from tests.codecs.dualcodec.goldens import WEIGHTS
 from tests.codecs.focalcodec.small import CONFIGS
-from tests.codecs.hasrd.small import CONFIGS as HASRD
 from tests.codecs.simwhisper.golden import CONFIG
 from tests.codecs.speech import padded, speech
 from tests.codecs.tokens import assert_same_tokens
@@ -20,7 +19,6 @@ CODECS: dict[str, dict[str, Any]] = {
     "pure-16k-small": {},
     "simwhisper": {"config": CONFIG},
     "dualcodec": WEIGHTS,
-    "hasrd": {"config": HASRD["conv"]},
 }
 
 

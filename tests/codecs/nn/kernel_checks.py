@@ -67,11 +67,10 @@ def test_grouped_convolution_equals_that_of_pytorch() -> None:
     torch.testing.assert_close(y_BTC, expected_BCT.transpose(1, 2), rtol=0, atol=TOLERANCE)
 
 
-@pytest.mark.parametrize("causal", [False, True])
 def test_network_of_our_kernels_gives_the_latents_of_pytorch(
-    monkeypatch: pytest.MonkeyPatch, causal: bool
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    sizes = read_focalcodec_config("focalcodec-50hz", tiny(causal=causal))
+    sizes = read_focalcodec_config("focalcodec-50hz", tiny(causal=False))
     network = untrained_focalcodec(sizes, 0).to(DEVICE)
     lengths_B = torch.tensor([3_200, 330, 1], device=DEVICE)
     audio_BT = torch.randn(3, 3_200, device=DEVICE)
