@@ -8,6 +8,7 @@ leave less than 10 %.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from importlib.resources import files
 from typing import Any
 
@@ -24,6 +25,7 @@ _WRONG = 0.3  # relative error of a module's output; rounding to bf16 gives 0.01
 _CLIP_RATE = 16_000  # Hz
 
 
+@cache  # workers encode it before each part
 def known_clip(sample_rate: int) -> Tensor:
     """Return audio_BT: 2 s of synthetic Spanish speech, float32, at `sample_rate` Hz."""
     stored = files("speechmill.codecs").joinpath("self_check.safetensors").read_bytes()
