@@ -59,6 +59,14 @@ def send_to(sink: Sink | None) -> None:
     _sink = sink
 
 
+def record_batch(audio_seconds: float, padded_seconds: float, encode_seconds: float) -> None:
+    """Count a batch that a codec has encoded."""
+    record(BATCHES, 1)
+    record(BATCH_SECONDS, audio_seconds)
+    record(PADDED_SECONDS, padded_seconds)
+    record(ENCODE_SECONDS, encode_seconds)
+
+
 def record(metric: TimeSeries, value: float, **labels: str) -> None:
     """Add to a counter, or set a gauge."""
     if _sink:

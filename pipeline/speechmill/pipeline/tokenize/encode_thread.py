@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from speechmill.pipeline import metrics
 from speechmill.pipeline.errors import DeviceBroken, StreamBroken
+from speechmill.pipeline.metrics import record_batch
 from speechmill.pipeline.tokenize.batching import Batch
 from speechmill.pipeline.tokenize.bucket_pool import (
     BucketPool,
@@ -221,10 +221,7 @@ class EncodeThread:
             self._changed.notify_all()
         encoder = self._encoders[batch.codec]
         rate = encoder.info.sample_rate
-        metrics.record(metrics.BATCHES, 1)
-        metrics.record(metrics.BATCH_SECONDS, samples / rate)
-        metrics.record(metrics.PADDED_SECONDS, encoder.padded_samples(batch) / rate)
-        metrics.record(metrics.ENCODE_SECONDS, seconds)
+        record_batch(samples / rate, encoder.padded_samples(batch) / rate, seconds)
 
     def _fail(self, batch: FixedBatch, error: Exception) -> None:
         """End the shards that have clips in a batch."""

@@ -10,8 +10,8 @@ import numpy.typing as npt
 import torch
 
 from speechmill.codecs.api import Codec
-from speechmill.pipeline import metrics
 from speechmill.pipeline.errors import StreamBroken
+from speechmill.pipeline.metrics import record_batch
 from speechmill.pipeline.tokenize.batching import Batch, ShardEnd
 from speechmill.pipeline.tokenize.device import DeviceLock, SplittingCodec, pad_clips
 from speechmill.pipeline.tokenize.encode_thread import EncodeThread
@@ -82,10 +82,7 @@ class BatchByBatch:
             seconds = time.perf_counter() - started
         take(batch, codes_BKF.transpose(1, 2).numpy())
         rate = self.codec.info.sample_rate
-        metrics.record(metrics.BATCHES, 1)
-        metrics.record(metrics.BATCH_SECONDS, sum(lengths) / rate)
-        metrics.record(metrics.PADDED_SECONDS, len(lengths) * max(lengths) / rate)
-        metrics.record(metrics.ENCODE_SECONDS, seconds)
+        record_batch(sum(lengths) / rate, len(lengths) * max(lengths) / rate, seconds)
         return seconds
 
 
