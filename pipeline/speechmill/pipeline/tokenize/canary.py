@@ -14,8 +14,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING, Any
 
 import xxhash
@@ -24,7 +22,8 @@ from speechmill.codecs import Codec, CodecInfo, codec_card, load_codec
 from speechmill.codecs.errors import UnknownCodec
 from speechmill.codecs.family import Card
 from speechmill.codecs.fetch import cache_dir
-from speechmill.pipeline.errors import DeviceWrong
+from speechmill.pipeline.errors import DeviceWrong, StorageError
+from speechmill.pipeline.storage import Storage
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -99,7 +98,7 @@ class Canary:
 
 
 def stored_reference(identity: dict[str, Any], info: CodecInfo) -> Reference | None:
-    """The reference in a `dataset.json`; None, with a warning, if it is of no use here."""
+    """The reference in a `dataset.json`; None, with a warning, if this version cannot use it."""
     found = identity.get(KEY)
     reference = Reference.from_json(found, info)
     if found is not None and reference is None:
@@ -122,8 +121,8 @@ def reference_codes(info: CodecInfo, options: dict[str, Any]) -> Reference | Non
     except Exception as error:  # codecs of other packages raise errors of many kinds
         logger.warning("no reference for the canary: %s", error)
         return None
-    with suppress(OSError):  # another run computes it again
-        _replace(path, json.dumps(computed.to_json()))
+    with suppress(StorageError):  # another run computes it again
+        Storage(patience=0).put(str(path), json.dumps(computed.to_json()).encode())
     return computed
 
 
@@ -135,13 +134,6 @@ def _compute(options: dict[str, Any]) -> Reference:
     codec = load_codec(**exact | {"device": "cpu", "precision": "fp32"})
     [codes_KF] = encode_clip(codec).tolist()
     return Reference(clip_digest(), tuple(map(tuple, codes_KF)))
-
-
-def _replace(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
-        file.write(text)
-    Path(file.name).replace(path)
 
 
 def equal_codes(found_BKF: Tensor, reference: Reference, precision: str) -> float:
