@@ -50,18 +50,10 @@ def measure(name: str, options: argparse.Namespace) -> str:
     """One row of the table."""
     import torch
 
-    from speechmill.codecs import load_codec
     from tests.codecs.speech import padded, speech
 
     torch.set_num_threads(THREADS)
-    extra = {"compile": True} if options.compile else {}
-    codec = load_codec(
-        name,
-        checkpoint="untrained",
-        device=options.device,
-        precision=options.precision,
-        **extra,
-    )
+    codec = load(name, options)
     rate = codec.info.sample_rate
     single = padded([speech(int(SINGLE * rate))])
     batch = padded([speech(int(s * rate), seed=i) for i, s in enumerate(MIXED)])
@@ -78,19 +70,19 @@ def measure(name: str, options: argparse.Namespace) -> str:
     return f"| {name} | {alone:,.1f} | {mixed:,.1f} | {gflop:.1f} | {shares} | {memory:,.0f} |"
 
 
-def measure_on_gpu(name: str, options: argparse.Namespace) -> str:
-    """Rows of the table of a GPU, one for each width."""
+def load(name: str, options: argparse.Namespace) -> Any:
     from speechmill.codecs import load_codec
-    from speechmill.codecs.shapes import ShapeSettings, plan_shapes
 
     extra = {"compile": True} if options.compile else {}
-    codec = load_codec(
-        name,
-        checkpoint="untrained",
-        device=options.device,
-        precision=options.precision,
-        **extra,
-    )
+    where = {"device": options.device, "precision": options.precision}
+    return load_codec(name, checkpoint="untrained", **where, **extra)
+
+
+def measure_on_gpu(name: str, options: argparse.Namespace) -> str:
+    """Rows of the table of a GPU, one for each width."""
+    from speechmill.codecs.shapes import ShapeSettings, plan_shapes
+
+    codec = load(name, options)
     shapes = plan_shapes(codec.info, ShapeSettings())
     buckets = [shapes.bucket(int(length * codec.info.sample_rate)) for length in GPU_WIDTHS]
     return "\n".join(measure_width(name, codec, shapes, bucket, options) for bucket in buckets)
