@@ -81,7 +81,7 @@ def _unpinned(url: str) -> tuple[str, str | None]:
 
 
 def cache_dir() -> Path:
-    """Return this user's folder for what is fetched or computed once per machine."""
+    """Return the user's cache folder, for downloads and for results computed once per machine."""
     configured = os.environ.get("SPEECHMILL_CACHE")
     return Path(configured).expanduser() if configured else Path.home() / ".cache" / "speechmill"
 

@@ -4,7 +4,7 @@ BLOCK = 1024  # queries
 
 
 def query_blocks(queries: int) -> list[slice]:
-    """Return the blocks, of which the last is the longest.
+    """Return the blocks; the last one is the longest.
 
     A CPU's attention kernel computes long blocks in the same steps as the whole, so the result is
     the same to the last bit.

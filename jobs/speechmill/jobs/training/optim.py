@@ -55,7 +55,7 @@ class Optimizer:
         self.adamw.step()
 
     def overflowed(self, loss: float, norm: float) -> bool:
-        """Whether only the scale made the norm infinite; below 1 it is no longer to blame."""
+        """Whether only the scale made the norm infinite; a scale below 1 cannot."""
         if not self.scaler.is_enabled() or not isfinite(loss) or isfinite(norm):
             return False
         return self.scaler.get_scale() >= 1

@@ -161,6 +161,6 @@ class RayPool:
         return [ShardResult(shard, error=error) for shard in shards]
 
     def _take_back(self, worker: WorkerState) -> list[Shard]:
-        """The shards in flight of a worker; what it still says about them is ignored."""
+        """Return a worker's shards in flight; their later results are ignored."""
         held = [reference for reference, task in self._running.items() if task.worker is worker]
         return [self._pop(reference).shard for reference in held]

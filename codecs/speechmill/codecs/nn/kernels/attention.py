@@ -126,8 +126,9 @@ def gated_attention(
     gate_constant_H: Tensor,
     table_HN: Tensor,
 ) -> Tensor:
-    """Return y_BQD: attention to the `window` keys before `end_BQ`, of which dimensions may be 1.
+    """Return y_BQD: each query attends to the `window` keys before its `end_BQ`.
 
+    Either dimension of `end_BQ` may be 1.
     The bias of a query and a key is the query's gate, computed from x_BQD, times the table's entry
     for their distance; the table starts with the distance of the first key from the last query.
     """
