@@ -16,6 +16,7 @@ from tests.corpus import encode, encode_with_ffmpeg, tar_bytes, tone
 
 RATE = 16_000
 SECONDS = 0.6
+ID3 = b"ID3\x04\0\0\0\0\x02\x01" + b"Info " * 51 + b"ab"  # a tag in front of a file
 _PLAIN = {
     "wav": ("WAV", "PCM_16"),
     "wav24": ("WAV", "PCM_24"),
@@ -25,6 +26,7 @@ _PLAIN = {
     "w64": ("W64", "PCM_16"),
     "aiff": ("AIFF", "PCM_16"),
     "au": ("AU", "ULAW"),
+    "sph": ("NIST", "PCM_16"),
     "caf": ("CAF", "PCM_16"),
     "flac": ("FLAC", "PCM_16"),
     "flac24": ("FLAC", "PCM_24"),
@@ -102,8 +104,37 @@ def longer(data: bytes, format: str, random: Random) -> bytes:
     return data[:21] + claimed.to_bytes(5) + data[26:]
 
 
+def shorter(data: bytes, format: str, random: Random) -> bytes:
+    """The header claims less than there is."""
+    if format == "flac":
+        claimed = random.randrange(1, int(RATE * SECONDS))
+        return data[:21] + bytes([data[21] & 0xF0]) + claimed.to_bytes(4) + data[26:]
+    if format == "sph":
+        count = b"sample_count -i %d" % int(RATE * SECONDS)
+        return data.replace(count, b"sample_count -i %d" % random.randrange(1000, 9000))
+    at, order = (8, ">I") if format == "au" else (data.index(b"data") + 4, "<I")
+    size = struct.unpack_from(order, data, at)[0]
+    return data[:at] + struct.pack(order, 2 * random.randrange(size // 2)) + data[at + 4 :]
+
+
+def with_another_behind(data: bytes, format: str, random: Random) -> bytes:
+    """Joined files, of which decoders give the first."""
+    return data + good(format, random.randrange(4))
+
+
+def tagged_and_cut(data: bytes, format: str, random: Random) -> bytes:
+    return ID3 + cut(data, format, random)
+
+
 def empty(data: bytes, format: str, random: Random) -> bytes:
     return random.choice([b"", encode(np.zeros(0, np.float32), format="WAV"), b"\x00"])
+
+
+def unaccountable(data: bytes, format: str, random: Random) -> bytes:
+    """A format in which a cut file looks whole."""
+    name = random.choice(["VOC", "IRCAM", "PAF", "PVF", "AVR", "HTK", "SVX", "MAT5", "SDS"])
+    file = encode(tone(SECONDS), format=name, subtype="PCM_16")
+    return file[: random.randrange(len(file) // 2, len(file) + 1)]
 
 
 def junk(data: bytes, format: str, random: Random) -> bytes:
@@ -129,6 +160,11 @@ DAMAGES: dict[Callable[[bytes, str, Random], bytes], tuple[str, ...]] = {
     not_finite: ("wav",),
     another_rate: ("wav", "wav24", "wavfloat"),
     longer: ("wav", "flac", "flac24"),
+    shorter: ("wav", "flac", "au", "sph"),
+    # Joined MP3 and AAC are decoded to the end of the last one, and so are the links of an Ogg.
+    with_another_behind: tuple(f for f in FORMATS if f not in ("mp3", "aac", "vorbis", "opus")),
+    tagged_and_cut: _ANY,
+    unaccountable: ("wav",),
     empty: _ANY,
     junk: _ANY,
 }

@@ -6,7 +6,7 @@ import time
 
 import numpy as np
 
-from speechmill.pipeline.audio.decoders import Samples
+from speechmill.pipeline.audio.samples import Samples
 
 
 def peak(audio_T: Samples, rate: int) -> float:

@@ -60,8 +60,16 @@ def content(part: bytes) -> tuple[pa.Table, dict[str, Any]]:
     return pq.read_table(pa.BufferReader(part)).replace_schema_metadata(None), footer
 
 
-def test_a_dataset_resumes_with_the_parts_that_it_had(store: Any, tmp_path: Path) -> None:
+def test_a_dataset_is_only_resumed_if_its_owner_says_that_its_audio_is_decoded_as_before(
+    store: Any, tmp_path: Path
+) -> None:
     (tmp_path / "tokenize.yaml").write_text(TOKENIZE)
+    refusal = speechmill("tokenize", tmp_path / "tokenize.yaml", exit_code=2)
+    assert "audio_version 1, now it is 2" in " ".join(refusal.split())
+    for codec in CODECS:
+        url = f"s3://tokens/old/{codec}/dataset.json"
+        identity = json.loads(store.cat_file(url)) | {"audio_version": 2}
+        store.pipe_file(url, json.dumps(identity).encode())
     assert "nothing left to do" in speechmill("tokenize", tmp_path / "tokenize.yaml")
     lost = "s3://tokens/old/null/tokens/shard-000001-95a89cd1b92e.parquet"
     before = store.cat_file(lost)

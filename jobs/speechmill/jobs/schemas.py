@@ -8,9 +8,9 @@ from omegaconf import MISSING
 from speechmill.codecs import CodecInfo, codec_info
 from speechmill.codecs.api import PRECISIONS
 from speechmill.codecs.registry import UNTRAINED, file_arguments
-from speechmill.pipeline.audio.decoders import Limits
 from speechmill.pipeline.audio.filters import FilterSettings
 from speechmill.pipeline.audio.resample import AudioSettings
+from speechmill.pipeline.audio.samples import Limits
 from speechmill.pipeline.audio.segment import SegmentSettings
 from speechmill.pipeline.enhance.api import EnhancerSettings
 from speechmill.pipeline.enhance.gate import GateSettings

@@ -10,6 +10,7 @@ from speechmill.pipeline.errors import StorageFull
 Blob = bytes | mmap.mmap
 
 _IN_MEMORY = 64 * 2**20  # bytes; larger members go to a file
+_PART = 2**22  # bytes that are copied at a time
 
 
 def spool(parts: Iterable[bytes], size: int) -> Blob:
@@ -31,3 +32,11 @@ def spool(parts: Iterable[bytes], size: int) -> Blob:
             raise
         folder = tempfile.gettempdir()
         raise StorageFull(f"{folder} is full: set TMPDIR to where large members fit") from error
+
+
+def section(data: Blob, start: int, stop: int) -> Blob:
+    """The bytes from `start` to `stop`; the data itself, without a copy, if that is all of it."""
+    if (start, stop) == (0, len(data)):
+        return data
+    parts = (data[at : min(at + _PART, stop)] for at in range(start, stop, _PART))
+    return spool(parts, stop - start)

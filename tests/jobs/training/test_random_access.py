@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from speechmill.jobs.training.random_access import RandomAccessAudio
-from speechmill.pipeline.audio.decoders import Limits, to_float
 from speechmill.pipeline.audio.resample import AudioSettings, decode_audio
+from speechmill.pipeline.audio.samples import Limits, to_float
 from speechmill.pipeline.errors import OversizedAudio, SampleError
 from tests.corpus import clip, encode, tone
 

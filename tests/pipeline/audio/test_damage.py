@@ -6,8 +6,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from speechmill.pipeline.audio.decoders import Limits
 from speechmill.pipeline.audio.resample import AudioSettings, decode_audio
+from speechmill.pipeline.audio.samples import Limits
 from speechmill.pipeline.errors import SampleError, ShardError
 from speechmill.pipeline.shards.listing import list_shards
 from speechmill.pipeline.shards.tar_reader import read_samples

@@ -7,8 +7,8 @@ import sys
 import pytest
 
 from speechmill.codecs import codec_info
-from speechmill.pipeline.audio.decoders import Limits
 from speechmill.pipeline.audio.filters import FilterSettings
+from speechmill.pipeline.audio.samples import Limits
 from speechmill.pipeline.audio.segment import SegmentSettings
 from speechmill.pipeline.errors import StreamBroken
 from speechmill.pipeline.shards.listing import list_shards

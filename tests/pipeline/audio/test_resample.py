@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from speechmill.pipeline.audio.decoders import Limits
 from speechmill.pipeline.audio.resample import AudioSettings, Decoded, decode_audio
+from speechmill.pipeline.audio.samples import Limits
 from speechmill.pipeline.errors import (
     EmptyAudio,
     InputError,

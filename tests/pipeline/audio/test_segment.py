@@ -178,7 +178,7 @@ def test_a_recording_of_silence_alone_is_rejected(tokenized):
 
 @pytest.mark.parametrize("by", ["fixed", "silence"])
 def test_damage_late_in_a_recording_rejects_its_earlier_clips(tokenized, by, monkeypatch):
-    monkeypatch.setattr("speechmill.pipeline.audio.decoders.BLOCK", RATE)
+    monkeypatch.setattr("speechmill.pipeline.audio.sndfile.BLOCK", RATE)
     monkeypatch.setattr("speechmill.pipeline.audio.decoders._AT_ONCE", RATE)
     damaged = bytearray(encode(tone(12.0)))
     damaged[-2_000] ^= 0xFF
@@ -193,7 +193,7 @@ import resource, sys
 from speechmill.pipeline.tokenize.decode import DecodeSettings, decode_shard
 from speechmill.pipeline.audio.segment import SegmentSettings
 from speechmill.pipeline.shards.listing import list_shards
-from speechmill.pipeline.audio.decoders import Limits
+from speechmill.pipeline.audio.samples import Limits
 from speechmill.pipeline.storage import Storage
 from speechmill.codecs import codec_info
 

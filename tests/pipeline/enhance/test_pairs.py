@@ -8,8 +8,8 @@ import pytest
 import soundfile
 
 from speechmill.codecs import CheckpointError
-from speechmill.pipeline.audio.decoders import Limits
 from speechmill.pipeline.audio.resample import AudioSettings, decode_audio
+from speechmill.pipeline.audio.samples import Limits
 from speechmill.pipeline.enhance.api import EnhancerSettings, load_enhancer
 from speechmill.pipeline.enhance.gate import GateSettings
 from speechmill.pipeline.enhance.paired_shards import EnhanceJob, PairedShards, pairs_identity

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from speechmill.codecs import load_codec
-from speechmill.pipeline.audio.decoders import Limits, to_float
 from speechmill.pipeline.audio.resample import AudioSettings, decode_audio
+from speechmill.pipeline.audio.samples import Limits, to_float
 from speechmill.pipeline.errors import InputError
 from speechmill.pipeline.quality import RATE
 from speechmill.pipeline.quality.codebook_usage import CodeCounts

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from speechmill.codecs import codec_info
-from speechmill.pipeline.audio.decoders import Limits
 from speechmill.pipeline.audio.filters import FilterSettings
+from speechmill.pipeline.audio.samples import Limits
 from speechmill.pipeline.errors import DeviceBroken, InputError
 from speechmill.pipeline.run.job import WorkerSettings
 from speechmill.pipeline.run.local_pool import LocalPool

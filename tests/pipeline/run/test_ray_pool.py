@@ -5,8 +5,8 @@ import pytest
 import ray
 
 from speechmill.codecs import CheckpointError, codec_info
-from speechmill.pipeline.audio.decoders import Limits
 from speechmill.pipeline.audio.filters import FilterSettings
+from speechmill.pipeline.audio.samples import Limits
 from speechmill.pipeline.errors import InputError, WorkerLost
 from speechmill.pipeline.run.job import RaySettings, WorkerSettings
 from speechmill.pipeline.run.policy import RunSettings

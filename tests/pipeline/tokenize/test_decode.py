@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from speechmill.codecs import codec_info
-from speechmill.pipeline.audio.decoders import Limits
+from speechmill.pipeline.audio.samples import Limits
 from speechmill.pipeline.audio.segment import SegmentSettings
 from speechmill.pipeline.errors import NoAudio
 from speechmill.pipeline.shards.listing import list_shards

@@ -12,8 +12,8 @@ from speechmill.jobs.display import Display
 from speechmill.jobs.evaluation.page import PlayedClip, Player
 from speechmill.jobs.evaluation.results import CodecFacts, ScoredClip, System
 from speechmill.jobs.schemas import EvaluateConfig, EvaluatedCodec, default_device
-from speechmill.pipeline.audio.decoders import Samples, to_float
 from speechmill.pipeline.audio.resample import decode_audio
+from speechmill.pipeline.audio.samples import Samples, to_float
 from speechmill.pipeline.quality import RATE
 from speechmill.pipeline.quality.codebook_usage import CodeCounts
 from speechmill.pipeline.quality.reconstruct import Reconstruction, reconstruct

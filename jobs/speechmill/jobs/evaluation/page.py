@@ -9,8 +9,8 @@ import numpy.typing as npt
 
 from speechmill.jobs.evaluation.results import METRICS, Results, cells, columns, headings
 from speechmill.jobs.report import render
-from speechmill.pipeline.audio.decoders import Samples
 from speechmill.pipeline.audio.flac import encode_flac
+from speechmill.pipeline.audio.samples import Samples
 from speechmill.pipeline.imports import load_extra
 
 _FFT, _HOP = 512, 128

@@ -8,8 +8,8 @@ import numpy.typing as npt
 
 from speechmill.jobs.training.config import AugmentSettings, MixSettings
 from speechmill.jobs.training.stream import intact_samples
-from speechmill.pipeline.audio.decoders import Limits, Samples, to_float
 from speechmill.pipeline.audio.resample import AudioSettings, decode_audio
+from speechmill.pipeline.audio.samples import Limits, Samples, to_float
 from speechmill.pipeline.errors import InputError, SampleError
 from speechmill.pipeline.shards.tar_reader import Sample
 from speechmill.pipeline.storage import Storage

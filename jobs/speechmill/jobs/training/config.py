@@ -9,8 +9,8 @@ from omegaconf import MISSING
 from speechmill.codecs.api import PRECISIONS
 from speechmill.codecs.registry import UNTRAINED, file_arguments
 from speechmill.jobs.schemas import default_device, file_options
-from speechmill.pipeline.audio.decoders import Limits
 from speechmill.pipeline.audio.resample import AudioSettings
+from speechmill.pipeline.audio.samples import Limits
 from speechmill.pipeline.enhance.api import EnhancerSettings
 from speechmill.pipeline.errors import InputError, check_choice
 from speechmill.pipeline.paths import PATH, path_entries, path_or

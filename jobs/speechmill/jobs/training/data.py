@@ -16,8 +16,8 @@ from speechmill.jobs.training.augment import Augment, Crop
 from speechmill.jobs.training.config import DataSettings
 from speechmill.jobs.training.random_access import RandomAccessAudio
 from speechmill.jobs.training.stream import SampleStream, StreamState
-from speechmill.pipeline.audio.decoders import Limits, Samples
 from speechmill.pipeline.audio.resample import AudioSettings
+from speechmill.pipeline.audio.samples import Limits, Samples
 from speechmill.pipeline.errors import InputError, SampleError
 from speechmill.pipeline.shards.tar_reader import Sample
 from speechmill.pipeline.tokenize.decode import audio_suffix

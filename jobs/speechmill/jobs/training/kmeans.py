@@ -37,8 +37,8 @@ from speechmill.jobs.training.context import step_seed
 from speechmill.jobs.training.data import BatchPrefetcher, CropBatch, Cropper, batches
 from speechmill.jobs.training.stream import SampleStream, StreamState
 from speechmill.jobs.training.worker import crop_samples
-from speechmill.pipeline.audio.decoders import Limits
 from speechmill.pipeline.audio.resample import AudioSettings
+from speechmill.pipeline.audio.samples import Limits
 from speechmill.pipeline.errors import InputError
 from speechmill.pipeline.paths import PATH
 

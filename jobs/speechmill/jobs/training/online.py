@@ -7,7 +7,7 @@ from torch import Tensor
 
 from speechmill.codecs.errors import CheckpointError
 from speechmill.jobs.training.config import Enhancement, TrainConfig
-from speechmill.pipeline.audio.decoders import Samples
+from speechmill.pipeline.audio.samples import Samples
 from speechmill.pipeline.enhance.api import Enhancer, load_enhancer
 from speechmill.pipeline.quality.signal import match_length
 

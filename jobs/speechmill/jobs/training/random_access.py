@@ -5,9 +5,9 @@ import io
 import numpy as np
 import soundfile
 
-from speechmill.pipeline.audio.decoders import Limits, Samples, to_float
-from speechmill.pipeline.audio.flac import flac_header
+from speechmill.pipeline.audio.containers.flac import check_flac, flac_header
 from speechmill.pipeline.audio.resample import AudioSettings, decode_audio
+from speechmill.pipeline.audio.samples import Limits, Samples, to_float
 from speechmill.pipeline.blob import Blob
 
 
@@ -28,11 +28,12 @@ class RandomAccessAudio:
         header = flac_header(data)
         if (
             header is None
-            or (header.sample_rate, header.num_channels) != (sample_rate, 1)
-            or header.num_samples / sample_rate > limits.seconds
+            or (header.sample_bits, header.sample_rate, header.num_channels) != (16, sample_rate, 1)
+            or not 0 < header.num_samples <= limits.seconds * sample_rate
         ):
             self.num_samples = len(self._whole())
         else:
+            check_flac(data, header)
             self.num_samples = header.num_samples
 
     def cut(self, start: int, num_samples: int) -> Samples:

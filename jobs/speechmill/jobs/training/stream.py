@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from speechmill.pipeline.audio.decoders import Limits
+from speechmill.pipeline.audio.samples import Limits
 from speechmill.pipeline.errors import ShardError
 from speechmill.pipeline.shards.listing import Shard, list_shards
 from speechmill.pipeline.shards.tar_reader import Reject, Sample, read_samples

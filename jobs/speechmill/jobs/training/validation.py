@@ -12,8 +12,8 @@ from torch.nn import functional as F
 from speechmill.codecs.recipe import Recipe
 from speechmill.jobs.training.config import TrainConfig
 from speechmill.jobs.training.stream import intact_samples
-from speechmill.pipeline.audio.decoders import Samples, to_float
 from speechmill.pipeline.audio.resample import decode_audio
+from speechmill.pipeline.audio.samples import Samples, to_float
 from speechmill.pipeline.errors import InputError, SampleError
 from speechmill.pipeline.quality import RATE
 from speechmill.pipeline.quality.signal import mel, si_sdr

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from speechmill.pipeline.audio.decoders import Samples
+from speechmill.pipeline.audio.samples import Samples
 
 
 class SampleBuffer:

@@ -1,56 +1,44 @@
-"""Encoded audio as a stream of blocks, so that memory does not grow with the recording."""
+"""Encoded audio as a stream of blocks, so that memory does not grow with the recording.
 
-import io
-import mmap
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from itertools import chain
-from typing import Any, BinaryIO, cast
+The first bytes of a file decide its format. Each format has a check that its bytes account for its
+samples, and a decoder; a file of a format without such a check is rejected.
+"""
 
-import numpy as np
-import numpy.typing as npt
+from collections.abc import Callable
+
 import soundfile
 
+from speechmill.pipeline.audio.containers.chunks import check_chunks
+from speechmill.pipeline.audio.containers.flac import check_flac, flac_header
+from speechmill.pipeline.audio.containers.frames import adts_bytes, check_adts, check_amr
+from speechmill.pipeline.audio.containers.headers import check_au, check_sphere
+from speechmill.pipeline.audio.containers.held import Held
+from speechmill.pipeline.audio.containers.matroska import check_matroska
+from speechmill.pipeline.audio.containers.mp3 import scan_mp3
+from speechmill.pipeline.audio.containers.mpeg4 import check_mpeg4
+from speechmill.pipeline.audio.containers.ogg import ogg_links
+from speechmill.pipeline.audio.containers.tags import end_of_tags
 from speechmill.pipeline.audio.ffmpeg import read_with_ffmpeg
-from speechmill.pipeline.audio.flac import flac_header, read_flac
-from speechmill.pipeline.audio.integrity import check_whole, ffmpeg_format
-from speechmill.pipeline.blob import Blob
-from speechmill.pipeline.errors import (
-    EmptyAudio,
-    OversizedAudio,
-    TruncatedAudio,
-    UndecodableAudio,
-    UnsuitableAudio,
+from speechmill.pipeline.audio.flac import read_flac
+from speechmill.pipeline.audio.samples import BLOCK, Limits, Source, check_size, to_float
+from speechmill.pipeline.audio.sndfile import read_with_libsndfile, stream_of
+from speechmill.pipeline.blob import Blob, section, spool
+from speechmill.pipeline.errors import UndecodableAudio
+
+# Of how files become samples. It goes up if a file may give other samples than before, and is part
+# of the identity of a dataset.
+AUDIO_VERSION = 2
+
+# Suffixes of members that are audio.
+AUDIO_SUFFIXES = (
+    *("wav", "flac", "mp3", "ogg", "oga", "opus", "aiff", "aif", "au", "caf", "w64"),
+    *("m4a", "aac", "mp4", "webm", "mka", "wma", "amr"),
 )
 
-Samples = npt.NDArray[Any]  # int16 or float32
-
-BLOCK = 2**20  # samples of each channel
-SAMPLE_RATES = range(2_000, 384_001)  # Hz; another rate counts as damage
 _AT_ONCE = 8 * BLOCK  # samples of all channels, for a decoder that cannot decode in blocks
-_UNKNOWN_LENGTH = 2**63 - 1  # frames, by libsndfile, of a FLAC that was written to a pipe
-_MP3_TAG = 2**16  # bytes that contain the Xing or Info tag, which follows an ID3 tag
+_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free")  # that begin an MP4 or QuickTime file
 
-
-@dataclass
-class Limits:
-    """The most that a sample may cost; beyond these limits it is rejected."""
-
-    member_mb: float = 2048.0  # MB of one tar member
-    seconds: float = 3600.0  # of audio
-    decoded_mb: float = 8192.0  # MB of decoded audio: 4 bytes a sample, of all channels
-    decode_seconds: float = 300.0  # s of decoding
-    memory_mb: float = 4096.0  # MB of decoding, on top of the memory of the process
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """One recording, as its file stores it."""
-
-    sample_rate: int  # Hz
-    num_channels: int
-    blocks: Iterator[Samples]  # (T, C), int16 where the file is 16-bit PCM of one channel
+_Opener = Callable[[Blob, Limits], Source]
 
 
 def open_audio(data: Blob, limits: Limits) -> Source:
@@ -59,137 +47,87 @@ def open_audio(data: Blob, limits: Limits) -> Source:
     Raises a `SampleError` for a file that is damaged or over the limits, here or while the blocks
     are read; the blocks before the error must not be used.
     """
-    if (header := flac_header(data)) and header.num_samples * header.num_channels <= _AT_ONCE:
-        rate, channels = header.sample_rate, header.num_channels
-        _check_size(header.num_samples, rate, channels, limits, "the header claims")
-        samples_TC = read_flac(data, header)
-        return Source(rate, channels, iter([samples_TC if channels == 1 else to_float(samples_TC)]))
-    if demuxer := ffmpeg_format(data):
-        check_whole(data)
-        return _through_ffmpeg(data, demuxer, limits)
-    with _translated():
-        file = _Sequential(_stream(data))
-    if not _states_length(file, data):
-        file.close()
-        return _through_ffmpeg(data, file.format.lower(), limits)
+    start = end_of_tags(data)
+    data = section(data, min(start, len(data)), len(data))
+    if data[4:8] in _BOXES:
+        return _open_mpeg4(data, limits)
+    if adts_bytes(data, 0):
+        return _open_adts(data, limits)
+    opener = _BY_FIRST_BYTES.get(data[:4], _open_mp3)
+    return opener(data, limits)
+
+
+def _open_flac(data: Blob, limits: Limits) -> Source:
+    header = flac_header(data)
+    if header is None:
+        raise UndecodableAudio("the stream info of the FLAC file is damaged")
+    rate, channels = header.sample_rate, header.num_channels
+    check_size(header.num_samples, rate, channels, limits, "the header claims")
+    check_flac(data, header)
+    if not header.num_samples:
+        return read_with_ffmpeg(stream_of(data), "flac", Held(), limits)
+    if header.sample_bits != 16 or header.num_samples * channels > _AT_ONCE:
+        return read_with_libsndfile([data], Held(), limits)
+    samples_TC = read_flac(data, header)
+    return Source(rate, channels, iter([samples_TC if channels == 1 else to_float(samples_TC)]))
+
+
+def _open_ogg(data: Blob, limits: Limits) -> Source:
+    return read_with_libsndfile(ogg_links(data), Held(), limits)
+
+
+def _open_mp3(data: Blob, limits: Limits) -> Source:
+    """libsndfile drops the encoder's padding, but goes by the tag; without one it guesses."""
+    mp3 = scan_mp3(data)
+    if mp3 is None:
+        raise UndecodableAudio(_unsupported(data))
+    frames = mp3.frames(data)
+    if mp3.is_counted:
+        return read_with_libsndfile([frames], Held(), limits)
+    return read_with_ffmpeg(stream_of(frames), "mp3", Held(num_samples=mp3.num_samples), limits)
+
+
+def _unsupported(data: Blob) -> str:
     try:
-        check_whole(data)
-        _check_size(file.frames, file.samplerate, file.channels, limits, "the header claims")
-    except Exception:
-        file.close()
-        raise
-    return Source(file.samplerate, file.channels, _sndfile_blocks(file))
+        name = soundfile.SoundFile(stream_of(data)).format
+    except soundfile.LibsndfileError:
+        return "Format not recognised."
+    return f"{name} files are not supported, since a cut one looks whole; convert them to FLAC"
 
 
-class _Sequential(soundfile.SoundFile):  # type: ignore[misc]
-    """Never seeks between blocks, since seeking in MP3 is not exact to the sample."""
+def _by_libsndfile(check: Callable[[Blob], Held]) -> _Opener:
+    def opened(data: Blob, limits: Limits) -> Source:
+        held = check(data)
+        return read_with_libsndfile([_bare(data, held)], held, limits)
 
-    def seekable(self) -> bool:
-        return False
-
-
-class _Bytes(io.BytesIO):
-    """libsndfile seeks before the start of damaged files, and a callback must not raise."""
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        return super().seek(max(offset, 0) if whence == io.SEEK_SET else offset, whence)
+    return opened
 
 
-def _stream(data: Blob) -> BinaryIO:
-    if not isinstance(data, mmap.mmap):
-        return _Bytes(data)
-    data.seek(0)
-    return cast(BinaryIO, data)
+def _bare(data: Blob, held: Held) -> Blob:
+    """The container alone: libsndfile takes tags after some codings for samples.
+
+    If only the padding is missing, libsndfile loses the last block of other codings.
+    """
+    end = len(data) if held.end is None else held.end
+    bare = section(data, 0, min(end, len(data)))
+    return bare if end <= len(data) else spool([bare[:], bytes(end - len(data))], end)
 
 
-def _sndfile_blocks(file: soundfile.SoundFile) -> Iterator[Samples]:
-    # libsndfile returns zeros for float WAV read as int16.
-    dtype = "int16" if file.subtype == "PCM_16" and file.channels == 1 else "float32"
-    num_samples = 0
-    with file, _translated():
-        while True:
-            wanted = min(BLOCK, file.frames - num_samples)
-            block_TC = np.asarray(file.read(wanted, dtype=dtype, always_2d=True))
-            num_samples += len(block_TC)
-            if len(block_TC):
-                yield block_TC
-            if len(block_TC) < wanted:
-                raise TruncatedAudio(
-                    f"the header claims {file.frames} samples, the body holds {num_samples}"
-                )
-            if num_samples == file.frames:
-                return
+def _by_ffmpeg(check: Callable[[Blob], Held], demuxer: str) -> _Opener:
+    return lambda data, limits: read_with_ffmpeg(stream_of(data), demuxer, check(data), limits)
 
 
-def _through_ffmpeg(data: Blob, demuxer: str, limits: Limits) -> Source:
-    frames = read_with_ffmpeg(_stream(data), demuxer)
-    first = next(frames, None)
-    if first is None:
-        raise EmptyAudio("0 samples")
-    block_TC, rate = first
-    num_channels = block_TC.shape[1]
-    _check_size(0, rate, num_channels, limits, "there are")
-    return Source(rate, num_channels, _ffmpeg_blocks(chain([first], frames), limits))
-
-
-def _ffmpeg_blocks(frames: Iterator[tuple[Samples, int]], limits: Limits) -> Iterator[Samples]:
-    """Join frames to blocks; rate and channels must not change between frames."""
-    parts: list[Samples] = []
-    held, total, kind = 0, 0, None
-    for part_TC, rate in frames:
-        kind = kind or (rate, part_TC.shape[1])
-        if kind != (rate, part_TC.shape[1]):
-            raise UndecodableAudio(f"{kind} Hz and channels become {(rate, part_TC.shape[1])}")
-        parts.append(part_TC)
-        held += len(part_TC)
-        total += len(part_TC)
-        if held >= BLOCK:
-            _check_size(total, *kind, limits, "there are more than")
-            yield np.concatenate(parts)
-            parts, held = [], 0
-    if parts and kind:
-        _check_size(total, *kind, limits, "there are")
-        yield np.concatenate(parts)
-
-
-def to_float(audio: Samples) -> Samples:
-    """Samples as float32 in [-1, 1), exactly."""
-    return audio / np.float32(32768) if audio.dtype == np.int16 else audio
-
-
-def step_power(audio_T: Samples, step: int) -> npt.NDArray[np.float64]:
-    """power_S: the mean power of each `step` samples, where zeros complete the last step."""
-    padded_T = np.pad(to_float(audio_T), (0, -len(audio_T) % step))
-    return np.asarray(np.square(padded_T.reshape(-1, step), dtype=np.float64).mean(axis=1))
-
-
-def _states_length(file: soundfile.SoundFile, data: Blob) -> bool:
-    """Whether the file states its length; for an MP3 libsndfile guesses one and stops there."""
-    if file.format == "MP3":
-        head = data[:_MP3_TAG]
-        return b"Xing" in head or b"Info" in head
-    return bool(file.frames != _UNKNOWN_LENGTH)
-
-
-def _check_size(num_samples: int, rate: int, channels: int, limits: Limits, claim: str) -> None:
-    """Raise for more audio than the limits allow; `claim` begins the message with its source."""
-    if rate not in SAMPLE_RATES:
-        raise UnsuitableAudio(f"sample rate {rate} Hz")
-    if num_samples / rate > limits.seconds:
-        raise OversizedAudio(
-            f"{claim} {num_samples} samples, {num_samples / rate:.0f} s; "
-            f"limits.seconds is {limits.seconds:g}"
-        )
-    if (size := num_samples * channels * 4 / 1e6) > limits.decoded_mb:
-        raise OversizedAudio(
-            f"{claim} {size:.0f} MB of samples; limits.decoded_mb is {limits.decoded_mb:g}"
-        )
-
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    """Turn errors of libsndfile into ours, without the address of the buffer in the message."""
-    try:
-        yield
-    except soundfile.LibsndfileError as error:
-        raise UndecodableAudio(str(error.error_string).strip()) from error
+_open_mpeg4 = _by_ffmpeg(check_mpeg4, "mov")
+_open_adts = _by_ffmpeg(check_adts, "aac")
+_BY_FIRST_BYTES: dict[bytes, _Opener] = {
+    b"fLaC": _open_flac,
+    b"OggS": _open_ogg,
+    **dict.fromkeys(
+        (b"RIFF", b"RIFX", b"RF64", b"FORM", b"caff", b"riff"), _by_libsndfile(check_chunks)
+    ),
+    **dict.fromkeys((b".snd", b"dns."), _by_libsndfile(check_au)),
+    b"NIST": _by_libsndfile(check_sphere),
+    b"\x1a\x45\xdf\xa3": _by_ffmpeg(check_matroska, "matroska"),
+    b"#!AM": _by_ffmpeg(check_amr, "amr"),
+    b"\x30\x26\xb2\x75": _by_ffmpeg(lambda data: Held(), "asf"),
+}

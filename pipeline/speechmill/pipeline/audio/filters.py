@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from speechmill.pipeline.audio.decoders import Samples, step_power, to_float
 from speechmill.pipeline.audio.expression import Expression
+from speechmill.pipeline.audio.samples import Samples, step_power, to_float
 from speechmill.pipeline.errors import (
     ClippedAudio,
     InputError,

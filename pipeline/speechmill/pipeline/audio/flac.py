@@ -4,7 +4,6 @@ For speech, dr_flac takes 0.6 of the time of libFLAC.
 """
 
 import io
-from dataclasses import dataclass
 from typing import Any
 
 import miniaudio
@@ -12,30 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import soundfile
 
+from speechmill.pipeline.audio.containers.flac import FlacHeader
 from speechmill.pipeline.blob import Blob
 from speechmill.pipeline.errors import TruncatedAudio, UndecodableAudio
-
-# The stream info comes first; the highest bit says that no other metadata follows.
-_MAGIC = (b"fLaC\x00", b"fLaC\x80")
-_PACKED = slice(18, 26)  # 20 bits of rate, 3 of channels - 1, 5 of sample bits - 1, 36 of length
-
-
-@dataclass(frozen=True, slots=True)
-class FlacHeader:
-    """The stream info of a FLAC file (RFC 9639, section 8.2)."""
-
-    sample_rate: int  # Hz
-    num_channels: int
-    num_samples: int  # of each channel
-
-
-def flac_header(data: Blob) -> FlacHeader | None:
-    """The header of a native FLAC file of 16 bits that states its length, else None."""
-    packed = int.from_bytes(data[_PACKED], "big")
-    num_samples = packed & (2**36 - 1)
-    if data[:5] not in _MAGIC or (packed >> 36 & 31) != 15 or not num_samples:
-        return None
-    return FlacHeader(packed >> 44, (packed >> 41 & 7) + 1, num_samples)
 
 
 def read_flac(data: Blob, header: FlacHeader) -> npt.NDArray[Any]:

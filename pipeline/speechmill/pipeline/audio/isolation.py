@@ -19,8 +19,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from speechmill.codecs.api import CodecInfo
-from speechmill.pipeline.audio.decoders import Limits
 from speechmill.pipeline.audio.recordings import Fault, Recordings, RecordingSettings, fault_of
+from speechmill.pipeline.audio.samples import Limits
 from speechmill.pipeline.audio.segment import Clip, Span
 from speechmill.pipeline.blob import Blob, spool
 from speechmill.pipeline.errors import (

@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 
 from speechmill.codecs.api import CodecInfo
 from speechmill.pipeline.audio.buffer import SampleBuffer, shared
-from speechmill.pipeline.audio.decoders import Limits, Samples, Source, open_audio
+from speechmill.pipeline.audio.decoders import open_audio
 from speechmill.pipeline.audio.filters import Filters, FilterSettings
 from speechmill.pipeline.audio.resample import AudioSettings, SampleCounter, one_channel, resampled
+from speechmill.pipeline.audio.samples import Limits, Samples, Source
 from speechmill.pipeline.audio.segment import Clip, SegmentSettings, Span, cutter
 from speechmill.pipeline.blob import Blob
 from speechmill.pipeline.errors import (

@@ -8,7 +8,8 @@ from itertools import chain
 import numpy as np
 import soxr
 
-from speechmill.pipeline.audio.decoders import Limits, Samples, Source, open_audio, to_float
+from speechmill.pipeline.audio.decoders import open_audio
+from speechmill.pipeline.audio.samples import Limits, Samples, Source, to_float
 from speechmill.pipeline.blob import Blob
 from speechmill.pipeline.errors import (
     EmptyAudio,

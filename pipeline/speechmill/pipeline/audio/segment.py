@@ -13,7 +13,7 @@ import numpy as np
 
 from speechmill.codecs.api import CodecInfo
 from speechmill.pipeline.audio.buffer import SampleBuffer
-from speechmill.pipeline.audio.decoders import Samples, step_power
+from speechmill.pipeline.audio.samples import Samples, step_power
 from speechmill.pipeline.errors import BadSegments, InputError, SilentAudio
 
 _FAR = 2**62  # samples, beyond the end of any recording

@@ -7,7 +7,7 @@ import pyarrow as pa
 import torch
 
 from speechmill.codecs.api import Codec
-from speechmill.pipeline.audio.decoders import Samples
+from speechmill.pipeline.audio.samples import Samples
 from speechmill.pipeline.tokenize.batching import cut_batches
 
 BATCH_SECONDS = 120.0  # padded, of one batch

@@ -12,6 +12,7 @@ import pyarrow as pa
 from speechmill.codecs.api import CodecInfo
 from speechmill.codecs.errors import InvalidConfig
 from speechmill.codecs.shapes import ShapeSettings
+from speechmill.pipeline.audio.decoders import AUDIO_VERSION
 from speechmill.pipeline.audio.filters import FilterSettings
 from speechmill.pipeline.audio.recordings import RecordingSettings
 from speechmill.pipeline.errors import DatasetConflict, InputError, StorageNotFound
@@ -22,6 +23,7 @@ from speechmill.pipeline.tokenize.schema import LAYOUT, SCHEMA_VERSION
 from speechmill.pipeline.tokenize.writer import read_footer
 
 FOOTER_BYTES = 64 * 1024  # one ranged read, enough for the footer of nearly every part
+AUDIO = "audio_version"  # of an identity; missing where it was 1
 BATCH = "batch"  # of `dataset.json`, if the dataset was begun on GPUs
 _PARALLEL_READS = 32
 
@@ -43,6 +45,7 @@ def dataset_identity(
     return {
         "schema_version": SCHEMA_VERSION,
         "layout": LAYOUT,
+        AUDIO: AUDIO_VERSION,
         "codec": codec.name,
         "revision": codec.revision,
         "trained": codec.trained,
@@ -116,8 +119,14 @@ class ShardOutput(ABC):
 
     def refuse_other(self, found: dict[str, Any], wanted: dict[str, Any]) -> None:
         """Raise `DatasetConflict` if two identities differ."""
+        if (earlier := found.get(AUDIO, 1)) != wanted[AUDIO]:
+            raise DatasetConflict(
+                f"{self.root} was begun with {AUDIO} {earlier}, now it is {wanted[AUDIO]}: some "
+                "files give other samples (docs/guide/tokenize.md says which). Set another "
+                f"output; or, if none of them is among yours, set {AUDIO} in {self.identity_file}"
+            )
         for key in wanted:
-            if key == canary.KEY or (key == BATCH and key not in found):
+            if key in (AUDIO, canary.KEY) or (key == BATCH and key not in found):
                 continue
             if found.get(key) != wanted[key]:
                 raise DatasetConflict(

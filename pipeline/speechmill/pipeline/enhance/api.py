@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from speechmill.pipeline.audio.decoders import Samples
+from speechmill.pipeline.audio.samples import Samples
 from speechmill.pipeline.errors import InputError, check_choice
 from speechmill.pipeline.imports import load_function
 from speechmill.pipeline.paths import PATH

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from speechmill.pipeline.audio.decoders import Samples, step_power
+from speechmill.pipeline.audio.samples import Samples, step_power
 from speechmill.pipeline.errors import InputError
 from speechmill.pipeline.paths import PATH
 from speechmill.pipeline.quality import RATE

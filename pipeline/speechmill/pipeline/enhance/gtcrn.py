@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from speechmill.codecs.checkpoint import load_strict, read_state_dict
 from speechmill.codecs.fetch import digest, fetch
-from speechmill.pipeline.audio.decoders import Samples
+from speechmill.pipeline.audio.samples import Samples
 from speechmill.pipeline.enhance.api import EnhancerSettings, enhancer_revision
 
 _ALGORITHM = 1  # raised when the same weights give another result

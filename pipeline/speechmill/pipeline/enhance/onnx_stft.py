@@ -12,7 +12,7 @@ import numpy as np
 
 from speechmill.codecs.errors import CheckpointError
 from speechmill.codecs.fetch import digest, fetch
-from speechmill.pipeline.audio.decoders import Samples
+from speechmill.pipeline.audio.samples import Samples
 from speechmill.pipeline.enhance.api import EnhancerSettings, enhancer_revision
 from speechmill.pipeline.enhance.stft import Spectrum, Stft
 from speechmill.pipeline.imports import load_extra

@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 
 from speechmill.codecs.errors import CheckpointError
 from speechmill.codecs.fetch import digest, fetch
-from speechmill.pipeline.dataset.layout import ShardOutput
+from speechmill.pipeline.audio.decoders import AUDIO_VERSION
+from speechmill.pipeline.dataset.layout import AUDIO, ShardOutput
 from speechmill.pipeline.enhance.api import Enhancer, EnhancerSettings, load_enhancer
 from speechmill.pipeline.enhance.pairs import (
     PairedTar,
@@ -73,6 +74,7 @@ def pairs_identity(enhancer: Enhancer, settings: PairSettings) -> dict[str, Any]
         gate["dnsmos"] = digest(fetch(settings.gate.dnsmos))
     return {
         "schema_version": SCHEMA_VERSION,
+        AUDIO: AUDIO_VERSION,
         "enhancer": enhancer.name,
         "revision": enhancer.revision,
         "sample_rate": enhancer.sample_rate,

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from speechmill.codecs.errors import CodecError
-from speechmill.pipeline.audio.decoders import Limits, to_float
 from speechmill.pipeline.audio.flac import encode_flac
 from speechmill.pipeline.audio.resample import AudioSettings, decode_audio
+from speechmill.pipeline.audio.samples import Limits, to_float
 from speechmill.pipeline.blob import Blob
 from speechmill.pipeline.enhance.api import Enhancer
 from speechmill.pipeline.enhance.gate import GateSettings, check_gate

@@ -4,7 +4,7 @@ from importlib.metadata import version
 
 import numpy as np
 
-from speechmill.pipeline.audio.decoders import Samples
+from speechmill.pipeline.audio.samples import Samples
 from speechmill.pipeline.enhance.api import EnhancerSettings, enhancer_revision
 from speechmill.pipeline.imports import load_extra
 

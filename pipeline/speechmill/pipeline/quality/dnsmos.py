@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from speechmill.codecs.fetch import fetch
-from speechmill.pipeline.audio.decoders import Samples
+from speechmill.pipeline.audio.samples import Samples
 from speechmill.pipeline.imports import load_extra
 from speechmill.pipeline.quality import RATE
 

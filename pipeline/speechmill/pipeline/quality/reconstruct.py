@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 
 from speechmill.codecs.api import Codec
-from speechmill.pipeline.audio.decoders import Limits, Samples, to_float
 from speechmill.pipeline.audio.resample import AudioSettings, decode_audio
+from speechmill.pipeline.audio.samples import Limits, Samples, to_float
 from speechmill.pipeline.quality import RATE
 from speechmill.pipeline.quality.codebook_usage import CodeCounts
 from speechmill.pipeline.quality.testset import Utterance

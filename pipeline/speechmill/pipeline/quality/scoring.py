@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TypeVar
 
-from speechmill.pipeline.audio.decoders import Samples
+from speechmill.pipeline.audio.samples import Samples
 from speechmill.pipeline.errors import InputError
 from speechmill.pipeline.quality.dnsmos import dnsmos
 from speechmill.pipeline.quality.signal import SIGNAL_METRICS

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from speechmill.pipeline.audio.decoders import Samples
+from speechmill.pipeline.audio.samples import Samples
 from speechmill.pipeline.imports import load_extra
 from speechmill.pipeline.quality import RATE
 from speechmill.pipeline.quality.spectra import mel_distance, stft_distance

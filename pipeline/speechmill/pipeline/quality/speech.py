@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from speechmill.pipeline.audio.decoders import Samples
+from speechmill.pipeline.audio.samples import Samples
 from speechmill.pipeline.errors import InputError
 from speechmill.pipeline.imports import load_extra, load_function
 from speechmill.pipeline.quality import RATE

@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
-from speechmill.pipeline.audio.decoders import Limits, Samples, to_float
 from speechmill.pipeline.audio.resample import AudioSettings, decode_audio
+from speechmill.pipeline.audio.samples import Limits, Samples, to_float
 from speechmill.pipeline.errors import InputError, SampleError, UnsuitableAudio
 from speechmill.pipeline.quality import RATE
 from speechmill.pipeline.shards.listing import is_pattern, list_shards

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from speechmill.pipeline.audio.decoders import Samples, to_float
+from speechmill.pipeline.audio.samples import Samples, to_float
 from speechmill.pipeline.audio.segment import Clip
 from speechmill.pipeline.errors import InputError
 from speechmill.pipeline.shards.tar_reader import Reject

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from speechmill.codecs.api import CodecInfo
 from speechmill.codecs.shapes import BatchShapes
-from speechmill.pipeline.audio.decoders import Samples
+from speechmill.pipeline.audio.samples import Samples
 from speechmill.pipeline.tokenize.batching import Batch
 
 EncodedBatch = tuple[Batch, npt.NDArray[np.int64]]  # of the decoder, and its codes_BFK

@@ -10,8 +10,8 @@ from typing import Any
 import xxhash
 
 from speechmill.codecs.api import CodecInfo
+from speechmill.pipeline.audio.decoders import AUDIO_SUFFIXES
 from speechmill.pipeline.audio.filters import Filters
-from speechmill.pipeline.audio.integrity import AUDIO_SUFFIXES
 from speechmill.pipeline.audio.isolation import IsolatedRecordings, WatchedRecordings, memory_limit
 from speechmill.pipeline.audio.recordings import Fault, Recordings, RecordingSettings, fault_of
 from speechmill.pipeline.audio.segment import Clip, Span, read_spans

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from speechmill.codecs.api import Codec
 from speechmill.codecs.cuda_graphs import Encode, GraphedEncoder
 from speechmill.codecs.shapes import BatchShapes
-from speechmill.pipeline.audio.decoders import Samples
+from speechmill.pipeline.audio.samples import Samples
 from speechmill.pipeline.device_errors import broken_device
 from speechmill.pipeline.errors import DeviceFull
 from speechmill.pipeline.tokenize.bucket_pool import FixedBatch

@@ -1,0 +1,117 @@
+"""Audio that libsndfile decodes, block by block."""
+
+import io
+import mmap
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import BinaryIO, cast
+
+import numpy as np
+import soundfile
+
+from speechmill.pipeline.audio.containers.held import Held
+from speechmill.pipeline.audio.samples import BLOCK, Limits, Samples, Source, check_size
+from speechmill.pipeline.blob import Blob
+from speechmill.pipeline.errors import TruncatedAudio, UndecodableAudio
+
+# Bytes of a sample by libsndfile's name of the coding; 24 bits may be stored in 32.
+_WIDTHS = {
+    **dict.fromkeys(("PCM_S8", "PCM_U8", "ULAW", "ALAW"), (1,)),
+    "PCM_16": (2,),
+    "PCM_24": (3, 4),
+    **dict.fromkeys(("PCM_32", "FLOAT"), (4,)),
+    "DOUBLE": (8,),
+}
+
+
+def read_with_libsndfile(links: Sequence[Blob], held: Held, limits: Limits) -> Source:
+    """Decode files that follow each other, as the links of a chained Ogg do; mostly it is one.
+
+    Raises `UndecodableAudio` if libsndfile cannot open the first one, or if it finds fewer samples
+    than the container holds.
+    """
+    with _translated():
+        first = _Sequential(stream_of(links[0]))
+    try:
+        check_size(first.frames, first.samplerate, first.channels, limits, "the header claims")
+        _refuse_fewer(first, held)
+    except Exception:
+        first.close()
+        raise
+    return Source(first.samplerate, first.channels, _all_blocks(first, links[1:], limits))
+
+
+class _Sequential(soundfile.SoundFile):  # type: ignore[misc]
+    """Never seeks between blocks, since seeking in MP3 is not exact to the sample."""
+
+    def seekable(self) -> bool:
+        return False
+
+
+class _Bytes(io.BytesIO):
+    """libsndfile seeks before the start of damaged files, and a callback must not raise."""
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return super().seek(max(offset, 0) if whence == io.SEEK_SET else offset, whence)
+
+
+def stream_of(data: Blob) -> BinaryIO:
+    """The data as a file at its start."""
+    if not isinstance(data, mmap.mmap):
+        return _Bytes(data)
+    data.seek(0)
+    return cast(BinaryIO, data)
+
+
+def _refuse_fewer(file: soundfile.SoundFile, held: Held) -> None:
+    if held.audio_bytes is None or file.subtype not in _WIDTHS:
+        return
+    widths = [width * file.channels for width in _WIDTHS[file.subtype]]
+    if file.frames not in {held.audio_bytes // width for width in widths}:
+        raise UndecodableAudio(
+            f"the header claims {file.frames} samples, there are {held.audio_bytes // widths[0]}"
+        )
+
+
+def _all_blocks(
+    first: soundfile.SoundFile, others: Sequence[Blob], limits: Limits
+) -> Iterator[Samples]:
+    yield from _blocks(first)
+    total, kind = first.frames, (first.samplerate, first.channels)
+    for link in others:
+        with _translated():
+            file = _Sequential(stream_of(link))
+        if (file.samplerate, file.channels) != kind:
+            changed = (file.samplerate, file.channels)
+            raise UndecodableAudio(f"{kind} Hz and channels become {changed}")
+        total += file.frames
+        check_size(total, *kind, limits, "there are")
+        yield from _blocks(file)
+
+
+def _blocks(file: soundfile.SoundFile) -> Iterator[Samples]:
+    # libsndfile returns zeros for float WAV read as int16.
+    dtype = "int16" if file.subtype == "PCM_16" and file.channels == 1 else "float32"
+    num_samples = 0
+    with file, _translated():
+        while True:
+            wanted = min(BLOCK, file.frames - num_samples)
+            block_TC = np.asarray(file.read(wanted, dtype=dtype, always_2d=True))
+            num_samples += len(block_TC)
+            if len(block_TC):
+                yield block_TC
+            if len(block_TC) < wanted:
+                raise TruncatedAudio(
+                    f"the header claims {file.frames} samples, the body holds {num_samples}"
+                )
+            if num_samples == file.frames:
+                return
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """Turn errors of libsndfile into ours, without the address of the buffer in the message."""
+    try:
+        yield
+    except soundfile.LibsndfileError as error:
+        raise UndecodableAudio(str(error.error_string).strip()) from error

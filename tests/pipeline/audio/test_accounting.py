@@ -1,0 +1,118 @@
+"""A file gives the samples of all its frames, whatever tags, padding or other files are around."""
+
+import numpy as np
+import pytest
+
+from speechmill.pipeline.audio.decoders import open_audio
+from speechmill.pipeline.audio.samples import Limits, to_float
+from speechmill.pipeline.errors import SampleError, UndecodableAudio
+from tests.corpus import encode, encode_with_ffmpeg, tone
+from tests.damage import FORMATS, ID3, good
+
+RATE = 44_100
+ID3V1 = b"TAG" + b"Info".ljust(125)
+APE = b"".join(  # header and footer
+    b"APETAGEX" + bytes([0xD0, 7, 0, 0, 32, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, flags]) + bytes(8)
+    for flags in (0xA0, 0x80)
+)
+LYRICS = b"LYRICSBEGIN" + b"IND0000210" * 9 + b"000101LYRICS200"
+FRAME = 1152  # samples
+DELAY = 1105  # samples, of LAME and of the decoder
+
+
+def samples(data: bytes):
+    source = open_audio(data, Limits())
+    return np.concatenate([to_float(block_TC) for block_TC in source.blocks])
+
+
+def mp3(seconds: float, *, tagged: bool = True) -> bytes:
+    options = {"id3v2_version": "0", "write_xing": str(int(tagged))}
+    return encode_with_ffmpeg(tone(seconds, RATE), RATE, "mp3", "libmp3lame", **options)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_tag_in_front_changes_no_sample(format):
+    np.testing.assert_array_equal(samples(ID3 + good(format, 1)), samples(good(format, 1)))
+
+
+@pytest.mark.parametrize("behind", [ID3V1, APE, ID3, LYRICS, bytes(1000)])
+@pytest.mark.parametrize(
+    "format", ["wav", "adpcm", "w64", "aiff", "au", "sph", "flac", "mp3", "aac"]
+)
+def test_tags_and_padding_behind_change_no_sample(format, behind):
+    np.testing.assert_array_equal(samples(good(format, 1) + behind), samples(good(format, 1)))
+
+
+@pytest.mark.parametrize("tag", [ID3, ID3[:10] + b"Xing".ljust(257), b""])
+def test_an_mp3_without_a_count_is_decoded_to_its_last_frame_whatever_words_its_tag_has(tag):
+    plain = mp3(3.0, tagged=False)
+    assert len(samples(tag + plain)) == (3 * RATE // FRAME + 2) * FRAME
+
+
+def test_an_advertisement_in_front_of_a_talk_does_not_hide_the_talk():
+    advertisement, talk = mp3(1.0), mp3(3.0, tagged=False)
+    num_frames = (RATE // FRAME + 2) + (3 * RATE // FRAME + 2)
+    assert len(samples(advertisement + talk)) == num_frames * FRAME - DELAY
+
+
+def test_joined_mp3s_are_decoded_to_the_end_of_the_last_one():
+    one, other = samples(mp3(1.0)), samples(mp3(2.0))
+    joined = samples(ID3 + mp3(1.0) + ID3V1 + ID3 + mp3(2.0))
+    assert len(one) + len(other) < len(joined) < len(one) + len(other) + 4 * FRAME
+
+
+def test_an_mp3_that_begins_inside_a_frame_loses_only_that_frame():
+    plain = mp3(2.0, tagged=False)
+    assert len(samples(plain[100:])) == len(samples(plain)) - FRAME
+
+
+@pytest.mark.parametrize("bit", range(0, 32, 5))
+def test_a_wrong_count_in_the_tag_of_an_mp3_never_shortens_it(bit):
+    damaged = bytearray(mp3(2.0))
+    damaged[damaged.index(b"Info") + 8 + bit // 8] ^= 1 << bit % 8
+    try:
+        decoded = samples(bytes(damaged))
+    except SampleError:
+        return
+    assert len(decoded) >= 2 * RATE
+
+
+def test_a_flipped_bit_in_the_tag_of_lame_is_found():
+    damaged = bytearray(encode(tone(2.0, RATE), RATE, "MP3"))
+    damaged[damaged.index(b"LAME") + 22] ^= 8  # samples of padding
+    with pytest.raises(UndecodableAudio, match="checksum"):
+        samples(bytes(damaged))
+
+
+@pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
+def test_a_chained_ogg_gives_the_samples_of_all_links(subtype):
+    links = [encode(tone(seconds), format="OGG", subtype=subtype) for seconds in (0.5, 0.7, 0.2)]
+    expected = np.concatenate([samples(link) for link in links])
+    np.testing.assert_array_equal(samples(b"".join(links)), expected)
+
+
+def test_a_chained_ogg_of_two_rates_is_rejected():
+    links = [encode(tone(0.5, rate), rate, "OGG", "VORBIS") for rate in (16_000, 24_000)]
+    with pytest.raises(UndecodableAudio, match="become"):
+        samples(b"".join(links))
+
+
+def test_a_wav_without_the_byte_that_pads_its_last_chunk_gives_every_sample():
+    for subtype, seconds in (("GSM610", 1.3), ("PCM_U8", 0.60005)):
+        padded = encode(tone(seconds), format="WAV", subtype=subtype)
+        assert padded[-1] == 0
+        np.testing.assert_array_equal(samples(padded[:-1]), samples(padded))
+
+
+@pytest.mark.parametrize("size", [0, 32_000])
+def test_a_wav_that_claims_less_than_it_holds_is_rejected_with_the_number_of_bytes(size):
+    data = encode(tone(2.0), format="WAV", subtype="PCM_16")
+    at = data.index(b"data") + 4
+    with pytest.raises(UndecodableAudio, match=f"{64_000 - size} bytes from byte"):
+        samples(data[:at] + size.to_bytes(4, "little") + data[at + 4 :])
+
+
+@pytest.mark.parametrize("name", ["VOC", "IRCAM", "PAF", "PVF", "AVR"])
+def test_a_format_in_which_a_cut_file_looks_whole_is_rejected_by_its_name(name):
+    with pytest.raises(SampleError, match=f"{name} files are not supported"):
+        samples(encode(tone(1.0), format=name, subtype="PCM_16"))
