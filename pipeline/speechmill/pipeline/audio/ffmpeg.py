@@ -1,100 +1,184 @@
 """Audio that the FFmpeg in PyAV decodes."""
 
 from collections.abc import Generator, Iterator
+from enum import StrEnum
 from itertools import chain
-from typing import Any, BinaryIO
+from typing import Any
 
 import av
 import numpy as np
+from av.codec.context import Flags2
 
-from speechmill.pipeline.audio.containers.held import Held
+from speechmill.pipeline.audio.containers.recognize import Recording
 from speechmill.pipeline.audio.samples import BLOCK, Limits, Samples, Source, check_size
+from speechmill.pipeline.audio.sndfile import stream_of
+from speechmill.pipeline.blob import Blob
 from speechmill.pipeline.errors import EmptyAudio, TruncatedAudio, UndecodableAudio
 
+_WITH_TIMES = ("mov", "matroska", "asf")  # containers that state when each frame begins
 _LENGTH_IS_STATED = ("mov", "matroska")  # for other containers FFmpeg estimates the length
 _TAIL = 0.1  # s of an encoder's padding that the stated length may include
+_JITTER = 0.020  # s by which a frame's time may differ from the end of the frames before it
+_SHARE = 0.9  # of a frame: a frame that is missing is no jitter
+_PACE = 0.01  # by which the expected time follows the clock of a live recording, per frame
+# FFmpeg's own decoders do not know the frames of silence.
+_DECODERS = {"amrnb": "libopencore_amrnb", "amrwb": "libopencore_amrwb"}
 
 
-def read_with_ffmpeg(stream: BinaryIO, demuxer: str, held: Held, limits: Limits) -> Source:
+class Gaps(StrEnum):
+    """What becomes of the time that no frame of a recording fills."""
+
+    REJECT = "reject"
+    SILENCE = "silence"  # fill it
+    JOIN = "join"  # leave it out
+
+
+def read_with_ffmpeg(recording: Recording, limits: Limits, gaps: Gaps) -> Source:
     """Decode the first audio stream of a container.
 
     Raises `UndecodableAudio` at the first damaged frame, which FFmpeg would otherwise conceal, and
     `TruncatedAudio` at the end if there were fewer samples than the container holds.
     """
-    frames = _frames(stream, demuxer, held)
+    frames = _all_frames(recording, gaps)
     first = next(frames, None)
     if first is None:
         raise EmptyAudio("0 samples")
     block_TC, rate = first
     num_channels = block_TC.shape[1]
     check_size(0, rate, num_channels, limits, "there are")
-    parts = (part_TC for part_TC, _ in chain([first], frames))
-    return Source(rate, num_channels, _blocks(parts, rate, num_channels, limits))
+    return Source(rate, num_channels, _blocks(chain([first], frames), limits))
 
 
-def _blocks(
-    frames: Iterator[Samples], rate: int, num_channels: int, limits: Limits
-) -> Iterator[Samples]:
-    """Join frames to blocks."""
+def _blocks(frames: Iterator[tuple[Samples, int]], limits: Limits) -> Iterator[Samples]:
+    """Join frames to blocks; rate and channels must not change between frames."""
     parts: list[Samples] = []
     held, total = 0, 0
-    for part_TC in frames:
+    kind: tuple[int, int] | None = None
+    for part_TC, rate in frames:
+        found = (rate, part_TC.shape[1])
+        if found != (kind or found):
+            raise UndecodableAudio(f"{kind} Hz and channels become {found}")
+        kind = found
         parts.append(part_TC)
         held += len(part_TC)
         total += len(part_TC)
         if held >= BLOCK:
-            check_size(total, rate, num_channels, limits, "there are more than")
+            check_size(total, *kind, limits, "there are more than")
             yield np.concatenate(parts)
             parts, held = [], 0
-    if parts:
-        check_size(total, rate, num_channels, limits, "there are")
+    if parts and kind:
+        check_size(total, *kind, limits, "there are")
         yield np.concatenate(parts)
 
 
-def _frames(stream: BinaryIO, demuxer: str, held: Held) -> Iterator[tuple[Samples, int]]:
+def _all_frames(recording: Recording, gaps: Gaps) -> Iterator[tuple[Samples, int]]:
     """Frames of float32 samples of shape (T, C), each with its rate in Hz."""
+    num_samples = 0
+    for link in recording.links:
+        num_samples += yield from _frames(link, recording, gaps)
+    least = recording.held.num_samples
+    if least is not None and num_samples < least:
+        raise TruncatedAudio(f"the frames hold {least} samples, {num_samples} came out")
+
+
+def _frames(
+    data: Blob, recording: Recording, gaps: Gaps
+) -> Generator[tuple[Samples, int], None, int]:
+    """The frames of one file; returns the number of their samples."""
+    named = recording.container
+    options = {"format": recording.demuxer, "metadata_errors": "ignore"}
     try:
-        with av.open(stream, format=demuxer, metadata_errors="ignore") as container:
+        with av.open(stream_of(data), **options) as container:
             if not container.streams.audio:
                 raise UndecodableAudio(f"no audio among {len(container.streams)} streams")
-            audio = container.streams.audio[0]
-            if audio.codec_context is None:
-                raise UndecodableAudio("FFmpeg has no decoder for the audio stream")
-            audio.codec_context.options = {"err_detect": "crccheck+explode"}
-            num_samples = yield from _decoded(container, audio, demuxer)
+            stream = container.streams.audio[0]
+            decoder = _decoder(stream)
+            named = f"{named} with {decoder.name}"
+            return (yield from _decoded(container, stream, decoder, gaps))
     except av.FFmpegError as error:
-        raise UndecodableAudio(f"FFmpeg: {error.strerror}") from error
-    if held.num_samples is not None and num_samples < held.num_samples:
-        raise TruncatedAudio(f"the frames hold {held.num_samples} samples, {num_samples} came out")
+        raise UndecodableAudio(f"{named}: FFmpeg: {error.strerror}") from error
+
+
+def _decoder(stream: Any) -> Any:
+    if stream.codec_context is None:
+        raise UndecodableAudio("FFmpeg has no decoder for the audio stream")
+    decoder = stream.codec_context
+    if decoder.name in _DECODERS:
+        decoder = av.CodecContext.create(_DECODERS[decoder.name], "r")
+    decoder.options = {"err_detect": "crccheck+explode"}
+    if decoder.name == "alac":
+        # Its last frame says how long it is; FFmpeg would cut off the rest of a CAF's packet again.
+        decoder.flags2 |= Flags2.skip_manual
+    return decoder
 
 
 def _decoded(
-    container: Any, stream: Any, demuxer: str
+    container: Any, stream: Any, decoder: Any, gaps: Gaps
 ) -> Generator[tuple[Samples, int], None, int]:
-    """The frames; returns the number of samples of each channel."""
-    interleaved = av.AudioResampler(format="flt")
-    num_samples, seconds = 0, 0.0
-    due: float | None = None  # s, when the next frame must begin
-    kind: tuple[int, int] | None = None
-    for frame in container.decode(stream):
-        found = (frame.rate, frame.layout.nb_channels)
-        if found != (kind or found):
-            raise UndecodableAudio(f"{kind} Hz and channels become {found}")
-        kind = found
-        tolerance = float(stream.time_base) + 1 / frame.rate  # Matroska counts milliseconds
-        if frame.time is None or (due is not None and abs(frame.time - due) > tolerance):
-            raise UndecodableAudio(f"FFmpeg: samples are missing after {num_samples}")
-        due = frame.time + frame.samples / frame.rate
-        num_samples += frame.samples
-        seconds += frame.samples / frame.rate
-        for part in interleaved.resample(frame):
-            yield part.to_ndarray().reshape(-1, part.layout.nb_channels), frame.rate
-    if not num_samples:
+    # Elsewhere a gap is damage.
+    clock = _Clock(gaps if container.format.name.startswith(_WITH_TIMES) else None)
+    kind, interleaved = None, None
+    for packet in container.demux(stream):
+        for frame in decoder.decode(packet):
+            if kind != (frame.rate, frame.layout.nb_channels):
+                kind = (frame.rate, frame.layout.nb_channels)
+                interleaved = av.AudioResampler(format="flt")
+            if missing := clock.missing_before(frame):
+                yield np.zeros((missing, frame.layout.nb_channels), np.float32), frame.rate
+            for part in interleaved.resample(frame):
+                yield part.to_ndarray().reshape(-1, part.layout.nb_channels), frame.rate
+    if not clock.num_samples:
         raise EmptyAudio("0 samples")
-    stated = _stated_seconds(container, stream) if demuxer in _LENGTH_IS_STATED else None
-    if stated is not None and seconds < stated - _TAIL:
-        raise TruncatedAudio(f"the container claims {stated:.3f} s, there are {seconds:.3f}")
-    return num_samples
+    if container.format.name.startswith(_LENGTH_IS_STATED):
+        _check_length(_stated_seconds(container, stream), clock.end)
+    return clock.num_samples
+
+
+class _Clock:
+    """Compares the time of each frame with the samples before it.
+
+    Live recordings have times that jitter, run at their own pace and begin late.
+    """
+
+    def __init__(self, gaps: Gaps | None):
+        self.num_samples = 0
+        self.end = 0.0  # s, of the last frame
+        self._gaps = gaps
+        self._due: float | None = None  # s, when the next frame must begin
+        self._longest = 0.0  # s, of the frames until now
+
+    def missing_before(self, frame: Any) -> int:
+        """Samples of silence to put in front of a frame."""
+        # Frames that a decoder gives at the end have no time.
+        time = frame.time if frame.time is not None else self._due or 0.0
+        due = time if self._due is None else self._due
+        late = time - due
+        length = frame.samples / frame.rate
+        self._longest = max(self._longest, length)
+        missing = 0
+        if abs(late) > min(_JITTER, _SHARE * self._longest):
+            missing = self._fill(late, frame.rate)
+            due, late = time, 0.0
+        self._due = due + late * _PACE + length
+        self.num_samples += frame.samples
+        self.end = max(time + length, self.num_samples / frame.rate)
+        return missing
+
+    def _fill(self, late: float, rate: int) -> int:
+        if self._gaps is Gaps.JOIN:
+            return 0
+        if self._gaps is Gaps.SILENCE and late > 0:
+            return round(late * rate)
+        cure = "; audio.gaps=silence fills gaps, audio.gaps=join leaves them out"
+        raise UndecodableAudio(
+            f"samples are missing after {self.num_samples}: {late:+.3f} s to the next frame"
+            f"{cure if self._gaps else ''}"
+        )
+
+
+def _check_length(stated: float | None, end: float) -> None:
+    if stated is not None and end < stated - _TAIL:
+        raise TruncatedAudio(f"the container claims {stated:.3f} s, there are {end:.3f}")
 
 
 def _stated_seconds(container: Any, stream: Any) -> float | None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from speechmill.codecs.api import CodecInfo
 from speechmill.pipeline.audio.buffer import SampleBuffer, shared
 from speechmill.pipeline.audio.decoders import open_audio
+from speechmill.pipeline.audio.ffmpeg import Gaps
 from speechmill.pipeline.audio.filters import Filters, FilterSettings
 from speechmill.pipeline.audio.resample import AudioSettings, SampleCounter, one_channel, resampled
 from speechmill.pipeline.audio.samples import Limits, Samples, Source
@@ -75,7 +76,7 @@ class Recordings:
             yield fault_of(error)
 
     def _clips(self, data: Blob, spans: Sequence[Span]) -> Iterator[Clip | Fault]:
-        source = open_audio(data, self.settings.limits)
+        source = open_audio(data, self.settings.limits, Gaps(self.settings.audio.gaps))
         counter = SampleCounter(source)
         buffers = self._buffers(counter.count(source.blocks), source.sample_rate)
         running = [self._of_codec(n, b, spans, source, counter) for n, b in enumerate(buffers)]

@@ -9,6 +9,7 @@ import numpy as np
 import soxr
 
 from speechmill.pipeline.audio.decoders import open_audio
+from speechmill.pipeline.audio.ffmpeg import Gaps
 from speechmill.pipeline.audio.samples import Limits, Samples, Source, to_float
 from speechmill.pipeline.blob import Blob
 from speechmill.pipeline.errors import (
@@ -26,11 +27,13 @@ class AudioSettings:
 
     channels: str = "mean"  # mean | first | error, for more than one channel
     resampler: str = "soxr_hq"  # soxr_hq | soxr_vhq | torchaudio
+    gaps: str = "reject"  # reject | silence | join: time that no frame of a WebM or MP4 fills
     member: str | None = None  # suffix of the audio member if a sample has several
 
     def __post_init__(self) -> None:
         if self.channels not in _CHANNELS:
             raise InputError(f"audio.channels is {self.channels!r}; use mean, first or error")
+        check_choice("audio.gaps", self.gaps, Gaps)
         check_choice("audio.resampler", self.resampler, _RESAMPLERS)
 
 
@@ -50,7 +53,7 @@ def decode_audio(data: Blob, target_rate: int, settings: AudioSettings, limits: 
     16-bit PCM that needs neither mixing nor resampling stays int16: `x / 32768` in float32 is
     exact. Raises a `SampleError` for audio that is damaged or refused by the settings.
     """
-    source = open_audio(data, limits)
+    source = open_audio(data, limits, Gaps(settings.gaps))
     counter = SampleCounter(source)
     mono = one_channel(counter.count(source.blocks), settings)
     blocks = list(resampled(mono, source.sample_rate, target_rate, settings))

@@ -10,6 +10,7 @@ import numpy as np
 import soundfile
 
 from speechmill.pipeline.audio.containers.held import Held
+from speechmill.pipeline.audio.containers.recognize import Recording
 from speechmill.pipeline.audio.samples import BLOCK, Limits, Samples, Source, check_size
 from speechmill.pipeline.blob import Blob
 from speechmill.pipeline.errors import TruncatedAudio, UndecodableAudio
@@ -24,21 +25,21 @@ _WIDTHS = {
 }
 
 
-def read_with_libsndfile(links: Sequence[Blob], held: Held, limits: Limits) -> Source:
-    """Decode files that follow each other, as the links of a chained Ogg do; mostly it is one.
+def read_with_libsndfile(recording: Recording, limits: Limits) -> Source:
+    """Decode a recording.
 
-    Raises `UndecodableAudio` if libsndfile cannot open the first one, or if it finds fewer samples
-    than the container holds.
+    Raises `UndecodableAudio` if libsndfile cannot open it, or if it finds fewer samples than the
+    container holds.
     """
     with _translated():
-        first = _Sequential(stream_of(links[0]))
+        first = _Sequential(stream_of(recording.links[0]))
     try:
         check_size(first.frames, first.samplerate, first.channels, limits, "the header claims")
-        _refuse_fewer(first, held)
+        _refuse_fewer(first, recording.held)
     except Exception:
         first.close()
         raise
-    return Source(first.samplerate, first.channels, _all_blocks(first, links[1:], limits))
+    return Source(first.samplerate, first.channels, _all_blocks(first, recording.links[1:], limits))
 
 
 class _Sequential(soundfile.SoundFile):  # type: ignore[misc]

@@ -13,6 +13,7 @@ from speechmill.codecs.api import CodecInfo
 from speechmill.codecs.errors import InvalidConfig
 from speechmill.codecs.shapes import ShapeSettings
 from speechmill.pipeline.audio.decoders import AUDIO_VERSION
+from speechmill.pipeline.audio.ffmpeg import Gaps
 from speechmill.pipeline.audio.filters import FilterSettings
 from speechmill.pipeline.audio.recordings import RecordingSettings
 from speechmill.pipeline.errors import DatasetConflict, InputError, StorageNotFound
@@ -56,6 +57,7 @@ def dataset_identity(
         "channels": audio.channels,
         "resampler": audio.resampler,
         "member": audio.member,
+        **({} if audio.gaps == Gaps.REJECT else {"gaps": audio.gaps}),
         "segment": "none" if segment.by == "none" else asdict(segment),
         "filters": {name: value for name, value in filters.items() if value != default[name]},
         **({BATCH: asdict(batch)} if batch else {}),

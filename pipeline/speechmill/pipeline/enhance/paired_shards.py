@@ -82,6 +82,7 @@ def pairs_identity(enhancer: Enhancer, settings: PairSettings) -> dict[str, Any]
         "channels": settings.audio.channels,
         "resampler": settings.audio.resampler,
         "member": settings.audio.member,
+        "gaps": settings.audio.gaps,
     }
 
 

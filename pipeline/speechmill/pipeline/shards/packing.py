@@ -14,7 +14,7 @@ from itertools import pairwise
 
 import xxhash
 
-from speechmill.pipeline.audio.decoders import AUDIO_SUFFIXES
+from speechmill.pipeline.audio.containers.recognize import AUDIO_SUFFIXES
 from speechmill.pipeline.errors import InputError
 from speechmill.pipeline.shards.sources import (
     MANIFESTS,

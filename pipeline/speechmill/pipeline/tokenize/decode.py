@@ -10,7 +10,7 @@ from typing import Any
 import xxhash
 
 from speechmill.codecs.api import CodecInfo
-from speechmill.pipeline.audio.decoders import AUDIO_SUFFIXES
+from speechmill.pipeline.audio.containers.recognize import AUDIO_SUFFIXES
 from speechmill.pipeline.audio.filters import Filters
 from speechmill.pipeline.audio.isolation import IsolatedRecordings, WatchedRecordings, memory_limit
 from speechmill.pipeline.audio.recordings import Fault, Recordings, RecordingSettings, fault_of

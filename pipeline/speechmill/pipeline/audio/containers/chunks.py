@@ -5,10 +5,13 @@ from dataclasses import dataclass
 
 from speechmill.pipeline.audio.containers.held import Held, cut, joined, refuse_tail, unexplained
 from speechmill.pipeline.audio.containers.tags import end_of_tags
-from speechmill.pipeline.blob import Blob
+from speechmill.pipeline.blob import Blob, section
 from speechmill.pipeline.errors import UndecodableAudio
 
 _PIPE = "; if it was written to a pipe, write it to a file instead"
+_MPEG = (0x50, 0x55)  # codings of a WAV: MPEG audio of layers I and II, and of layer III
+_AFTER_TYPE = 12  # first chunk of the formats that state a type
+_TYPES = (b"WAVE", b"AIFF", b"AIFC")
 _TO_THE_END = -1  # size of the data chunk of a CAF that is still being written
 
 
@@ -25,12 +28,12 @@ class _Layout:
     cure: str = ""
 
 
-_WAV = _Layout(12, "<4sI", b"data", cure=_PIPE)
+_WAV = _Layout(_AFTER_TYPE, "<4sI", b"data", cure=_PIPE)
 _LAYOUTS = {
     b"RIFF": _WAV,
-    b"RIFX": _Layout(12, ">4sI", b"data", cure=_PIPE),
+    b"RIFX": _Layout(_AFTER_TYPE, ">4sI", b"data", cure=_PIPE),
     b"RF64": _WAV,
-    b"FORM": _Layout(12, ">4sI", b"SSND", before_samples=8),
+    b"FORM": _Layout(_AFTER_TYPE, ">4sI", b"SSND", before_samples=8),
     b"caff": _Layout(8, ">4sq", b"data", before_samples=4, align=1),
     b"riff": _Layout(40, "<4s12xq", b"data", align=8, size_counts_head=True),
 }
@@ -45,14 +48,44 @@ class _Chunk:
 
 def check_chunks(data: Blob) -> Held:
     """Follow the chunks up to the last byte."""
+    layout, chunks, end = _walk(data)
+    audio = chunks[layout.audio]
+    num_bytes = max(0, audio.end - audio.body - layout.before_samples)
+    return Held(num_bytes, _samples_of_packets(data, chunks), end)
+
+
+def _samples_of_packets(data: Blob, chunks: dict[bytes, _Chunk]) -> int | None:
+    """Samples by the packet table of a CAF, if its writer filled in how the last packet ends."""
+    table = chunks.get(b"pakt")
+    if data[:4] != b"caff" or table is None or table.end - table.body < 24:
+        return None
+    valid, _, remainder = struct.unpack_from(">qii", data, table.body + 8)
+    return valid if remainder > 0 else None
+
+
+def mp3_in_wav(data: Blob) -> Blob | None:
+    """The MP3 that is the audio of a WAV, as call recorders write it; else None."""
+    layout, chunks, _ = _walk(data)
+    form = chunks.get(b"fmt ")
+    if data[:4] == b"RIFX" or form is None:
+        return None
+    coding = int.from_bytes(data[form.body : form.body + 2], "little")
+    audio = chunks[layout.audio]
+    return section(data, audio.body, audio.end) if coding in _MPEG else None
+
+
+def _walk(data: Blob) -> tuple[_Layout, dict[bytes, _Chunk], int]:
+    """The chunks by name, and the byte after the last one and its padding."""
     layout = _LAYOUTS[data[:4]]
-    if data[:4] == b"FORM" and data[8:12] not in (b"AIFF", b"AIFC"):
-        raise UndecodableAudio(f"IFF of type {data[8:12]!r} is not supported; convert it to FLAC")
-    position, large = layout.first, 0  # size of the data chunk of RF64: 32 bits are too few
-    audio: _Chunk | None = None
-    end = position
+    if layout.first == _AFTER_TYPE and data[8:12] not in _TYPES:
+        name, kind = data[:4].decode(), data[8:12]
+        raise UndecodableAudio(f"{name} of type {kind!r} is not supported; convert it to FLAC")
+    end = position = layout.first
+    large = 0  # size of the data chunk of RF64: 32 bits are too few
+    chunks: dict[bytes, _Chunk] = {}
     while position < len(data):
         chunk = _chunk_at(data, position, layout, large)
+        audio = chunks.get(layout.audio)
         if chunk is None or (audio and chunk.end > len(data)):
             end = _tail_begins(data, position, audio)
             refuse_tail(data, end_of_tags(data, end))
@@ -63,16 +96,13 @@ def check_chunks(data: Blob) -> Held:
             raise cut(chunk.end - len(data), layout.cure)
         if chunk.name == b"ds64":
             large = int.from_bytes(data[chunk.body + 8 : chunk.body + 16], "little")
-        if chunk.name == layout.audio:
-            if audio:
-                raise unexplained(data, position)
-            audio = chunk
-        # The padding follows a chunk even if its size counts the head.
+        if chunk.name == layout.audio and audio:
+            raise unexplained(data, position)
+        chunks.setdefault(chunk.name, chunk)
         end = position = chunk.end + -chunk.end % layout.align
-    if audio is None:
+    if layout.audio not in chunks:
         raise UndecodableAudio(f"there is no chunk {layout.audio.decode()!r} of samples")
-    num_bytes = max(0, audio.end - audio.body - layout.before_samples)
-    return Held(num_bytes, end=end)
+    return layout, chunks, end
 
 
 def _chunk_at(data: Blob, position: int, layout: _Layout, large: int) -> _Chunk | None:

@@ -1,4 +1,4 @@
-"""Formats that are frames, one after the other, without a container: AAC in ADTS, and AMR."""
+"""Formats that are frames, one after the other: AAC in ADTS, AMR and WavPack."""
 
 from speechmill.pipeline.audio.containers.held import Held, cut, refuse_tail
 from speechmill.pipeline.audio.containers.tags import end_of_tags
@@ -37,6 +37,18 @@ def adts_bytes(data: Blob, position: int) -> int:
         return 0
     size = (head[3] & 3) << 11 | head[4] << 3 | head[5] >> 5
     return size if size > 7 else 0
+
+
+def check_wavpack(data: Blob) -> Held:
+    """Blocks must follow each other up to the last byte (WavPack 4 and 5, header of a block)."""
+    position = 0
+    while data[position : position + 4] == b"wvpk":
+        position += 8 + int.from_bytes(data[position + 4 : position + 8], "little")
+    if position > len(data):
+        raise cut(position - len(data))
+    refuse_tail(data, end_of_tags(data, position))
+    total = int.from_bytes(data[12:16], "little")
+    return Held(num_samples=None if total == 0xFFFFFFFF else total, end=position)
 
 
 def check_amr(data: Blob) -> Held:

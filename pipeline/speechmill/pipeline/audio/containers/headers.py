@@ -34,6 +34,8 @@ def check_sphere(data: Blob) -> Held:
     coding = fields.get("sample_coding", "pcm")
     if "," in coding:
         raise UndecodableAudio(f"SPHERE compressed as {coding!r}; expand it with sph2pipe")
+    if min(start, num_samples, per_sample) < 0:
+        raise UndecodableAudio("a number in the SPHERE header is negative")
     end = start + num_samples * per_sample
     if end > len(data):
         raise cut(end - len(data))

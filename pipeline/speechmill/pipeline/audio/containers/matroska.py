@@ -5,7 +5,6 @@ from speechmill.pipeline.blob import Blob
 from speechmill.pipeline.errors import UndecodableAudio
 
 _EBML, _SEGMENT, _CLUSTER = 0x1A45DFA3, 0x18538067, 0x1F43B675  # ids of elements
-MAGIC = _EBML.to_bytes(4)
 
 
 def check_matroska(data: Blob) -> Held:

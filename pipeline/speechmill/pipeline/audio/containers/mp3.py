@@ -205,14 +205,14 @@ def _tag(frame: bytes, header: _Header) -> Tag | None:
         return Tag(int.from_bytes(frame[50:54]), 0)
     side = (17 if header.mono else 32) if header.version == 3 else (9 if header.mono else 17)
     for start in (4 + side, 6 + side):  # a checksum of the header takes two bytes
-        if frame[start : start + 4] in (b"Xing", b"Info") and frame[start + 7] & 1:
-            return _xing_tag(frame, start)
+        flags = int.from_bytes(frame[start + 4 : start + 8])
+        if frame[start : start + 4] in (b"Xing", b"Info") and flags & 1:
+            return _xing_tag(frame, start, flags)
     return None
 
 
-def _xing_tag(frame: bytes, start: int) -> Tag:
+def _xing_tag(frame: bytes, start: int, flags: int) -> Tag:
     """Four optional fields, then those of LAME: 34 bytes, and a checksum of all before it."""
-    flags = frame[start + 7]
     lame = start + 8 + sum(size for bit, size in enumerate((4, 4, 100, 4)) if flags >> bit & 1)
     encoder, checksum = frame[lame : lame + 4], int.from_bytes(frame[lame + 34 : lame + 36])
     # FFmpeg's tags ("Lavf") have the same fields, but not always this checksum.

@@ -4,6 +4,7 @@ from speechmill.pipeline.audio.containers.held import Held, cut, joined
 from speechmill.pipeline.blob import Blob
 from speechmill.pipeline.errors import UndecodableAudio
 
+BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free")  # that begin a file
 _ONCE = (b"ftyp", b"moov")  # a second one begins a second file
 
 

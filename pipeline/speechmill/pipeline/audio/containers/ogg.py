@@ -36,6 +36,18 @@ def ogg_links(data: Blob) -> list[Blob]:
     return [section(data, *bounds) for bounds in pairwise([*begins, len(data)])]
 
 
+def stated_samples(data: Blob) -> int | None:
+    """Samples of each channel by the last page, for the codecs that count them from 0; else None.
+
+    Vorbis and Opus also count what comes before the audio, and libsndfile knows that.
+    """
+    first = 28 + (data[26] if len(data) > 26 else 0)
+    counts = data[first - 1 : first + 4] == b"\x7fFLAC" or data[first - 1 : first + 7] == b"Speex  "
+    last = data.rfind(b"OggS")
+    granule = int.from_bytes(data[last + 6 : last + 14], "little", signed=True)
+    return granule if counts and granule > 0 else None
+
+
 def _page(data: Blob, position: int) -> bytes:
     if data[position : position + 4] != b"OggS":
         raise UndecodableAudio(f"no Ogg page at byte {position}")
