@@ -86,15 +86,15 @@ def _frames(
 ) -> Generator[tuple[Samples, int], None, int]:
     """The frames of one file; returns the number of their samples."""
     named = recording.container
-    options = {"format": recording.demuxer, "metadata_errors": "ignore"}
     try:
-        with av.open(stream_of(data), **options) as container:
+        stream = stream_of(data)
+        with av.open(stream, format=recording.demuxer, metadata_errors="ignore") as container:
             if not container.streams.audio:
                 raise UndecodableAudio(f"no audio among {len(container.streams)} streams")
-            stream = container.streams.audio[0]
-            decoder = _decoder(stream)
+            audio = container.streams.audio[0]
+            decoder = _decoder(audio)
             named = f"{named} with {decoder.name}"
-            return (yield from _decoded(container, stream, decoder, gaps))
+            return (yield from _decoded(container, audio, decoder, gaps))
     except av.FFmpegError as error:
         raise UndecodableAudio(f"{named}: FFmpeg: {error.strerror}") from error
 
@@ -117,7 +117,8 @@ def _decoded(
 ) -> Generator[tuple[Samples, int], None, int]:
     # Elsewhere a gap is damage.
     clock = _Clock(gaps if container.format.name.startswith(_WITH_TIMES) else None)
-    kind, interleaved = None, None
+    kind: tuple[int, int] | None = None
+    interleaved = av.AudioResampler(format="flt")
     for packet in container.demux(stream):
         for frame in decoder.decode(packet):
             if kind != (frame.rate, frame.layout.nb_channels):
