@@ -66,7 +66,7 @@ PATHS = {
         "metrics.dnsmos",
         *(f"codecs.{SECTION}.{name}" for name in CODEC_PATHS),
     },
-    PackConfig: {"source", "output"},
+    PackConfig: {"source", "output", "root"},
     StorageConfig: set(),
 }
 WITHOUT_PATHS = {  # last part of the name of each text, list of texts and dict

@@ -19,7 +19,7 @@ from speechmill.pipeline.errors import InputError
 from speechmill.pipeline.foreign import Roots, check_foreign, without_file
 from speechmill.pipeline.links import PassedOver
 from speechmill.pipeline.paths import is_plain
-from speechmill.pipeline.storage import FileInfo, Storage, join
+from speechmill.pipeline.storage import FileInfo, Storage, is_local, join
 
 MANIFESTS = (".jsonl", ".csv", ".tsv")
 SIDECARS = ("json", "txt")
@@ -171,7 +171,7 @@ def _within_reach(url: str, where: str, reach: Reach, storage: Storage) -> str:
                 f"{where}: {url} is not below {reach.roots.urls[0]}; if it belongs to this corpus, "
                 "pack it with root=<its folder>"
             )
-    return clean_url(storage.absolute(url))
+    return clean_url(url if is_local(url) else storage.absolute(url))
 
 
 def _why_missing(file: str, root: str, passed_over: Sequence[PassedOver]) -> str:
