@@ -89,8 +89,13 @@ def test_the_configuration_in_a_dataset_cannot_read_the_environment(tmp_path, da
     config = f"{run_folder(dataset)}/config.yaml"
     text = dataset.storage.read_bytes(config).decode().replace("'null'", "${oc.env:HOME}")
     dataset.storage.put(config, text.encode())
-    done = speechmill("decode", dataset.root, tmp_path / "audio")
-    assert (done.exit_code, "config.yaml holds ${…}" in done.stderr) == (2, True)
+    assert speechmill("decode", dataset.root, tmp_path / "audio").exit_code == 0
+    identity = json.loads(dataset.storage.read_bytes(f"{dataset.root}/dataset.json"))
+    for name in ("codec", "precision", "member"):
+        changed = json.dumps(identity | {name: "${oc.env:HOME}"}).encode()
+        dataset.storage.put(f"{dataset.root}/dataset.json", changed)
+        done = speechmill("decode", dataset.root, tmp_path / "audio")
+        assert (done.exit_code, "is no value of a setting" in done.stderr) == (2, True)
 
 
 def test_a_report_of_a_killed_run_says_so(dataset):

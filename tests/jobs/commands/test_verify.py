@@ -1,6 +1,7 @@
 """`speechmill verify` on a dataset that this process makes; tests/pipeline tests the checks."""
 
 import json
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,8 +21,10 @@ def output(request, tmp_path) -> str:
     return make_dataset(tmp_path, request.param).root
 
 
-def verify(*arguments: str) -> Result:
-    return CliRunner().invoke(app, ["verify", *arguments])
+def verify(output: str, *arguments: str) -> Result:
+    """With the folder of the tars as the source."""
+    source = f"{Path(output).parent}/in"
+    return CliRunner().invoke(app, ["verify", output, "--source", source, *arguments])
 
 
 @pytest.mark.parametrize("output", ["pure-16k-small"], indirect=True)
@@ -70,6 +73,12 @@ def test_missing_or_changed_audio_is_a_fault_of_reencoding(tmp_path, output):
     assert done.exit_code == 1
     assert done.output.count("StorageNotFound") == 2
     assert "2 source tars cannot be read" in done.output
+
+
+def test_without_a_source_nothing_is_encoded_again_and_a_note_says_so(output):
+    done = CliRunner().invoke(app, ["verify", output, "--reencode", "5"])
+    assert done.exit_code == 0, done.output
+    assert "no row is encoded again: name the folder of the source tars by --source" in done.output
 
 
 def test_another_checkpoint_than_the_one_that_made_the_tokens_is_refused(output):

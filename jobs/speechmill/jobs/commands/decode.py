@@ -10,7 +10,7 @@ from speechmill.codecs import Codec
 from speechmill.jobs.display import Display, require_files
 from speechmill.jobs.existing_dataset import (
     check_codebooks,
-    last_config,
+    dataset_config,
     load_dataset_codec,
     open_dataset,
 )
@@ -40,7 +40,7 @@ def decode_dataset(
     if shards and limit is not None:
         raise InputError("--limit would leave a tar without its last clips; drop it, or --shards")
     dataset = open_dataset(root, overrides)
-    codec, _ = load_dataset_codec(dataset, last_config(dataset, overrides))
+    codec, _ = load_dataset_codec(dataset, dataset_config(dataset, overrides))
     num_codebooks = check_codebooks(codebooks, codec.info.num_codebooks, codec.info.name)
     display.line(f"codec    {codec.info.title}, {codec.info.output_sample_rate} Hz")
     output = dataset.storage.absolute(output)

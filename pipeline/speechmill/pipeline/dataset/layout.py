@@ -15,6 +15,7 @@ from speechmill.codecs.shapes import ShapeSettings
 from speechmill.pipeline.audio.filters import FilterSettings
 from speechmill.pipeline.audio.recordings import RecordingSettings
 from speechmill.pipeline.errors import DatasetConflict, InputError, StorageNotFound
+from speechmill.pipeline.foreign import Roots
 from speechmill.pipeline.shards.listing import Shard
 from speechmill.pipeline.storage import Storage, join
 from speechmill.pipeline.tokenize import canary
@@ -57,6 +58,14 @@ def dataset_identity(
         "filters": {name: value for name, value in filters.items() if value != default[name]},
         **({BATCH: asdict(batch)} if batch else {}),
     }
+
+
+def shard_of(footer: dict[str, Any]) -> Shard:
+    """The source of a part by its footer; raises `ValueError` if it is not one."""
+    source = Shard(**footer["source"])
+    if not (isinstance(source.url, str) and isinstance(source.size, int)):
+        raise ValueError(f"the source {source} is not a URL, a size and an ETag")
+    return source
 
 
 def recorded_batch(identity: dict[str, Any]) -> ShapeSettings | None:
@@ -126,10 +135,13 @@ class ShardOutput(ABC):
                 )
 
     def read_identity(self) -> dict[str, Any] | None:
+        url = join(self.root, self.identity_file)
         try:
-            return dict(json.loads(self.storage.read_bytes(join(self.root, self.identity_file))))
+            return dict(json.loads(self.storage.read_bytes(url)))
         except StorageNotFound:
             return None
+        except (ValueError, TypeError, RecursionError) as error:
+            raise InputError(f"{url} is damaged: {error}") from error
 
     def require_identity(self) -> dict[str, Any]:
         """The identity; raises `InputError` if there is none."""
@@ -218,6 +230,12 @@ class TokenDataset(ShardOutput):
     def footers(self, names: Iterable[str]) -> list[dict[str, Any]]:
         """The footer metadata of parts, in the order of `names`."""
         return self._read_all(self._footer, names)
+
+    def footers_below(self, roots: Roots) -> dict[str, dict[str, Any]]:
+        """The footers of the parts whose source tars lie below the roots, by name."""
+        names = sorted(self.parts())
+        footers = zip(names, self.footers(names), strict=True)
+        return {name: footer for name, footer in footers if roots.hold(shard_of(footer).url)}
 
     def _footer(self, name: str) -> dict[str, Any]:
         url = self.part_url(name)
