@@ -6,6 +6,7 @@ neither the output of the command nor a file that it wrote holds the secret.
 
 import io
 import json
+import tarfile
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -206,8 +207,12 @@ def test_a_key_writes_only_below_the_output(speechmill: Run, home, command):
         new = [path for path in home.rglob("*") if path not in before]
         assert [path for path in new if not path.is_relative_to(output.parents[1])] == []
         assert all(path.stat().st_mtime_ns == before[path] for path in before if path.is_file())
-        if "--shards" not in command:
-            assert len([path for path in output.rglob("*.*") if path.suffix in (".flac", ".npy")])
+        written = [path for path in new if path.suffix in (".flac", ".npy")]
+        for tar in output.glob("*.tar"):
+            members = [member for member in tarfile.open(tar).getnames() if ".flac" in member]
+            assert not any(name.startswith("/") or ".." in name.split("/") for name in members)
+            written += members
+        assert len(written) == 8
 
 
 # E4: pack takes nothing from outside of its source.

@@ -184,10 +184,10 @@ def status_command(output: Dataset, overrides: Overrides = None, as_json: AsJson
 
     with _exit_codes():
         found = read_status(open_dataset(output, overrides or []))
-    if as_json:
-        print(json.dumps(asdict(found), indent=2))
-    else:
-        print_status(found, console)
+        if as_json:
+            print(json.dumps(asdict(found), indent=2))
+        else:
+            print_status(found, console)
     raise typer.Exit(1 if found.failed else 0)
 
 

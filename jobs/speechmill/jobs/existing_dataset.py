@@ -10,7 +10,7 @@ from speechmill.codecs.registry import UNTRAINED
 from speechmill.jobs.config import check_overrides, from_overrides, from_values
 from speechmill.jobs.schemas import TokenizeConfig, default_device
 from speechmill.pipeline.dataset.layout import TokenDataset
-from speechmill.pipeline.errors import DatasetConflict
+from speechmill.pipeline.errors import DatasetConflict, InputError
 from speechmill.pipeline.run.run_log import read_summary, run_folder
 from speechmill.pipeline.storage import Storage, join
 

@@ -2,8 +2,9 @@
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
@@ -58,6 +59,24 @@ def dataset_identity(
         "filters": {name: value for name, value in filters.items() if value != default[name]},
         **({BATCH: asdict(batch)} if batch else {}),
     }
+
+
+@contextmanager
+def readable(what: str) -> Iterator[None]:
+    """Turn what a damaged file of a dataset raises into an `InputError` in one line."""
+    try:
+        yield
+    except (
+        pa.ArrowException,
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        RecursionError,
+        TypeError,
+        ValueError,
+    ) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise InputError(f"{what} is damaged: {reason}; see `speechmill verify`") from error
 
 
 def shard_of(footer: dict[str, Any]) -> Shard:
@@ -137,11 +156,10 @@ class ShardOutput(ABC):
     def read_identity(self) -> dict[str, Any] | None:
         url = join(self.root, self.identity_file)
         try:
-            return dict(json.loads(self.storage.read_bytes(url)))
+            with readable(url):
+                return dict(json.loads(self.storage.read_bytes(url)))
         except StorageNotFound:
             return None
-        except (ValueError, TypeError, RecursionError) as error:
-            raise InputError(f"{url} is damaged: {error}") from error
 
     def require_identity(self) -> dict[str, Any]:
         """The identity; raises `InputError` if there is none."""
