@@ -163,7 +163,7 @@ def test_tars_of_a_footer_are_read_only_below_the_sources_of_the_command_line(
 # E2: the configuration in a dataset runs nothing.
 
 STEALING = {
-    "environment": ("codec: {checkpoint: \"/\\x24{oc.env:AWS_SECRET_ACCESS_KEY}\"}", ""),
+    "environment": ('codec: {checkpoint: "/\\x24{oc.env:AWS_SECRET_ACCESS_KEY}"}', ""),
     "a host": ("codec: {checkpoint: 'SERVER/w.safetensors'}", ""),
     "a module": ("filters: {quality: 'stealing:score'}", ""),
     "an object": ("codec: !!python/object/apply:os.system ['touch RAN']", ""),
@@ -208,14 +208,16 @@ def test_a_key_writes_only_below_the_output(speechmill: Run, home, command):
         assert [path for path in new if not path.is_relative_to(output.parents[1])] == []
         assert all(path.stat().st_mtime_ns == before[path] for path in before if path.is_file())
         written = [path for path in new if path.suffix in (".flac", ".npy")]
-        for tar in output.glob("*.tar"):
-            members = [member for member in tarfile.open(tar).getnames() if ".flac" in member]
+        for path in output.glob("*.tar"):
+            with tarfile.open(path) as tar:
+                members = [name for name in tar.getnames() if name.endswith(".flac")]
             assert not any(name.startswith("/") or ".." in name.split("/") for name in members)
             written += members
         assert len(written) == 8
 
 
 # E4: pack takes nothing from outside of its source.
+
 
 def test_pack_takes_no_link_out_of_its_folder(speechmill: Run, home):
     source = home / "speech"
@@ -245,6 +247,6 @@ def test_a_manifest_names_only_files_below_its_folder(speechmill: Run, home, pat
 
 @pytest.mark.parametrize("url", HOSTILE)
 def test_a_manifest_reaches_no_host(speechmill: Run, home, server, url):
-    (home / "rows.csv").write_text(f"path\n\"{of(url, server).replace('.tar', '.flac')}\"\n")
+    (home / "rows.csv").write_text(f'path\n"{of(url, server).replace(".tar", ".flac")}"\n')
     done = speechmill("pack", home / "rows.csv", home / "shards")
     assert (done.exit_code, "rows.csv, line 2" in done.stderr) == (2, True)

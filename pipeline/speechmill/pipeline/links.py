@@ -1,9 +1,11 @@
 """The files below a folder of this machine, with its links followed as far as they may lead."""
 
 import os
+import stat
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +67,7 @@ class _Walker:
         real = os.path.realpath(root)
         if not self._allowed(real):
             self._pass_over(root, OUTSIDE)
-        elif os.path.isfile(real):
+        elif (found := _stat(real)) and not stat.S_ISDIR(found.st_mode):
             self._add(root, real)
         else:
             self.folders.append((root, real, frozenset()))
@@ -88,7 +90,7 @@ class _Walker:
             self._pass_over(folder, UNREADABLE)
             return
         for entry in entries:
-            target = os.path.join(real, entry.name)
+            target = f"{real.rstrip('/')}/{entry.name}"
             if entry.name.startswith("."):
                 self._pass_over(entry.path, HIDDEN)
             elif not _is_utf8(entry.name):
@@ -102,11 +104,11 @@ class _Walker:
 
     def _follow(self, path: str, link: str, above: frozenset[str]) -> None:
         real = os.path.realpath(link)
-        if not os.path.exists(real):
-            self._pass_over(path, DANGLING)
-        elif not self._allowed(real):
+        if not self._allowed(real):
             self._pass_over(path, OUTSIDE)
-        elif not os.path.isdir(real):
+        elif not (found := _stat(real)):
+            self._pass_over(path, DANGLING)
+        elif not stat.S_ISDIR(found.st_mode):
             self._add(path, real)
         elif real in above or link in self.followed:
             self._pass_over(path, ROUND)
@@ -115,11 +117,11 @@ class _Walker:
             self.folders.append((path, real, above))
 
     def _add(self, path: str, real: str) -> None:
-        if not os.path.isfile(real):
+        found = _stat(real)
+        if found and stat.S_ISREG(found.st_mode):
+            self.found.files.append(LocalFile(path, real, found.st_size, found.st_mtime))
+        else:
             self._pass_over(path, SPECIAL)
-            return
-        found = os.stat(real)
-        self.found.files.append(LocalFile(path, real, found.st_size, found.st_mtime))
 
     def _allowed(self, real: str) -> bool:
         roots = self.roots
@@ -129,6 +131,13 @@ class _Walker:
 
     def _pass_over(self, url: str, reason: str) -> None:
         self.found.passed_over.append(PassedOver(url, reason))
+
+
+def _stat(path: str) -> os.stat_result | None:
+    try:
+        return Path(path).stat()
+    except (OSError, ValueError):  # gone, not permitted, or a link that names no path
+        return None
 
 
 def _is_utf8(name: str) -> bool:

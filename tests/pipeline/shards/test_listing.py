@@ -97,7 +97,9 @@ def lines_of(folder, *lines, name="list.txt"):
 
 
 def test_a_list_names_tars_below_it_beside_it_and_of_its_machine(folder, storage, monkeypatch):
-    listed = lines_of(folder / "b", "../a-000.tar", "./a-00{2..2}.tar", f"file://{folder}/a-001.tar")
+    listed = lines_of(
+        folder / "b", "../a-000.tar", "./a-00{2..2}.tar", f"file://{folder}/a-001.tar"
+    )
     assert names([listed], storage) == ["a-001.tar", "a-000.tar", "a-002.tar"]
     monkeypatch.chdir(folder / "b")
     assert names(["list.txt"], storage) == names([listed], storage)

@@ -286,13 +286,14 @@ def test_links_below_the_source_or_its_root_are_followed_and_others_named(tmp_pa
     source = write_files(tmp_path / "in", {"a/one.flac": 1, "b/two.flac": 2})
     write_files(tmp_path, {"more/three.flac": 3})
     links = {"a/b": "../b", "b/a": "../a", "round": ".", "gone.flac": "no", "more": "../more"}
+    links |= {"loop": "loop", "long.flac": "x" * 300}
     for name, target in links.items():
         (source / name).symlink_to(target)
     plan = plan_pack(PackSettings(str(source), "unused"), Storage())
     found = {one.url.removeprefix(f"{source}/"): one.reason for one in plan.passed_over}
     keys = [sample.key for shard in plan.shards for sample in shard.samples]
     assert keys == ["a/b/two", "a/one", "b/a/one", "b/two"]
-    assert found.keys() == {"round", "gone.flac", "more", "a/b/a", "b/a/b"}
+    assert found.keys() == {"round", "gone.flac", "loop", "long.flac", "more", "a/b/a", "b/a/b"}
     for allowed in ({"root": str(tmp_path / "more")}, {"follow_links": True}):
         plan = plan_pack(PackSettings(str(source), "unused", **allowed), Storage())
         assert "more/three" in [sample.key for shard in plan.shards for sample in shard.samples]

@@ -9,7 +9,6 @@ from speechmill.pipeline.links import PassedOver
 from speechmill.pipeline.shards.packing import pack_shards, plan_pack
 from speechmill.pipeline.storage import Storage
 
-
 _NAMED = 5  # of the files that one reason leaves out
 
 

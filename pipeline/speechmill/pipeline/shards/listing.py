@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from speechmill.pipeline.errors import InputError
 from speechmill.pipeline.shards.shard_lists import exists, expand_sources
-from speechmill.pipeline.storage import FileInfo, Storage, join
+from speechmill.pipeline.storage import FileInfo, Storage
 
 
 @dataclass(frozen=True, slots=True)

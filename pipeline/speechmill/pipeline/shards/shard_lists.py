@@ -56,6 +56,7 @@ def expand_braces(source: str, where: str) -> list[str]:
 
 
 def exists(path: str) -> bool:
+    """Whether a path is one of this machine; a URL never is."""
     return os.path.exists(path)  # noqa: PTH110 - Path raises for a list in braces of over 255 bytes
 
 
@@ -71,7 +72,9 @@ class _Lists:
             raise InputError(f"{url} names itself: {' -> '.join((*above, url))}")
         self.num_read += 1
         if self.num_read > MAX_LISTS:
-            raise InputError(f"over {MAX_LISTS} lists are read, at last {url}; does one name itself?")
+            raise InputError(
+                f"over {MAX_LISTS} lists are read, at last {url}; does one name itself?"
+            )
         for number, line in enumerate(self._lines(url), start=1):
             entry, origin = line.strip(), f"{url}, line {number}"
             if entry and not entry.startswith("#"):
@@ -94,7 +97,9 @@ class _Lists:
             self._check(name, url, origin)
             self.num_names += 1
             if self.num_names > MAX_TOTAL:
-                raise InputError(f"{origin}: the lists name over {MAX_TOTAL:,} shards; give folders")
+                raise InputError(
+                    f"{origin}: the lists name over {MAX_TOTAL:,} shards; give folders"
+                )
             yield name
 
     def _check(self, name: str, url: str, origin: str) -> None:
