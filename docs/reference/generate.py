@@ -43,7 +43,7 @@ CONFIGURATION = """# Configuration keys
 line overrides them. An unknown key is an error that names the nearest valid one. `plan` takes the
 keys of `tokenize`; `pack` takes its keys on the command line only. `verify`, `decode`, `export`,
 `report` and `status` take the keys of `tokenize` too: those of the store, and those that change the
-configuration of the dataset's last run.
+settings that made the dataset.
 
 A relative path starts at the working directory of the command. `<name>` stands for a name of your
 own."""

@@ -70,6 +70,18 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
             fetch(url)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("suffix", ["safetensors", "pt"])
+def test_weights_that_are_not_finite_are_refused_by_name(
+    tmp_path: Path, suffix: str, value: float
+) -> None:
+    path = tmp_path / f"broken.{suffix}"
+    state = STATE | {"step": torch.tensor(3), "encoder.bias": torch.tensor([1.0, value]).half()}
+    save_file(state, path) if suffix == "safetensors" else torch.save(state, path)
+    with pytest.raises(CheckpointError, match=r"NaN or infinite weights \(1\): encoder\.bias"):
+        read_state_dict(path)
+
+
 def test_a_url_is_downloaded_once(weights: Path) -> None:
     first = fetch(f"slow://{weights}", sha256(weights))
     assert fetch(f"slow://{weights}") == first != weights

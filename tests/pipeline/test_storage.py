@@ -11,6 +11,7 @@ from s3fs import S3FileSystem
 from speechmill.pipeline import metrics
 from speechmill.pipeline.errors import (
     BucketNotFound,
+    InputError,
     StorageDenied,
     StorageError,
     StorageFull,
@@ -265,3 +266,37 @@ def test_old_temporary_files_of_killed_writes_are_removed(tmp_path):
         os.utime(tmp_path / name, (time.time() - age,) * 2)
     assert storage.clear_leftovers(str(tmp_path)) == 1
     assert sorted(p.name for p in tmp_path.iterdir()) == [".kept.2.tmp", "kept"]
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o002, 0o664), (0o077, 0o600)])
+def test_the_umask_decides_who_may_read_a_new_file(tmp_path, umask, mode):
+    before = os.umask(umask)
+    try:
+        Storage().put(f"{tmp_path}/x", b"x")
+        Storage().put_new(f"{tmp_path}/y", b"y")
+    finally:
+        os.umask(before)
+    assert {(tmp_path / name).stat().st_mode & 0o777 for name in "xy"} == {mode}
+
+
+def test_a_name_may_be_as_long_as_the_disk_takes(tmp_path):
+    for name in ("x" * 255, "\u00e9" * 127):
+        Storage().put(f"{tmp_path}/{name}", b"x")
+        assert [path.name for path in tmp_path.iterdir()] == [name]
+        (tmp_path / name).unlink()
+
+
+@pytest.mark.parametrize("root", ["local", "moto"], indirect=True)
+def test_a_name_with_two_colons_is_no_chain_of_protocols(root):
+    url, storage = root
+    name = join(url, "memory::http://a/b.bin" if "://" in url else "memory::b.bin")
+    storage.put(name, b"x")
+    [found] = storage.list_files(url)
+    assert storage.read_bytes(found.url) == storage.read_bytes(name) == b"x"
+
+
+@pytest.mark.parametrize("url", ["gs://bucket/x", "nothing://x"])
+def test_a_store_without_its_library_is_refused_in_one_line(url):
+    with pytest.raises(InputError, match=url) as error:
+        Storage().exists(url)
+    assert len(str(error.value).splitlines()) == 1

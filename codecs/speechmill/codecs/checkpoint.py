@@ -72,19 +72,39 @@ def read_state_dict(path: Path, key: str | None = None) -> dict[str, Tensor]:
     """Return the tensors of a safetensors or PyTorch file, on the CPU.
 
     `key` names the entry of a PyTorch file that holds the weights, if there is one. Raises
-    `CheckpointError`, also if a pickle would run code.
+    `CheckpointError`, also if a pickle would run code, and for weights that are NaN or infinite.
     """
+    state = _read(path)
+    if key is not None and isinstance(state, dict) and key in state:
+        state = state[key]
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise CheckpointError(f"{str(path)!r} holds {_describe(state)}, not a dict of tensors")
+    _refuse_non_finite(state, path)
+    return dict(state)
+
+
+def _read(path: Path) -> Any:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except _READ_FAULTS as error:
         raise CheckpointError(f"cannot read {str(path)!r} as a file of weights: {error}") from error
-    if key is not None and isinstance(state, dict) and key in state:
-        state = state[key]
-    if isinstance(state, dict) and all(isinstance(value, Tensor) for value in state.values()):
-        return dict(state)
-    raise CheckpointError(f"{str(path)!r} holds {_describe(state)}, not a dict of tensors")
+
+
+def _refuse_non_finite(state: Mapping[str, Tensor], path: Path) -> None:
+    """Raise `CheckpointError` for weights that make every code of a codec the same."""
+    broken = [name for name, value in state.items() if not _is_finite(value)]
+    if broken:
+        raise CheckpointError(
+            f"{str(path)!r} holds NaN or infinite weights {_first(broken)}; name another checkpoint"
+        )
+
+
+def _is_finite(value: Tensor) -> bool:
+    if not (value.is_floating_point() or value.is_complex()):
+        return True
+    return bool((value.float() if value.itemsize == 1 else value).isfinite().all())
 
 
 def load_strict(network: nn.Module, state: Mapping[str, Tensor], source: str = "state") -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypedDict, TypeVar
 
 from speechmill.codecs.api import Codec, CodecInfo
 from speechmill.codecs.config import override
-from speechmill.codecs.fetch import digest_of, fetch
+from speechmill.codecs.fetch import digest_of, fetch, pinned_digest
 
 if TYPE_CHECKING:
     import torch
@@ -53,6 +53,11 @@ class Card:
     files: Mapping[str, str] = field(default_factory=dict)
     equal_codes: Mapping[str, float] = field(default_factory=dict)
     longest_clips: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def unpinned(self) -> tuple[str, ...]:
+        """The roles of published files without a known digest: their host may replace them."""
+        return tuple(role for role, url in self.files.items() if pinned_digest(url) is None)
 
     def least_equal_codes(self, precision: str) -> float:
         """Return the share below which the codes of a known clip are wrong, not rounded."""

@@ -60,6 +60,11 @@ def pinned(url: str | Path, sha256: str) -> str:
     return url
 
 
+def pinned_digest(url: str | Path) -> str | None:
+    """Return the digest that the file at `url` must have, if the url says so."""
+    return _unpinned(str(url))[1]
+
+
 def digest_of(url: str | Path) -> str:
     """Return the sha256 of the file at `url`; a pinned remote file is not fetched for it."""
     plain, sha256 = _unpinned(str(url))

@@ -184,10 +184,10 @@ def status_command(output: Dataset, overrides: Overrides = None, as_json: AsJson
 
     with _exit_codes():
         found = read_status(open_dataset(output, overrides or []))
-    if as_json:
-        print(json.dumps(asdict(found), indent=2))
-    else:
-        print_status(found, console)
+        if as_json:
+            print(json.dumps(asdict(found), indent=2))
+        else:
+            print_status(found, console)
     raise typer.Exit(1 if found.failed else 0)
 
 
@@ -198,7 +198,15 @@ def verify_command(
     reencode: Annotated[int, typer.Option(help="rows to encode again, chosen at random")] = 0,
     keys: Annotated[
         bool | None,
-        typer.Option("--keys/--no-keys", help="read the source tars; default: if they can be read"),
+        typer.Option("--keys/--no-keys", help="a tar that is not read is a fault, or read none"),
+    ] = None,
+    source: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="folder of source tars, local or a URL; no tar is read elsewhere; may be repeated",
+            parser=absolute_path,
+            metavar="URL",
+        ),
     ] = None,
     unique_keys: Annotated[bool, typer.Option(help="count a key in two shards as a fault")] = False,
     tolerance: Annotated[
@@ -210,7 +218,8 @@ def verify_command(
 ) -> None:
     """Read a whole token dataset and list its faults.
 
-    Overrides change the configuration with which rows are encoded again.
+    Source tars are read only below --source, because a dataset of others may name any file.
+    Overrides change the settings with which rows are encoded again.
     """
     from speechmill.jobs.commands.verify import (
         VerifyOptions,
@@ -220,7 +229,9 @@ def verify_command(
     )
 
     with _exit_codes():
-        options = VerifyOptions(keys, unique_keys, reencode, seed, tolerance)
+        options = VerifyOptions(
+            keys, unique_keys, reencode, seed, tolerance, sources=tuple(source or ())
+        )
         found, mismatch = verify_dataset(output, options, overrides or [])
     if as_json:
         print(json.dumps(verification_json(found, mismatch), indent=2))

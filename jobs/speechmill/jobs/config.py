@@ -39,11 +39,24 @@ def from_overrides(schema: type[Schema], overrides: list[str]) -> Schema:
     return _checked(schema, [_parse(overrides)], "")
 
 
-def from_yaml(schema: type[Schema], text: str, where: str, overrides: list[str]) -> Schema:
-    """Like `load_config`, with text from `where`, which may not refer to the environment."""
-    if "${" in text:
-        raise InputError(f"{where} holds ${{…}}; only a file named on the command line may")
-    return _checked(schema, [_parse_yaml(text, where), _parse(overrides)], "")
+def from_values(schema: type[Schema], values: dict[str, Any], overrides: list[str]) -> Schema:
+    """Like `load_config`, with values that data gave: none of them refers to anything.
+
+    Raises `InputError` for a text that OmegaConf would not take as it is, `${…}` or `???`.
+    """
+    for text in _texts(values):
+        if "${" in text or text == "???":
+            raise InputError(f"{text[:200]!r} in a dataset is no value of a setting")
+    return _checked(schema, [OmegaConf.create(values), _parse(overrides)], "")
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Yield every text and key in values of data."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for part in (*value, *(value.values() if isinstance(value, dict) else ())):
+            yield from _texts(part)
 
 
 def check_overrides(schema: type, overrides: list[str]) -> None:

@@ -1,16 +1,21 @@
-"""A dataset of earlier runs: how to reach it, its runs, and the configuration that made it."""
+"""A dataset of earlier runs: how to reach it, its runs, and the settings that made it."""
 
 from dataclasses import dataclass, field
 from typing import Any
 
-from speechmill.codecs import Codec, load_codec
-from speechmill.jobs.config import check_overrides, from_overrides, from_yaml
+import yaml
+
+from speechmill.codecs import Codec, CodecInfo, load_codec
+from speechmill.codecs.registry import UNTRAINED
+from speechmill.jobs.config import check_overrides, from_overrides, from_values
 from speechmill.jobs.schemas import TokenizeConfig, default_device
 from speechmill.pipeline.dataset.layout import TokenDataset
 from speechmill.pipeline.errors import DatasetConflict, InputError
 from speechmill.pipeline.run.run_log import read_summary, run_folder
 from speechmill.pipeline.storage import Storage, join
 
+_CONFIG_BYTES = 2**20
+_SHOWN = 300  # characters of settings that an error shows
 UNFINISHED = "did not end: killed, or still running"  # status of a run without a summary
 
 
@@ -53,14 +58,64 @@ def last_summary(dataset: TokenDataset) -> dict[str, Any] | None:
     return read_summary(run_folder(dataset.root, runs[-1]), dataset.storage) if runs else None
 
 
-def last_config(dataset: TokenDataset, overrides: list[str]) -> TokenizeConfig:
-    """Return the configuration of the newest run, changed by the overrides."""
+def dataset_config(dataset: TokenDataset, overrides: list[str]) -> TokenizeConfig:
+    """Return the settings that made a dataset, changed by the overrides.
+
+    A dataset is data: what it says can name no file, URL, function or variable of the environment.
+    `dataset.json` gives the codec's name, its precision and how the audio was read. The newest run
+    gives limits and options of the codec, and of them only numbers. Weights and a quality function
+    come from the overrides, or are those that the codec is published with.
+    """
+    identity, recorded = dataset.require_identity(), recorded_config(dataset)
+    codec: dict[str, Any] = {
+        "name": identity.get("codec"),
+        "precision": identity.get("precision", "fp32"),
+        "compile": identity.get("compile", False),
+        "options": _numbers(_section(recorded, "codec", "options")),
+    }
+    if not identity.get("trained", True):
+        codec["checkpoint"] = UNTRAINED
+    audio = ("channels", "resampler", "member")
+    segment = identity.get("segment", "none")
+    values = {
+        "shards": [],
+        "output": "",
+        "codec": codec,
+        "audio": {name: identity[name] for name in audio if name in identity},
+        "segment": {} if segment == "none" else segment,
+        "limits": _numbers(_section(recorded, "limits")),
+    }
+    return from_values(TokenizeConfig, values, overrides)
+
+
+def recorded_config(dataset: TokenDataset) -> dict[str, Any]:
+    """Return the configuration of the newest run as plain data; empty if it cannot be read."""
     runs = run_ids(dataset.root, dataset.storage)
     if not runs:
-        dataset.require_identity()  # an output that is not a dataset has its own message
-        raise InputError(f"no run of {dataset.root} left a runs/<run id>/config.yaml")
+        return {}
     url = join(run_folder(dataset.root, runs[-1]), "config.yaml")
-    return from_yaml(TokenizeConfig, dataset.storage.read_bytes(url).decode(), url, overrides)
+    try:
+        found = yaml.safe_load(dataset.storage.read_small(url, _CONFIG_BYTES).decode())
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _section(config: dict[str, Any], *names: str) -> dict[str, Any]:
+    """Return a section, or an empty one in place of anything else."""
+    found: Any = config
+    for name in names:
+        found = found.get(name) if isinstance(found, dict) else None
+    return found if isinstance(found, dict) else {}
+
+
+def _numbers(section: dict[str, Any]) -> dict[str, int | float]:
+    """Return those of the values that are numbers."""
+    return {
+        name: value
+        for name, value in section.items()
+        if isinstance(name, str) and isinstance(value, int | float)
+    }
 
 
 def load_dataset_codec(dataset: TokenDataset, config: TokenizeConfig) -> tuple[Codec, str]:
@@ -68,12 +123,27 @@ def load_dataset_codec(dataset: TokenDataset, config: TokenizeConfig) -> tuple[C
 
     Raises `DatasetConflict` if the codec that `config` names is another revision.
     """
-    identity = dataset.require_identity()
     device = config.codec.device or default_device()
+    _refuse_other_revision(dataset, config.codec.info())  # before a network is built
     codec = load_codec(**config.codec_options() | {"device": device})
-    if codec.info.revision != identity["revision"]:
-        raise DatasetConflict(
-            f"{dataset.root} holds tokens of revision {identity['revision']}, {codec.info.title} "
-            f"loads as {codec.info.revision}; set codec.checkpoint to the one that made them"
-        )
+    _refuse_other_revision(dataset, codec.info)
     return codec, device
+
+
+def _refuse_other_revision(dataset: TokenDataset, codec: CodecInfo) -> None:
+    wanted = dataset.require_identity().get("revision")
+    if codec.revision == wanted:
+        return
+    made_with = _section(recorded_config(dataset), "codec")
+    names = ("checkpoint", "config", "options")
+    used = {f"codec.{name}": made_with[name] for name in names if made_with.get(name)}
+    hint = f"; the run that made them had {_shown(used)}" if used else ""
+    raise DatasetConflict(
+        f"{dataset.root} holds tokens of revision {wanted}, {codec.title} loads as "
+        f"{codec.revision}; set codec.checkpoint to the one that made them{hint}"
+    )
+
+
+def _shown(settings: dict[str, Any]) -> str:
+    text = ", ".join(f"{name} {value!r}" for name, value in settings.items())
+    return text if len(text) <= _SHOWN else text[:_SHOWN] + "…"

@@ -108,6 +108,8 @@ class PackConfig(PackSettings):
 
     source: str = field(default=MISSING, metadata=PATH)
     output: str = field(default=MISSING, metadata=PATH)
+    # Folder that paths of a manifest and links may lead to, besides that of the source.
+    root: str | None = field(default=None, metadata=PATH)
     storage: dict[str, dict[str, Any]] = field(default_factory=dict)  # by protocol, for fsspec
     storage_patience: float = 300.0  # s to retry one operation
 

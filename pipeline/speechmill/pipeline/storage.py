@@ -8,9 +8,9 @@ import errno
 import io
 import logging
 import os
-import tempfile
+import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -21,7 +21,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
 import fsspec
 from fsspec.core import url_to_fs
 
-from speechmill.pipeline.errors import StorageError, StorageNotFound, StorageUnavailable
+from speechmill.pipeline import links
+from speechmill.pipeline.errors import InputError, StorageError, StorageNotFound, StorageUnavailable
+from speechmill.pipeline.links import PassedOver
 from speechmill.pipeline.metrics import STORAGE_BYTES, STORAGE_REQUESTS, STORAGE_RETRIES, record
 from speechmill.pipeline.retry import Backoff
 from speechmill.pipeline.storage_errors import http_status, translated
@@ -31,8 +33,10 @@ if TYPE_CHECKING:
 
 READ_AHEAD = 8 * 2**20  # bytes per ranged GET of a streamed object
 _READ_SIZE = 2**20  # bytes of one read of the buffer: tars are read in many small parts
+_SHOWN = 50  # characters of a file's name in that of its temporary file
 LEFTOVER_AGE = 24 * 3600.0  # s; no write to a local disk takes longer
 _RETRY = Backoff(first=0.2, longest=20.0)
+_UNCHAINED = ("file", "s3", "s3a", "hf", "gs", "gcs", "az", "abfs", "http", "https")
 _NO_RETRIES = {"total_max_attempts": 1, "mode": "standard"}  # for botocore
 
 logger = logging.getLogger(__name__)
@@ -46,6 +50,14 @@ class FileInfo:
     url: str
     size: int  # bytes
     etag: str  # changes with the content: the store's ETag, or the modification time
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A file below a folder: its URL there, and the file itself, which a link may lead to."""
+
+    url: str
+    file: FileInfo
 
 
 @dataclass
@@ -69,6 +81,21 @@ class Storage:
 
         return self._try("list", url, find)
 
+    def walk(self, url: str, roots: Sequence[str] | None) -> tuple[list[Found], list[PassedOver]]:
+        """Every file below a folder, sorted by URL, and what was passed over.
+
+        On a local disk, links are followed that lead below one of `roots`; if that is None, all.
+        """
+        if not is_local(url):
+            return [Found(info.url, info) for info in self.list_files(url)], []
+
+        def walk(fs: fsspec.AbstractFileSystem, path: str) -> tuple[list[Found], list[PassedOver]]:
+            found = links.walk(path, roots)
+            files = [Found(f.path, FileInfo(f.real, f.size, str(f.mtime))) for f in found.files]
+            return files, found.passed_over
+
+        return self._try("list", url, walk)
+
     def glob(self, pattern: str) -> list[FileInfo]:
         """Every object that matches a pattern of `*`, `**`, `?` and `[…]`, sorted by URL."""
 
@@ -89,7 +116,8 @@ class Storage:
 
     def absolute(self, url: str) -> str:
         """The canonical spelling of a URL, used to compare and store it."""
-        fs, path = self._resolve(url)
+        with translated(url):
+            fs, path = self._resolve(url)
         return _unstripped(fs, path)
 
     def open(self, url: str) -> BinaryIO:
@@ -99,6 +127,13 @@ class Storage:
     def read_bytes(self, url: str) -> bytes:
         with self.open(url) as stream:
             return stream.read()
+
+    def read_small(self, url: str, limit: int) -> bytes:
+        """The content of a stranger's object; raises `InputError` for more than `limit` bytes."""
+        size = self.info(url).size
+        if size > limit:
+            raise InputError(f"{url} has {size} bytes, and no such file has over {limit}")
+        return self.read_bytes(url)
 
     def read_tail(self, url: str, size: int) -> bytes:
         """The last `size` bytes of an object, or all bytes of a smaller one."""
@@ -192,16 +227,16 @@ class Storage:
                 time.sleep(delay)
 
     def _resolve(self, url: str) -> tuple[fsspec.AbstractFileSystem, str]:
-        protocol = url.partition("://")[0] if "://" in url else "file"
+        protocol = "file" if is_local(url) else url.partition("://")[0]
         # A cached listing from before a commit would hide it.
         options = {"use_listings_cache": False} | self.options.get(protocol, {})
         if protocol in ("s3", "s3a"):
             config = options.get("config_kwargs", {})
             options["config_kwargs"] = config | {"retries": _NO_RETRIES}
-        fs, path = url_to_fs(url, **options)
+        fs, path = _opened(url, protocol, options)
         if hasattr(fs, "retries"):
             fs.retries = 1
-        return fs, str(path)
+        return fs, path
 
 
 class _Reader(io.RawIOBase):
@@ -270,10 +305,34 @@ class _Reader(io.RawIOBase):
         return cast(BinaryIO, stream)
 
 
+def _opened(
+    url: str, protocol: str, options: dict[str, Any]
+) -> tuple[fsspec.AbstractFileSystem, str]:
+    """The filesystem of a URL and the path there.
+
+    fsspec takes `::` for a chain of protocols, as in `simplecache::s3://…`. But names in a listing
+    may hold it too, so after one of these protocols it is a part of the name.
+    """
+    try:
+        if protocol not in _UNCHAINED:
+            fs, path = url_to_fs(url, **options)
+            return fs, str(path)
+        kind = fsspec.get_filesystem_class(protocol)
+        path = kind._strip_protocol(url)
+        return kind(**kind._get_kwargs_from_urls(url) | options), str(path)
+    except (ImportError, ValueError) as error:  # a library that is missing, an unknown protocol
+        raise InputError(f"{url}: {error}") from error
+
+
 def _whole(data: bytes, size: int) -> bytes:
     if len(data) < size:
         raise StorageUnavailable(f"the body ended after {len(data)} of {size} bytes")
     return data
+
+
+def is_local(url: str) -> bool:
+    """Whether a URL is a path on this machine."""
+    return url.startswith(("/", "file://")) or "://" not in url
 
 
 def join(url: str, *parts: str) -> str:
@@ -310,22 +369,24 @@ def _unstripped(fs: fsspec.AbstractFileSystem, path: str) -> str:
 def _replace(path: Path, data: bytes, exclusive: bool = False) -> None:
     """Write to a temporary file, then rename it: readers and crashes see the old file or the new.
 
-    With `exclusive`, raises `FileExistsError` if the file exists.
+    With `exclusive`, raises `FileExistsError` if the file exists. As of any new file, the umask and
+    the folder decide who may read it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    # Short, because the name of the file may be as long as the disk allows.
+    temporary = path.with_name(f".{path.name[:_SHOWN]}.{secrets.token_hex(8)}.tmp")
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        if exclusive and _link(Path(temporary), path):
-            Path(temporary).unlink()
+        if exclusive and _link(temporary, path):
+            temporary.unlink()
         else:
-            Path(temporary).replace(path)
+            temporary.replace(path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
 

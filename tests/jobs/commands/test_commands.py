@@ -89,14 +89,45 @@ def test_the_configuration_in_a_dataset_cannot_read_the_environment(tmp_path, da
     config = f"{run_folder(dataset)}/config.yaml"
     text = dataset.storage.read_bytes(config).decode().replace("'null'", "${oc.env:HOME}")
     dataset.storage.put(config, text.encode())
-    done = speechmill("decode", dataset.root, tmp_path / "audio")
-    assert (done.exit_code, "config.yaml holds ${…}" in done.stderr) == (2, True)
+    assert speechmill("decode", dataset.root, tmp_path / "audio").exit_code == 0
+    identity = json.loads(dataset.storage.read_bytes(f"{dataset.root}/dataset.json"))
+    for name in ("codec", "precision", "member"):
+        changed = json.dumps(identity | {name: "${oc.env:HOME}"}).encode()
+        dataset.storage.put(f"{dataset.root}/dataset.json", changed)
+        done = speechmill("decode", dataset.root, tmp_path / "audio")
+        assert (done.exit_code, "is no value of a setting" in done.stderr) == (2, True)
 
 
 def test_a_report_of_a_killed_run_says_so(dataset):
     dataset.storage.delete(f"{run_folder(dataset)}/summary.json")
     done = speechmill("report", dataset.root)
     assert "did not end" in dataset.storage.read_bytes(done.stdout.strip()).decode()
+
+
+DAMAGE = {"dataset.json": b"[[", "events.jsonl": b"[]", "part": b"PAR1", "summary.json": b"[1]"}
+
+
+@pytest.mark.parametrize(
+    ("command", "files"),
+    [
+        ("status", ["dataset.json", "summary.json", "part"]),
+        ("report", ["events.jsonl", "summary.json"]),
+        ("decode", ["dataset.json", "part"]),
+        ("export", ["dataset.json", "part"]),
+    ],
+)
+def test_a_damaged_dataset_is_refused_in_one_line(tmp_path, dataset, command, files):
+    target = [tmp_path / "to"] if command in ("decode", "export") else []
+    folders = {"dataset.json": dataset.root, "part": dataset.part_url(min(dataset.parts()))}
+    for name in files:
+        url = folders.get(name, run_folder(dataset))
+        url = url if name == "part" else f"{url}/{name}"
+        whole = dataset.storage.read_bytes(url)
+        dataset.storage.put(url, DAMAGE[name])
+        done = speechmill(command, dataset.root, *target)
+        dataset.storage.put(url, whole)
+        assert (done.exit_code, done.stderr.count("\n")) == (2, 1), done.output
+        assert "is damaged" in done.stderr
 
 
 def test_decoded_audio_equals_that_of_the_codec_and_has_the_length_of_the_source(tmp_path, dataset):

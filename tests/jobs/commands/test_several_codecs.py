@@ -63,7 +63,8 @@ def test_each_dataset_equals_that_of_a_run_with_one_codec_also_after_a_resume(
     assert "1/1 shards" in speechmill("tokenize", path, *options).stdout
     assert digests(tmp_path / "both") == digests(tmp_path / "alone")
     assert kept.stat().st_mtime_ns == before
-    verified = speechmill("verify", tmp_path / "both" / "pure-16k-small", "--reencode", 3)
+    dataset = tmp_path / "both" / "pure-16k-small"
+    verified = speechmill("verify", dataset, "--source", shards, "--reencode", 3)
     assert verified.returncode == 0, verified.stdout
 
 

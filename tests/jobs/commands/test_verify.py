@@ -1,6 +1,8 @@
 """`speechmill verify` on a dataset that this process makes; tests/pipeline tests the checks."""
 
 import json
+import shutil
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,8 +22,10 @@ def output(request, tmp_path) -> str:
     return make_dataset(tmp_path, request.param).root
 
 
-def verify(*arguments: str) -> Result:
-    return CliRunner().invoke(app, ["verify", *arguments])
+def verify(output: str, *arguments: str) -> Result:
+    """With the folder of the tars as the source."""
+    source = f"{Path(output).parent}/in"
+    return CliRunner().invoke(app, ["verify", output, "--source", source, *arguments])
 
 
 @pytest.mark.parametrize("output", ["pure-16k-small"], indirect=True)
@@ -72,10 +76,49 @@ def test_missing_or_changed_audio_is_a_fault_of_reencoding(tmp_path, output):
     assert "2 source tars cannot be read" in done.output
 
 
+def test_without_a_source_nothing_is_encoded_again_and_a_note_says_so(output):
+    done = CliRunner().invoke(app, ["verify", output, "--reencode", "5"])
+    assert done.exit_code == 0, done.output
+    assert "no row is encoded again: name the folder of the source tars by --source" in done.output
+
+
 def test_another_checkpoint_than_the_one_that_made_the_tokens_is_refused(output):
     done = verify(output, "--reencode", "1", "codec.device=cpu", "codec.name=pure-16k-small")
     assert done.exit_code == 2
     assert "holds tokens of revision" in done.stderr
+
+
+def test_the_weights_of_a_dataset_are_named_on_the_command_line(tmp_path, output):
+    identity = tmp_path / "out" / "dataset.json"
+    identity.write_text(json.dumps({**json.loads(identity.read_text()), "revision": "0" * 16}))
+    [config] = (tmp_path / "out").glob("runs/*/config.yaml")
+    config.write_text(config.read_text().replace("checkpoint: null", "checkpoint: /my/w.pt"))
+    done = verify(output, "--reencode", "1", "codec.device=cpu")
+    assert done.exit_code == 2
+    assert "set codec.checkpoint to the one that made them" in done.stderr
+    assert "the run that made them had codec.checkpoint '/my/w.pt'" in done.stderr
+
+
+def test_of_the_configuration_of_a_dataset_only_numbers_are_used(tmp_path, output):
+    [config] = (tmp_path / "out").glob("runs/*/config.yaml")
+    config.write_text("limits: {seconds: 0.01, member_mb: x}\nfilters: {quality: 'no.module:f'}\n")
+    done = verify(output, "--reencode", "9", "codec.device=cpu")
+    assert done.output.count("OversizedAudio") == ROWS
+    done = verify(output, "--reencode", "9", "codec.device=cpu", "limits.seconds=9")
+    assert done.exit_code == 0, done.output
+
+
+def test_a_quality_function_of_the_command_line_judges_the_rows(output):
+    quality = ["filters.quality=tests.quality_scores:peak", "filters.min_quality=1e9"]
+    done = verify(output, "--reencode", "9", "codec.device=cpu", *quality)
+    assert done.output.count("LowQuality") == ROWS
+
+
+@pytest.mark.parametrize("output", ["pure-16k-small"], indirect=True)
+def test_a_dataset_without_the_log_of_a_run_is_encoded_again_by_its_identity(tmp_path, output):
+    shutil.rmtree(tmp_path / "out" / "runs")
+    done = verify(output, "--reencode", "2", "codec.device=cpu")
+    assert (done.exit_code, "2 rows on cpu" in done.output) == (0, True)
 
 
 def test_faults_are_listed_and_set_the_exit_code(tmp_path, output):

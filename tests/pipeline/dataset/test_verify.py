@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from speechmill.pipeline.dataset.layout import TokenDataset, dataset_identity
-from speechmill.pipeline.dataset.verify import verify_files
+from speechmill.pipeline.dataset.verify import Verification, verify_files
 from speechmill.pipeline.errors import InputError
 from speechmill.pipeline.shards.listing import Shard, list_shards
 from speechmill.pipeline.storage import Storage
@@ -40,8 +40,13 @@ def first(dataset: TokenDataset, folder: str = "tokens") -> str:
     return dataset.storage.list_files(f"{dataset.root}/{folder}")[0].url
 
 
+def verified(dataset: TokenDataset, **options: Any) -> Verification:
+    """With the folder of its tars as the source."""
+    return verify_files(dataset, sources=[f"{dataset.root[:-4]}/in"], **options)
+
+
 def checks(dataset: TokenDataset, **options: Any) -> set[str]:
-    return {fault.check for fault in verify_files(dataset, **options).faults}
+    return {fault.check for fault in verified(dataset, **options).faults}
 
 
 def rewrite(
@@ -72,7 +77,7 @@ def with_column(name: str, change: Callable[[Any], Any]) -> Callable[[pa.Table],
 
 
 def test_a_valid_dataset_has_no_faults_and_every_sample_is_found(dataset):
-    found = verify_files(dataset, keys=True, unique_keys=True)
+    found = verified(dataset, keys=True, unique_keys=True)
     assert (found.faults, found.notes) == ([], [])
     assert (found.parts, found.rows, found.rejects, found.sources_read) == (3, 9, 6, 3)
 
@@ -189,17 +194,29 @@ def test_a_key_in_two_shards_is_a_note_or_a_fault_if_keys_must_be_unique(
     storage.put(f"{tmp_path}/in/9.tar", tar_bytes([("0-1.flac", clip(0.3))]))
     [shard] = list_shards([f"{tmp_path}/in/9.tar"], storage)
     tokenize_one(shard, dataset.root, storage, null_codec)
-    assert [note.check for note in verify_files(dataset).notes] == ["duplicate"]
+    assert [note.check for note in verified(dataset).notes] == ["duplicate"]
     assert checks(dataset, unique_keys=True) == {"duplicate"}
 
 
 def test_missing_sources_are_a_note_or_a_fault_if_keys_are_asked_for(tmp_path, dataset):
     (tmp_path / "in" / "1.tar").unlink()
-    found = verify_files(dataset)
+    found = verified(dataset)
     assert (found.faults, found.sources_read) == ([], 2)
     assert [note.check for note in found.notes] == ["keys"]
     assert checks(dataset, keys=True) == {"keys"}
-    assert verify_files(dataset, keys=False).notes == []
+    assert verified(dataset, keys=False).notes == []
+
+
+def test_tars_are_read_only_below_the_sources_that_the_user_names(tmp_path, dataset):
+    one = f"{tmp_path}/in/1.tar"
+    for sources, number in (([], 0), ([one], 1), ([f"{tmp_path}/i"], 0), ([str(tmp_path)], 3)):
+        found = verify_files(dataset, sources=sources)
+        assert (found.faults, found.sources_read) == ([], number)
+        assert [note.check for note in found.notes] == ["keys"] * (number < NUM_SHARDS)
+    note = verify_files(dataset).notes[0].message
+    assert note.startswith("3 parts are not compared with their tars")
+    assert note.endswith(f"--source {tmp_path}/in")
+    assert {fault.check for fault in verify_files(dataset, keys=True).faults} == {"keys"}
 
 
 def test_a_tar_that_was_replaced_is_found(tmp_path, dataset, storage):
@@ -211,14 +228,14 @@ def test_shards_given_up_on_are_listed_and_stale_records_too(tmp_path, dataset, 
     record = {"shard": "x.tar", "error": "ShardCut", "message": "is cut at byte 7"}
     dataset.mark_failed(Shard("x.tar", 7, "e"), record)
     dataset.mark_failed(list_shards([f"{tmp_path}/in/1.tar"], storage)[0], record)
-    messages = [fault.message for fault in verify_files(dataset).faults]
+    messages = [fault.message for fault in verified(dataset).faults]
     assert any("x.tar: ShardCut: is cut at byte 7" in message for message in messages)
     assert any("has a part; delete this file" in message for message in messages)
 
 
 def test_rejects_without_a_part_are_noted(dataset):
     dataset.storage.delete(first(dataset))
-    found = verify_files(dataset)
+    found = verified(dataset)
     assert (found.faults, [note.check for note in found.notes]) == ([], ["rejects"])
 
 

@@ -1,6 +1,8 @@
+import os
+
 import pytest
 
-from speechmill.pipeline.errors import InputError
+from speechmill.pipeline.errors import InputError, StorageError
 from speechmill.pipeline.shards.listing import Shard, list_shards
 from speechmill.pipeline.storage import Storage
 from tests.corpus import tar_bytes
@@ -87,3 +89,70 @@ def test_the_name_of_a_part_changes_with_url_size_and_etag_only():
     assert shard.name == Shard("s3://b/x.tar", 10, "e").name
     assert len({shard.name, *(other.name for other in others)}) == 4
     assert shard.name.startswith("x-")
+
+
+def lines_of(folder, *lines, name="list.txt"):
+    (folder / name).write_text("\n".join(lines))
+    return str(folder / name)
+
+
+def test_a_list_names_tars_below_it_beside_it_and_of_its_machine(folder, storage, monkeypatch):
+    listed = lines_of(
+        folder / "b", "../a-000.tar", "./a-00{2..2}.tar", f"file://{folder}/a-001.tar"
+    )
+    assert names([listed], storage) == ["a-001.tar", "a-000.tar", "a-002.tar"]
+    monkeypatch.chdir(folder / "b")
+    assert names(["list.txt"], storage) == names([listed], storage)
+
+
+def test_a_list_in_a_store_names_objects_of_that_store_only(storage):
+    for name in ("x.tar", "b/y.tar"):
+        storage.put(f"memory://lists/{name}", tar_bytes([]))
+    storage.put("memory://lists/good.txt", b"x.tar\nb/y.tar\nmemory://lists/x.tar")
+    assert names(["memory://lists/good.txt"], storage) == ["y.tar", "x.tar"]
+    for line in ("/etc/x.tar", "file:///etc/x.tar", "s3://other/x.tar"):
+        storage.put("memory://lists/bad.txt", f"x.tar\n{line}".encode())
+        with pytest.raises(InputError, match=r"bad\.txt, line 2: .*copy the list"):
+            names(["memory://lists/bad.txt"], storage)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("list.txt", r"list\.txt names itself: .*list\.txt -> .*list\.txt"),
+        ("{0..99999999999}.tar", "line 1: .* stands for over 1,000,000 names"),
+        ("{a,b}" * 60 + ".tar", "line 1: .* stands for over 1,000,000 names"),
+        ("{" * 5000 + "," + "}" * 5000, "line 1: cannot expand the braces"),
+        ("{a,b.tar", "line 1: cannot expand the braces"),
+        ("a\0.tar", "line 1: .* holds a NUL byte"),
+        ("gs://a/x.tar", "gcsfs"),
+    ],
+)
+def test_a_list_that_cannot_be_expanded_is_refused_in_one_line(folder, storage, line, message):
+    with pytest.raises(InputError, match=message) as error:
+        list_shards([lines_of(folder, line)], storage)
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_a_list_that_names_itself_by_ever_longer_paths_ends(folder, storage):
+    (folder / "b" / "up").symlink_to("..")
+    with pytest.raises((InputError, StorageError)):
+        list_shards([lines_of(folder, "b/up/list.txt", "b/up/b/up/list.txt")], storage)
+
+
+def test_files_of_macos_beside_the_tars_are_no_shards(folder, storage):
+    (folder / "._a-000.tar").write_bytes(b"\0\5\x16\7")
+    for source in (folder, f"{folder}/*.tar"):
+        assert "._a-000.tar" not in names([str(source)], storage)
+
+
+def test_two_tars_of_one_part_are_refused(folder, storage, monkeypatch):
+    monkeypatch.setattr(Shard, "name", property(lambda shard: shard.stem[:2]))
+    with pytest.raises(InputError, match=r"a-000\.tar and .*a-001\.tar would both be written to"):
+        list_shards([str(folder)], storage)
+
+
+def test_a_tar_whose_name_is_not_utf_8_is_named(tmp_path, storage):
+    (tmp_path / os.fsdecode(b"\xff.tar")).write_bytes(tar_bytes([]))
+    with pytest.raises(InputError, match=r"udcff\.tar' is not UTF-8; rename the file"):
+        list_shards([str(tmp_path)], storage)

@@ -11,7 +11,14 @@ import webdataset
 
 from speechmill.pipeline.errors import InputError
 from speechmill.pipeline.shards.listing import list_shards
-from speechmill.pipeline.shards.packing import PackedShard, PackSettings, pack_files, plan_shards
+from speechmill.pipeline.shards.packing import (
+    PackedShard,
+    PackSettings,
+    pack_files,
+    pack_shards,
+    plan_pack,
+    plan_shards,
+)
 from speechmill.pipeline.shards.tar_reader import Sample, read_samples
 from speechmill.pipeline.storage import Storage
 from tests.s3_server import S3Server
@@ -254,24 +261,71 @@ def test_the_order_of_rows_does_not_matter(tmp_path: Path) -> None:
     assert contents(tmp_path / "out-there") == contents(tmp_path / "out-back")
 
 
-def test_manifest_paths_may_be_absolute_urls_or_above_the_manifest(tmp_path: Path) -> None:
-    storage = Storage()
-    storage.put("memory://corpus/c.ogg", b"c")
+def test_paths_of_a_manifest_may_be_absolute_or_above_it_below_the_root(tmp_path: Path) -> None:
     write_files(tmp_path, {"audio/a.wav": 1, "other/b.wav": 2, "lists/x.txt": 0})
-    paths = ["../audio/a.wav", str(tmp_path / "other/b.wav"), "memory://corpus/c.ogg"]
-    manifest = write_manifest(
-        tmp_path / "lists/m.jsonl",
-        [{"path": path, "key": f"k{i}"} for i, path in enumerate(paths)],
-    )
+    paths = ["../audio/a.wav", str(tmp_path / "other/b.wav"), f"file://{tmp_path}/other/b.wav"]
+    for number, path in enumerate(paths):
+        row = {"path": path, "key": "k"}
+        manifest = write_manifest(tmp_path / f"lists/{number}.jsonl", [row])
+        with pytest.raises(InputError, match=r"line 1: .* is not below .*root=<its folder>"):
+            run(manifest, tmp_path / "out")
+        packed = samples_in(run(manifest, tmp_path / f"out{number}", root=str(tmp_path)))
+        assert set(packed["k"]) == {"wav", "json"}
 
-    packed = samples_in(run(manifest, tmp_path / "out"))
 
-    assert {k: set(v) for k, v in packed.items()} == {
-        "k0": {"wav", "json"},
-        "k1": {"wav", "json"},
-        "k2": {"ogg", "json"},
-    }
-    assert packed["k2"]["ogg"] == b"c"
+def test_urls_of_a_manifest_may_lie_below_the_root(tmp_path: Path) -> None:
+    Storage().put("memory://corpus/c.ogg", b"c")
+    manifest = write_manifest(tmp_path / "m.jsonl", [{"path": "memory://corpus/c.ogg", "key": "k"}])
+    packed = samples_in(run(manifest, tmp_path / "out", root="memory://corpus"))
+    assert packed["k"]["ogg"] == b"c"
+    with pytest.raises(InputError, match=r"m\.jsonl, line 1: 'memory://corpus/c\.ogg' is of"):
+        run(manifest, tmp_path / "again", follow_links=True)
+
+
+def test_links_below_the_source_or_its_root_are_followed_and_others_named(tmp_path: Path) -> None:
+    source = write_files(tmp_path / "in", {"a/one.flac": 1, "b/two.flac": 2})
+    write_files(tmp_path, {"more/three.flac": 3})
+    links = {"a/b": "../b", "b/a": "../a", "round": ".", "gone.flac": "no", "more": "../more"}
+    links |= {"loop": "loop", "long.flac": "x" * 300}
+    for name, target in links.items():
+        (source / name).symlink_to(target)
+    plan = plan_pack(PackSettings(str(source), "unused"), Storage())
+    found = {one.url.removeprefix(f"{source}/"): one.reason for one in plan.passed_over}
+    keys = [sample.key for shard in plan.shards for sample in shard.samples]
+    assert keys == ["a/b/two", "a/one", "b/a/one", "b/two"]
+    assert found.keys() == {"round", "gone.flac", "loop", "long.flac", "more", "a/b/a", "b/a/b"}
+    for allowed in ({"root": str(tmp_path / "more")}, {"follow_links": True}):
+        plan = plan_pack(PackSettings(str(source), "unused", **allowed), Storage())
+        assert "more/three" in [sample.key for shard in plan.shards for sample in shard.samples]
+
+
+def test_many_links_to_each_other_are_followed_in_bounded_time(tmp_path: Path) -> None:
+    names = [f"d{number}" for number in range(12)]
+    source = write_files(tmp_path / "in", {f"{name}/x.wav": 1 for name in names})
+    for name in names:
+        for other in names:
+            (source / name / f"to-{other}").symlink_to(f"../{other}")
+    plan = plan_pack(PackSettings(str(source), "unused"), Storage())
+    assert len(plan.shards[0].samples) <= 12 + 12 * 11
+
+
+def test_a_file_that_becomes_a_link_while_packing_is_refused(tmp_path: Path) -> None:
+    source = write_files(tmp_path / "in", {"a.wav": 1})
+    write_files(tmp_path, {"private.wav": 1})
+    plan = plan_pack(PackSettings(str(source), str(tmp_path / "out")), Storage())
+    (source / "a.wav").unlink()
+    (source / "a.wav").symlink_to("../private.wav")
+    with pytest.raises(InputError, match="has become a link"):
+        list(pack_shards(plan.shards, str(tmp_path / "out"), Storage()))
+
+
+def test_a_name_that_is_not_utf_8_and_a_lone_surrogate_cost_only_themselves(tmp_path: Path) -> None:
+    source = write_files(tmp_path / "in", {"a.wav": 1, os.fsdecode(b"\xff.wav"): 1})
+    plan = plan_pack(PackSettings(str(source), "unused"), Storage())
+    assert [one.reason for one in plan.passed_over] == ["a name that is not UTF-8"]
+    (source / "m.jsonl").write_text('{"path": "a.wav", "text": "\\ud83d"}')
+    packed = samples_in(run(source / "m.jsonl", tmp_path / "out"))
+    assert json.loads(packed["a"]["json"]) == {"text": "\ufffd"}
 
 
 def test_a_byte_order_mark_and_a_line_separator_in_a_sentence_do_no_harm(tmp_path: Path) -> None:
@@ -358,6 +412,8 @@ def test_a_file_that_changes_while_packing_is_noticed(tmp_path: Path) -> None:
         ("m.csv", "path\nnoext\n", r"line 2: 'noext' has no audio extension"),
         ("m.csv", "path\nm.json\n", r"line 2: 'm\.json' has no audio extension"),
         ("m.csv", "path,key\na.wav,x/\n", r"line 2: the key 'x/'"),
+        ("m.csv", "path,key\na.wav,x\1\n", r"line 2: the key 'x\\x01' cannot be a name"),
+        ("m.csv", "path\na.pem\n", r"line 2: 'a\.pem' is not named as audio"),
         ("m.tsv", "path,text\na.wav,x\n", r"line 2 has no `path`, only path,text"),
         ("m.jsonl", '{"path": "a.wav"}\n{"path": 3}\n', r"line 2 has no `path`"),
         ("m.jsonl", '{"path": "a.wav"\n', r"line 1 is not JSON"),

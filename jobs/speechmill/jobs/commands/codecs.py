@@ -15,7 +15,7 @@ def describe_codecs() -> list[dict[str, Any]]:
 
 
 def _describe(name: str) -> dict[str, Any]:
-    info, card = codec_info(name, checkpoint="untrained"), asdict(codec_card(name))
+    info, card = codec_info(name, checkpoint="untrained"), codec_card(name)
     return {
         "name": name,
         "kbps": round(info.kbps, 4),
@@ -25,7 +25,8 @@ def _describe(name: str) -> dict[str, Any]:
         "sample_rate": info.sample_rate,
         "output_sample_rate": info.output_sample_rate,
         "hop_length": info.hop_length,
-        **card,
+        **asdict(card),
+        "unpinned": card.unpinned,
     }
 
 
@@ -42,7 +43,7 @@ def codecs_table(codecs: list[dict[str, Any]]) -> Table:
             " ".join(f"{count} x {size}" for size, count in books),
             _kilohertz(codec["sample_rate"], codec["output_sample_rate"]),
             "unknown" if codec["parameters"] is None else f"{codec['parameters'] / 1e6:.1f} M",
-            codec["licence"],
+            codec["licence"] + (", not pinned" if codec["unpinned"] else ""),
             codec["paper"],
         )
     return table

@@ -10,16 +10,18 @@ from speechmill.codecs import Codec
 from speechmill.jobs.display import Display, require_files
 from speechmill.jobs.existing_dataset import (
     check_codebooks,
-    last_config,
+    dataset_config,
     load_dataset_codec,
     open_dataset,
 )
 from speechmill.pipeline.audio.flac import encode_flac
+from speechmill.pipeline.dataset.checks import check_code_values
 from speechmill.pipeline.dataset.decode import decode_rows
+from speechmill.pipeline.dataset.export import file_names
+from speechmill.pipeline.dataset.layout import readable
 from speechmill.pipeline.errors import InputError
 from speechmill.pipeline.shards.webdataset import SampleWriter
 from speechmill.pipeline.storage import Storage, join
-from speechmill.pipeline.tokenize.schema import row_name
 
 
 def decode_dataset(
@@ -40,7 +42,7 @@ def decode_dataset(
     if shards and limit is not None:
         raise InputError("--limit would leave a tar without its last clips; drop it, or --shards")
     dataset = open_dataset(root, overrides)
-    codec, _ = load_dataset_codec(dataset, last_config(dataset, overrides))
+    codec, _ = load_dataset_codec(dataset, dataset_config(dataset, overrides))
     num_codebooks = check_codebooks(codebooks, codec.info.num_codebooks, codec.info.name)
     display.line(f"codec    {codec.info.title}, {codec.info.output_sample_rate} Hz")
     output = dataset.storage.absolute(output)
@@ -49,11 +51,15 @@ def decode_dataset(
     for name in sorted(dataset.parts()):
         if join(output, f"{name}.tar") in done or limit == count:
             continue
-        table = pq.read_table(io.BytesIO(dataset.storage.read_bytes(dataset.part_url(name))))
-        table = table.slice(0, None if limit is None else limit - count)
-        clips = _clips(table, codec, num_codebooks)
-        write = _write_tar if shards else _write_files
-        last = write(clips, join(output, name), dataset.storage)
+        url = dataset.part_url(name)
+        with readable(url):
+            table = pq.read_table(io.BytesIO(dataset.storage.read_bytes(url)))
+            for _, message in check_code_values(table, codec.info):
+                raise ValueError(message)
+            table = table.slice(0, None if limit is None else limit - count)
+            clips = _clips(table, codec, num_codebooks)
+            write = _write_tar if shards else _write_files
+            last = write(clips, join(output, name), dataset.storage)
         require_files([last] if last else [], dataset.storage)
         count += len(table)
         display.line(f"{name}  {len(table)} utterances")
@@ -61,10 +67,10 @@ def decode_dataset(
 
 def _clips(table: pa.Table, codec: Codec, codebooks: int) -> Iterator[tuple[str, bytes, str]]:
     """Yield the name, the FLAC file and the text of every row."""
+    names = file_names(table, ".flac")
     for row, audio_T in decode_rows(table, codec, codebooks):
-        name = row_name(table["key"][row].as_py(), table["start"][row].as_py())
         flac = encode_flac(audio_T, codec.info.output_sample_rate)
-        yield name, flac, table["text"][row].as_py() or ""
+        yield names[row], flac, table["text"][row].as_py() or ""
 
 
 def _write_files(

@@ -8,7 +8,7 @@ from rich.console import Console
 from speechmill.jobs.commands.tokenize import identity_of
 from speechmill.jobs.display import facts_table
 from speechmill.jobs.schemas import TokenizeConfig
-from speechmill.pipeline.dataset.layout import TokenDataset
+from speechmill.pipeline.dataset.layout import TokenDataset, readable
 from speechmill.pipeline.shards.listing import Shard, list_shards
 from speechmill.pipeline.storage import Storage, join
 
@@ -45,9 +45,9 @@ def plan_run(config: TokenizeConfig) -> Plan:
         dataset.refuse_other(found, identity_of(config, codec))
     todo = dataset.todo(shards)
     todo_bytes = sum(shard.size for shard in todo)
-    per_byte = _audio_per_byte(dataset)
+    with readable(dataset.root):
+        per_byte, speed = _audio_per_byte(dataset), _last_speed(dataset)
     seconds = None if per_byte is None else per_byte * todo_bytes
-    speed = _last_speed(dataset)
     failed = dataset.parts("failed")
     return Plan(
         codec=codec.title,

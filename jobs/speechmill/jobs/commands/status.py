@@ -8,7 +8,7 @@ from rich.console import Console
 
 from speechmill.jobs.display import facts_table
 from speechmill.jobs.existing_dataset import UNFINISHED, last_summary
-from speechmill.pipeline.dataset.layout import TokenDataset
+from speechmill.pipeline.dataset.layout import TokenDataset, readable
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +33,11 @@ class Status:
 def read_status(dataset: TokenDataset) -> Status:
     """Read the footers and the last run; raises `InputError` without a dataset."""
     identity = dataset.require_identity()
+    with readable(dataset.root):
+        return _status(dataset, identity)
+
+
+def _status(dataset: TokenDataset, identity: dict[str, Any]) -> Status:
     names = sorted(dataset.parts())
     footers = dataset.footers(names)
     rejects: Counter[str] = Counter()
@@ -56,10 +61,19 @@ def read_status(dataset: TokenDataset) -> Status:
 
 
 def print_status(found: Status, console: Console) -> None:
-    """Print a table, then each failed shard on a line."""
+    """Print a table, then each failed shard on a line; raises `InputError` for damaged records."""
+    with readable(found.root):
+        rows = _facts(found)
+        lines = [f"failed  {f['shard']}: {f['error']}: {f['message']}" for f in found.failed]
+    console.print(facts_table(rows))
+    for line in lines:
+        console.print(line, highlight=False, soft_wrap=True)
+
+
+def _facts(found: Status) -> dict[str, str]:
     mark = "" if found.trained else " (untrained)"
     rejects = ", ".join(f"{count} {error}" for error, count in found.rejects.items())
-    rows = {
+    return {
         "dataset": found.root,
         "codec": f"{found.codec}{mark}, revision {found.revision}, {found.precision}",
         "parts": f"{found.parts}",
@@ -71,10 +85,6 @@ def print_status(found: Status, console: Console) -> None:
         "failed shards": f"{len(found.failed)}",
         "last run": _describe_run(found.last_run),
     }
-    console.print(facts_table(rows))
-    for failure in found.failed:
-        line = f"failed  {failure['shard']}: {failure['error']}: {failure['message']}"
-        console.print(line, highlight=False, soft_wrap=True)
 
 
 def _describe_run(summary: dict[str, Any] | None) -> str:

@@ -9,12 +9,13 @@ from speechmill.codecs import Codec
 from speechmill.codecs.shapes import plan_shapes
 from speechmill.jobs.display import facts_table
 from speechmill.jobs.existing_dataset import (
-    last_config,
+    dataset_config,
     load_dataset_codec,
     open_dataset,
 )
 from speechmill.pipeline.dataset.layout import TokenDataset, recorded_batch
 from speechmill.pipeline.dataset.verify import Finding, Verification, verify_files
+from speechmill.pipeline.foreign import Roots
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,7 @@ class VerifyOptions:
     reencode: int = 0  # rows
     seed: int = 0  # of the choice of rows
     tolerance: float | None = None  # share of codes of a codebook that may differ
+    sources: tuple[str, ...] = ()  # folders or tars; no tar is read elsewhere
 
 
 def verify_dataset(
@@ -44,8 +46,14 @@ def verify_dataset(
 ) -> tuple[Verification, Mismatch | None]:
     """Check the files, and encode some rows again; raises `InputError` without a dataset."""
     dataset = open_dataset(root, overrides)
-    found = verify_files(dataset, keys=options.keys, unique_keys=options.unique_keys)
+    found = verify_files(
+        dataset, sources=options.sources, keys=options.keys, unique_keys=options.unique_keys
+    )
     if not options.reencode or any(fault.check == "unreadable" for fault in found.faults):
+        return found, None
+    if not dataset.footers_below(Roots.of(options.sources, dataset.storage)):
+        message = "no row is encoded again: name the folder of the source tars by --source"
+        found.notes.append(Finding("reencode", dataset.identity_file, message))
         return found, None
     return found, _reencode(dataset, options, overrides, found)
 
@@ -56,12 +64,13 @@ def _reencode(
     from speechmill.pipeline.dataset.reencode import reencode
     from speechmill.pipeline.tokenize.encode import device_kind
 
-    config = last_config(dataset, overrides)
+    config = dataset_config(dataset, overrides)
     codec, device = load_dataset_codec(dataset, config)
     codec = _in_batches(dataset, codec, device)
     canary = _canary(dataset, codec, config.codec.precision, found)
     frames, wrong = 0, [0] * codec.info.num_codebooks
-    rows = list(reencode(dataset, options.reencode, codec, config.decode_settings(), options.seed))
+    roots, settings = Roots.of(options.sources, dataset.storage), config.decode_settings()
+    rows = list(reencode(dataset, roots, options.reencode, codec, settings, options.seed))
     for row in rows:
         file = f"tokens/{row.part}.parquet"
         if row.error:

@@ -9,7 +9,7 @@ from typing import Any
 from speechmill.jobs.display import require_files
 from speechmill.jobs.existing_dataset import UNFINISHED, run_ids
 from speechmill.jobs.report import render
-from speechmill.pipeline.dataset.layout import ShardOutput
+from speechmill.pipeline.dataset.layout import ShardOutput, readable
 from speechmill.pipeline.errors import InputError
 from speechmill.pipeline.run.run_log import read_events, read_summary, run_folder
 from speechmill.pipeline.run.runner import EventKind
@@ -48,9 +48,11 @@ def write_report(dataset: ShardOutput, run_id: str | None = None) -> str:
     runs = run_ids(dataset.root, dataset.storage)
     if not runs or (run_id and run_id not in runs):
         raise InputError(f"no run {run_id or ''} in {dataset.root}; there are {runs or 'none'}")
-    run = read_run(dataset, run_id or runs[-1])
-    url = join(run_folder(dataset.root, run.run_id), "report.html")
-    dataset.storage.put(url, run_page(run).encode())
+    folder = run_folder(dataset.root, run_id or runs[-1])
+    with readable(folder):
+        page = run_page(read_run(dataset, run_id or runs[-1]))
+    url = join(folder, "report.html")
+    dataset.storage.put(url, page.encode())
     require_files([url], dataset.storage)
     return url
 

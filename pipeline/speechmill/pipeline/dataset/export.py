@@ -11,9 +11,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from speechmill.pipeline.dataset.layout import TokenDataset
+from speechmill.pipeline.dataset.layout import TokenDataset, readable
 from speechmill.pipeline.dataset.patterns import VERSION, Codes, Pattern
 from speechmill.pipeline.errors import InputError, check_choice
+from speechmill.pipeline.paths import safe_names
 from speechmill.pipeline.storage import Storage, join
 from speechmill.pipeline.tokenize.schema import row_name
 
@@ -40,9 +41,11 @@ def export_parts(
     for name in sorted(dataset.parts()):
         if name in done:
             continue
-        table = pq.read_table(io.BytesIO(dataset.storage.read_bytes(dataset.part_url(name))))
-        for file, data in FORMATS[kind](name, table, pattern):
-            storage.put(join(output, "data", file), data)
+        url = dataset.part_url(name)
+        with readable(url):
+            table = pq.read_table(io.BytesIO(dataset.storage.read_bytes(url)))
+            for file, data in FORMATS[kind](name, table, pattern):
+                storage.put(join(output, "data", file), data)
         storage.put(join(output, "done", name), b"")
         yield name, len(table)
 
@@ -123,19 +126,21 @@ def _indexed_dataset(sequences: Sequence[npt.NDArray[Any]], num_ids: int) -> tup
     return data, header + lengths.tobytes() + positions.tobytes() + documents.tobytes()
 
 
+def file_names(table: pa.Table, suffix: str) -> list[str]:
+    """A distinct name below the output for each row of a part, without the suffix."""
+    pairs = zip(table["key"].to_pylist(), table["start"].to_pylist(), strict=True)
+    return safe_names((row_name(key, start) for key, start in pairs), suffix)
+
+
 def _npy(name: str, table: pa.Table, pattern: Pattern) -> Iterator[tuple[str, bytes]]:
     """One file for each utterance, of shape (K, T), or (T,) for flat ids."""
-    for key, start, codes_FK in zip(
-        table["key"].to_pylist(),
-        table["start"].to_pylist(),
-        codes_of(table, len(pattern.sizes)),
-        strict=True,
-    ):
+    codes = codes_of(table, len(pattern.sizes))
+    for file, codes_FK in zip(file_names(table, ".npy"), codes, strict=True):
         flat = pattern.name == "flatten"
         array = pattern.flat(codes_FK) if flat else pattern.rows(codes_FK).T
         sink = io.BytesIO()
         np.save(sink, np.ascontiguousarray(array, dtype=np.int32))
-        yield f"{name}/{row_name(key, start)}.npy", sink.getvalue()
+        yield f"{name}/{file}.npy", sink.getvalue()
 
 
 FORMATS: dict[str, Callable[[str, pa.Table, Pattern], Iterator[tuple[str, bytes]]]] = {

@@ -2,8 +2,9 @@
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
@@ -17,6 +18,7 @@ from speechmill.pipeline.audio.ffmpeg import Gaps
 from speechmill.pipeline.audio.filters import FilterSettings
 from speechmill.pipeline.audio.recordings import RecordingSettings
 from speechmill.pipeline.errors import DatasetConflict, InputError, StorageNotFound
+from speechmill.pipeline.foreign import Roots
 from speechmill.pipeline.shards.listing import Shard
 from speechmill.pipeline.storage import Storage, join
 from speechmill.pipeline.tokenize import canary
@@ -62,6 +64,32 @@ def dataset_identity(
         "filters": {name: value for name, value in filters.items() if value != default[name]},
         **({BATCH: asdict(batch)} if batch else {}),
     }
+
+
+@contextmanager
+def readable(what: str) -> Iterator[None]:
+    """Turn what a damaged file of a dataset raises into an `InputError` in one line."""
+    try:
+        yield
+    except (
+        pa.ArrowException,
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        RecursionError,
+        TypeError,
+        ValueError,
+    ) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise InputError(f"{what} is damaged: {reason}; see `speechmill verify`") from error
+
+
+def shard_of(footer: dict[str, Any]) -> Shard:
+    """The source of a part by its footer; raises `ValueError` if it is not one."""
+    source = Shard(**footer["source"])
+    if not (isinstance(source.url, str) and isinstance(source.size, int)):
+        raise ValueError(f"the source {source} is not a URL, a size and an ETag")
+    return source
 
 
 def recorded_batch(identity: dict[str, Any]) -> ShapeSettings | None:
@@ -137,8 +165,10 @@ class ShardOutput(ABC):
                 )
 
     def read_identity(self) -> dict[str, Any] | None:
+        url = join(self.root, self.identity_file)
         try:
-            return dict(json.loads(self.storage.read_bytes(join(self.root, self.identity_file))))
+            with readable(url):
+                return dict(json.loads(self.storage.read_bytes(url)))
         except StorageNotFound:
             return None
 
@@ -229,6 +259,12 @@ class TokenDataset(ShardOutput):
     def footers(self, names: Iterable[str]) -> list[dict[str, Any]]:
         """The footer metadata of parts, in the order of `names`."""
         return self._read_all(self._footer, names)
+
+    def footers_below(self, roots: Roots) -> dict[str, dict[str, Any]]:
+        """The footers of the parts whose source tars lie below the roots, by name."""
+        names = sorted(self.parts())
+        footers = zip(names, self.footers(names), strict=True)
+        return {name: footer for name, footer in footers if roots.hold(shard_of(footer).url)}
 
     def _footer(self, name: str) -> dict[str, Any]:
         url = self.part_url(name)

@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 
 from speechmill.codecs.api import Codec
 from speechmill.codecs.errors import CodecError
-from speechmill.pipeline.dataset.layout import TokenDataset
+from speechmill.pipeline.dataset.layout import TokenDataset, shard_of
 from speechmill.pipeline.errors import SpeechmillError
-from speechmill.pipeline.shards.listing import Shard
+from speechmill.pipeline.foreign import Roots
 from speechmill.pipeline.tokenize.batching import Batch, BatchSettings
 from speechmill.pipeline.tokenize.decode import DecodeSettings, decode_shard
 from speechmill.pipeline.tokenize.encoders import BatchByBatch
@@ -39,11 +39,16 @@ class Reencoded:
 
 
 def reencode(
-    dataset: TokenDataset, count: int, codec: Codec, settings: DecodeSettings, seed: int = 0
+    dataset: TokenDataset,
+    roots: Roots,
+    count: int,
+    codec: Codec,
+    settings: DecodeSettings,
+    seed: int = 0,
 ) -> Iterator[Reencoded]:
-    """Yield `count` random rows, or all rows of a smaller dataset."""
-    names = sorted(dataset.parts())
-    footers = dataset.footers(names)
+    """Yield `count` random rows of the parts whose tars lie below `roots`, or all if fewer."""
+    held = dataset.footers_below(roots)
+    names, footers = list(held), list(held.values())
     settings = replace(settings, batch=_ALONE)
     for number, rows in _drawn([footer["rows"] for footer in footers], count, seed).items():
         table = pq.read_table(
@@ -72,7 +77,7 @@ def _reencode_rows(
     codec: Codec,
     settings: DecodeSettings,
 ) -> Iterator[Reencoded]:
-    shard, only = Shard(**footer["source"]), set(wanted["index"].to_pylist())
+    shard, only = shard_of(footer), set(wanted["index"].to_pylist())
     schema = token_schema(codec.info.codebook_sizes)
     again: dict[tuple[int, float], dict[str, Any]] = {}
     reason = "the sample no longer gives this row"

@@ -1,8 +1,9 @@
 """Verify a token dataset: read every part completely and compare it with its source."""
 
 import io
+import posixpath
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,8 +25,9 @@ from speechmill.pipeline.dataset.checks import (
     check_rows,
     check_times,
 )
-from speechmill.pipeline.dataset.layout import TokenDataset
+from speechmill.pipeline.dataset.layout import TokenDataset, shard_of
 from speechmill.pipeline.errors import ShardError, StorageError
+from speechmill.pipeline.foreign import Roots
 from speechmill.pipeline.shards.listing import Shard
 from speechmill.pipeline.shards.tar_reader import read_samples
 from speechmill.pipeline.storage import join
@@ -86,19 +88,25 @@ class _Unreadable(Exception):
 
 
 def verify_files(
-    dataset: TokenDataset, *, keys: bool | None = None, unique_keys: bool = False
+    dataset: TokenDataset,
+    *,
+    sources: Sequence[str] = (),
+    keys: bool | None = None,
+    unique_keys: bool = False,
 ) -> Verification:
     """Read every file of a dataset and list its faults.
 
-    `keys` compares rows and rejects with the member names of the source tars: None compares if the
-    tars can be read, True makes an unreadable tar a fault. A key that occurs in two shards is a
-    fault only with `unique_keys`, since in many corpora each shard numbers its clips from 0. Raises
-    `InputError` without a dataset.
+    The footers of a dataset are data: a source tar is read only below `sources`, folders or tars
+    that the user names. `keys` compares rows and rejects with the member names of these tars: None
+    compares if the tars can be read, True makes a tar that is not read a fault. A key that occurs
+    in two shards is a fault only with `unique_keys`, since in many corpora each shard numbers its
+    clips from 0. Raises `InputError` without a dataset.
     """
     identity = dataset.require_identity()
     files, strangers = _listed(dataset)
     rejects = dataset.parts("rejects")
-    check = _PartCheck(dataset, identity, rejects, keys)
+    roots = Roots.of(sources, dataset.storage)
+    check = _PartCheck(dataset, identity, rejects, keys, roots)
     with ThreadPoolExecutor(_THREADS) as threads:
         parts = list(threads.map(check, files))
     found = Verification(
@@ -113,7 +121,8 @@ def verify_files(
     found.faults += _same_source(parts)
     found.faults += _failures(dataset, {_stem(file) for file in files})
     (found.faults if unique_keys else found.notes).extend(_keys_across(parts))
-    (found.faults if keys else found.notes).extend(_unread_sources(parts))
+    if keys is not False:
+        (found.faults if keys else found.notes).extend(_unread_sources(parts, roots))
     found.notes += _uncommitted(rejects - {_stem(file) for file in files})
     return found
 
@@ -138,6 +147,7 @@ class _PartCheck:
     identity: dict[str, Any]
     rejects: set[str]
     keys: bool | None
+    roots: Roots
 
     def __call__(self, file: str) -> _Part:
         part = _Part(file)
@@ -148,7 +158,7 @@ class _PartCheck:
         except _Unreadable as error:
             part.findings.append(error.finding)
             return part
-        if part.source and self.keys is not False:
+        if part.source and self.keys is not False and self.roots.hold(part.source.url):
             self._check_source(part, table, rejected)
         return part
 
@@ -172,7 +182,7 @@ class _PartCheck:
     ) -> None:
         """Later checks rely on the results of earlier ones."""
         with _reading(part.file):
-            source = Shard(**footer["source"])
+            source = shard_of(footer)
             sizes = tuple(footer["codec"]["codebook_sizes"])
             codec = CodecInfo(**footer["codec"] | {"codebook_sizes": sizes})
             part.add(check_identity(footer, self.identity))
@@ -246,11 +256,23 @@ def _keys_across(parts: list[_Part]) -> Iterator[Finding]:
         yield Finding("duplicate", part.file, message)
 
 
-def _unread_sources(parts: list[_Part]) -> Iterator[Finding]:
-    unread = [part for part in parts if part.unread]
-    if unread:
+def _unread_sources(parts: list[_Part], roots: Roots) -> Iterator[Finding]:
+    """What to do about the sources that were not compared."""
+    if unread := [part for part in parts if part.unread]:
         message = f"{len(unread)} source tars cannot be read, first {unread[0].unread}"
         yield Finding("keys", unread[0].file, message)
+    outside = [part for part in parts if part.source and not roots.hold(part.source.url)]
+    if outside:
+        yield Finding("keys", outside[0].file, not_compared(len(outside), outside[0].source))
+
+
+def not_compared(count: int, first: Shard | None) -> str:
+    """What to do about parts whose tars lie below none of the sources."""
+    url = first.url if first else ""
+    return (
+        f"{count} parts are not compared with their tars, first {url}; name the folder of the tars "
+        f"by --source, if you trust it: --source {posixpath.dirname(url)}"
+    )
 
 
 def _failures(dataset: TokenDataset, done: set[str]) -> Iterator[Finding]:

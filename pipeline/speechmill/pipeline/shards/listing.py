@@ -1,15 +1,13 @@
 """A shard is one tar: the unit of work, of failure and of commit."""
 
 import hashlib
-import os
 import posixpath
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from braceexpand import braceexpand
-
 from speechmill.pipeline.errors import InputError
-from speechmill.pipeline.storage import FileInfo, Storage, join
+from speechmill.pipeline.shards.shard_lists import exists, expand_sources
+from speechmill.pipeline.storage import FileInfo, Storage
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,49 +33,52 @@ def list_shards(sources: Sequence[str], storage: Storage) -> list[Shard]:
     """Every tar of the sources, sorted by URL, each once.
 
     A source is a tar, a brace range (`s3://b/x-{000..127}.tar`), a glob, a folder (every `.tar`
-    below it) or a manifest: a `.txt` with one source per line, relative to its own folder.
-    This takes one listing per folder, never a request per shard. Raises `InputError` for a tar
-    that does not exist and for a source without tars.
+    below it, but hidden ones) or a list: a `.txt` with one source per line, relative to its own
+    folder. This takes one listing per folder, never a request per shard. Raises `InputError` for a
+    tar that does not exist, for a source without tars, and for two tars with one part.
     """
     if isinstance(sources, str) or not sources:
         raise InputError(f"shards must be a list of at least one tar, folder or glob: {sources!r}")
     found: dict[str, FileInfo] = {}
     tars: list[str] = []
-    for source in _flatten(sources, storage):
+    for source in expand_sources(sources, storage):
         if source.endswith(".tar") and not is_pattern(source):
             tars.append(storage.absolute(source))
-        elif is_pattern(source):
-            found |= {info.url: info for info in _not_empty(storage.glob(source), source)}
+            continue
+        if is_pattern(source):
+            infos = storage.glob(source)
         else:
-            infos = [i for i in storage.list_files(source) if i.url.endswith(".tar")]
-            found |= {info.url: info for info in _not_empty(infos, source)}
+            infos = [info for info in storage.list_files(source) if info.url.endswith(".tar")]
+        shown = [info for info in infos if not _is_hidden(info.url)]
+        found |= {info.url: info for info in _not_empty(shown, source)}
     found |= _look_up(tars, storage)
-    return [Shard(i.url, i.size, i.etag) for i in sorted(found.values(), key=lambda i: i.url)]
+    shards = [Shard(i.url, i.size, i.etag) for i in sorted(found.values(), key=lambda i: i.url)]
+    _refuse_names(shards)
+    return shards
 
 
-def _flatten(sources: Iterable[str], storage: Storage) -> Iterable[str]:
-    """Expand manifests and brace ranges."""
-    for source in sources:
-        if source.endswith(".txt"):
-            lines = storage.read_bytes(source).decode().splitlines()
-            entries = [line.strip() for line in lines if line.strip() and line[0] != "#"]
-            folder = posixpath.dirname(source)
-            yield from _flatten((_relative_to(folder, entry) for entry in entries), storage)
-        else:
-            yield from [source] if _exists(source) else braceexpand(source)
+def _refuse_names(shards: Sequence[Shard]) -> None:
+    """Raise `InputError` for a URL that is not UTF-8, and for two tars that have one part."""
+    by_name: dict[str, Shard] = {}
+    for shard in shards:
+        try:
+            other = by_name.setdefault(shard.name, shard)
+        except UnicodeEncodeError as error:
+            raise InputError(f"the name of {shard.url!r} is not UTF-8; rename the file") from error
+        if other != shard:
+            raise InputError(
+                f"{other.url} and {shard.url} would both be written to {shard.name}; rename one"
+            )
 
 
-def _relative_to(folder: str, entry: str) -> str:
-    return entry if "://" in entry or entry.startswith("/") or not folder else join(folder, entry)
+def _is_hidden(url: str) -> bool:
+    """Whether a file of a folder is not meant: macOS puts `._x.tar` beside `x.tar`."""
+    return posixpath.basename(url).startswith(".")
 
 
 def is_pattern(source: str) -> bool:
     """Return whether a source has wildcards and is not a path that exists."""
-    return any(mark in source for mark in "*?[") and not _exists(source)
-
-
-def _exists(path: str) -> bool:
-    return os.path.exists(path)  # noqa: PTH110 - Path raises for a list in braces of over 255 bytes
+    return any(mark in source for mark in "*?[") and not exists(source)
 
 
 def _not_empty(infos: list[FileInfo], source: str) -> list[FileInfo]:

@@ -6,6 +6,8 @@ each tar; a tar appears whole or not at all, so an existing one is done.
 
 import io
 import json
+import os
+import posixpath
 import tarfile
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,16 +18,19 @@ import xxhash
 
 from speechmill.pipeline.audio.containers.recognize import AUDIO_SUFFIXES
 from speechmill.pipeline.errors import InputError
+from speechmill.pipeline.foreign import Roots
+from speechmill.pipeline.links import PassedOver
 from speechmill.pipeline.shards.sources import (
     MANIFESTS,
     Member,
+    Reach,
     SampleFiles,
     clean_url,
     files_of_folder,
     files_of_manifest,
 )
 from speechmill.pipeline.shards.webdataset import SampleWriter
-from speechmill.pipeline.storage import Storage, join
+from speechmill.pipeline.storage import Storage, is_local, join
 
 PLAN = "pack.json"
 READERS = 16  # concurrent reads: latency dominates for small objects
@@ -39,8 +44,11 @@ class PackSettings:
     output: str  # folder of the tars
     shard_mb: float = 256.0  # MB (10**6 bytes) of a tar at most, unless one clip alone is larger
     pattern: str = "shard-%06d.tar"  # names of the tars
-    # Of audio files in a folder.
+    # Of audio files.
     extensions: list[str] = field(default_factory=lambda: [*AUDIO_SUFFIXES])
+    # Folder that paths of a manifest and links may lead to, besides that of the source.
+    root: str | None = None
+    follow_links: bool = False  # to anywhere, as do the paths of a manifest
 
     def __post_init__(self) -> None:
         if self.shard_mb <= 0:
@@ -80,6 +88,14 @@ class PackedShard:
     skipped: bool  # it existed before
 
 
+@dataclass(frozen=True, slots=True)
+class PackPlan:
+    """The tars to write, and the files and folders of the source that are in none of them."""
+
+    shards: list[PlannedShard]
+    passed_over: list[PassedOver]
+
+
 def pack_files(settings: PackSettings, storage: Storage) -> Iterator[PackedShard]:
     """Write the missing tars, one at a time and in order.
 
@@ -89,15 +105,23 @@ def pack_files(settings: PackSettings, storage: Storage) -> Iterator[PackedShard
 
 
 def plan_shards(settings: PackSettings, storage: Storage) -> list[PlannedShard]:
+    """The tars of `plan_pack`."""
+    return plan_pack(settings, storage).shards
+
+
+def plan_pack(settings: PackSettings, storage: Storage) -> PackPlan:
     """Samples in the order of their keys; a new tar begins when the next one would not fit."""
     source = clean_url(storage.absolute(settings.source))
-    if source.lower().endswith(MANIFESTS):
-        samples = files_of_manifest(source, storage)
-    else:
-        samples = files_of_folder(source, settings.extensions, storage)
-    ordered = _distinct(sorted(samples, key=lambda sample: sample.key))
+    is_manifest = source.lower().endswith(MANIFESTS)
+    folder = posixpath.dirname(source) if is_manifest else source
+    roots = Roots.of([folder, *([settings.root] if settings.root else [])], storage)
+    reach = Reach(roots, settings.follow_links)
+    gather = files_of_manifest if is_manifest else files_of_folder
+    gathered = gather(source, settings.extensions, reach, storage)
+    ordered = _distinct(sorted(gathered.samples, key=lambda sample: sample.key))
     groups = _cut(ordered, settings.shard_mb * 1e6)
-    return [PlannedShard(settings.pattern % i, tuple(group)) for i, group in enumerate(groups)]
+    shards = [PlannedShard(settings.pattern % i, tuple(group)) for i, group in enumerate(groups)]
+    return PackPlan(shards, gathered.passed_over)
 
 
 def pack_shards(
@@ -188,10 +212,16 @@ def _tar(shard: PlannedShard, storage: Storage, pool: ThreadPoolExecutor) -> byt
 
 
 def read_member(member: Member, storage: Storage) -> bytes:
-    """The content of a planned member; raises `InputError` if its size has changed."""
+    """The content of a planned member; raises `InputError` if it has changed.
+
+    A file that has become a link would be another one, maybe outside of the source.
+    """
     if isinstance(member.content, bytes):
         return member.content
-    data = storage.read_bytes(member.content.url)
+    url = member.content.url
+    if is_local(url) and os.path.realpath(url) != url:
+        raise InputError(f"{url} has become a link since it was listed; pack it again")
+    data = storage.read_bytes(url)
     if len(data) != member.size:
         raise InputError(
             f"{member.content.url} had {member.size} bytes when it was listed and has {len(data)} "

@@ -7,18 +7,24 @@ import csv
 import io
 import json
 import posixpath
+import re
 import tarfile
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import xxhash
 
 from speechmill.pipeline.errors import InputError
-from speechmill.pipeline.storage import FileInfo, Storage, join
+from speechmill.pipeline.foreign import Roots, check_foreign, without_file
+from speechmill.pipeline.links import PassedOver
+from speechmill.pipeline.paths import is_plain
+from speechmill.pipeline.storage import FileInfo, Storage, is_local, join
 
 MANIFESTS = (".jsonl", ".csv", ".tsv")
 SIDECARS = ("json", "txt")
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 Row = tuple[int, dict[str, Any]]  # line of the manifest, from 1, and its columns
 
@@ -77,19 +83,43 @@ def clean_url(url: str) -> str:
     return protocol + separator + posixpath.normpath(path)
 
 
-def files_of_folder(root: str, extensions: Sequence[str], storage: Storage) -> list[SampleFiles]:
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """How far a source may lead: below these roots, or anywhere if `follow_links` is set."""
+
+    roots: Roots
+    follow_links: bool
+
+    @property
+    def links(self) -> tuple[str, ...] | None:
+        """The folders that links may lead to; None: any."""
+        return None if self.follow_links else self.roots.urls
+
+
+@dataclass(slots=True)
+class Gathered:
+    """The samples of a source, and what was passed over."""
+
+    samples: list[SampleFiles] = field(default_factory=list)
+    passed_over: list[PassedOver] = field(default_factory=list)
+
+
+def files_of_folder(
+    root: str, extensions: Sequence[str], reach: Reach, storage: Storage
+) -> Gathered:
     """A sample for each audio file below a folder, with its sidecars; hidden files are ignored."""
+    found, passed_over = storage.walk(root, reach.links)
     files: dict[str, dict[str, FileInfo]] = {}
-    for info in storage.list_files(root):
-        if info.url == root:
+    for each in found:
+        if each.url == root:
             raise InputError(f"{root} is not a folder; a manifest ends in {', '.join(MANIFESTS)}")
-        stem, _ = split_suffix(info.url[len(root) :].lstrip("/"))
+        stem, _ = split_suffix(each.url[len(root) :].lstrip("/"))
         if not any(part.startswith(".") for part in stem.split("/")):
-            files.setdefault(stem, {})[info.url] = info
+            files.setdefault(stem, {})[each.url] = each.file
     samples = [sample for stem in files for sample in _files_of_stem(stem, files[stem], extensions)]
     if not samples:
         raise InputError(f"no audio (.{', .'.join(extensions)}) in {root}; is the folder right?")
-    return samples
+    return Gathered(samples, passed_over)
 
 
 def _files_of_stem(
@@ -103,29 +133,55 @@ def _files_of_stem(
             yield SampleFiles.of(key, [member, *sidecars], url)
 
 
-def files_of_manifest(url: str, storage: Storage) -> list[SampleFiles]:
+def files_of_manifest(
+    url: str, extensions: Sequence[str], reach: Reach, storage: Storage
+) -> Gathered:
     """A sample for each row, with the other columns as JSON.
 
-    Raises `InputError`, with the line, for a row whose file is not named, does not exist or was
-    named before.
+    Raises `InputError`, with the line, for a row whose file is not named, does not exist, lies out
+    of reach or was named before.
     """
     root = posixpath.dirname(url)
     rows = [(f"{url}, line {line}", row) for line, row in _rows(url, storage)]
     if not rows:
         raise InputError(f"{url} has no rows; give one per audio file")
-    urls = [_located(row, root, where, storage) for where, row in rows]
-    files = _look_up(set(urls), root, storage)
+    paths = [(where, _located(row, root, where, extensions)) for where, row in rows]
+    urls = [_within_reach(path, where, reach, storage) for where, path in paths]
+    files, passed_over = _look_up(set(urls), root, reach, storage)
     seen: dict[str, str] = {}
     for (where, _), file in zip(rows, urls, strict=True):
         if file not in files:
-            raise InputError(f"{where}: {file} does not exist; a relative path starts at {root}")
+            raise InputError(f"{where}: {_why_missing(file, root, passed_over)}")
         if file in seen:
             raise InputError(f"{seen[file]} and {where} both name {file}; drop one")
         seen[file] = where
-    return [
-        _files_of_row(row, files[file], root, where)
+    samples = [
+        _files_of_row(row, file, files[file], root, where)
         for (where, row), file in zip(rows, urls, strict=True)
     ]
+    return Gathered(samples)
+
+
+def _within_reach(url: str, where: str, reach: Reach, storage: Storage) -> str:
+    """A URL as a listing spells it; raises `InputError` for one that a manifest may not name."""
+    if not reach.roots.hold(url):
+        check_foreign(url, where, storage)
+        if not reach.follow_links:
+            raise InputError(
+                f"{where}: {url} is not below {reach.roots.urls[0]}; if it belongs to this corpus, "
+                "pack it with root=<its folder>"
+            )
+    return clean_url(url if is_local(url) else storage.absolute(url))
+
+
+def _why_missing(file: str, root: str, passed_over: Sequence[PassedOver]) -> str:
+    for one in passed_over:
+        if file == one.url or file.startswith(f"{one.url}/"):
+            return (
+                f"{file} is passed over: {one.url} is {one.reason}; if that belongs to this "
+                "corpus, pack it with root=<the folder where it leads>"
+            )
+    return f"{file} does not exist; a relative path starts at {root}"
 
 
 def _rows(url: str, storage: Storage) -> Iterator[Row]:
@@ -167,41 +223,53 @@ def _table_rows(text: str, url: str) -> Iterator[Row]:
         raise InputError(f"{url}, after line {reader.line_num}: {error}") from error
 
 
-def _located(row: dict[str, Any], root: str, where: str, storage: Storage) -> str:
+def _located(row: dict[str, Any], root: str, where: str, extensions: Sequence[str]) -> str:
     """The URL of a row's audio file."""
     path = row.get("path")
     if not path or not isinstance(path, str):
         columns = ", ".join(row) or "nothing"
         raise InputError(f"{where} has no `path`, only {columns}; name the audio file in `path`")
-    if split_suffix(path)[1] in ("", *SIDECARS):
+    suffix = split_suffix(path)[1]
+    if suffix in ("", *SIDECARS):
         raise InputError(f"{where}: {path!r} has no audio extension; name it like {path}.flac")
-    if "://" in path:
-        return clean_url(storage.absolute(path))
-    return clean_url(path if path.startswith("/") else join(root, path))
+    if suffix not in extensions:
+        raise InputError(
+            f"{where}: {path!r} is not named as audio; if it is, add extensions=[…,{suffix}]"
+        )
+    if "://" in path or path.startswith("/"):
+        return clean_url(without_file(path))
+    return clean_url(join(root, path))
 
 
-def _look_up(urls: set[str], root: str, storage: Storage) -> dict[str, FileInfo]:
+def _look_up(
+    urls: set[str], root: str, reach: Reach, storage: Storage
+) -> tuple[dict[str, FileInfo], list[PassedOver]]:
     """The files that exist, by one listing per folder, never a request per file."""
     folders = {root if url.startswith(root + "/") else posixpath.dirname(url) for url in urls}
     listed: list[str] = []
     for folder in sorted(folders):
         if not any(folder.startswith(outer + "/") for outer in listed):
             listed.append(folder)
-    found = (info for folder in listed for info in storage.list_files(folder))
-    return {info.url: info for info in found if info.url in urls}
+    walks = [storage.walk(folder, reach.links) for folder in listed]
+    files = {each.url: each.file for found, _ in walks for each in found if each.url in urls}
+    return files, [one for _, passed_over in walks for one in passed_over]
 
 
-def _files_of_row(row: dict[str, Any], file: FileInfo, root: str, where: str) -> SampleFiles:
-    stem, suffix = split_suffix(file.url)
-    key = str(row.get("key", _inner(stem, root))).replace(".", "_")
+def _files_of_row(
+    row: dict[str, Any], url: str, file: FileInfo, root: str, where: str
+) -> SampleFiles:
+    stem, suffix = split_suffix(url)
+    key = _SURROGATE.sub("\ufffd", str(row.get("key", _inner(stem, root)))).replace(".", "_")
     if not key or key != key.strip("/"):
         raise InputError(f"{where}: the key {key!r} is empty or has a slash at its end; change it")
+    if not is_plain(key):
+        raise InputError(f"{where}: the key {key!r} cannot be a name in a tar; change it")
     columns = {name: value for name, value in row.items() if name != "path"}
     members = [Member(f"{key}.{suffix}", file)]
     if columns:
         text = json.dumps(columns, ensure_ascii=False, sort_keys=True)
-        members.append(Member(f"{key}.json", text.encode()))
-    return SampleFiles.of(key, members, f"{where} ({file.url})")
+        members.append(Member(f"{key}.json", _SURROGATE.sub("\ufffd", text).encode()))
+    return SampleFiles.of(key, members, f"{where} ({url})")
 
 
 def _inner(url: str, root: str) -> str:

@@ -1,0 +1,148 @@
+"""The files below a folder of this machine, with its links followed as far as they may lead."""
+
+import os
+import stat
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class PassedOver:
+    """A file or folder that was left out, and why."""
+
+    url: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class LocalFile:
+    """A file as it was found, and the path of it without links."""
+
+    path: str
+    real: str
+    size: int  # bytes
+    mtime: float  # s
+
+
+@dataclass(slots=True)
+class Walk:
+    """Every file below a folder, by path.
+
+    A link is followed if it leads below one of `roots`, or anywhere if they are None. Each is
+    followed once, and none to a folder that it lies in: the walk ends, whatever the links are.
+    """
+
+    files: list[LocalFile] = field(default_factory=list)
+    passed_over: list[PassedOver] = field(default_factory=list)
+
+
+HIDDEN = "hidden"
+DANGLING = "a link to nothing"
+ROUND = "a link to a folder that is read already"
+OUTSIDE = "a link that leads out of the folder"
+SPECIAL = "neither a file nor a folder"
+NOT_UTF8 = "a name that is not UTF-8"
+UNREADABLE = "a folder that cannot be read"
+
+_Folder = tuple[str, str, frozenset[str]]  # path, real path, real paths of the folders above
+
+
+def walk(root: str, roots: Sequence[str] | None) -> Walk:
+    """Read a folder and all folders below it; what does not exist is empty."""
+    return _Walker(None if roots is None else [os.path.realpath(each) for each in roots]).walk(root)
+
+
+class _Walker:
+    def __init__(self, roots: list[str] | None):
+        self.roots = roots
+        self.found = Walk()
+        self.folders: list[_Folder] = []
+        self.links: deque[_Folder] = deque()  # path, real path of the link itself, folders above
+        self.followed: set[str] = set()
+
+    def walk(self, root: str) -> Walk:
+        root = root.rstrip("/") or "/"
+        real = os.path.realpath(root)
+        if not self._allowed(real):
+            self._pass_over(root, OUTSIDE)
+        elif (found := _stat(real)) and not stat.S_ISDIR(found.st_mode):
+            self._add(root, real)
+        else:
+            self.folders.append((root, real, frozenset()))
+        while self.folders or self.links:
+            if self.folders:
+                self._read(*self.folders.pop())
+            else:
+                self._follow(*self.links.popleft())
+        self.found.files.sort(key=lambda file: file.path)
+        self.found.passed_over.sort(key=lambda one: one.url)
+        return self.found
+
+    def _read(self, folder: str, real: str, above: frozenset[str]) -> None:
+        try:
+            with os.scandir(folder) as scan:
+                entries = sorted(scan, key=lambda entry: entry.name)
+        except FileNotFoundError:
+            return
+        except OSError:
+            self._pass_over(folder, UNREADABLE)
+            return
+        for entry in entries:
+            target = f"{real.rstrip('/')}/{entry.name}"
+            if entry.name.startswith("."):
+                self._pass_over(entry.path, HIDDEN)
+            elif not _is_utf8(entry.name):
+                self._pass_over(entry.path, NOT_UTF8)
+            elif entry.is_symlink():
+                self.links.append((entry.path, target, above | {real}))
+            elif entry.is_dir():
+                self.folders.append((entry.path, target, above | {real}))
+            else:
+                self._add(entry.path, target)
+
+    def _follow(self, path: str, link: str, above: frozenset[str]) -> None:
+        real = os.path.realpath(link)
+        if not self._allowed(real):
+            self._pass_over(path, OUTSIDE)
+        elif not (found := _stat(real)):
+            self._pass_over(path, DANGLING)
+        elif not stat.S_ISDIR(found.st_mode):
+            self._add(path, real)
+        elif real in above or link in self.followed:
+            self._pass_over(path, ROUND)
+        else:
+            self.followed.add(link)
+            self.folders.append((path, real, above))
+
+    def _add(self, path: str, real: str) -> None:
+        found = _stat(real)
+        if found and stat.S_ISREG(found.st_mode):
+            self.found.files.append(LocalFile(path, real, found.st_size, found.st_mtime))
+        else:
+            self._pass_over(path, SPECIAL)
+
+    def _allowed(self, real: str) -> bool:
+        roots = self.roots
+        return roots is None or any(
+            real == root or real.startswith(root.rstrip("/") + "/") for root in roots
+        )
+
+    def _pass_over(self, url: str, reason: str) -> None:
+        self.found.passed_over.append(PassedOver(url, reason))
+
+
+def _stat(path: str) -> os.stat_result | None:
+    try:
+        return Path(path).stat()
+    except (OSError, ValueError):  # gone, not permitted, or a link that names no path
+        return None
+
+
+def _is_utf8(name: str) -> bool:
+    """Whether a name can be written as text; other bytes are surrogates in Python."""
+    try:
+        return bool(name.encode())
+    except UnicodeEncodeError:
+        return False
