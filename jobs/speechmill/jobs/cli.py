@@ -196,6 +196,9 @@ def verify_command(
     output: Dataset,
     overrides: Overrides = None,
     reencode: Annotated[int, typer.Option(help="rows to encode again, chosen at random")] = 0,
+    redecode: Annotated[
+        int, typer.Option(help="recordings to decode with two decoders, chosen at random")
+    ] = 0,
     keys: Annotated[
         bool | None,
         typer.Option("--keys/--no-keys", help="a tar that is not read is a fault, or read none"),
@@ -230,7 +233,7 @@ def verify_command(
 
     with _exit_codes():
         options = VerifyOptions(
-            keys, unique_keys, reencode, seed, tolerance, sources=tuple(source or ())
+            keys, unique_keys, reencode, redecode, seed, tolerance, tuple(source or ())
         )
         found, mismatch = verify_dataset(output, options, overrides or [])
     if as_json:

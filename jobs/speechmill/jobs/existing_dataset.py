@@ -15,7 +15,7 @@ from speechmill.pipeline.run.run_log import read_summary, run_folder
 from speechmill.pipeline.storage import Storage, join
 
 _CONFIG_BYTES = 2**20
-_SHOWN = 300  # characters of settings that an error shows
+_SHOWN = 100  # characters of a setting that an error shows
 UNFINISHED = "did not end: killed, or still running"  # status of a run without a summary
 
 
@@ -75,7 +75,7 @@ def dataset_config(dataset: TokenDataset, overrides: list[str]) -> TokenizeConfi
     }
     if not identity.get("trained", True):
         codec["checkpoint"] = UNTRAINED
-    audio = ("channels", "resampler", "member")
+    audio = ("channels", "resampler", "gaps", "member")
     segment = identity.get("segment", "none")
     values = {
         "shards": [],
@@ -135,15 +135,11 @@ def _refuse_other_revision(dataset: TokenDataset, codec: CodecInfo) -> None:
     if codec.revision == wanted:
         return
     made_with = _section(recorded_config(dataset), "codec")
-    names = ("checkpoint", "config", "options")
-    used = {f"codec.{name}": made_with[name] for name in names if made_with.get(name)}
-    hint = f"; the run that made them had {_shown(used)}" if used else ""
+    named = [(name, made_with.get(name)) for name in ("checkpoint", "config")]
+    # Nothing but text: a nested value of a stranger's YAML may be endless when written out.
+    used = [f"codec.{name} {value[:_SHOWN]!r}" for name, value in named if isinstance(value, str)]
+    hint = f"; the run that made them had {', '.join(used)}" if used else ""
     raise DatasetConflict(
         f"{dataset.root} holds tokens of revision {wanted}, {codec.title} loads as "
         f"{codec.revision}; set codec.checkpoint to the one that made them{hint}"
     )
-
-
-def _shown(settings: dict[str, Any]) -> str:
-    text = ", ".join(f"{name} {value!r}" for name, value in settings.items())
-    return text if len(text) <= _SHOWN else text[:_SHOWN] + "…"

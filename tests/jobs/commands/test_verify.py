@@ -79,7 +79,7 @@ def test_missing_or_changed_audio_is_a_fault_of_reencoding(tmp_path, output):
 def test_without_a_source_nothing_is_encoded_again_and_a_note_says_so(output):
     done = CliRunner().invoke(app, ["verify", output, "--reencode", "5"])
     assert done.exit_code == 0, done.output
-    assert "no row is encoded again: name the folder of the source tars by --source" in done.output
+    assert "nothing is read again: name the folder of the source tars by --source" in done.output
 
 
 def test_another_checkpoint_than_the_one_that_made_the_tokens_is_refused(output):
@@ -126,3 +126,21 @@ def test_faults_are_listed_and_set_the_exit_code(tmp_path, output):
     done = verify(output)
     assert done.exit_code == 1
     assert "fault  name  tokens/stray.txt" in done.output
+
+
+def test_recordings_are_decoded_again_with_a_second_decoder(output):
+    done = verify(output, "--redecode", f"{ROWS}")
+    assert done.exit_code == 0, done.output
+    assert f"{ROWS} recordings; for 0 there is no second decoder" in done.output
+
+
+def test_a_row_that_is_shorter_than_its_recording_is_found_by_decoding_again(tmp_path, output):
+    path = sorted((tmp_path / "out" / "tokens").iterdir())[0]
+    table = pq.read_table(path)
+    place = table.schema.get_field_index("end")
+    column = pa.array([end / 2 for end in table["end"].to_pylist()], pa.float64())
+    pq.write_table(table.set_column(place, table.schema.field(place), column), path)
+    found = json.loads(verify(output, "--redecode", f"{ROWS}", "--json").stdout)
+    faults = [fault["message"] for fault in found["faults"] if fault["check"] == "redecode"]
+    assert len(faults) == len(table)
+    assert all("the row has" in message for message in faults)

@@ -36,6 +36,7 @@ class VerifyOptions:
     keys: bool | None = None  # compare with the source tars; None: if they can be read
     unique_keys: bool = False
     reencode: int = 0  # rows
+    redecode: int = 0  # recordings
     seed: int = 0  # of the choice of rows
     tolerance: float | None = None  # share of codes of a codebook that may differ
     sources: tuple[str, ...] = ()  # folders or tars; no tar is read elsewhere
@@ -49,13 +50,32 @@ def verify_dataset(
     found = verify_files(
         dataset, sources=options.sources, keys=options.keys, unique_keys=options.unique_keys
     )
-    if not options.reencode or any(fault.check == "unreadable" for fault in found.faults):
+    again = options.reencode or options.redecode
+    if not again or any(fault.check == "unreadable" for fault in found.faults):
         return found, None
     if not dataset.footers_below(Roots.of(options.sources, dataset.storage)):
-        message = "no row is encoded again: name the folder of the source tars by --source"
-        found.notes.append(Finding("reencode", dataset.identity_file, message))
+        message = "nothing is read again: name the folder of the source tars by --source"
+        found.notes.append(Finding("source", dataset.identity_file, message))
         return found, None
-    return found, _reencode(dataset, options, overrides, found)
+    if options.redecode:
+        _redecode(dataset, options, overrides, found)
+    return found, _reencode(dataset, options, overrides, found) if options.reencode else None
+
+
+def _redecode(
+    dataset: TokenDataset, options: VerifyOptions, overrides: list[str], found: Verification
+) -> None:
+    """Add a fault for each recording on which two decoders or its row disagree."""
+    from speechmill.pipeline.dataset.redecode import redecode
+
+    roots = Roots.of(options.sources, dataset.storage)
+    settings = dataset_config(dataset, overrides).decode_settings()
+    for one in redecode(dataset, roots, options.redecode, settings, options.seed):
+        found.redecoded += 1
+        found.redecoded_by_one += not one.has_other
+        if one.error:
+            file = f"tokens/{one.part}.parquet"
+            found.faults.append(Finding("redecode", file, f"{one.key!r}: {one.error}"))
 
 
 def _reencode(
@@ -143,6 +163,10 @@ def print_verification(found: Verification, mismatch: Mismatch | None, console: 
         facts["codes that differ"] = f"{shares} of {mismatch.frames:,} frames, by codebook"
         if mismatch.canary is not None:
             facts["canary"] = f"{mismatch.canary:.2%} of its codes are equal on this machine"
+    if found.redecoded:
+        facts["decoded again"] = (
+            f"{found.redecoded} recordings; for {found.redecoded_by_one} there is no second decoder"
+        )
     facts["faults"] = f"{len(found.faults)}"
     console.print(facts_table(facts))
     for word, findings in (("fault", found.faults), ("note ", found.notes)):

@@ -43,6 +43,7 @@ NOT_IN_IDENTITY = (
     "enhancer",
 )
 ENHANCER_REVISION = "enhancer_revision"
+_ADDED_SINCE = {"audio.gaps": "reject"}  # settings that early checkpoints do not have
 
 
 class Checkpoints:
@@ -108,7 +109,7 @@ def run_identity(settings: Mapping[str, Any], enhancer_revision: str | None) -> 
 
 def saved_identity(checkpoint: Mapping[str, Any], config: Any) -> dict[str, Any]:
     """Return the identity in a checkpoint, with the relative paths of early versions absolute."""
-    saved = _identity_settings(checkpoint["identity"])
+    saved = _ADDED_SINCE | _identity_settings(checkpoint["identity"])
     for setting in path_settings(config):
         if setting.name in saved:
             saved[setting.name] = setting.absolute(saved[setting.name])

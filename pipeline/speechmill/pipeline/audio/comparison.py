@@ -6,6 +6,7 @@ import numpy as np
 
 from speechmill.pipeline.audio.buffer import SampleBuffer
 from speechmill.pipeline.audio.decoders import open_audio, open_with_ffmpeg
+from speechmill.pipeline.audio.ffmpeg import Gaps
 from speechmill.pipeline.audio.resample import AudioSettings, one_channel, resampled
 from speechmill.pipeline.audio.samples import BLOCK, Limits, Source, to_float
 from speechmill.pipeline.blob import Blob
@@ -17,23 +18,23 @@ _LEAST_SNR_RESAMPLED = 6.0  # dB; libsndfile decodes Opus at the encoder's rate,
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """The lengths that two decoders give, and how much their samples agree."""
+    """How long a recording is, and whether a second decoder agrees."""
 
     seconds: float
-    other_seconds: float
-    snr: float  # dB, of the mean of all channels
-    fault: str | None  # why they count as different
+    has_other: bool  # whether a second decoder knows the format
+    fault: str | None = None  # how the second one differs
 
 
-def compare_decoders(data: Blob, settings: AudioSettings, limits: Limits) -> Comparison | None:
-    """Compare the decoder of a file with FFmpeg; None if FFmpeg is the only one that decodes it.
+def compare_decoders(data: Blob, settings: AudioSettings, limits: Limits) -> Comparison:
+    """Compare the decoder of a file with FFmpeg, unless FFmpeg is that decoder.
 
     Raises a `SampleError` if one of them rejects it.
     """
+    source = open_audio(data, limits, Gaps(settings.gaps))
     other = open_with_ffmpeg(data, limits)
     if other is None:
-        return None
-    source = open_audio(data, limits)
+        num_samples = sum(len(block_TC) for block_TC in source.blocks)
+        return Comparison(num_samples / source.sample_rate, has_other=False)
     rates = (source.sample_rate, other.sample_rate)
     num_samples, num_others, snr = _compare(_mono(source, rates[0]), _mono(other, rates[0]))
     seconds, other_seconds = num_samples / rates[0], num_others / rates[0]
@@ -43,8 +44,8 @@ def compare_decoders(data: Blob, settings: AudioSettings, limits: Limits) -> Com
     if abs(seconds - other_seconds) > tolerance:
         fault = f"{seconds:.4f} s, FFmpeg gives {other_seconds:.4f} s"
     elif snr < least:
-        fault = f"the samples differ from FFmpeg's by {snr:.1f} dB, {least:g} would do"
-    return Comparison(seconds, other_seconds, snr, fault)
+        fault = f"the ratio of the signal to the difference from FFmpeg is {snr:.1f} dB"
+    return Comparison(seconds, True, fault)
 
 
 def _mono(source: Source, rate: int) -> SampleBuffer:

@@ -47,15 +47,21 @@ def reencode(
     seed: int = 0,
 ) -> Iterator[Reencoded]:
     """Yield `count` random rows of the parts whose tars lie below `roots`, or all if fewer."""
+    settings = replace(settings, batch=_ALONE)
+    for name, footer, rows in drawn_rows(dataset, roots, count, seed):
+        yield from _reencode_rows(dataset, rows, name, footer, codec, settings)
+
+
+def drawn_rows(
+    dataset: TokenDataset, roots: Roots, count: int, seed: int, columns: list[str] | None = None
+) -> Iterator[tuple[str, dict[str, Any], pa.Table]]:
+    """Name, footer and random rows of each drawn part whose tar lies below `roots`."""
     held = dataset.footers_below(roots)
     names, footers = list(held), list(held.values())
-    settings = replace(settings, batch=_ALONE)
     for number, rows in _drawn([footer["rows"] for footer in footers], count, seed).items():
-        table = pq.read_table(
-            io.BytesIO(dataset.storage.read_bytes(dataset.part_url(names[number])))
-        )
-        footer = footers[number]
-        yield from _reencode_rows(dataset, table.take(rows), names[number], footer, codec, settings)
+        data = dataset.storage.read_bytes(dataset.part_url(names[number]))
+        table = pq.read_table(io.BytesIO(data), columns=columns)
+        yield names[number], footers[number], table.take(rows)
 
 
 def _drawn(sizes: Sequence[int], count: int, seed: int) -> dict[int, list[int]]:

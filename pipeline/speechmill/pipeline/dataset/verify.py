@@ -57,6 +57,8 @@ class Verification:
     frames: int = 0
     rejects: int = 0
     sources_read: int = 0
+    redecoded: int = 0  # recordings that were decoded again
+    redecoded_by_one: int = 0  # of them, those of which only one decoder knows the format
     faults: list[Finding] = field(default_factory=list)
     notes: list[Finding] = field(default_factory=list)
 
