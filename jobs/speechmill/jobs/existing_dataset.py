@@ -6,10 +6,11 @@ from typing import Any
 import yaml
 
 from speechmill.codecs import Codec, CodecInfo, load_codec
-from speechmill.codecs.registry import UNTRAINED
+from speechmill.codecs.errors import InvalidConfig, UnknownCodec
+from speechmill.codecs.registry import UNTRAINED, plain_options
 from speechmill.jobs.config import check_overrides, from_overrides, from_values
 from speechmill.jobs.schemas import TokenizeConfig, default_device
-from speechmill.pipeline.dataset.layout import TokenDataset
+from speechmill.pipeline.dataset.layout import TokenDataset, readable
 from speechmill.pipeline.errors import DatasetConflict, InputError
 from speechmill.pipeline.run.run_log import read_summary, run_folder
 from speechmill.pipeline.storage import Storage, join
@@ -67,25 +68,31 @@ def dataset_config(dataset: TokenDataset, overrides: list[str]) -> TokenizeConfi
     come from the overrides, or are those that the codec is published with.
     """
     identity, recorded = dataset.require_identity(), recorded_config(dataset)
-    codec: dict[str, Any] = {
-        "name": identity.get("codec"),
-        "precision": identity.get("precision", "fp32"),
-        "compile": identity.get("compile", False),
-        "options": _numbers(_section(recorded, "codec", "options")),
-    }
-    if not identity.get("trained", True):
-        codec["checkpoint"] = UNTRAINED
     audio = ("channels", "resampler", "member")
     segment = identity.get("segment", "none")
     values = {
         "shards": [],
         "output": "",
-        "codec": codec,
+        "codec": _codec_section(identity, _numbers(_section(recorded, "codec", "options"))),
         "audio": {name: identity[name] for name in audio if name in identity},
         "segment": {} if segment == "none" else segment,
         "limits": _numbers(_section(recorded, "limits")),
     }
-    return from_values(TokenizeConfig, values, overrides)
+    with readable(dataset.root):
+        return from_values(TokenizeConfig, values, overrides)
+
+
+def _codec_section(identity: dict[str, Any], options: dict[str, int | float]) -> dict[str, Any]:
+    """Return the codec that a dataset names; of the options, those that are its own and no path."""
+    name = identity.get("codec")
+    known = plain_options(name) if isinstance(name, str) else frozenset()
+    return {
+        "name": name,
+        "checkpoint": None if identity.get("trained", True) else UNTRAINED,
+        "precision": identity.get("precision", "fp32"),
+        "compile": identity.get("compile", False),
+        "options": {option: value for option, value in options.items() if option in known},
+    }
 
 
 def recorded_config(dataset: TokenDataset) -> dict[str, Any]:
@@ -124,7 +131,11 @@ def load_dataset_codec(dataset: TokenDataset, config: TokenizeConfig) -> tuple[C
     Raises `DatasetConflict` if the codec that `config` names is another revision.
     """
     device = config.codec.device or default_device()
-    _refuse_other_revision(dataset, config.codec.info())  # before a network is built
+    try:
+        info = config.codec.info()  # before a network is built
+    except (InvalidConfig, UnknownCodec) as error:
+        raise DatasetConflict(f"{dataset.root}: {error}{_made_with(dataset)}") from error
+    _refuse_other_revision(dataset, info)
     codec = load_codec(**config.codec_options() | {"device": device})
     _refuse_other_revision(dataset, codec.info)
     return codec, device
@@ -132,18 +143,19 @@ def load_dataset_codec(dataset: TokenDataset, config: TokenizeConfig) -> tuple[C
 
 def _refuse_other_revision(dataset: TokenDataset, codec: CodecInfo) -> None:
     wanted = dataset.require_identity().get("revision")
-    if codec.revision == wanted:
-        return
-    made_with = _section(recorded_config(dataset), "codec")
+    if codec.revision != wanted:
+        raise DatasetConflict(
+            f"{dataset.root} holds tokens of revision {wanted}, {codec.title} loads as "
+            f"{codec.revision}; set codec.checkpoint to the one that made "
+            f"them{_made_with(dataset)}"
+        )
+
+
+def _made_with(dataset: TokenDataset) -> str:
+    """Return the end of an error: the files that the newest run names, for the user to judge."""
+    codec = _section(recorded_config(dataset), "codec")
     names = ("checkpoint", "config", "options")
-    used = {f"codec.{name}": made_with[name] for name in names if made_with.get(name)}
-    hint = f"; the run that made them had {_shown(used)}" if used else ""
-    raise DatasetConflict(
-        f"{dataset.root} holds tokens of revision {wanted}, {codec.title} loads as "
-        f"{codec.revision}; set codec.checkpoint to the one that made them{hint}"
-    )
-
-
-def _shown(settings: dict[str, Any]) -> str:
-    text = ", ".join(f"{name} {value!r}" for name, value in settings.items())
-    return text if len(text) <= _SHOWN else text[:_SHOWN] + "…"
+    used = {f"codec.{name}": codec[name] for name in names if codec.get(name)}
+    text = ", ".join(f"{name} {value!r}" for name, value in used.items())
+    shown = text if len(text) <= _SHOWN else text[:_SHOWN] + "…"
+    return f"; the run that made them had {shown}" if used else ""

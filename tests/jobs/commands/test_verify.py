@@ -101,7 +101,8 @@ def test_the_weights_of_a_dataset_are_named_on_the_command_line(tmp_path, output
 
 def test_of_the_configuration_of_a_dataset_only_numbers_are_used(tmp_path, output):
     [config] = (tmp_path / "out").glob("runs/*/config.yaml")
-    config.write_text("limits: {seconds: 0.01, member_mb: x}\nfilters: {quality: 'no.module:f'}\n")
+    options = "{checkpoint: 3, name: 4, device: 5, compile: 6}"
+    config.write_text(f"limits: {{seconds: 0.01, member_mb: x}}\ncodec: {{options: {options}}}\n")
     done = verify(output, "--reencode", "9", "codec.device=cpu")
     assert done.output.count("OversizedAudio") == ROWS
     done = verify(output, "--reencode", "9", "codec.device=cpu", "limits.seconds=9")

@@ -3,6 +3,7 @@
 import io
 import posixpath
 import re
+import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -270,8 +271,8 @@ def not_compared(count: int, first: Shard | None) -> str:
     """What to do about parts whose tars lie below none of the sources."""
     url = first.url if first else ""
     return (
-        f"{count} parts are not compared with their tars, first {url}; name the folder of the tars "
-        f"by --source, if you trust it: --source {posixpath.dirname(url)}"
+        f"{count} parts are not compared with their tars, first {url!r}; name the folder of the "
+        f"tars, if you trust it: --source {shlex.quote(posixpath.dirname(url))}"
     )
 
 

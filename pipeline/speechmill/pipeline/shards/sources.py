@@ -168,8 +168,8 @@ def _within_reach(url: str, where: str, reach: Reach, storage: Storage) -> str:
         check_foreign(url, where, storage)
         if not reach.follow_links:
             raise InputError(
-                f"{where}: {url} is not below {reach.roots.urls[0]}; if it belongs to this corpus, "
-                "pack it with root=<its folder>"
+                f"{where}: {url!r} is not below {reach.roots.urls[0]}; if it belongs to this "
+                "corpus, pack it with root=<its folder>"
             )
     return clean_url(url if is_local(url) else storage.absolute(url))
 
@@ -178,10 +178,10 @@ def _why_missing(file: str, root: str, passed_over: Sequence[PassedOver]) -> str
     for one in passed_over:
         if file == one.url or file.startswith(f"{one.url}/"):
             return (
-                f"{file} is passed over: {one.url} is {one.reason}; if that belongs to this "
+                f"{file!r} is passed over: {one.url!r} is {one.reason}; if that belongs to this "
                 "corpus, pack it with root=<the folder where it leads>"
             )
-    return f"{file} does not exist; a relative path starts at {root}"
+    return f"{file!r} does not exist; a relative path starts at {root}"
 
 
 def _rows(url: str, storage: Storage) -> Iterator[Row]:
