@@ -15,8 +15,9 @@ from speechmill.pipeline.errors import DatasetConflict, InputError
 from speechmill.pipeline.run.run_log import read_summary, run_folder
 from speechmill.pipeline.storage import Storage, join
 
-_CONFIG_BYTES = 2**20
-_SHOWN = 300  # characters of settings that an error shows
+_CONFIG_BYTES = 2**22
+_HUGE = 1e15  # no limit or option is as large
+_SHOWN = 200  # characters of a path that an error shows
 UNFINISHED = "did not end: killed, or still running"  # status of a run without a summary
 
 
@@ -102,8 +103,12 @@ def recorded_config(dataset: TokenDataset) -> dict[str, Any]:
         return {}
     url = join(run_folder(dataset.root, runs[-1]), "config.yaml")
     try:
-        found = yaml.safe_load(dataset.storage.read_small(url, _CONFIG_BYTES).decode())
-    except (yaml.YAMLError, ValueError, RecursionError):
+        text = dataset.storage.read_small(url, _CONFIG_BYTES).decode()
+        events = yaml.parse(text, yaml.SafeLoader)
+        if any(isinstance(event, yaml.AliasEvent) for event in events):
+            return {}  # a few aliases of aliases fill any memory, and no run writes one
+        found = yaml.safe_load(text)
+    except (InputError, yaml.YAMLError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 
@@ -117,12 +122,10 @@ def _section(config: dict[str, Any], *names: str) -> dict[str, Any]:
 
 
 def _numbers(section: dict[str, Any]) -> dict[str, int | float]:
-    """Return those of the values that are numbers."""
-    return {
-        name: value
-        for name, value in section.items()
-        if isinstance(name, str) and isinstance(value, int | float)
-    }
+    """Return those of the values that are finite numbers."""
+    named = {name: value for name, value in section.items() if isinstance(name, str)}
+    numbers = {name: value for name, value in named.items() if isinstance(value, int | float)}
+    return {name: value for name, value in numbers.items() if abs(value) < _HUGE}
 
 
 def load_dataset_codec(dataset: TokenDataset, config: TokenizeConfig) -> tuple[Codec, str]:
@@ -154,8 +157,8 @@ def _refuse_other_revision(dataset: TokenDataset, codec: CodecInfo) -> None:
 def _made_with(dataset: TokenDataset) -> str:
     """Return the end of an error: the files that the newest run names, for the user to judge."""
     codec = _section(recorded_config(dataset), "codec")
-    names = ("checkpoint", "config", "options")
-    used = {f"codec.{name}": codec[name] for name in names if codec.get(name)}
-    text = ", ".join(f"{name} {value!r}" for name, value in used.items())
-    shown = text if len(text) <= _SHOWN else text[:_SHOWN] + "…"
-    return f"; the run that made them had {shown}" if used else ""
+    files = {name: codec.get(name) for name in ("checkpoint", "config")}
+    used = [
+        f"codec.{name}={path[:_SHOWN]!r}" for name, path in files.items() if isinstance(path, str)
+    ]
+    return f"; the run that made them had {' '.join(used)}" if used else ""
