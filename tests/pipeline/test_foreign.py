@@ -29,7 +29,7 @@ def test_data_may_name_http_only_if_the_configuration_does():
         *("memory://x", "reference://x", "zip://x", "simplecache://x", "local:///x", "ftp://h/x"),
         *("data:x", "data://x", "S3://b/x", "s3a://b/x", "github://o:r@/x", "sftp://h/x", "://x"),
         *("a.tar", "file://a.tar", "/a\0.tar", "s3://a/x::http://h/y", "az://c@account/x"),
-        *("https://user:password@host/x", "s3://*/x.tar"),
+        *("https://user:password@host/x", "s3://*/x.tar", "az://evil.blob.core.windows.net/x"),
     ],
 )
 def test_data_chooses_no_other_protocol_no_host_and_no_account(url):

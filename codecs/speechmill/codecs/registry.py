@@ -107,6 +107,15 @@ def file_arguments(name: str) -> tuple[frozenset[str], frozenset[str]]:
     return family.file_options, family.file_settings
 
 
+def plain_options(name: str) -> frozenset[str]:
+    """Return the options of a codec, or of a family, that are neither paths nor URLs.
+
+    Raises `UnknownCodec`.
+    """
+    family = _find(name, configured=True)
+    return family.options - family.file_options
+
+
 def load_recipe(
     name: str,
     *,

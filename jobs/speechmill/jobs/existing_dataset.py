@@ -6,16 +6,18 @@ from typing import Any
 import yaml
 
 from speechmill.codecs import Codec, CodecInfo, load_codec
-from speechmill.codecs.registry import UNTRAINED
+from speechmill.codecs.errors import InvalidConfig, UnknownCodec
+from speechmill.codecs.registry import UNTRAINED, plain_options
 from speechmill.jobs.config import check_overrides, from_overrides, from_values
 from speechmill.jobs.schemas import TokenizeConfig, default_device
-from speechmill.pipeline.dataset.layout import TokenDataset
+from speechmill.pipeline.dataset.layout import TokenDataset, readable
 from speechmill.pipeline.errors import DatasetConflict, InputError
 from speechmill.pipeline.run.run_log import read_summary, run_folder
 from speechmill.pipeline.storage import Storage, join
 
-_CONFIG_BYTES = 2**20
-_SHOWN = 100  # characters of a setting that an error shows
+_CONFIG_BYTES = 2**22
+_HUGE = 1e15  # no limit or option is as large
+_SHOWN = 200  # characters of a path that an error shows
 UNFINISHED = "did not end: killed, or still running"  # status of a run without a summary
 
 
@@ -67,25 +69,31 @@ def dataset_config(dataset: TokenDataset, overrides: list[str]) -> TokenizeConfi
     come from the overrides, or are those that the codec is published with.
     """
     identity, recorded = dataset.require_identity(), recorded_config(dataset)
-    codec: dict[str, Any] = {
-        "name": identity.get("codec"),
-        "precision": identity.get("precision", "fp32"),
-        "compile": identity.get("compile", False),
-        "options": _numbers(_section(recorded, "codec", "options")),
-    }
-    if not identity.get("trained", True):
-        codec["checkpoint"] = UNTRAINED
     audio = ("channels", "resampler", "gaps", "member")
     segment = identity.get("segment", "none")
     values = {
         "shards": [],
         "output": "",
-        "codec": codec,
+        "codec": _codec_section(identity, _numbers(_section(recorded, "codec", "options"))),
         "audio": {name: identity[name] for name in audio if name in identity},
         "segment": {} if segment == "none" else segment,
         "limits": _numbers(_section(recorded, "limits")),
     }
-    return from_values(TokenizeConfig, values, overrides)
+    with readable(dataset.root):
+        return from_values(TokenizeConfig, values, overrides)
+
+
+def _codec_section(identity: dict[str, Any], options: dict[str, int | float]) -> dict[str, Any]:
+    """Return the codec that a dataset names; of the options, those that are its own and no path."""
+    name = identity.get("codec")
+    known = plain_options(name) if isinstance(name, str) else frozenset()
+    return {
+        "name": name,
+        "checkpoint": None if identity.get("trained", True) else UNTRAINED,
+        "precision": identity.get("precision", "fp32"),
+        "compile": identity.get("compile", False),
+        "options": {option: value for option, value in options.items() if option in known},
+    }
 
 
 def recorded_config(dataset: TokenDataset) -> dict[str, Any]:
@@ -95,8 +103,12 @@ def recorded_config(dataset: TokenDataset) -> dict[str, Any]:
         return {}
     url = join(run_folder(dataset.root, runs[-1]), "config.yaml")
     try:
-        found = yaml.safe_load(dataset.storage.read_small(url, _CONFIG_BYTES).decode())
-    except (yaml.YAMLError, ValueError, RecursionError):
+        text = dataset.storage.read_small(url, _CONFIG_BYTES).decode()
+        events = yaml.parse(text, yaml.SafeLoader)
+        if any(isinstance(event, yaml.AliasEvent) for event in events):
+            return {}  # a few aliases of aliases fill any memory, and no run writes one
+        found = yaml.safe_load(text)
+    except (InputError, yaml.YAMLError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 
@@ -110,12 +122,10 @@ def _section(config: dict[str, Any], *names: str) -> dict[str, Any]:
 
 
 def _numbers(section: dict[str, Any]) -> dict[str, int | float]:
-    """Return those of the values that are numbers."""
-    return {
-        name: value
-        for name, value in section.items()
-        if isinstance(name, str) and isinstance(value, int | float)
-    }
+    """Return those of the values that are finite numbers."""
+    named = {name: value for name, value in section.items() if isinstance(name, str)}
+    numbers = {name: value for name, value in named.items() if isinstance(value, int | float)}
+    return {name: value for name, value in numbers.items() if abs(value) < _HUGE}
 
 
 def load_dataset_codec(dataset: TokenDataset, config: TokenizeConfig) -> tuple[Codec, str]:
@@ -124,7 +134,11 @@ def load_dataset_codec(dataset: TokenDataset, config: TokenizeConfig) -> tuple[C
     Raises `DatasetConflict` if the codec that `config` names is another revision.
     """
     device = config.codec.device or default_device()
-    _refuse_other_revision(dataset, config.codec.info())  # before a network is built
+    try:
+        info = config.codec.info()  # before a network is built
+    except (InvalidConfig, UnknownCodec) as error:
+        raise DatasetConflict(f"{dataset.root}: {error}{_made_with(dataset)}") from error
+    _refuse_other_revision(dataset, info)
     codec = load_codec(**config.codec_options() | {"device": device})
     _refuse_other_revision(dataset, codec.info)
     return codec, device
@@ -132,14 +146,19 @@ def load_dataset_codec(dataset: TokenDataset, config: TokenizeConfig) -> tuple[C
 
 def _refuse_other_revision(dataset: TokenDataset, codec: CodecInfo) -> None:
     wanted = dataset.require_identity().get("revision")
-    if codec.revision == wanted:
-        return
-    made_with = _section(recorded_config(dataset), "codec")
-    named = [(name, made_with.get(name)) for name in ("checkpoint", "config")]
-    # Nothing but text: a nested value of a stranger's YAML may be endless when written out.
-    used = [f"codec.{name} {value[:_SHOWN]!r}" for name, value in named if isinstance(value, str)]
-    hint = f"; the run that made them had {', '.join(used)}" if used else ""
-    raise DatasetConflict(
-        f"{dataset.root} holds tokens of revision {wanted}, {codec.title} loads as "
-        f"{codec.revision}; set codec.checkpoint to the one that made them{hint}"
-    )
+    if codec.revision != wanted:
+        raise DatasetConflict(
+            f"{dataset.root} holds tokens of revision {wanted}, {codec.title} loads as "
+            f"{codec.revision}; set codec.checkpoint to the one that made "
+            f"them{_made_with(dataset)}"
+        )
+
+
+def _made_with(dataset: TokenDataset) -> str:
+    """Return the end of an error: the files that the newest run names, for the user to judge."""
+    codec = _section(recorded_config(dataset), "codec")
+    files = {name: codec.get(name) for name in ("checkpoint", "config")}
+    used = [
+        f"codec.{name}={path[:_SHOWN]!r}" for name, path in files.items() if isinstance(path, str)
+    ]
+    return f"; the run that made them had {' '.join(used)}" if used else ""

@@ -6,6 +6,7 @@ protocol nor the host, and points only below the folders that the command line n
 
 import os
 import posixpath
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from urllib.parse import unquote
@@ -15,6 +16,9 @@ from speechmill.pipeline.storage import Storage, is_local
 
 PROTOCOLS = ("file", "s3", "hf", "gs", "az")
 _CONFIGURED = ("http", "https")
+# A bucket or container; with a dot or an `@`, adlfs takes it for the account to log in to.
+_BUCKET = re.compile(r"[\w.-]+")
+_CONTAINER = re.compile(r"[\w$-]+")
 
 
 def check_foreign(url: str, origin: str, storage: Storage) -> None:
@@ -32,15 +36,21 @@ def _fault(url: str, storage: Storage) -> str | None:
     if not separator or protocol == "file":
         path = rest if separator else url
         return None if path.startswith("/") else "is not an absolute path"
-    authority = rest.partition("/")[0]
-    if any(mark in authority for mark in "*?[") or (protocol != "hf" and "@" in authority):
-        return "chooses a host or an account; only a URL of the command line may"
     if protocol in _CONFIGURED and protocol not in storage.options:
         return f"is of {protocol}, which data may use only if storage.{protocol} is set"
     if protocol not in (*PROTOCOLS, *_CONFIGURED):
         allowed = ", ".join(PROTOCOLS)
         return f"is of {protocol!r}; data may use {allowed}. Name it on the command line instead"
+    if not _is_plain(protocol, rest.partition("/")[0]):
+        return "chooses a host or an account; only a URL of the command line may"
     return None
+
+
+def _is_plain(protocol: str, authority: str) -> bool:
+    """Whether the part before the path is a name, of an account that the configuration chose."""
+    if protocol in _CONFIGURED:
+        return "@" not in authority
+    return bool((_CONTAINER if protocol == "az" else _BUCKET).fullmatch(authority))
 
 
 def without_file(url: str) -> str:

@@ -138,6 +138,20 @@ def test_a_configuration_that_cannot_be_computed_is_refused(
         codec_info("transformers", config=values)
 
 
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"attn_implementation": "kernels-community/evil"},
+        {"_attn_implementation_internal": "flash_attention_2"},
+        {"auto_map": {"AutoModel": "evil--model.Evil"}},
+        {"quantization_config": {"quant_method": "evil"}},
+    ],
+)
+def test_a_config_file_names_no_code_that_transformers_would_run(values: dict[str, Any]) -> None:
+    with pytest.raises(InvalidConfig, match=f"{next(iter(values))} is "):
+        codec_info("transformers", config=CONFIGS["mimi"] | values)
+
+
 def test_a_value_that_transformers_refuses_is_named() -> None:
     with pytest.raises(InvalidConfig, match="num_filters"):
         load_codec("transformers", config=CONFIGS["mimi"] | {"num_filters": "many"})

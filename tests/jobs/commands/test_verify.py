@@ -96,16 +96,24 @@ def test_the_weights_of_a_dataset_are_named_on_the_command_line(tmp_path, output
     done = verify(output, "--reencode", "1", "codec.device=cpu")
     assert done.exit_code == 2
     assert "set codec.checkpoint to the one that made them" in done.stderr
-    assert "the run that made them had codec.checkpoint '/my/w.pt'" in done.stderr
+    assert "the run that made them had codec.checkpoint='/my/w.pt'" in done.stderr
 
 
 def test_of_the_configuration_of_a_dataset_only_numbers_are_used(tmp_path, output):
     [config] = (tmp_path / "out").glob("runs/*/config.yaml")
-    config.write_text("limits: {seconds: 0.01, member_mb: x}\nfilters: {quality: 'no.module:f'}\n")
+    options = "{checkpoint: 3, name: 4, device: 5, compile: 6}"
+    config.write_text(f"limits: {{seconds: 0.01, member_mb: x}}\ncodec: {{options: {options}}}\n")
     done = verify(output, "--reencode", "9", "codec.device=cpu")
     assert done.output.count("OversizedAudio") == ROWS
     done = verify(output, "--reencode", "9", "codec.device=cpu", "limits.seconds=9")
     assert done.exit_code == 0, done.output
+    laughs = [f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 9)}]}}" for n in range(1, 20)]
+    for text in (
+        "limits: {seconds: .inf, member_mb: .nan}",
+        "\n".join(["a0: &a0 {x: 1}", *laughs]),
+    ):
+        config.write_text(text)
+        assert verify(output, "--reencode", "9", "codec.device=cpu").exit_code == 0
 
 
 def test_a_quality_function_of_the_command_line_judges_the_rows(output):

@@ -299,6 +299,28 @@ def test_links_below_the_source_or_its_root_are_followed_and_others_named(tmp_pa
         assert "more/three" in [sample.key for shard in plan.shards for sample in shard.samples]
 
 
+def test_every_file_is_packed_or_passed_over_with_a_reason(
+    tmp_path: Path, storage: Storage
+) -> None:
+    names = ["a.flac", "a.txt", "a.normalized.txt", "b.doc", "c.json", ".x/d.wav", "noext"]
+    write_files(tmp_path / "in", dict.fromkeys(names, 1))
+    for name in names:
+        storage.put(f"memory://passed-over/{name}", b"x")
+    reasons = {
+        "a.normalized.txt": "beside no audio file of its name",
+        "c.json": "beside no audio file of its name",
+        "b.doc": "not an extension of audio",
+        "noext": "not an extension of audio",
+    }
+    for source in (f"{tmp_path}/in", "memory://passed-over"):
+        plan = plan_pack(PackSettings(source, "unused"), storage)
+        found = {one.url.rpartition("/")[2]: one.reason for one in plan.passed_over}
+        hidden = {name: reason for name, reason in found.items() if reason == "hidden"}
+        assert {name: found[name] for name in found.keys() - hidden.keys()} == reasons
+        assert len(hidden) == 1
+        assert [len(sample.members) for sample in plan.shards[0].samples] == [2]
+
+
 def test_many_links_to_each_other_are_followed_in_bounded_time(tmp_path: Path) -> None:
     names = [f"d{number}" for number in range(12)]
     source = write_files(tmp_path / "in", {f"{name}/x.wav": 1 for name in names})

@@ -133,6 +133,14 @@ def test_a_suffix_that_a_sample_cannot_hold_is_refused(suffix):
         tar.write("a", {"flac": b"", suffix: b""})
 
 
+@pytest.mark.parametrize("key", ["../x", "/x", "a/../../x"])
+def test_a_key_that_points_out_of_the_archive_is_not_written(key):
+    sink = io.BytesIO()
+    with SampleWriter(sink) as tar, pytest.raises(SampleError, match="points out of the archive"):
+        tar.write(key, {"flac": b""})
+    assert key.encode() not in sink.getvalue()
+
+
 def test_a_process_that_decodes_does_not_import_webdataset():
     code = "import sys, speechmill.pipeline.enhance.pairs, speechmill.pipeline.tokenize.decode"
     done = subprocess.run(

@@ -35,6 +35,8 @@ _DEFAULTS: dict[str, dict[str, Any]] = {  # those of transformers' configuration
     },
 }
 _ABOUT_THE_FILE = {"architectures", "dtype", "torch_dtype", "transformers_version"}
+_CODE = ("auto_map", "quantization_config", "kernel_config", "custom_pipelines")
+_BUILT_IN = ("eager", "sdpa", None, True, False)  # computed by transformers itself
 _ONLY_CHOICE = {"audio_channels": 1, "normalize": False, "chunk_length_s": None}
 
 
@@ -67,6 +69,7 @@ def read_transformers_config(
     for key, choice in _ONLY_CHOICE.items():
         if values.get(key, choice) != choice:
             raise InvalidConfig(f"{key} is {values[key]!r}, only {choice!r} is supported")
+    _refuse_code(values)
     own = {key: value for key, value in values.items() if key not in _ABOUT_THE_FILE}
     full = {**_DEFAULTS[model_type], **own}
     for key, default in _DEFAULTS[model_type].items():
@@ -78,6 +81,15 @@ def read_transformers_config(
     if not least <= books <= sizes.held_codebooks:
         raise InvalidConfig(f"num_codebooks is {books}, must be {least} to {sizes.held_codebooks}")
     return replace(sizes, num_codebooks=books)
+
+
+def _refuse_code(values: Mapping[str, Any]) -> None:
+    """Refuse what makes transformers fetch and run code that a `config.json` names."""
+    for key, value in values.items():
+        if "_implementation" in key and value not in _BUILT_IN:
+            raise InvalidConfig(f"{key} is {value!r}, only eager and sdpa are supported")
+        if key in _CODE and value:
+            raise InvalidConfig(f"{key} is not supported; leave it out of the configuration")
 
 
 def _mimi(full: dict[str, Any]) -> TransformersConfig:

@@ -3,6 +3,7 @@
 from speechmill.jobs.display import Display, require_files
 from speechmill.jobs.existing_dataset import check_codebooks, open_dataset
 from speechmill.pipeline.dataset.export import export_parts
+from speechmill.pipeline.dataset.layout import readable
 from speechmill.pipeline.dataset.patterns import Pattern
 from speechmill.pipeline.errors import InputError
 from speechmill.pipeline.storage import join
@@ -22,7 +23,8 @@ def export_dataset(
 ) -> None:
     """Write the parts that are not there yet; run it again to resume."""
     dataset = open_dataset(root, overrides)
-    sizes = tuple(dataset.require_identity()["codebook_sizes"])
+    with readable(dataset.root):
+        sizes = tuple(int(size) for size in dataset.require_identity()["codebook_sizes"])
     num_codebooks = check_codebooks(codebooks, len(sizes), "the dataset")
     chosen = Pattern(pattern, sizes[:num_codebooks], _numbers(shifts), first_id)
     storage = dataset.storage

@@ -3,6 +3,7 @@
 import io
 import posixpath
 import re
+import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -263,18 +264,14 @@ def _unread_sources(parts: list[_Part], roots: Roots) -> Iterator[Finding]:
     if unread := [part for part in parts if part.unread]:
         message = f"{len(unread)} source tars cannot be read, first {unread[0].unread}"
         yield Finding("keys", unread[0].file, message)
-    outside = [part for part in parts if part.source and not roots.hold(part.source.url)]
-    if outside:
-        yield Finding("keys", outside[0].file, not_compared(len(outside), outside[0].source))
-
-
-def not_compared(count: int, first: Shard | None) -> str:
-    """What to do about parts whose tars lie below none of the sources."""
-    url = first.url if first else ""
-    return (
-        f"{count} parts are not compared with their tars, first {url}; name the folder of the tars "
-        f"by --source, if you trust it: --source {posixpath.dirname(url)}"
-    )
+    found = [(part.file, part.source.url) for part in parts if part.source]
+    if outside := [(file, url) for file, url in found if not roots.hold(url)]:
+        file, url = outside[0]
+        message = (
+            f"{len(outside)} parts are not compared with their tars, first {url!r}; name the "
+            f"folder of the tars, if you trust it: --source {shlex.quote(posixpath.dirname(url))}"
+        )
+        yield Finding("keys", file, message)
 
 
 def _failures(dataset: TokenDataset, done: set[str]) -> Iterator[Finding]:

@@ -9,9 +9,10 @@ from typing import TypeVar
 from speechmill.pipeline.audio.resample import AudioSettings, decode_audio
 from speechmill.pipeline.audio.samples import Limits, Samples, to_float
 from speechmill.pipeline.errors import InputError, SampleError, UnsuitableAudio
+from speechmill.pipeline.links import HIDDEN
 from speechmill.pipeline.quality import RATE
 from speechmill.pipeline.shards.listing import is_pattern, list_shards
-from speechmill.pipeline.shards.packing import READERS, PackSettings, plan_shards, read_member
+from speechmill.pipeline.shards.packing import READERS, PackSettings, plan_pack, read_member
 from speechmill.pipeline.shards.sources import MANIFESTS, SampleFiles
 from speechmill.pipeline.shards.tar_reader import Reject, Sample, read_samples
 from speechmill.pipeline.storage import Storage
@@ -122,7 +123,7 @@ def _samples(
 ) -> Iterator[tuple[str, Sample]]:
     for source in sources:
         if _is_audio(source, storage):
-            found: Iterator[Sample | Reject] = _samples_of_files(source, storage)
+            found: Iterator[Sample | Reject] = _samples_of_files(source, storage, rejects)
         else:
             found = _samples_of_shards(source, limits, storage)
         for sample in found:
@@ -146,9 +147,11 @@ def _samples_of_shards(source: str, limits: Limits, storage: Storage) -> Iterato
         yield from read_samples(shard, storage, int(limits.member_mb * 1e6))
 
 
-def _samples_of_files(source: str, storage: Storage) -> Iterator[Sample]:
+def _samples_of_files(source: str, storage: Storage, rejects: dict[str, str]) -> Iterator[Sample]:
     """Keys and members are those that `pack` would write."""
-    [everything] = plan_shards(PackSettings(source, output="", shard_mb=float("inf")), storage)
+    plan = plan_pack(PackSettings(source, output="", shard_mb=float("inf")), storage)
+    rejects |= {one.url: one.reason for one in plan.passed_over if one.reason != HIDDEN}
+    [everything] = plan.shards
 
     def read(index: int, files: SampleFiles) -> Sample:
         names = [member.name.removeprefix(f"{files.key}.") for member in files.members]

@@ -16,11 +16,13 @@ from braceexpand import braceexpand
 from speechmill.pipeline.errors import InputError
 from speechmill.pipeline.foreign import Roots, check_foreign, without_file
 from speechmill.pipeline.paths import absolute_path
+from speechmill.pipeline.shards.sources import clean_url
 from speechmill.pipeline.storage import Storage, is_local, join
 
 MAX_NAMES = 1_000_000  # that one source or line may stand for
 MAX_TOTAL = 10_000_000  # that the lines of all lists may stand for
 MAX_LISTS = 1000  # that one run may read, with the lists that lists name
+MAX_DEPTH = 20
 MAX_LIST_BYTES = 2**28
 _MANY = 2 * MAX_NAMES  # beyond it, nothing is counted
 _RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)(?:\.\.-?(\d+))?")
@@ -68,8 +70,11 @@ class _Lists:
         self.num_read = self.num_names = 0
 
     def read(self, url: str, above: tuple[str, ...]) -> Iterator[str]:
-        if url in above:
-            raise InputError(f"{url} names itself: {' -> '.join((*above, url))}")
+        spelled = clean_url(url)
+        if spelled in above:
+            raise InputError(f"{url} names itself: {' -> '.join((*above, spelled))}")
+        if len(above) == MAX_DEPTH:
+            raise InputError(f"lists name lists, {MAX_DEPTH} deep, at last {url}; flatten them")
         self.num_read += 1
         if self.num_read > MAX_LISTS:
             raise InputError(
@@ -79,7 +84,9 @@ class _Lists:
             entry, origin = line.strip(), f"{url}, line {number}"
             if entry and not entry.startswith("#"):
                 for name in self._names(entry, url, origin):
-                    yield from self.read(name, (*above, url)) if name.endswith(".txt") else [name]
+                    yield from (
+                        self.read(name, (*above, spelled)) if name.endswith(".txt") else [name]
+                    )
 
     def _lines(self, url: str) -> list[str]:
         try:

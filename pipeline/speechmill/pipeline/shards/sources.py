@@ -17,12 +17,14 @@ import xxhash
 
 from speechmill.pipeline.errors import InputError
 from speechmill.pipeline.foreign import Roots, check_foreign, without_file
-from speechmill.pipeline.links import PassedOver
+from speechmill.pipeline.links import HIDDEN, PassedOver
 from speechmill.pipeline.paths import is_plain
 from speechmill.pipeline.storage import FileInfo, Storage, is_local, join
 
 MANIFESTS = (".jsonl", ".csv", ".tsv")
 SIDECARS = ("json", "txt")
+NOT_AUDIO = "not an extension of audio"
+ALONE = "beside no audio file of its name"
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -114,12 +116,27 @@ def files_of_folder(
         if each.url == root:
             raise InputError(f"{root} is not a folder; a manifest ends in {', '.join(MANIFESTS)}")
         stem, _ = split_suffix(each.url[len(root) :].lstrip("/"))
-        if not any(part.startswith(".") for part in stem.split("/")):
+        if any(part.startswith(".") for part in stem.split("/")):
+            passed_over.append(PassedOver(each.url, HIDDEN))
+        else:
             files.setdefault(stem, {})[each.url] = each.file
     samples = [sample for stem in files for sample in _files_of_stem(stem, files[stem], extensions)]
     if not samples:
         raise InputError(f"no audio (.{', .'.join(extensions)}) in {root}; is the folder right?")
-    return Gathered(samples, passed_over)
+    for stem in files:
+        passed_over += _left_over(files[stem], extensions)
+    return Gathered(samples, sorted(passed_over, key=lambda one: one.url))
+
+
+def _left_over(urls: Iterable[str], extensions: Sequence[str]) -> Iterator[PassedOver]:
+    """The files of one stem that are in no sample."""
+    suffixes = {url: split_suffix(url)[1] for url in urls}
+    has_audio = not set(extensions).isdisjoint(suffixes.values())
+    for url, suffix in suffixes.items():
+        if suffix in SIDECARS and not has_audio:
+            yield PassedOver(url, ALONE)
+        elif suffix not in (*extensions, *SIDECARS):
+            yield PassedOver(url, NOT_AUDIO)
 
 
 def _files_of_stem(
@@ -168,8 +185,8 @@ def _within_reach(url: str, where: str, reach: Reach, storage: Storage) -> str:
         check_foreign(url, where, storage)
         if not reach.follow_links:
             raise InputError(
-                f"{where}: {url} is not below {reach.roots.urls[0]}; if it belongs to this corpus, "
-                "pack it with root=<its folder>"
+                f"{where}: {url!r} is not below {reach.roots.urls[0]}; if it belongs to this "
+                "corpus, pack it with root=<its folder>"
             )
     return clean_url(url if is_local(url) else storage.absolute(url))
 
@@ -178,7 +195,7 @@ def _why_missing(file: str, root: str, passed_over: Sequence[PassedOver]) -> str
     for one in passed_over:
         if file == one.url or file.startswith(f"{one.url}/"):
             return (
-                f"{file} is passed over: {one.url} is {one.reason}; if that belongs to this "
+                f"{file!r} is passed over: {one.url!r} is {one.reason}; if that belongs to this "
                 "corpus, pack it with root=<the folder where it leads>"
             )
     return f"{file} does not exist; a relative path starts at {root}"

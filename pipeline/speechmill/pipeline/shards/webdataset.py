@@ -9,7 +9,13 @@ from dataclasses import dataclass, field
 from typing import IO, Any
 
 from speechmill.pipeline.blob import Blob
-from speechmill.pipeline.errors import InputError, SampleError, ShardError, StorageError
+from speechmill.pipeline.errors import (
+    InputError,
+    SampleError,
+    ShardError,
+    StorageError,
+    UnsafeMember,
+)
 from speechmill.pipeline.shards.listing import Shard, list_shards
 from speechmill.pipeline.shards.tar_reader import Reject, read_samples
 from speechmill.pipeline.storage import Storage
@@ -90,7 +96,12 @@ class SampleWriter:
         self._tar.close()
 
     def write(self, key: str, members: Mapping[str, Blob]) -> None:
-        """Add `<key>.<suffix>` for each member; raises `SampleError` if a suffix is reserved."""
+        """Add `<key>.<suffix>` for each member.
+
+        Raises `SampleError` if a suffix is reserved, or if the key points out of the archive.
+        """
+        if key.startswith("/") or ".." in key.split("/"):
+            raise UnsafeMember(f"the key {key!r} points out of the archive")
         if unwritable := _UNWRITABLE & members.keys():
             names = ", ".join(f"{key}.{suffix}" for suffix in unwritable)
             raise SampleError(f"{names} cannot be a member of a WebDataset sample; rename it")
