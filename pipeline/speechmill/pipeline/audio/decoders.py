@@ -37,7 +37,8 @@ _MP3_TAG = 2**16  # bytes that contain the Xing or Info tag, which follows an ID
 class Limits:
     """The most that a sample may cost; beyond these limits it is rejected."""
 
-    member_mb: float = 2048.0  # MB of one tar member
+    member_mb: float = 2048.0  # MB of one tar member, and of all members of a sample
+    metadata_mb: float = 16.0  # MB of a sample's .json, and of its .txt
     seconds: float = 3600.0  # of audio
     decoded_mb: float = 8192.0  # MB of decoded audio: 4 bytes a sample, of all channels
     decode_seconds: float = 300.0  # s of decoding
