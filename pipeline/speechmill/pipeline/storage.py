@@ -25,6 +25,7 @@ from speechmill.pipeline.errors import StorageError, StorageNotFound, StorageUna
 from speechmill.pipeline.metrics import STORAGE_BYTES, STORAGE_REQUESTS, STORAGE_RETRIES, record
 from speechmill.pipeline.retry import Backoff
 from speechmill.pipeline.storage_errors import http_status, translated
+from speechmill.pipeline.text import escape_bytes, unescape_bytes
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -201,6 +202,8 @@ class Storage:
         fs, path = url_to_fs(url, **options)
         if hasattr(fs, "retries"):
             fs.retries = 1
+        if _is_local(fs) and "\\x" in path and not os.path.lexists(path):
+            path = unescape_bytes(path)  # of a listing
         return fs, str(path)
 
 
@@ -304,7 +307,8 @@ def _is_local(fs: fsspec.AbstractFileSystem) -> bool:
 
 
 def _unstripped(fs: fsspec.AbstractFileSystem, path: str) -> str:
-    return path if _is_local(fs) else str(fs.unstrip_protocol(path))
+    """The URL of a path, always valid UTF-8."""
+    return escape_bytes(path) if _is_local(fs) else str(fs.unstrip_protocol(path))
 
 
 def _replace(path: Path, data: bytes, exclusive: bool = False) -> None:

@@ -15,7 +15,9 @@ _JSON_ESCAPE = re.compile(
     re.DOTALL,
 )
 # Control characters, line separators, and marks that change the direction of the text.
-_UNSHOWN = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_UNSHOWN = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
 _MARKS = (  # the longer one first
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
@@ -87,5 +89,3 @@ def replace_escaped(path: str) -> str:
 
 def _escaped(match: "re.Match[str]") -> str:
     return match[0].encode("unicode_escape").decode()
-
-

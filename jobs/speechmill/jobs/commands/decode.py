@@ -21,6 +21,8 @@ from speechmill.pipeline.shards.webdataset import SampleWriter
 from speechmill.pipeline.storage import Storage, join
 from speechmill.pipeline.tokenize.schema import row_name
 
+_DECODED = ["key", "codes", "num_frames", "start", "end", "text"]
+
 
 def decode_dataset(
     root: str,
@@ -49,7 +51,8 @@ def decode_dataset(
     for name in sorted(dataset.parts()):
         if join(output, f"{name}.tar") in done or limit == count:
             continue
-        table = pq.read_table(io.BytesIO(dataset.storage.read_bytes(dataset.part_url(name))))
+        part = io.BytesIO(dataset.storage.read_bytes(dataset.part_url(name)))
+        table = pq.read_table(part, columns=_DECODED)
         table = table.slice(0, None if limit is None else limit - count)
         clips = _clips(table, codec, num_codebooks)
         write = _write_tar if shards else _write_files

@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.console import Console
 
-from speechmill.jobs.display import facts_table
+from speechmill.jobs.display import facts_table, print_line
 from speechmill.jobs.existing_dataset import UNFINISHED, last_summary
 from speechmill.pipeline.dataset.layout import TokenDataset
 
@@ -26,6 +26,7 @@ class Status:
     audio_hours: float
     rejects: dict[str, int]
     bad_json: int
+    cleaned: int  # names and texts with U+FFFD for what is not UTF-8
     failed: list[dict[str, Any]]
     last_run: dict[str, Any] | None  # its summary; None if it did not end, or there was none
 
@@ -50,6 +51,7 @@ def read_status(dataset: TokenDataset) -> Status:
         audio_hours=sum(footer["audio_seconds"] for footer in footers) / 3600,
         rejects=dict(sorted(rejects.items())),
         bad_json=sum(footer["bad_json"] for footer in footers),
+        cleaned=sum(footer.get("cleaned", 0) for footer in footers),
         failed=dataset.failures(),
         last_run=last_summary(dataset),
     )
@@ -68,13 +70,14 @@ def print_status(found: Status, console: Console) -> None:
         "frames": f"{found.frames:,}",
         "rejects": rejects or "0",
         "bad metadata": f"{found.bad_json}",
+        **({"not UTF-8": f"{found.cleaned} names and texts"} if found.cleaned else {}),
         "failed shards": f"{len(found.failed)}",
         "last run": _describe_run(found.last_run),
     }
     console.print(facts_table(rows))
     for failure in found.failed:
         line = f"failed  {failure['shard']}: {failure['error']}: {failure['message']}"
-        console.print(line, highlight=False, soft_wrap=True)
+        print_line(console, line)
 
 
 def _describe_run(summary: dict[str, Any] | None) -> str:

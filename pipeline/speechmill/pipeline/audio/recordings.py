@@ -16,8 +16,14 @@ from speechmill.pipeline.errors import (
     EmptyAudio,
     OversizedAudio,
     RejectStage,
+    UnsuitableAudio,
     Unwanted,
 )
+from speechmill.pipeline.text import message_of
+
+# What the columns of a dataset hold.
+_MOST_CHANNELS = 2**8 - 1
+_HIGHEST_RATE = 2**31 - 1  # Hz
 
 
 @dataclass
@@ -75,6 +81,12 @@ class Recordings:
 
     def _clips(self, data: Blob, spans: Sequence[Span]) -> Iterator[Clip | Fault]:
         source = open_audio(data, self.settings.limits)
+        if not 1 <= source.num_channels <= _MOST_CHANNELS:
+            raise UnsuitableAudio(
+                f"{source.num_channels} channels; a row has 1 to {_MOST_CHANNELS}"
+            )
+        if not 1 <= source.sample_rate <= _HIGHEST_RATE:
+            raise UnsuitableAudio(f"{source.sample_rate} Hz; a row has 1 to {_HIGHEST_RATE} Hz")
         counter = SampleCounter(source)
         buffers = self._buffers(counter.count(source.blocks), source.sample_rate)
         running = [self._of_codec(n, b, spans, source, counter) for n, b in enumerate(buffers)]
@@ -161,4 +173,4 @@ def fault_of(
 ) -> Fault:
     """The fault for an error; the errors of filters get the stage of filters."""
     stage = RejectStage.FILTER if isinstance(error, Unwanted) else stage
-    return Fault(type(error).__name__, str(error), stage, start, end, codec)
+    return Fault(type(error).__name__, message_of(error), stage, start, end, codec)

@@ -40,7 +40,8 @@ def export_parts(
     for name in sorted(dataset.parts()):
         if name in done:
             continue
-        table = pq.read_table(io.BytesIO(dataset.storage.read_bytes(dataset.part_url(name))))
+        part = io.BytesIO(dataset.storage.read_bytes(dataset.part_url(name)))
+        table = pq.read_table(part, columns=[*_KEPT, "codes", "num_codebooks"])
         for file, data in FORMATS[kind](name, table, pattern):
             storage.put(join(output, "data", file), data)
         storage.put(join(output, "done", name), b"")

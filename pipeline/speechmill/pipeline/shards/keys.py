@@ -151,7 +151,9 @@ class _Run:
             )
         if self._fault:
             first = next(iter(self._held.values()))
-            self._held = {first.rest.lower(): replace(first, member=replace(first.member, data=b""))}
+            self._held = {
+                first.rest.lower(): replace(first, member=replace(first.member, data=b""))
+            }
 
     def _decide(self, named: _Named) -> Iterator[Group]:
         """Find out where the keys of this run end, as soon as that is known."""

@@ -10,6 +10,7 @@ from braceexpand import braceexpand
 
 from speechmill.pipeline.errors import InputError
 from speechmill.pipeline.storage import FileInfo, Storage, join
+from speechmill.pipeline.text import replace_escaped
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +23,8 @@ class Shard:
 
     @property
     def stem(self) -> str:
-        return posixpath.basename(self.url).removesuffix(".tar")
+        """Its file name without suffix, with U+FFFD for bytes that are not UTF-8."""
+        return replace_escaped(posixpath.basename(self.url).removesuffix(".tar"))
 
     @property
     def name(self) -> str:
@@ -47,10 +49,10 @@ def list_shards(sources: Sequence[str], storage: Storage) -> list[Shard]:
         if source.endswith(".tar") and not is_pattern(source):
             tars.append(storage.absolute(source))
         elif is_pattern(source):
-            found |= {info.url: info for info in _not_empty(storage.glob(source), source)}
+            found |= _visible(storage.glob(source), source, storage)
         else:
             infos = [i for i in storage.list_files(source) if i.url.endswith(".tar")]
-            found |= {info.url: info for info in _not_empty(infos, source)}
+            found |= _visible(infos, source, storage)
     found |= _look_up(tars, storage)
     return [Shard(i.url, i.size, i.etag) for i in sorted(found.values(), key=lambda i: i.url)]
 
@@ -80,10 +82,20 @@ def _exists(path: str) -> bool:
     return os.path.exists(path)  # noqa: PTH110 - Path raises for a list in braces of over 255 bytes
 
 
-def _not_empty(infos: list[FileInfo], source: str) -> list[FileInfo]:
-    if not infos:
+def _visible(infos: list[FileInfo], source: str, storage: Storage) -> dict[str, FileInfo]:
+    """The files by URL, without hidden ones: macOS writes `._x.tar` beside `x.tar`.
+
+    A file or folder that the source itself names is not hidden.
+    """
+    named = set(storage.absolute(source).split("/"))
+    found = {
+        info.url: info
+        for info in infos
+        if not any(part[:1] == "." and part not in named for part in info.url.split("/"))
+    }
+    if not found:
         raise InputError(f"no .tar found at {source}; `speechmill pack` makes shards from audio")
-    return infos
+    return found
 
 
 def _look_up(tars: list[str], storage: Storage) -> dict[str, FileInfo]:

@@ -16,6 +16,7 @@ import xxhash
 
 from speechmill.pipeline.errors import InputError
 from speechmill.pipeline.storage import FileInfo, Storage, join
+from speechmill.pipeline.text import clean_json, replace_escaped
 
 MANIFESTS = (".jsonl", ".csv", ".tsv")
 SIDECARS = ("json", "txt")
@@ -95,7 +96,7 @@ def files_of_folder(root: str, extensions: Sequence[str], storage: Storage) -> l
 def _files_of_stem(
     stem: str, files: dict[str, FileInfo], extensions: Sequence[str]
 ) -> Iterator[SampleFiles]:
-    key = stem.replace(".", "_")
+    key = replace_escaped(stem).replace(".", "_")
     members = [Member(f"{key}.{split_suffix(url)[1]}", info) for url, info in files.items()]
     sidecars = [member for member in members if split_suffix(member.name)[1] in SIDECARS]
     for member, url in zip(members, files, strict=True):
@@ -142,7 +143,7 @@ def _json_rows(text: str, url: str) -> Iterator[Row]:
         if not content.strip():
             continue
         try:
-            row = json.loads(content)
+            row = json.loads(clean_json(content)[0])
         except ValueError as error:
             raise InputError(f"{url}, line {line} is not JSON: {error}") from error
         if not isinstance(row, dict):
@@ -193,7 +194,7 @@ def _look_up(urls: set[str], root: str, storage: Storage) -> dict[str, FileInfo]
 
 def _files_of_row(row: dict[str, Any], file: FileInfo, root: str, where: str) -> SampleFiles:
     stem, suffix = split_suffix(file.url)
-    key = str(row.get("key", _inner(stem, root))).replace(".", "_")
+    key = replace_escaped(str(row.get("key", _inner(stem, root)))).replace(".", "_")
     if not key or key != key.strip("/"):
         raise InputError(f"{where}: the key {key!r} is empty or has a slash at its end; change it")
     columns = {name: value for name, value in row.items() if name != "path"}

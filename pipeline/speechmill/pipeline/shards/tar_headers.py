@@ -85,10 +85,9 @@ class TarHeaders:
             raise ShardCut(f"{self.url} is cut at byte {offset}: no end marker follows")
         self._position += BLOCK
         if any(block):
-            stored, unsigned = block[148:156], sum(block) - sum(block[148:156]) + 8 * ord(" ")
-            if _octal(stored) not in (unsigned, _signed(block, unsigned)):
+            if not _has_checksum(block):
                 self._refuse_foreign(block)
-                raise self._damaged(offset, f"no tar header: its checksum is {stored!r}")
+                raise self._damaged(offset, f"no tar header: its checksum is {block[148:156]!r}")
         return block
 
     def _refuse_foreign(self, block: bytes) -> None:
@@ -137,7 +136,9 @@ class TarHeaders:
             end = position + int(digits) if digits.isdigit() else 0
             keyword, equals, value = data[space + 1 : max(end - 1, 0)].partition(b"=")
             if not (space < end <= len(data) and equals and keyword and data[end - 1] == ord("\n")):
-                raise self._damaged(offset, f"a PAX header with a bad record at its byte {position}")
+                raise self._damaged(
+                    offset, f"a PAX header with a bad record at its byte {position}"
+                )
             yield keyword, value
             position = end
         if any(data[position:]):
@@ -192,10 +193,12 @@ def _octal(data: bytes) -> int | None:
     return int(digits, 8) if digits.isdigit() and not {*b"89"} & {*digits} else None
 
 
-def _signed(block: bytes, unsigned: int) -> int:
-    """The checksum of old writers, which took bytes for signed numbers."""
-    high = sum(byte > 127 for byte in block) - sum(byte > 127 for byte in block[148:156])
-    return unsigned - 256 * high
+def _has_checksum(block: bytes) -> bool:
+    """Compare the checksum of a header; some old writers took bytes for signed numbers."""
+    summed = block[:148] + block[156:]
+    stored, blanks = _octal(block[148:156]), 8 * ord(" ")
+    unsigned = sum(summed.replace(b"\0", b"")) + blanks  # most bytes are 0
+    return stored == unsigned or stored == unsigned - 256 * sum(byte > 127 for byte in summed)
 
 
 def _ustar_name(block: bytes) -> bytes:
