@@ -81,12 +81,12 @@ class Recordings:
 
     def _clips(self, data: Blob, spans: Sequence[Span]) -> Iterator[Clip | Fault]:
         source = open_audio(data, self.settings.limits)
-        if not 1 <= source.num_channels <= _MOST_CHANNELS:
+        channels, rate = source.num_channels, source.sample_rate
+        if not (1 <= channels <= _MOST_CHANNELS and 1 <= rate <= _HIGHEST_RATE):
             raise UnsuitableAudio(
-                f"{source.num_channels} channels; a row has 1 to {_MOST_CHANNELS}"
+                f"{channels} channels at {rate} Hz; a row has 1 to {_MOST_CHANNELS} channels, at "
+                f"most {_HIGHEST_RATE} Hz"
             )
-        if not 1 <= source.sample_rate <= _HIGHEST_RATE:
-            raise UnsuitableAudio(f"{source.sample_rate} Hz; a row has 1 to {_HIGHEST_RATE} Hz")
         counter = SampleCounter(source)
         buffers = self._buffers(counter.count(source.blocks), source.sample_rate)
         running = [self._of_codec(n, b, spans, source, counter) for n, b in enumerate(buffers)]

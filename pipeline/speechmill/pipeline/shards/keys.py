@@ -3,10 +3,11 @@
 The key of a member is its path up to the first dot of the file name, as in WebDataset, and a sample
 is a run of adjacent members with one key. If audio and another member of a run share a longer stem
 and no member has the short one, the longer stem is the key: `x_0.00.flac`, `x_0.00.json` and
-`x_0.00.txt` are the sample `x_0.00`, and `x_0.10.flac` after them the sample `x_0.10`. Beside members
-of the short stem this holds only after a decimal point, a dot between two digits: `x_0.flac`,
-`x_0.json`, `x_0.9.flac` and `x_0.9.json` are two samples, but `x.flac`, `x.json`, `x.enhanced.flac`
-and `x.enhanced.json` are one. A run with the member that `audio.member` names keeps the short key.
+`x_0.00.txt` are the sample `x_0.00`, and `x_0.10.flac` after them is the sample `x_0.10`. Beside
+members of the short stem this holds only after a decimal point, a dot between two digits:
+`x_0.flac`, `x_0.json`, `x_0.9.flac` and `x_0.9.json` are two samples, but `x.flac`, `x.json`,
+`x.enhanced.flac` and `x.enhanced.json` are one. A run with the member that `audio.member` names
+keeps the short key.
 
 Only names and sizes decide, so that a reader without the data finds the same samples.
 """
@@ -214,8 +215,8 @@ class _Run:
 
     def _rejected(self, named: _Named) -> Group:
         fault = NoAudio(
-            f"over {_UNDECIDED_AUDIO} audio members have the key {self._key!r}, because keys end at "
-            f"the first dot; rename the files, or give each a .json or .txt of the same name"
+            f"too many audio members have the key {self._key!r}, because keys end at the first "
+            "dot; rename the files, or put a .json or .txt of the same name after each"
         )
         return Group(self._key, {named.rest.lower(): replace(named.member, data=b"")}, fault)
 

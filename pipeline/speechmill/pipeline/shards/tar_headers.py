@@ -84,10 +84,9 @@ class TarHeaders:
             self._refuse_foreign(block)
             raise ShardCut(f"{self.url} is cut at byte {offset}: no end marker follows")
         self._position += BLOCK
-        if any(block):
-            if not _has_checksum(block):
-                self._refuse_foreign(block)
-                raise self._damaged(offset, f"no tar header: its checksum is {block[148:156]!r}")
+        if any(block) and not _has_checksum(block):
+            self._refuse_foreign(block)
+            raise self._damaged(offset, f"no tar header: its checksum is {block[148:156]!r}")
         return block
 
     def _refuse_foreign(self, block: bytes) -> None:
@@ -136,13 +135,11 @@ class TarHeaders:
             end = position + int(digits) if digits.isdigit() else 0
             keyword, equals, value = data[space + 1 : max(end - 1, 0)].partition(b"=")
             if not (space < end <= len(data) and equals and keyword and data[end - 1] == ord("\n")):
-                raise self._damaged(
-                    offset, f"a PAX header with a bad record at its byte {position}"
-                )
+                raise self._damaged(offset, f"a bad record at byte {position} of a PAX header")
             yield keyword, value
             position = end
         if any(data[position:]):
-            raise self._damaged(offset, f"a PAX header with data after its byte {position}")
+            raise self._damaged(offset, f"data after byte {position} of a PAX header")
 
     def _apply(
         self, keyword: bytes, value: bytes, is_global: bool, offset: int, extension: _Extension

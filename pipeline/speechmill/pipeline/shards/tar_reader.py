@@ -73,9 +73,9 @@ def read_samples(
 ) -> Iterator[Sample | Reject]:
     """Yield the samples of a tar in order, and a `Reject` for each invalid one.
 
-    `max_metadata_bytes` is the limit of a `.json` or `.txt`, by default that of any member. `counts`
-    is filled while the tar is read. Raises `ShardCut`, `ShardDamaged` or `ShardChanged` if the tar
-    itself is at fault.
+    `max_metadata_bytes` is the limit of a `.json` or `.txt`, by default that of any member.
+    `audio_member` is the suffix that the settings name, and `counts` is filled while the tar is
+    read. Raises `ShardCut`, `ShardDamaged` or `ShardChanged` if the tar itself is at fault.
     """
     listed = storage.info(shard.url)
     if (listed.size, listed.etag) != (shard.size, shard.etag):

@@ -157,9 +157,8 @@ class PartWriter:
             groups = (rejected.slice(start, ROWS_PER_GROUP) for start in starts)
             self._put("rejects", rejected.schema, groups, report)
         schema = self.schema.set(place, ROW_SCHEMA.field("metadata"))
-        self._put(
-            "tokens", schema, self._row_groups(table), report
-        )  # if a shard ran twice, the first part wins
+        # If a shard ran twice, the first part wins.
+        self._put("tokens", schema, self._row_groups(table), report)
         self.report = report
 
     def _row_groups(self, table: pa.Table) -> Iterator[pa.Table]:
