@@ -87,3 +87,12 @@ def test_the_name_of_a_part_changes_with_url_size_and_etag_only():
     assert shard.name == Shard("s3://b/x.tar", 10, "e").name
     assert len({shard.name, *(other.name for other in others)}) == 4
     assert shard.name.startswith("x-")
+
+
+def test_hidden_files_of_a_folder_or_glob_are_no_shards(folder, storage):
+    (folder / "._a-000.tar").write_bytes(b"macOS")
+    (folder / ".trash").mkdir()
+    (folder / ".trash" / "old.tar").write_bytes(tar_bytes([]))
+    assert names([str(folder)], storage) == ["a-000.tar", "a-001.tar", "a-002.tar"]
+    assert names([f"{folder}/*.tar"], storage) == ["a-000.tar", "a-001.tar"]
+    assert names([f"{folder}/.trash/"], storage) == ["old.tar"]

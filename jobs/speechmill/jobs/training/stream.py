@@ -139,12 +139,7 @@ class SampleStream:
     def _read(self, shard: Shard, first: int) -> Iterator[Sample]:
         """Yield the samples of a shard; damaged ones are left out with a warning."""
         try:
-            for sample in read_samples(
-                shard,
-                self.storage,
-                int(self.limits.member_mb * 1e6),
-                max_metadata_bytes=int(self.limits.metadata_mb * 1e6),
-            ):
+            for sample in read_samples(shard, self.storage, int(self.limits.member_mb * 1e6)):
                 if sample.index < first:
                     continue
                 if isinstance(sample, Reject):

@@ -203,6 +203,7 @@ class PartWriter:
         return encoding
 
     def _footer(self, report: ShardReport) -> dict[str, Any]:
+        rare = {"cleaned": report.num_cleaned, "passed_over": report.num_passed_over}
         return {
             "schema_version": SCHEMA_VERSION,
             "layout": LAYOUT,
@@ -213,8 +214,7 @@ class PartWriter:
             "audio_seconds": report.audio_seconds,
             "rejects": report.rejects,
             "bad_json": report.num_bad_json,
-            "cleaned": report.num_cleaned,
-            "passed_over": report.num_passed_over,
+            **{name: count for name, count in rare.items() if count},
             "libraries": library_versions(),
             **self.provenance,
         }
