@@ -152,7 +152,7 @@ class _Run:
             self._fault = OversizedAudio(f"over {_MOST_MEMBERS} members of {self._key!r}")
         elif 0 <= self._max_bytes < self._size:
             self._fault = OversizedAudio(
-                f"the members of {self._key!r} have {self._size} bytes or more; limits.member_mb is "
+                f"{self._size} bytes or more in the members of {self._key!r}; limits.member_mb is "
                 f"{self._max_bytes / 1e6:g}"
             )
         if self._fault:
