@@ -4,9 +4,11 @@ Exit codes: 0 all done, 1 some shards failed or verify found a fault, 2 usage or
 130 interrupted.
 """
 
+import io
 import json
 import logging
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -18,7 +20,7 @@ from rich.console import Console
 
 from speechmill.codecs.errors import CodecError
 from speechmill.jobs.config import for_each_codec, from_overrides, load_config
-from speechmill.jobs.display import Display, ShardDisplay
+from speechmill.jobs.display import Display, ShardDisplay, print_line
 from speechmill.jobs.schemas import EnhanceConfig, EvaluateConfig, PackConfig, TokenizeConfig
 from speechmill.pipeline.errors import (
     DatasetConflict,
@@ -29,6 +31,7 @@ from speechmill.pipeline.errors import (
     StorageNotFound,
 )
 from speechmill.pipeline.paths import absolute_path
+from speechmill.pipeline.text import message_of, shown
 
 app = typer.Typer(
     help="Speech corpora in WebDataset shards to token corpora in Parquet.",
@@ -36,9 +39,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-# Paths and messages may hold brackets, which are not markup.
-console = Console(markup=False)
-errors = Console(stderr=True, markup=False)
+console = Console(markup=False, emoji=False)
+errors = Console(stderr=True, markup=False, emoji=False)
 
 _USAGE = (InputError, DatasetConflict, CodecError, StorageDenied, StorageNotFound)
 
@@ -157,7 +159,8 @@ def codecs_command(as_json: AsJson = False) -> None:
     if as_json:
         print(json.dumps(found, indent=2))
     else:
-        Console(width=None if console.is_terminal else 200).print(codecs_table(found))
+        width = None if console.is_terminal else 200
+        Console(width=width, markup=False, emoji=False).print(codecs_table(found))
 
 
 @app.command("examples")
@@ -173,7 +176,7 @@ def examples_command(
         else:
             found = copy_examples(Path(absolute_path(folder)))
     for path in found:
-        console.print(str(path), highlight=False, soft_wrap=True)
+        print_line(console, str(path))
 
 
 @app.command("status")
@@ -255,7 +258,7 @@ def report_command(
 
     with _exit_codes():
         url = write_report(open_dataset(output, overrides or []), run)
-    console.print(url, highlight=False, soft_wrap=True)
+    print_line(console, url)
 
 
 @app.command("decode")
@@ -324,6 +327,13 @@ def export_command(
         )
 
 
+class _PlainFormatter(logging.Formatter):
+    """Escapes control characters in messages, not in tracebacks."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return shown(super().formatMessage(record))
+
+
 @contextmanager
 def _exit_codes() -> Iterator[None]:
     """Print an error in one line and exit with its code."""
@@ -333,11 +343,10 @@ def _exit_codes() -> Iterator[None]:
         errors.print("interrupted; run the same command again to resume")
         raise typer.Exit(130) from error
     except _USAGE as error:
-        errors.print(f"error: {error}", highlight=False, soft_wrap=True)
+        print_line(errors, f"error: {message_of(error)}")
         raise typer.Exit(2) from error
     except SpeechmillError as error:
-        message = f"error: {type(error).__name__}: {error}"
-        errors.print(message, highlight=False, soft_wrap=True)
+        print_line(errors, f"error: {type(error).__name__}: {message_of(error)}")
         raise typer.Exit(1) from error
 
 
@@ -345,7 +354,12 @@ def main() -> None:
     """Entry point of the `speechmill` command."""
     # Child processes must not import a user's json.py from the working directory.
     os.environ.setdefault("PYTHONSAFEPATH", "1")
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(_PlainFormatter("%(levelname)s %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    for stream in (sys.stdout, sys.stderr):  # a terminal that is not UTF-8 must not end the run
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     app(prog_name="speechmill")
 
 

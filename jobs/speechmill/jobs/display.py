@@ -1,4 +1,8 @@
-"""The display of a command: a live bar on a terminal, plain lines in a pipe."""
+"""The display of a command: a live bar on a terminal, plain lines in a pipe.
+
+Names, texts and errors come from strangers. The functions here print all of them, without markup
+and emoji codes, and with control characters escaped.
+"""
 
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -8,12 +12,14 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from speechmill.pipeline.errors import StorageError
 from speechmill.pipeline.run.run_log import bottleneck_sentence
 from speechmill.pipeline.run.runner import Event, EventKind, Totals
 from speechmill.pipeline.shards.listing import Shard
 from speechmill.pipeline.storage import Storage
+from speechmill.pipeline.text import message_of, shown
 
 LINE_SECONDS = 10.0  # between two plain lines of progress
 _WIDEST = 1000  # columns of a table
@@ -31,7 +37,7 @@ class Display:
         self._last_line = 0.0
 
     def line(self, text: str) -> None:
-        self.console.print(text, highlight=False, soft_wrap=True, markup=False)
+        print_line(self.console, text)
 
     def table(self, table: Table) -> None:
         """Print a whole table, also on a narrow console."""
@@ -55,14 +61,14 @@ class Display:
             yield
             return
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[facts]}"),
+            TextColumn("{task.fields[facts]}", markup=False),
             TimeElapsedColumn(),
         )
         with Progress(*columns, console=self.console) as self._bar:
-            self._bar.add_task(label, total=total, facts="starting")
+            self._bar.add_task(shown(label), total=total, facts="starting")
             yield
         self._bar = None
 
@@ -70,17 +76,33 @@ class Display:
         """Move the bar, or print the line if the last one is some seconds old."""
         if self._bar:
             task = self._bar.task_ids[0]
-            self._bar.update(task, description=label, completed=completed, total=total, facts=facts)
+            self._bar.update(
+                task,
+                description=shown(label),
+                completed=completed,
+                total=total,
+                facts=shown(facts),
+            )
         elif time.monotonic() - self._last_line > LINE_SECONDS or completed >= total:
             self._last_line = time.monotonic()
             self.line(line)
+
+
+def print_line(console: Console, text: str) -> None:
+    """Print a line as it stands, whatever it holds."""
+    console.print(Text(shown(text)), soft_wrap=True)
+
+
+def add_plain_row(table: Table, *cells: str) -> None:
+    """Add a row whose cells are shown as they stand."""
+    table.add_row(*(Text(shown(cell)) for cell in cells))
 
 
 def facts_table(facts: Mapping[str, str]) -> Table:
     """Return a table with a row for each name and its value."""
     table = Table(box=None, show_header=False)
     for name, value in facts.items():
-        table.add_row(name, value)
+        add_plain_row(table, name, value)
     return table
 
 
@@ -112,7 +134,7 @@ class ShardDisplay(Display):
     def event(self, event: Event, totals: Totals, elapsed: float) -> None:
         if event.error:
             kind = "failed " if event.kind is EventKind.GIVE_UP else event.kind
-            message = f"{type(event.error).__name__}: {event.error}"
+            message = f"{type(event.error).__name__}: {message_of(event.error)}"
             self.line(f"{kind}  {event.shard.url} (attempt {event.attempts}): {message}")
         if event.kind in (EventKind.COMMITTED, EventKind.GIVE_UP):
             self._bytes_left -= event.shard.size
@@ -129,6 +151,11 @@ class ShardDisplay(Display):
     def summary(self, totals: Totals, elapsed: float) -> None:
         """Print the totals of the run as a table."""
         rejects = ", ".join(f"{count} {error}" for error, count in sorted(totals.rejects.items()))
+        optional = {
+            "frames": totals.frames,
+            "not UTF-8": totals.cleaned,
+            "passed over": totals.passed_over,
+        }
         rows = {
             "shards": f"{totals.shards} done, {totals.failed} failed, {totals.retries} retries",
             "utterances": f"{totals.rows:,}",
@@ -136,10 +163,13 @@ class ShardDisplay(Display):
             "frames": f"{totals.frames:,}",
             "rejects": f"{sum(totals.rejects.values())}" + (f" ({rejects})" if rejects else ""),
             "bad metadata": f"{totals.bad_json}",
+            "not UTF-8": f"{totals.cleaned} names and texts, stored with U+FFFD",
+            "passed over": f"{totals.passed_over} members that macOS added",
             "time": f"{elapsed:.1f} s, {totals.audio_seconds / elapsed:,.0f} x real time",
         }
-        if not totals.frames:
-            del rows["frames"]
+        for name, count in optional.items():
+            if not count:
+                del rows[name]
         self.console.print(facts_table(rows))
         if sentence := bottleneck_sentence(totals, elapsed):
             self.line(sentence)

@@ -16,6 +16,7 @@ from speechmill.pipeline.run.local_pool import LocalPool
 from speechmill.pipeline.run.run_log import RunLog, RunStatus, count_event
 from speechmill.pipeline.run.runner import Event, EventKind, Pool, Totals, run
 from speechmill.pipeline.shards.listing import Shard
+from speechmill.pipeline.text import message_of
 
 
 class RunConfig(Protocol):
@@ -58,7 +59,7 @@ class RunOutput:
             record = {
                 "shard": event.shard.url,
                 "error": type(event.error).__name__,
-                "message": str(event.error),
+                "message": message_of(event.error) if event.error else "",
                 "reason": event.reason,
                 "attempts": event.attempts,
             }

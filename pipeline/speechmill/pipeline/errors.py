@@ -132,6 +132,10 @@ class OversizedAudio(SampleError):
     """More bytes or seconds than the limits allow."""
 
 
+class OversizedMetadata(SampleError):
+    """More bytes of JSON or text than the limits allow."""
+
+
 class NonFiniteAudio(SampleError):
     """NaN or infinite samples."""
 

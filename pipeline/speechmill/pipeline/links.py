@@ -43,7 +43,6 @@ DANGLING = "a link to nothing"
 ROUND = "a link to a folder that is read already"
 OUTSIDE = "a link that leads out of the folder"
 SPECIAL = "neither a file nor a folder"
-NOT_UTF8 = "a name that is not UTF-8"
 UNREADABLE = "a folder that cannot be read"
 
 _Folder = tuple[str, str, frozenset[str]]  # path, real path, real paths of the folders above
@@ -93,8 +92,6 @@ class _Walker:
             target = f"{real.rstrip('/')}/{entry.name}"
             if entry.name.startswith("."):
                 self._pass_over(entry.path, HIDDEN)
-            elif not _is_utf8(entry.name):
-                self._pass_over(entry.path, NOT_UTF8)
             elif entry.is_symlink():
                 self.links.append((entry.path, target, above | {real}))
             elif entry.is_dir():
@@ -138,11 +135,3 @@ def _stat(path: str) -> os.stat_result | None:
         return Path(path).stat()
     except (OSError, ValueError):  # gone, not permitted, or a link that names no path
         return None
-
-
-def _is_utf8(name: str) -> bool:
-    """Whether a name can be written as text; other bytes are surrogates in Python."""
-    try:
-        return bool(name.encode())
-    except UnicodeEncodeError:
-        return False

@@ -27,6 +27,7 @@ from speechmill.pipeline.links import PassedOver
 from speechmill.pipeline.metrics import STORAGE_BYTES, STORAGE_REQUESTS, STORAGE_RETRIES, record
 from speechmill.pipeline.retry import Backoff
 from speechmill.pipeline.storage_errors import http_status, translated
+from speechmill.pipeline.text import escape_bytes, unescape_bytes
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -91,8 +92,10 @@ class Storage:
 
         def walk(fs: fsspec.AbstractFileSystem, path: str) -> tuple[list[Found], list[PassedOver]]:
             found = links.walk(path, roots)
-            files = [Found(f.path, FileInfo(f.real, f.size, str(f.mtime))) for f in found.files]
-            return files, found.passed_over
+            return [
+                Found(escape_bytes(f.path), FileInfo(escape_bytes(f.real), f.size, str(f.mtime)))
+                for f in found.files
+            ], [PassedOver(escape_bytes(one.url), one.reason) for one in found.passed_over]
 
         return self._try("list", url, walk)
 
@@ -236,7 +239,9 @@ class Storage:
         fs, path = _opened(url, protocol, options)
         if hasattr(fs, "retries"):
             fs.retries = 1
-        return fs, path
+        if _is_local(fs) and "\\x" in path and not os.path.lexists(path):
+            path = unescape_bytes(path)  # of a listing
+        return fs, str(path)
 
 
 class _Reader(io.RawIOBase):
@@ -363,7 +368,8 @@ def _is_local(fs: fsspec.AbstractFileSystem) -> bool:
 
 
 def _unstripped(fs: fsspec.AbstractFileSystem, path: str) -> str:
-    return path if _is_local(fs) else str(fs.unstrip_protocol(path))
+    """The URL of a path, always valid UTF-8."""
+    return escape_bytes(path) if _is_local(fs) else str(fs.unstrip_protocol(path))
 
 
 def _replace(path: Path, data: bytes, exclusive: bool = False) -> None:

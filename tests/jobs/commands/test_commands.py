@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 
 from speechmill.codecs import load_codec
 from speechmill.jobs.cli import app
-from speechmill.jobs.display import Display
+from speechmill.jobs.display import Display, ShardDisplay, facts_table
 from speechmill.pipeline.dataset.layout import TokenDataset
 from speechmill.pipeline.shards.listing import list_shards
 from speechmill.pipeline.storage import Storage
@@ -49,6 +49,20 @@ def test_brackets_in_names_and_messages_are_printed_as_they_are(dataset):
     assert "failed  [bold].tar: ShardCut: [/bold] is cut" in found.stdout
     Display(Console(file=(sink := io.StringIO()))).line("[bold].tar [/bold]")
     assert sink.getvalue() == "[bold].tar [/bold]\n"
+
+
+def test_data_is_printed_without_markup_emoji_and_control_characters(dataset):
+    [shard, *_] = list_shards([f"{dataset.root}/../in"], dataset.storage)
+    odd = "[/x] :smile: \x1b[2J\n\u202e\udcf1"
+    dataset.mark_failed(shard, {"shard": odd, "error": odd, "message": odd, "attempts": 1})
+    plain = "[/x] :smile: \\x1b[2J\\n\\u202e\\udcf1"
+    assert speechmill("status", dataset.root).stdout.count(plain) == 3
+    assert plain in speechmill("verify", dataset.root).stdout
+    display = ShardDisplay(Console(file=(sink := io.StringIO()), force_terminal=True, width=200))
+    with display.bar(odd, 1):
+        display.advance(odd, 0, 1, odd, "")
+    display.table(facts_table({odd: odd}))
+    assert sink.getvalue().count(plain) > 3
 
 
 def test_a_plan_says_what_is_left_and_writes_nothing(tmp_path, dataset):

@@ -116,3 +116,15 @@ def test_a_wav_that_claims_less_than_it_holds_is_rejected_with_the_number_of_byt
 def test_a_format_in_which_a_cut_file_looks_whole_is_rejected_by_its_name(name):
     with pytest.raises(SampleError, match=f"{name} files are not supported"):
         samples(encode(tone(1.0), format=name, subtype="PCM_16"))
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:12\n", "a Git LFS pointer"),
+        (b"\n<!DOCTYPE html><title>404</title>", "an HTML or XML page"),
+    ],
+)
+def test_a_file_that_is_no_audio_at_all_is_said_to_be_what_it_is(data, message):
+    with pytest.raises(UndecodableAudio, match=message):
+        samples(data)

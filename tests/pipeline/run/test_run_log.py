@@ -74,3 +74,13 @@ def test_a_slow_store_does_not_delay_the_run(tmp_path, monkeypatch):
     released.set()
     log.finish(RunStatus.DONE, Totals())
     assert len(events(log, tmp_path)) == 11
+
+
+def test_errors_of_any_text_are_logged_as_valid_utf8(log, tmp_path):
+    shard = Shard("s3://b/x.tar", 1, "e")
+    for error in (ValueError("x\udcf1"), MemoryError()):
+        log.record_event(Event(EventKind.GIVE_UP, shard, 1, error=error, reason="\ud83d"))
+    log.finish(RunStatus.FAILED, Totals())
+    first, second, _ = events(log, tmp_path)
+    assert (first["message"], first["reason"]) == ("x\ufffd", "\ufffd")
+    assert second["message"] == "not enough memory"

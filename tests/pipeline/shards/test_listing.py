@@ -1,5 +1,3 @@
-import os
-
 import pytest
 
 from speechmill.pipeline.errors import InputError
@@ -141,19 +139,16 @@ def test_a_list_that_names_itself_by_ever_longer_paths_ends(folder, storage):
         list_shards([lines_of(folder, "b/up/list.txt", "b/up/b/up/list.txt")], storage)
 
 
-def test_files_of_macos_beside_the_tars_are_no_shards(folder, storage):
-    (folder / "._a-000.tar").write_bytes(b"\0\5\x16\7")
-    for source in (folder, f"{folder}/*.tar"):
-        assert "._a-000.tar" not in names([str(source)], storage)
-
-
 def test_two_tars_of_one_part_are_refused(folder, storage, monkeypatch):
     monkeypatch.setattr(Shard, "name", property(lambda shard: shard.stem[:2]))
     with pytest.raises(InputError, match=r"a-000\.tar and .*a-001\.tar would both be written to"):
         list_shards([str(folder)], storage)
 
 
-def test_a_tar_whose_name_is_not_utf_8_is_named(tmp_path, storage):
-    (tmp_path / os.fsdecode(b"\xff.tar")).write_bytes(tar_bytes([]))
-    with pytest.raises(InputError, match=r"udcff\.tar' is not UTF-8; rename the file"):
-        list_shards([str(tmp_path)], storage)
+def test_hidden_files_of_a_folder_or_glob_are_no_shards(folder, storage):
+    (folder / "._a-000.tar").write_bytes(b"macOS")
+    (folder / ".trash").mkdir()
+    (folder / ".trash" / "old.tar").write_bytes(tar_bytes([]))
+    assert names([str(folder)], storage) == ["a-000.tar", "a-001.tar", "a-002.tar"]
+    assert names([f"{folder}/*.tar"], storage) == ["a-000.tar", "a-001.tar"]
+    assert names([f"{folder}/.trash/"], storage) == ["old.tar"]

@@ -13,7 +13,8 @@ lengths = st.lists(st.integers(1, 5000), max_size=120)
 
 def clips(sizes):
     return [
-        SimpleNamespace(index=i, start=0.0, audio_T=range(size)) for i, size in enumerate(sizes)
+        SimpleNamespace(index=i, start=0.0, audio_T=range(size), text=None, metadata=None)
+        for i, size in enumerate(sizes)
     ]
 
 

@@ -11,7 +11,8 @@ from speechmill.pipeline.errors import NoAudio
 from speechmill.pipeline.shards.listing import list_shards
 from speechmill.pipeline.shards.tar_reader import Sample
 from speechmill.pipeline.tokenize.batching import Batch, ShardEnd
-from speechmill.pipeline.tokenize.decode import DecodeSettings, audio_suffix, decode_shard
+from speechmill.pipeline.tokenize.decode import DecodeSettings, decode_shard
+from speechmill.pipeline.tokenize.describe import audio_suffix
 from tests.corpus import clip, encode, tar_bytes, tone
 
 RATES = [16_000, 24_000, 16_000, 44_100]

@@ -7,6 +7,7 @@ from typing import Any
 from rich.table import Table
 
 from speechmill.codecs import codec_card, codec_info, list_codecs
+from speechmill.jobs.display import add_plain_row
 
 
 def describe_codecs() -> list[dict[str, Any]]:
@@ -36,7 +37,8 @@ def codecs_table(codecs: list[dict[str, Any]]) -> Table:
     table = Table(*header, box=None)
     for codec in codecs:
         books = Counter(codec["codebook_sizes"]).items()
-        table.add_row(
+        add_plain_row(
+            table,
             codec["name"],
             f"{codec['kbps']:.2f}",
             f"{codec['frame_rate']:g}",

@@ -23,6 +23,8 @@ from speechmill.pipeline.errors import InputError
 from speechmill.pipeline.shards.webdataset import SampleWriter
 from speechmill.pipeline.storage import Storage, join
 
+_DECODED = ["key", "codes", "num_frames", "start", "end", "text"]
+
 
 def decode_dataset(
     root: str,
@@ -53,7 +55,8 @@ def decode_dataset(
             continue
         url = dataset.part_url(name)
         with readable(url):
-            table = pq.read_table(io.BytesIO(dataset.storage.read_bytes(url)))
+            part = io.BytesIO(dataset.storage.read_bytes(url))
+            table = pq.read_table(part, columns=_DECODED)
             for _, message in check_code_values(table, codec.info):
                 raise ValueError(message)
             table = table.slice(0, None if limit is None else limit - count)

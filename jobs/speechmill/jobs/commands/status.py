@@ -26,6 +26,7 @@ class Status:
     audio_hours: float
     rejects: dict[str, int]
     bad_json: int
+    cleaned: int  # names and texts with U+FFFD for what is not UTF-8
     failed: list[dict[str, Any]]
     last_run: dict[str, Any] | None  # its summary; None if it did not end, or there was none
 
@@ -55,6 +56,7 @@ def _status(dataset: TokenDataset, identity: dict[str, Any]) -> Status:
         audio_hours=sum(footer["audio_seconds"] for footer in footers) / 3600,
         rejects=dict(sorted(rejects.items())),
         bad_json=sum(footer["bad_json"] for footer in footers),
+        cleaned=sum(footer.get("cleaned", 0) for footer in footers),
         failed=dataset.failures(),
         last_run=last_summary(dataset),
     )
@@ -82,6 +84,7 @@ def _facts(found: Status) -> dict[str, str]:
         "frames": f"{found.frames:,}",
         "rejects": rejects or "0",
         "bad metadata": f"{found.bad_json}",
+        **({"not UTF-8": f"{found.cleaned} names and texts"} if found.cleaned else {}),
         "failed shards": f"{len(found.failed)}",
         "last run": _describe_run(found.last_run),
     }

@@ -7,7 +7,7 @@ from rich.console import Console
 
 from speechmill.codecs import Codec
 from speechmill.codecs.shapes import plan_shapes
-from speechmill.jobs.display import facts_table
+from speechmill.jobs.display import facts_table, print_line
 from speechmill.jobs.existing_dataset import (
     dataset_config,
     load_dataset_codec,
@@ -172,4 +172,4 @@ def print_verification(found: Verification, mismatch: Mismatch | None, console: 
     for word, findings in (("fault", found.faults), ("note ", found.notes)):
         for one in findings:
             line = f"{word}  {one.check}  {one.file}: {one.message}"
-            console.print(line, highlight=False, soft_wrap=True)
+            print_line(console, line)

@@ -5,6 +5,7 @@ from concurrent.futures import Executor
 
 import numpy as np
 import soxr
+from rich.markup import escape
 from rich.progress import track
 
 from speechmill.codecs import load_codec
@@ -21,6 +22,7 @@ from speechmill.pipeline.quality.scoring import Scorer, scored
 from speechmill.pipeline.quality.signal import match_length
 from speechmill.pipeline.quality.speech import SpeechMetrics, SpeechScores
 from speechmill.pipeline.quality.testset import Utterance, evenly_spaced
+from speechmill.pipeline.text import shown
 
 INPUT = "input"  # label of the clips themselves, before any codec
 
@@ -109,7 +111,7 @@ class Evaluation:
         if not console.is_terminal:
             self.display.line(f"measure  {label}")
             return self.utterances
-        return track(self.utterances, label, console=console, transient=True)
+        return track(self.utterances, escape(shown(label)), console=console, transient=True)
 
 
 def _played(utterance: Utterance, config: EvaluateConfig) -> PlayedClip:

@@ -11,6 +11,7 @@ from typing import Any
 from rich.table import Table
 
 from speechmill.codecs import CodecInfo
+from speechmill.jobs.display import add_plain_row
 from speechmill.pipeline.quality.codebook_usage import CodebookUse, CodeCounts
 from speechmill.pipeline.quality.speech import word_error_rate
 from speechmill.pipeline.tokenize.writer import library_versions
@@ -161,7 +162,7 @@ class Results:
             "libraries": library_versions(),
             "config": self.config,
         }
-        return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        return json.dumps(document, indent=1, allow_nan=False) + "\n"
 
 
 def columns(results: Results) -> dict[str, MetricFormat]:
@@ -195,7 +196,7 @@ def summary_table(results: Results) -> Table:
     for position, heading in enumerate(headings(metrics)):
         table.add_column(heading, justify="right" if position else "left", no_wrap=True)
     for system in results.systems:
-        table.add_row(*cells(system, list(metrics)))
+        add_plain_row(table, *cells(system, list(metrics)))
     return table
 
 

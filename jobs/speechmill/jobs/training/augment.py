@@ -13,7 +13,7 @@ from speechmill.pipeline.audio.samples import Limits, Samples, to_float
 from speechmill.pipeline.errors import InputError, SampleError
 from speechmill.pipeline.shards.tar_reader import Sample
 from speechmill.pipeline.storage import Storage
-from speechmill.pipeline.tokenize.decode import audio_suffix
+from speechmill.pipeline.tokenize.describe import audio_suffix
 
 _PEAK = 0.99
 _SILENT = 1e-4  # RMS of silence, whose level is not changed: it would become loud noise

@@ -37,6 +37,7 @@ NOT_IN_IDENTITY = (
     "device",
     "threads",
     "frames",
+    "limits.metadata_mb",
     "data.prefetch",
     "data.threads",
     "optimizer.max_skipped",

@@ -20,7 +20,8 @@ from speechmill.pipeline.audio.resample import AudioSettings
 from speechmill.pipeline.audio.samples import Limits, Samples
 from speechmill.pipeline.errors import InputError, SampleError
 from speechmill.pipeline.shards.tar_reader import Sample
-from speechmill.pipeline.tokenize.decode import audio_suffix
+from speechmill.pipeline.text import shown
+from speechmill.pipeline.tokenize.describe import audio_suffix
 
 ENHANCED = "enhanced.flac"  # the member that `speechmill enhance` adds to a sample
 
@@ -73,7 +74,7 @@ class Cropper:
             audio_T = audio.cut(start, self.num_samples)
             pair_T = None if pair is None else pair.cut(start, self.num_samples)
         except SampleError as error:
-            logger.warning("left out %s: %s", sample.key, error)
+            logger.warning("left out %s: %s", shown(sample.key), shown(error))
             return None
         return self.augment(Crop(audio_T, pair_T, sample.key), random)
 

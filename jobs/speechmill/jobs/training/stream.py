@@ -17,6 +17,7 @@ from speechmill.pipeline.errors import ShardError
 from speechmill.pipeline.shards.listing import Shard, list_shards
 from speechmill.pipeline.shards.tar_reader import Reject, Sample, read_samples
 from speechmill.pipeline.storage import Storage
+from speechmill.pipeline.text import shown
 
 ItemT = TypeVar("ItemT")
 
@@ -142,11 +143,11 @@ class SampleStream:
                 if sample.index < first:
                     continue
                 if isinstance(sample, Reject):
-                    logger.warning("left out %s: %s", sample.key, sample.message)
+                    logger.warning("left out %s: %s", shown(sample.key), shown(sample.message))
                 else:
                     yield sample
         except ShardError as error:
-            logger.warning("left out the rest of a shard: %s", error)
+            logger.warning("left out the rest of a shard: %s", shown(error))
 
 
 def intact_samples(shards: list[str], storage: Storage, max_member_bytes: int) -> Iterator[Sample]:

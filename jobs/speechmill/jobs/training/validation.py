@@ -18,7 +18,7 @@ from speechmill.pipeline.errors import InputError, SampleError
 from speechmill.pipeline.quality import RATE
 from speechmill.pipeline.quality.signal import mel, si_sdr
 from speechmill.pipeline.storage import Storage
-from speechmill.pipeline.tokenize.decode import audio_suffix
+from speechmill.pipeline.tokenize.describe import audio_suffix
 
 MEL = "mel distance of evaluate, at 16 kHz"  # the metric that chooses the best weights
 

@@ -9,6 +9,7 @@ from speechmill.pipeline.audio.samples import BLOCK, Limits, Source, check_size,
 from speechmill.pipeline.audio.sndfile import read_with_libsndfile, stream_of
 from speechmill.pipeline.blob import Blob
 from speechmill.pipeline.errors import UndecodableAudio
+from speechmill.pipeline.mislabelled import describe_mislabelled
 
 # Of how files become samples. It goes up if a file may give other samples than before, and is part
 # of the identity of a dataset.
@@ -66,6 +67,8 @@ def _second_opinion(
 
 
 def _unsupported(data: Blob) -> str:
+    if known := describe_mislabelled(data[:256]):
+        return f"the file is {known}"
     try:
         name = soundfile.SoundFile(stream_of(data)).format
     except soundfile.LibsndfileError:

@@ -20,6 +20,7 @@ from speechmill.pipeline.errors import (
     RejectStage,
     Unwanted,
 )
+from speechmill.pipeline.text import message_of
 
 
 @dataclass
@@ -163,4 +164,4 @@ def fault_of(
 ) -> Fault:
     """The fault for an error; the errors of filters get the stage of filters."""
     stage = RejectStage.FILTER if isinstance(error, Unwanted) else stage
-    return Fault(type(error).__name__, str(error), stage, start, end, codec)
+    return Fault(type(error).__name__, message_of(error), stage, start, end, codec)

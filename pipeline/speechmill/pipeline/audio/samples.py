@@ -12,6 +12,7 @@ from speechmill.pipeline.errors import OversizedAudio, UnsuitableAudio
 Samples = npt.NDArray[Any]  # int16 or float32
 
 BLOCK = 2**20  # samples of each channel
+MOST_CHANNELS = 255  # of a row
 SAMPLE_RATES = range(2_000, 384_001)  # Hz; another rate counts as damage
 
 
@@ -19,7 +20,8 @@ SAMPLE_RATES = range(2_000, 384_001)  # Hz; another rate counts as damage
 class Limits:
     """The most that a sample may cost; beyond these limits it is rejected."""
 
-    member_mb: float = 2048.0  # MB of one tar member
+    member_mb: float = 2048.0  # MB of one tar member, and of all members of a sample
+    metadata_mb: float = 16.0  # MB of a sample's .json, and of its .txt
     seconds: float = 3600.0  # of audio
     decoded_mb: float = 8192.0  # MB of decoded audio: 4 bytes a sample, of all channels
     decode_seconds: float = 300.0  # s of decoding
@@ -50,6 +52,8 @@ def check_size(num_samples: int, rate: int, channels: int, limits: Limits, claim
     """Raise for more audio than the limits allow; `claim` begins the message with its source."""
     if rate not in SAMPLE_RATES:
         raise UnsuitableAudio(f"sample rate {rate} Hz")
+    if channels > MOST_CHANNELS:
+        raise UnsuitableAudio(f"{channels} channels; a row has at most {MOST_CHANNELS}")
     if num_samples / rate > limits.seconds:
         raise OversizedAudio(
             f"{claim} {num_samples} samples, {num_samples / rate:.0f} s; "

@@ -43,7 +43,8 @@ def export_parts(
             continue
         url = dataset.part_url(name)
         with readable(url):
-            table = pq.read_table(io.BytesIO(dataset.storage.read_bytes(url)))
+            part = io.BytesIO(dataset.storage.read_bytes(url))
+            table = pq.read_table(part, columns=[*_KEPT, "codes", "num_codebooks"])
             for file, data in FORMATS[kind](name, table, pattern):
                 storage.put(join(output, "data", file), data)
         storage.put(join(output, "done", name), b"")

@@ -11,7 +11,7 @@ from speechmill.pipeline.dataset.reencode import drawn_rows
 from speechmill.pipeline.errors import SpeechmillError
 from speechmill.pipeline.foreign import Roots
 from speechmill.pipeline.shards.tar_reader import Sample, read_samples
-from speechmill.pipeline.tokenize.decode import audio_suffix
+from speechmill.pipeline.tokenize.describe import audio_suffix
 
 _COLUMNS = ["key", "index", "end"]
 
@@ -35,7 +35,12 @@ def redecode(
         rows = {row["index"]: row for row in table.to_pylist()}
         shard, left = shard_of(footer), dict(rows)
         try:
-            samples = read_samples(shard, dataset.storage, int(settings.limits.member_mb * 1e6))
+            samples = read_samples(
+                shard,
+                dataset.storage,
+                int(settings.limits.member_mb * 1e6),
+                audio_member=settings.audio.member,
+            )
             for sample in samples:
                 if isinstance(sample, Sample) and sample.index in left:
                     row = left.pop(sample.index)

@@ -22,6 +22,7 @@ from speechmill.pipeline.tokenize.decode import DecodeSettings, decode_shard
 from speechmill.pipeline.tokenize.encoders import BatchByBatch
 from speechmill.pipeline.tokenize.schema import token_schema, with_codes
 
+_COMPARED = ["key", "index", "start", "codes", "num_frames", "num_codebooks", "audio_xxh3"]
 _ALONE = BatchSettings(seconds=1e-9, window_seconds=1e-9)  # each clip is a batch of its own
 
 
@@ -90,7 +91,8 @@ def _reencode_rows(
 
     def take(batch: Batch, codes_BFK: npt.NDArray[np.int64]) -> None:
         rows = with_codes(batch.rows, codes_BFK, batch.first_frame_B, batch.num_frames_B, schema)
-        again.update({(row["index"], row["start"]): row for row in rows.to_pylist()})
+        compared = rows.select(_COMPARED).to_pylist()
+        again.update({(row["index"], row["start"]): row for row in compared})
 
     try:
         batches = decode_shard(shard, dataset.storage, settings, [codec.info], only)

@@ -32,7 +32,7 @@ from speechmill.pipeline.foreign import Roots
 from speechmill.pipeline.shards.listing import Shard
 from speechmill.pipeline.shards.tar_reader import read_samples
 from speechmill.pipeline.storage import join
-from speechmill.pipeline.tokenize.schema import REJECT_SCHEMA, token_schema
+from speechmill.pipeline.tokenize.schema import REJECT_SCHEMA, ROW_SCHEMA, token_schema
 from speechmill.pipeline.tokenize.writer import read_footer
 
 _PART = re.compile(r".+-[0-9a-f]{12}\.parquet")
@@ -168,7 +168,10 @@ class _PartCheck:
     def _read(self, file: str) -> tuple[pa.Table, dict[str, Any]]:
         data = self.dataset.storage.read_bytes(join(self.dataset.root, file))
         with _reading(file):
-            table = pq.read_table(io.BytesIO(data), page_checksum_verification=True)
+            # Metadata stays a dictionary: the rows of one recording share their JSON.
+            table = pq.read_table(
+                io.BytesIO(data), page_checksum_verification=True, read_dictionary=["metadata"]
+            )
             table.validate(full=True)
             return table.combine_chunks(), read_footer(data)
 
@@ -192,7 +195,9 @@ class _PartCheck:
         if source.name != _stem(part.file):
             message = f"holds the tokens of {source.url}, whose part is {source.name}.parquet"
             part.add([("name", message)])
-        if not table.schema.equals(token_schema(codec.codebook_sizes)):
+        wanted = token_schema(codec.codebook_sizes)
+        place = wanted.get_field_index("metadata")
+        if not table.schema.equals(wanted.set(place, ROW_SCHEMA.field("metadata"))):
             part.add([("footer", "the columns are not those of a token dataset of this codec")])
             return
         part.source, part.rejects, part.rows = source, len(rejected), len(table)
@@ -210,7 +215,8 @@ class _PartCheck:
     def _check_source(self, part: _Part, table: pa.Table, rejected: pa.Table) -> None:
         assert part.source
         try:
-            wanted = dict(enumerate(_source_keys(part.source, self.dataset)))
+            member = self.identity.get("member")
+            wanted = dict(enumerate(_source_keys(part.source, self.dataset, member)))
         except ShardError as error:
             part.add([("keys", str(error))])
         except StorageError as error:
@@ -232,9 +238,9 @@ def _reading(file: str) -> Iterator[None]:
         raise _Unreadable(file, error) from error
 
 
-def _source_keys(source: Shard, dataset: TokenDataset) -> Iterator[str]:
+def _source_keys(source: Shard, dataset: TokenDataset, member: str | None) -> Iterator[str]:
     """The key of every sample of a tar, by position; a limit of -1 skips every member's data."""
-    for entry in read_samples(source, dataset.storage, max_member_bytes=-1):
+    for entry in read_samples(source, dataset.storage, max_member_bytes=-1, audio_member=member):
         yield entry.key
 
 

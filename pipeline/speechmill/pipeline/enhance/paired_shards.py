@@ -130,8 +130,10 @@ class _Pairing:
     def __call__(
         self, shard: Shard, stream: Stream, isolation: Isolation, needed: Sequence[int]
     ) -> PairReport:
-        samples = stream(read_shard, shard, self.job.storage, self.job.settings.limits)
-        paired = pair_shard(samples, shard, self.enhancer, self.job.settings)
+        settings = self.job.settings
+        member = settings.audio.member
+        samples = stream(read_shard, shard, self.job.storage, settings.limits, member)
+        paired = pair_shard(samples, shard, self.enhancer, settings)
         PairedShards(self.job.output, self.job.storage).commit(shard, paired)
         return paired.report
 

@@ -29,11 +29,12 @@ from speechmill.pipeline.errors import (
     UnsuitableAudio,
 )
 from speechmill.pipeline.shards.listing import Shard
-from speechmill.pipeline.shards.tar_reader import Reject, Sample, read_samples
+from speechmill.pipeline.shards.tar_reader import NameCounts, Reject, Sample, read_samples
 from speechmill.pipeline.shards.webdataset import SampleWriter
 from speechmill.pipeline.storage import Storage
+from speechmill.pipeline.text import message_of
 from speechmill.pipeline.tokenize.batching import ShardEnd
-from speechmill.pipeline.tokenize.decode import audio_suffix
+from speechmill.pipeline.tokenize.describe import audio_suffix
 from speechmill.pipeline.tokenize.writer import ShardReport
 
 AUDIO, FACTS = "enhanced.flac", "enhanced.json"  # suffixes of the new members
@@ -64,16 +65,26 @@ class PairedTar:
     report: PairReport
 
 
-def read_shard(shard: Shard, storage: Storage, limits: Limits) -> Iterator[Sample | ShardEnd]:
+def read_shard(
+    shard: Shard, storage: Storage, limits: Limits, audio_member: str | None = None
+) -> Iterator[Sample | ShardEnd]:
     """Yield the samples of a tar, then one `ShardEnd` with the rejected members."""
     rejects = []
-    for sample in read_samples(shard, storage, int(limits.member_mb * 1e6)):
+    names = NameCounts()
+    for sample in read_samples(
+        shard,
+        storage,
+        int(limits.member_mb * 1e6),
+        max_metadata_bytes=int(limits.metadata_mb * 1e6),
+        audio_member=audio_member,
+        counts=names,
+    ):
         if isinstance(sample, Reject):
             rejects.append(sample)
         else:  # a large member is a memory map, which cannot be sent to another process
             members: dict[str, Blob] = {name: data[:] for name, data in sample.members.items()}
             yield Sample(sample.key, sample.index, members)
-    yield ShardEnd(rejects, num_bad_json=0)
+    yield ShardEnd(rejects, num_cleaned=names.cleaned, num_passed_over=names.passed_over)
 
 
 def pair_shard(
@@ -89,7 +100,8 @@ def pair_shard(
     with SampleWriter(buffer) as tar:
         for sample in samples:
             if isinstance(sample, ShardEnd):
-                rejects += sample.rejects
+                end = sample
+                rejects += end.rejects
                 break
             try:
                 flac, facts = _pair(sample, enhancer, settings)
@@ -104,7 +116,7 @@ def pair_shard(
         else:
             raise StreamBroken(f"{shard.url}: the samples ended before the shard did")
     rejects.sort(key=lambda reject: reject.index)
-    return PairedTar(buffer.getvalue(), rejects, _report(shard, pairs, rejects))
+    return PairedTar(buffer.getvalue(), rejects, _report(shard, pairs, rejects, end))
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,13 +136,15 @@ class _Facts:
         return json.dumps(facts | self.measures, sort_keys=True).encode()
 
 
-def _report(shard: Shard, pairs: list[_Facts], rejects: list[Reject]) -> PairReport:
+def _report(shard: Shard, pairs: list[_Facts], rejects: list[Reject], end: ShardEnd) -> PairReport:
     return PairReport(
         shard=shard.name,
         rows=len(pairs),
         frames=0,
         audio_seconds=sum(pair.seconds for pair in pairs),
         rejects=dict(sorted(Counter(reject.error for reject in rejects).items())),
+        num_cleaned=end.num_cleaned,
+        num_passed_over=end.num_passed_over,
         encode_seconds=sum(pair.enhance_seconds for pair in pairs),
         left_alone=sum(not pair.enhanced for pair in pairs),
     )
@@ -169,6 +183,6 @@ def _reject(sample: Sample, error: Exception) -> Reject:
         member=f"{sample.key}.{next(iter(sample.members))}",
         stage=RejectStage.ENHANCE,
         error=type(error).__name__,
-        message=str(error),
+        message=message_of(error),
         num_bytes=sum(len(data) for data in sample.members.values()),
     )

@@ -1,6 +1,5 @@
 """The clips of a test set, from shards or from a folder or manifest of audio files."""
 
-import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,7 +15,8 @@ from speechmill.pipeline.shards.packing import READERS, PackSettings, plan_pack,
 from speechmill.pipeline.shards.sources import MANIFESTS, SampleFiles
 from speechmill.pipeline.shards.tar_reader import Reject, Sample, read_samples
 from speechmill.pipeline.storage import Storage
-from speechmill.pipeline.tokenize.decode import audio_suffix, transcript
+from speechmill.pipeline.text import message_of
+from speechmill.pipeline.tokenize.describe import audio_suffix, describe
 
 _MAX_DIFFERENCE = 0.02  # s by which the lengths of a clip and its reference may differ
 
@@ -61,9 +61,10 @@ def read_test_set(
     All of them are held in memory, encoded. Raises `InputError` if none is left.
     """
     rejects: dict[str, str] = {}
-    samples = dict(_samples(settings.clips, limits, storage, rejects))
+    samples = dict(_samples(settings.clips, limits, storage, rejects, audio.member))
     if settings.references:
-        twins = dict(_samples(settings.references, limits, storage, rejects))
+        member = settings.reference_member
+        twins = dict(_samples(settings.references, limits, storage, rejects, member))
         rejects |= dict.fromkeys(samples.keys() - twins.keys(), "has no reference")
     else:
         twins = samples if settings.reference_member else {}
@@ -72,7 +73,7 @@ def read_test_set(
         try:
             utterances.append(_Reader(settings, audio, limits).read(samples[key], twins.get(key)))
         except SampleError as error:
-            rejects[key] = f"{type(error).__name__}: {error}"
+            rejects[key] = f"{type(error).__name__}: {message_of(error)}"
     if not utterances:
         reasons = "; ".join(f"{key}: {reason}" for key, reason in list(rejects.items())[:3])
         raise InputError(f"no clip of {settings.clips} can be evaluated: {reasons or 'none found'}")
@@ -86,7 +87,8 @@ class _Reader:
     limits: Limits
 
     def read(self, sample: Sample, twin: Sample | None) -> Utterance:
-        data = sample.members[audio_suffix(sample, self.audio.member)][:]
+        suffix = audio_suffix(sample, self.audio.member)
+        data = sample.members[suffix][:]
         decoded = decode_audio(data, RATE, self.audio, self.limits)
         input_T = to_float(decoded.audio_T)
         reference_T = self._reference(twin, len(input_T)) if twin else input_T
@@ -96,7 +98,7 @@ class _Reader:
             input_T=input_T[: len(reference_T)] if twin else input_T,
             reference_T=reference_T,
             sample_rate=decoded.sample_rate,
-            text=_text(sample),
+            text=describe(sample, suffix).text,
         )
 
     def _reference(self, twin: Sample, num_samples: int) -> Samples:
@@ -119,13 +121,17 @@ def evenly_spaced(items: Sequence[Item], count: int | None) -> list[Item]:
 
 
 def _samples(
-    sources: Sequence[str], limits: Limits, storage: Storage, rejects: dict[str, str]
+    sources: Sequence[str],
+    limits: Limits,
+    storage: Storage,
+    rejects: dict[str, str],
+    member: str | None,
 ) -> Iterator[tuple[str, Sample]]:
     for source in sources:
         if _is_audio(source, storage):
             found: Iterator[Sample | Reject] = _samples_of_files(source, storage, rejects)
         else:
-            found = _samples_of_shards(source, limits, storage)
+            found = _samples_of_shards(source, limits, storage, member)
         for sample in found:
             if isinstance(sample, Reject):
                 rejects[sample.key] = sample.message
@@ -142,9 +148,17 @@ def _is_audio(source: str, storage: Storage) -> bool:
     return not any(info.url.endswith(".tar") for info in storage.list_files(source))
 
 
-def _samples_of_shards(source: str, limits: Limits, storage: Storage) -> Iterator[Sample | Reject]:
+def _samples_of_shards(
+    source: str, limits: Limits, storage: Storage, member: str | None
+) -> Iterator[Sample | Reject]:
     for shard in list_shards([source], storage):
-        yield from read_samples(shard, storage, int(limits.member_mb * 1e6))
+        yield from read_samples(
+            shard,
+            storage,
+            int(limits.member_mb * 1e6),
+            max_metadata_bytes=int(limits.metadata_mb * 1e6),
+            audio_member=member,
+        )
 
 
 def _samples_of_files(source: str, storage: Storage, rejects: dict[str, str]) -> Iterator[Sample]:
@@ -160,11 +174,3 @@ def _samples_of_files(source: str, storage: Storage, rejects: dict[str, str]) ->
 
     with ThreadPoolExecutor(READERS) as pool:
         yield from pool.map(read, range(len(everything.samples)), everything.samples)
-
-
-def _text(sample: Sample) -> str | None:
-    try:
-        metadata = json.loads(sample.members.get("json", b"null")[:])
-    except (ValueError, RecursionError):
-        metadata = None
-    return transcript(sample, metadata)

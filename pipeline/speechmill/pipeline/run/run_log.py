@@ -18,6 +18,7 @@ from speechmill.pipeline.errors import StorageError, StorageNotFound
 from speechmill.pipeline.run.diagnosis import Bottleneck, BottleneckStage, find_bottleneck
 from speechmill.pipeline.run.runner import Event, EventKind, Totals
 from speechmill.pipeline.storage import Storage, join
+from speechmill.pipeline.text import clean, clean_json, message_of
 from speechmill.pipeline.tokenize.writer import ShardReport, library_versions
 
 FLUSH_SECONDS = 30.0  # the whole file is written again: objects cannot be appended to
@@ -66,7 +67,7 @@ class RunLog:
 
     def record(self, kind: EventKind, **facts: Any) -> None:
         line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": kind} | facts
-        self._lines.append(json.dumps(line) + "\n")
+        self._lines.append(clean_json(json.dumps(line))[0] + "\n")
         self._bytes += len(self._lines[-1])
         idle = self._writing is None or self._writing.done()
         due = idle and time.monotonic() - self._flushed > FLUSH_SECONDS
@@ -81,7 +82,7 @@ class RunLog:
         if event.report:
             facts |= asdict(event.report)
         if event.error:
-            facts |= {"error": type(event.error).__name__, "message": str(event.error)}
+            facts |= {"error": type(event.error).__name__, "message": message_of(event.error)}
         if event.reason:
             facts |= {"reason": event.reason}
         if event.delay:
@@ -120,7 +121,7 @@ class RunLog:
             logger.warning("the run goes on without %s: %s", name, error)
 
     def _put(self, name: str, text: str) -> None:
-        self._storage.put(join(self._folder, name), text.encode())
+        self._storage.put(join(self._folder, name), clean(text).encode())
 
 
 def bottleneck_of(parts: Collection[ShardReport] | Collection[Totals]) -> Bottleneck | None:

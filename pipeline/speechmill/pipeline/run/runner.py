@@ -102,6 +102,8 @@ class Totals:
     decode_seconds: float = 0.0
     decode_cpu_seconds: float = 0.0
     bad_json: int = 0
+    cleaned: int = 0  # names and texts with U+FFFD for what is not UTF-8
+    passed_over: int = 0  # members that macOS added
     rejects: dict[str, int] = field(default_factory=dict)  # by error class
 
     def add(self, event: Event) -> None:
@@ -117,6 +119,8 @@ class Totals:
             self.decode_seconds += event.report.decode_seconds
             self.decode_cpu_seconds += event.report.decode_cpu_seconds
             self.bad_json += event.report.num_bad_json
+            self.cleaned += event.report.num_cleaned
+            self.passed_over += event.report.num_passed_over
             for error, count in event.report.rejects.items():
                 self.rejects[error] = self.rejects.get(error, 0) + count
 

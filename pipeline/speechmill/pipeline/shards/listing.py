@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from speechmill.pipeline.errors import InputError
 from speechmill.pipeline.shards.shard_lists import exists, expand_sources
 from speechmill.pipeline.storage import FileInfo, Storage
+from speechmill.pipeline.text import replace_escaped
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +21,8 @@ class Shard:
 
     @property
     def stem(self) -> str:
-        return posixpath.basename(self.url).removesuffix(".tar")
+        """Its file name without suffix, with U+FFFD for bytes that are not UTF-8."""
+        return replace_escaped(posixpath.basename(self.url).removesuffix(".tar"))
 
     @property
     def name(self) -> str:
@@ -44,13 +46,11 @@ def list_shards(sources: Sequence[str], storage: Storage) -> list[Shard]:
     for source in expand_sources(sources, storage):
         if source.endswith(".tar") and not is_pattern(source):
             tars.append(storage.absolute(source))
-            continue
-        if is_pattern(source):
-            infos = storage.glob(source)
+        elif is_pattern(source):
+            found |= _visible(storage.glob(source), source, storage)
         else:
-            infos = [info for info in storage.list_files(source) if info.url.endswith(".tar")]
-        shown = [info for info in infos if not _is_hidden(info.url)]
-        found |= {info.url: info for info in _not_empty(shown, source)}
+            infos = [i for i in storage.list_files(source) if i.url.endswith(".tar")]
+            found |= _visible(infos, source, storage)
     found |= _look_up(tars, storage)
     shards = [Shard(i.url, i.size, i.etag) for i in sorted(found.values(), key=lambda i: i.url)]
     _refuse_names(shards)
@@ -58,22 +58,14 @@ def list_shards(sources: Sequence[str], storage: Storage) -> list[Shard]:
 
 
 def _refuse_names(shards: Sequence[Shard]) -> None:
-    """Raise `InputError` for a URL that is not UTF-8, and for two tars that have one part."""
+    """Raise `InputError` for two tars that have one part."""
     by_name: dict[str, Shard] = {}
     for shard in shards:
-        try:
-            other = by_name.setdefault(shard.name, shard)
-        except UnicodeEncodeError as error:
-            raise InputError(f"the name of {shard.url!r} is not UTF-8; rename the file") from error
+        other = by_name.setdefault(shard.name, shard)
         if other != shard:
             raise InputError(
                 f"{other.url} and {shard.url} would both be written to {shard.name}; rename one"
             )
-
-
-def _is_hidden(url: str) -> bool:
-    """Whether a file of a folder is not meant: macOS puts `._x.tar` beside `x.tar`."""
-    return posixpath.basename(url).startswith(".")
 
 
 def is_pattern(source: str) -> bool:
@@ -81,10 +73,20 @@ def is_pattern(source: str) -> bool:
     return any(mark in source for mark in "*?[") and not exists(source)
 
 
-def _not_empty(infos: list[FileInfo], source: str) -> list[FileInfo]:
-    if not infos:
+def _visible(infos: list[FileInfo], source: str, storage: Storage) -> dict[str, FileInfo]:
+    """The files by URL, without hidden ones: macOS writes `._x.tar` beside `x.tar`.
+
+    A file or folder that the source itself names is not hidden.
+    """
+    named = set(storage.absolute(source).split("/"))
+    found = {
+        info.url: info
+        for info in infos
+        if not any(part[:1] == "." and part not in named for part in info.url.split("/"))
+    }
+    if not found:
         raise InputError(f"no .tar found at {source}; `speechmill pack` makes shards from audio")
-    return infos
+    return found
 
 
 def _look_up(tars: list[str], storage: Storage) -> dict[str, FileInfo]:

@@ -20,6 +20,7 @@ from speechmill.pipeline.foreign import Roots, check_foreign, without_file
 from speechmill.pipeline.links import HIDDEN, PassedOver
 from speechmill.pipeline.paths import is_plain
 from speechmill.pipeline.storage import FileInfo, Storage, is_local, join
+from speechmill.pipeline.text import clean_json, replace_escaped
 
 MANIFESTS = (".jsonl", ".csv", ".tsv")
 SIDECARS = ("json", "txt")
@@ -142,7 +143,7 @@ def _left_over(urls: Iterable[str], extensions: Sequence[str]) -> Iterator[Passe
 def _files_of_stem(
     stem: str, files: dict[str, FileInfo], extensions: Sequence[str]
 ) -> Iterator[SampleFiles]:
-    key = stem.replace(".", "_")
+    key = replace_escaped(stem).replace(".", "_")
     members = [Member(f"{key}.{split_suffix(url)[1]}", info) for url, info in files.items()]
     sidecars = [member for member in members if split_suffix(member.name)[1] in SIDECARS]
     for member, url in zip(members, files, strict=True):
@@ -215,7 +216,7 @@ def _json_rows(text: str, url: str) -> Iterator[Row]:
         if not content.strip():
             continue
         try:
-            row = json.loads(content)
+            row = json.loads(clean_json(content)[0])
         except ValueError as error:
             raise InputError(f"{url}, line {line} is not JSON: {error}") from error
         if not isinstance(row, dict):
@@ -276,7 +277,7 @@ def _files_of_row(
     row: dict[str, Any], url: str, file: FileInfo, root: str, where: str
 ) -> SampleFiles:
     stem, suffix = split_suffix(url)
-    key = _SURROGATE.sub("\ufffd", str(row.get("key", _inner(stem, root)))).replace(".", "_")
+    key = replace_escaped(str(row.get("key", _inner(stem, root)))).replace(".", "_")
     if not key or key != key.strip("/"):
         raise InputError(f"{where}: the key {key!r} is empty or has a slash at its end; change it")
     if not is_plain(key):

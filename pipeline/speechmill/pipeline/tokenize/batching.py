@@ -14,7 +14,9 @@ from speechmill.pipeline.audio.samples import Samples, to_float
 from speechmill.pipeline.audio.segment import Clip
 from speechmill.pipeline.errors import InputError
 from speechmill.pipeline.shards.tar_reader import Reject
-from speechmill.pipeline.tokenize.schema import ROW_SCHEMA
+from speechmill.pipeline.tokenize.schema import ROW_SCHEMA, distinct_strings
+
+_MOST_TEXT = 2**27  # characters of a window: a column of strings holds 2 GiB
 
 Item = TypeVar("Item")
 
@@ -51,7 +53,9 @@ class ShardEnd:
     """The last item of a shard's stream; a stream without it is incomplete."""
 
     rejects: list[Reject]
-    num_bad_json: int
+    num_bad_json: int = 0
+    num_cleaned: int = 0  # names and texts with U+FFFD for what is not UTF-8
+    num_passed_over: int = 0  # members that macOS added, which are not part of the corpus
     decode_seconds: float = 0.0  # spent reading and decoding
     decode_cpu_seconds: float = 0.0  # the part of them spent computing
     codec: int = 0  # position among the codecs of the run
@@ -64,18 +68,23 @@ class Batcher:
         self._budget = int(settings.seconds * sample_rate)
         self._max_samples = int(settings.window_seconds * sample_rate)
         self._window: list[Clip] = []
-        self._num_samples = 0
+        self._num_samples = self._num_characters = 0
 
     def add(self, clip: Clip) -> Iterator[list[Clip]]:
         """Take a clip; yield the batches of the window before it if the window is full."""
-        if self._window and self._num_samples + len(clip.audio_T) > self._max_samples:
+        full = self._num_samples + len(clip.audio_T) > self._max_samples
+        if self._window and (full or self._num_characters > _MOST_TEXT):
             yield from self.finish()
+        previous = self._window[-1].metadata if self._window else None
         self._window.append(clip)
         self._num_samples += len(clip.audio_T)
+        self._num_characters += len(clip.text or "")
+        self._num_characters += 0 if clip.metadata is previous else len(clip.metadata or "")
 
     def finish(self) -> Iterator[list[Clip]]:
         """Yield the batches of the last window."""
-        window, self._window, self._num_samples = self._window, [], 0
+        window, self._window = self._window, []
+        self._num_samples = self._num_characters = 0
         window.sort(key=lambda clip: (len(clip.audio_T), clip.index, clip.start))
         yield from cut_batches(window, lambda clip: len(clip.audio_T), self._budget)
 
@@ -115,6 +124,7 @@ def _rows(clips: Sequence[Clip], shard_url: str) -> pa.RecordBatch:
         "duration": [clip.end - clip.start for clip in clips],
         "audio_xxh3": np.array([clip.audio_xxh3 for clip in clips], dtype=np.uint64),
         "shard": [shard_url] * len(clips),
+        "metadata": distinct_strings([clip.metadata for clip in clips]),
     }
     for name in ROW_SCHEMA.names:
         if name not in columns:

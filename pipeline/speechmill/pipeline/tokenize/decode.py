@@ -1,23 +1,26 @@
 """The CPU half of tokenizing a shard: a tar in, batches of decoded audio out."""
 
-import json
 from collections.abc import Container, Iterator, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any
 
 import xxhash
 
 from speechmill.codecs.api import CodecInfo
-from speechmill.pipeline.audio.containers.recognize import AUDIO_SUFFIXES
 from speechmill.pipeline.audio.filters import Filters
 from speechmill.pipeline.audio.isolation import IsolatedRecordings, WatchedRecordings, memory_limit
 from speechmill.pipeline.audio.recordings import Fault, Recordings, RecordingSettings, fault_of
 from speechmill.pipeline.audio.segment import Clip, Span, read_spans
-from speechmill.pipeline.errors import NoAudio, RejectStage, SampleError
+from speechmill.pipeline.errors import (
+    DecodeOutOfMemory,
+    NoAudio,
+    RejectStage,
+    StorageError,
+    StreamBroken,
+)
 from speechmill.pipeline.shards.listing import Shard
-from speechmill.pipeline.shards.tar_reader import Reject, Sample, read_samples
+from speechmill.pipeline.shards.tar_reader import NameCounts, Reject, Sample, read_samples
 from speechmill.pipeline.storage import Storage
 from speechmill.pipeline.tokenize.batching import (
     Batch,
@@ -25,6 +28,12 @@ from speechmill.pipeline.tokenize.batching import (
     BatchSettings,
     ShardEnd,
     concatenate_clips,
+)
+from speechmill.pipeline.tokenize.describe import (
+    Description,
+    audio_candidates,
+    audio_suffix,
+    describe,
 )
 
 
@@ -66,7 +75,15 @@ def decode_shard(
     """
     recordings = _RECORDINGS[isolation](settings, codecs)
     decoder = _Decoder(settings, recordings, len(codecs))
-    samples = read_samples(shard, storage, int(settings.limits.member_mb * 1e6))
+    names = NameCounts()
+    samples = read_samples(
+        shard,
+        storage,
+        int(settings.limits.member_mb * 1e6),
+        max_metadata_bytes=int(settings.limits.metadata_mb * 1e6),
+        audio_member=settings.audio.member,
+        counts=names,
+    )
     batchers = [Batcher(settings.batch, codec.sample_rate) for codec in codecs]
     watched = isolation is Isolation.WATCHED
     with (
@@ -82,7 +99,14 @@ def decode_shard(
     for codec, rejects in enumerate(decoder.rejects):
         # With several codecs only the first end carries the time.
         cpu_seconds = 0.0 if codec else recordings.child_cpu_seconds
-        yield ShardEnd(rejects, decoder.num_bad_json, decode_cpu_seconds=cpu_seconds, codec=codec)
+        yield ShardEnd(
+            rejects,
+            decoder.num_bad_json,
+            decoder.num_cleaned + names.cleaned,
+            names.passed_over,
+            decode_cpu_seconds=cpu_seconds,
+            codec=codec,
+        )
 
 
 def _memory_mb(settings: DecodeSettings, codecs: Sequence[CodecInfo]) -> float:
@@ -99,7 +123,7 @@ class _Decoder:
         self.filters = Filters(settings.filters)
         self.recordings = recordings
         self.rejects: list[list[Reject]] = [[] for _ in range(num_codecs)]
-        self.num_bad_json = 0
+        self.num_bad_json = self.num_cleaned = 0
 
     def clips(self, samples: Iterator[Sample | Reject]) -> Iterator[Clip]:
         for sample in samples:
@@ -109,14 +133,28 @@ class _Decoder:
             suffix = next(iter(sample.members))
             try:
                 suffix = audio_suffix(sample, self.settings.audio.member)
-                metadata, text, spans = self._describe(sample)
-            except SampleError as error:
+                said, spans = self._describe(sample, suffix)
+                audio_xxh3 = xxhash.xxh3_64_intdigest(sample.members[suffix])
+            except (StorageError, StreamBroken):
+                raise  # not the fault of a sample
+            except NoAudio as error:
+                several = [] if self.settings.audio.member else audio_candidates(sample)
+                for member in several or [suffix]:
+                    self._reject(_rejected(sample, member, fault_of(error, stage=RejectStage.READ)))
+                continue
+            except MemoryError:
+                lack = DecodeOutOfMemory("its JSON or text does not fit into memory")
+                self._reject(_rejected(sample, suffix, fault_of(lack, stage=RejectStage.READ)))
+                continue
+            # JSON of strangers may raise any error in a filter; it costs only its sample.
+            except Exception as error:
                 self._reject(_rejected(sample, suffix, fault_of(error, stage=RejectStage.READ)))
                 continue
-            audio_xxh3 = xxhash.xxh3_64_intdigest(sample.members[suffix])
             for clip in self._decoded(sample, suffix, spans):
                 clip.key, clip.index, clip.audio_xxh3 = sample.key, sample.index, audio_xxh3
-                clip.metadata, clip.text = metadata, text if clip.text is None else clip.text
+                clip.metadata = said.metadata
+                if clip.text is None and self.settings.segment.by == "none":
+                    clip.text = said.text
                 yield clip
 
     def _decoded(self, sample: Sample, suffix: str, spans: Sequence[Span]) -> Iterator[Clip]:
@@ -135,25 +173,14 @@ class _Decoder:
         for rejects in self.rejects:
             rejects.append(reject)
 
-    def _describe(self, sample: Sample) -> tuple[str | None, str | None, Sequence[Span]]:
-        """The JSON of a sample, its text and its spans; raises the `SampleError` of a filter."""
-        metadata, parsed = self._metadata(sample)
-        self.filters.check_metadata(parsed)
-        by = self.settings.segment.by
-        text = transcript(sample, parsed) if by == "none" else None
-        spans = read_spans(parsed, self.settings.segment) if by == "metadata" else ()
-        return metadata, text, spans
-
-    def _metadata(self, sample: Sample) -> tuple[str | None, Any]:
-        """The sample's JSON, unchanged and parsed; damaged JSON is counted."""
-        if "json" not in sample.members:
-            return None, None
-        try:
-            metadata = sample.members["json"][:].decode()
-            return metadata, json.loads(metadata)
-        except (ValueError, RecursionError):
-            self.num_bad_json += 1
-            return None, None
+    def _describe(self, sample: Sample, suffix: str) -> tuple[Description, Sequence[Span]]:
+        """The texts of a sample and its spans; raises the `SampleError` of a filter."""
+        said = describe(sample, suffix)
+        self.num_bad_json += said.bad_json
+        self.num_cleaned += said.num_cleaned
+        self.filters.check_metadata(said.parsed)
+        segment = self.settings.segment
+        return said, read_spans(said.parsed, segment) if segment.by == "metadata" else ()
 
 
 def _rejected(sample: Sample, suffix: str, fault: Fault) -> Reject:
@@ -168,34 +195,3 @@ def _rejected(sample: Sample, suffix: str, fault: Fault) -> Reject:
         start=fault.start,
         end=fault.end,
     )
-
-
-def transcript(sample: Sample, metadata: Any) -> str | None:
-    """The `.txt` member of a sample, or else `text` of its JSON."""
-    if "txt" in sample.members:
-        return sample.members["txt"][:].decode(errors="replace")
-    text = metadata.get("text") if isinstance(metadata, dict) else None
-    return text if isinstance(text, str) else None
-
-
-def audio_suffix(sample: Sample, wanted: str | None) -> str:
-    """The member that holds the audio: the wanted one, or the only candidate.
-
-    A suffix that is a format (`flac`) is preferred to one that ends in a format (`take.2.flac`).
-    """
-    if wanted:
-        if wanted not in sample.members:
-            raise NoAudio(f"no member .{wanted}; there are {_listed(list(sample.members))}")
-        return wanted
-    plain = [suffix for suffix in sample.members if suffix in AUDIO_SUFFIXES]
-    dotted = [suffix for suffix in sample.members if suffix.split(".")[-1] in AUDIO_SUFFIXES]
-    candidates = plain or dotted
-    if not candidates:
-        raise NoAudio(f"none of {_listed(list(sample.members))} is audio")
-    if len(candidates) > 1:
-        raise NoAudio(f"{_listed(candidates)} could all be the audio; set audio.member")
-    return candidates[0]
-
-
-def _listed(suffixes: list[str]) -> str:
-    return ", ".join(f".{suffix}" for suffix in suffixes)

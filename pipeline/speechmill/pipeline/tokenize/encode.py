@@ -180,7 +180,7 @@ def tokenize_shard(
         check()
         if done.split_clips and writer.provenance["precision"] != "fp32":
             writer.provenance["split_clips"] = done.split_clips
-        writer.close(done.end.rejects, done.end.num_bad_json)
+        writer.close(done.end)
     assert writer.report
     return replace(
         writer.report,

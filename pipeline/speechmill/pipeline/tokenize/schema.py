@@ -25,7 +25,11 @@ _ROW_FIELDS = [
     pa.field("index", pa.int32(), nullable=False),
 ]
 _KEY = pa.field("key", pa.string(), nullable=False)
-ROW_SCHEMA = pa.schema([_KEY, *_ROW_FIELDS])  # of rows without codes
+# In memory, the JSON of a recording is there once for all of its rows.
+_DISTINCT = pa.field("metadata", pa.dictionary(pa.int32(), pa.string()))
+ROW_SCHEMA = pa.schema(  # of rows without codes
+    [_KEY, *(_DISTINCT if field.name == "metadata" else field for field in _ROW_FIELDS)]
+)
 
 REJECT_SCHEMA = pa.schema(
     [
@@ -77,10 +81,19 @@ def with_codes(
         "num_frames": pa.array(num_frames_B, type=pa.int32()),
         "num_codebooks": pa.array(np.full(len(num_frames_B), num_codebooks, dtype=np.uint8)),
     }
+    fields = [field if field.name in added else rows.field(field.name) for field in schema]
     return pa.RecordBatch.from_arrays(
         [added[name] if name in added else rows.column(name) for name in schema.names],
-        schema=schema,
+        schema=pa.schema(fields),
     )
+
+
+def distinct_strings(values: Sequence[str | None]) -> pa.DictionaryArray:
+    """The strings, each of them stored once, in the order in which they first come."""
+    distinct = dict.fromkeys(value for value in values if value is not None)
+    places: dict[str | None, int] = {value: place for place, value in enumerate(distinct)}
+    indices = pa.array([places.get(value) for value in values], pa.int32())
+    return pa.DictionaryArray.from_arrays(indices, pa.array(list(distinct), pa.string()))
 
 
 def reject_table(rejects: Sequence[Reject], shard_url: str) -> pa.Table:

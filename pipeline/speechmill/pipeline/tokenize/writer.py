@@ -3,7 +3,7 @@
 import io
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from importlib.metadata import version
@@ -20,11 +20,20 @@ from speechmill.codecs.shapes import ShapeSettings
 from speechmill.pipeline.shards.listing import Shard
 from speechmill.pipeline.shards.tar_reader import Reject
 from speechmill.pipeline.storage import Storage, join
+from speechmill.pipeline.tokenize.batching import ShardEnd
 from speechmill.pipeline.tokenize.canary import Reference
-from speechmill.pipeline.tokenize.schema import LAYOUT, SCHEMA_VERSION, reject_table, token_schema
+from speechmill.pipeline.tokenize.schema import (
+    LAYOUT,
+    ROW_SCHEMA,
+    SCHEMA_VERSION,
+    distinct_strings,
+    reject_table,
+    token_schema,
+)
 
 FOOTER_KEY = "speechmill"
 ROWS_PER_GROUP = 4096
+_GROUP_TEXT = 2**26  # characters of text and distinct metadata, after which a row group ends
 _CODES = "codes.list.element"
 # With shards of an hour and clips of 1 to 30 s, silence is then a tenth of all batches or less.
 _WAITING_SHARDS = 6
@@ -58,6 +67,8 @@ class ShardReport:
     audio_seconds: float  # of the rows
     rejects: dict[str, int]  # by error class
     num_bad_json: int = 0
+    num_cleaned: int = 0  # names and texts with U+FFFD for what is not UTF-8
+    num_passed_over: int = 0  # members that macOS added
     encode_seconds: float = field(default=0.0, compare=False)
     starved_seconds: float = field(default=0.0, compare=False)  # in which its device had no batch
     decode_seconds: float = field(default=0.0, compare=False)
@@ -101,18 +112,18 @@ class PartWriter:
         self.schema = token_schema(codec.codebook_sizes)
         self.report: ShardReport | None = None
         self._batches: list[pa.RecordBatch] = []
-        self._rejects: list[Reject] = []
-        self._num_bad_json = 0
-        self._closed = False
+        self._metadata = _Distinct()
+        self._end: ShardEnd | None = None
 
     def add(self, rows: pa.RecordBatch) -> None:
-        self._batches.append(rows)
+        """Take the rows of a batch, with codes; equal metadata is kept once."""
+        place = rows.schema.get_field_index("metadata")
+        positions = self._metadata.positions(rows.column(place))
+        self._batches.append(rows.set_column(place, "metadata", positions))
 
-    def close(self, rejects: Sequence[Reject], num_bad_json: int) -> None:
+    def close(self, end: ShardEnd) -> None:
         """Declare the shard complete; without this nothing is written."""
-        self._rejects = list(rejects)
-        self._num_bad_json = num_bad_json
-        self._closed = True
+        self._end = end
 
     def __enter__(self) -> "PartWriter":
         return self
@@ -120,12 +131,14 @@ class PartWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
     ) -> None:
-        if error is None and self._closed:
-            self._commit()
+        if error is None and self._end:
+            self._commit(self._end)
 
-    def _commit(self) -> None:
-        table = pa.Table.from_batches(self._batches, schema=self.schema)
-        table = _without(table, self._rejects).sort_by(
+    def _commit(self, end: ShardEnd) -> None:
+        place = self.schema.get_field_index("metadata")
+        schema = self.schema.set(place, pa.field("metadata", pa.int32()))
+        table = pa.Table.from_batches(self._batches, schema=schema)
+        table = _without(table, end.rejects).sort_by(
             [("index", "ascending"), ("start", "ascending")]
         )
         report = ShardReport(
@@ -133,31 +146,54 @@ class PartWriter:
             rows=len(table),
             frames=sum(table["num_frames"].to_pylist()),
             audio_seconds=sum(table["duration"].to_pylist()),
-            rejects=dict(sorted(Counter(reject.error for reject in self._rejects).items())),
-            num_bad_json=self._num_bad_json,
+            rejects=dict(sorted(Counter(reject.error for reject in end.rejects).items())),
+            num_bad_json=end.num_bad_json,
+            num_cleaned=end.num_cleaned,
+            num_passed_over=end.num_passed_over,
         )
-        if self._rejects:
-            self._put("rejects", reject_table(self._rejects, self.shard.url), report)
-        self._put("tokens", table, report)  # if a shard ran twice, the first part wins
+        if end.rejects:
+            rejected = reject_table(end.rejects, self.shard.url)
+            starts = range(0, len(rejected), ROWS_PER_GROUP)
+            groups = (rejected.slice(start, ROWS_PER_GROUP) for start in starts)
+            self._put("rejects", rejected.schema, groups, report)
+        schema = self.schema.set(place, ROW_SCHEMA.field("metadata"))
+        # If a shard ran twice, the first part wins.
+        self._put("tokens", schema, self._row_groups(table), report)
         self.report = report
 
-    def _put(self, folder: str, table: pa.Table, report: ShardReport) -> None:
-        footer = json.dumps(self._footer(report), sort_keys=True)
-        table = table.replace_schema_metadata({FOOTER_KEY: footer})
+    def _row_groups(self, table: pa.Table) -> Iterator[pa.Table]:
+        """The rows in groups of bounded size, each with its distinct metadata."""
+        place = table.schema.get_field_index("metadata")
+        for start, stop in _group_bounds(table, self._metadata.values):
+            rows = table.slice(start, stop - start)
+            values = self._metadata.values
+            positions = rows.column(place).to_pylist()
+            metadata = distinct_strings([None if p is None else values[p] for p in positions])
+            yield rows.set_column(place, "metadata", metadata)
+
+    def _put(
+        self, folder: str, schema: pa.Schema, groups: Iterable[pa.Table], report: ShardReport
+    ) -> None:
         sink = io.BytesIO()
-        pq.write_table(
-            table,
+        with pq.ParquetWriter(
             sink,
-            row_group_size=ROWS_PER_GROUP,
+            schema,
             write_page_checksum=True,  # zstd does not detect every flipped bit
-            **self._encoding(table.column_names),
-        )
+            store_schema=False,  # or every reader would get metadata as a dictionary
+            dictionary_pagesize_limit=2**30,  # the JSON of a group may be larger than 1 MiB
+            **self._encoding(schema.names),
+        ) as file:
+            for rows in groups:
+                file.write_table(rows, row_group_size=len(rows))
+            footer = json.dumps(self._footer(report), sort_keys=True)
+            file.add_key_value_metadata({FOOTER_KEY: footer})
         name = f"{self.shard.name}.parquet"
         put = self.storage.put_new if folder == "tokens" else self.storage.put
         put(join(self.root, folder, name), sink.getvalue())
 
     def _encoding(self, columns: list[str]) -> dict[str, Any]:
         repetitive = ["shard", "sample_rate", "num_channels", "num_codebooks", "stage", "error"]
+        repetitive.append("metadata")
         dictionary = [name for name in repetitive if name in columns]
         encoding: dict[str, Any] = {"compression": "zstd", "use_dictionary": dictionary}
         if "codes" in columns and max(self.codec.codebook_sizes) >= _BIG_CODEBOOK:
@@ -167,6 +203,7 @@ class PartWriter:
         return encoding
 
     def _footer(self, report: ShardReport) -> dict[str, Any]:
+        rare = {"cleaned": report.num_cleaned, "passed_over": report.num_passed_over}
         return {
             "schema_version": SCHEMA_VERSION,
             "layout": LAYOUT,
@@ -177,9 +214,46 @@ class PartWriter:
             "audio_seconds": report.audio_seconds,
             "rejects": report.rejects,
             "bad_json": report.num_bad_json,
+            **{name: count for name, count in rare.items() if count},
             "libraries": library_versions(),
             **self.provenance,
         }
+
+
+class _Distinct:
+    """Strings that are kept once, by their position among all that came."""
+
+    def __init__(self) -> None:
+        self.values: list[str] = []
+        self._positions: dict[str, int] = {}
+
+    def positions(self, column: pa.DictionaryArray) -> pa.Array:
+        """The position of the string of each row; null for a null."""
+        own = pa.array(map(self._position, column.dictionary.to_pylist()), pa.int32())
+        return own.take(column.indices)
+
+    def _position(self, value: str) -> int:
+        position = self._positions.setdefault(value, len(self.values))
+        if position == len(self.values):
+            self.values.append(value)
+        return position
+
+
+def _group_bounds(table: pa.Table, metadata: Sequence[str]) -> Iterator[tuple[int, int]]:
+    """First and last row of each row group, which a reader must hold in memory."""
+    texts = pc.fill_null(pc.binary_length(table["text"]), 0).to_pylist()
+    start = size = 0
+    held: set[int | None] = {None}
+    for row, position in enumerate(table["metadata"].to_pylist()):
+        if row - start == ROWS_PER_GROUP or size > _GROUP_TEXT:
+            yield start, row
+            start, size, held = row, 0, {None}
+        size += texts[row]
+        if position not in held:
+            held.add(position)
+            size += len(metadata[position])
+    if start < len(table):
+        yield start, len(table)
 
 
 def _without(table: pa.Table, rejects: Sequence[Reject]) -> pa.Table:
