@@ -11,7 +11,7 @@ import pytest
 from ray.cluster_utils import Cluster
 
 from tests.corpus import write_corpus
-from tests.jobs.conftest import command
+from tests.jobs.conftest import command, invoke
 
 
 def parts(output):
@@ -43,7 +43,7 @@ def begun(tmp_path, config):
         process.kill()
 
 
-def test_sigterm_lets_the_shards_in_flight_finish_and_the_run_can_be_resumed(begun, speechmill):
+def test_sigterm_lets_the_shards_in_flight_finish_and_the_run_can_be_resumed(begun):
     process, path, output = begun()
     process.send_signal(signal.SIGTERM)
     assert process.wait(60) == 130
@@ -51,16 +51,16 @@ def test_sigterm_lets_the_shards_in_flight_finish_and_the_run_can_be_resumed(beg
     summary = json.loads((run / "summary.json").read_text())
     assert summary["status"] == "interrupted"
     assert summary["shards"] == len(parts(output)) < 8
-    assert speechmill("tokenize", path).returncode == 0
+    assert invoke("tokenize", path).exit_code == 0
     assert len(pq.read_table(output / "tokens")) == 32
 
 
-def test_a_driver_whose_head_node_is_lost_ends_and_another_cluster_resumes(begun, speechmill):
+def test_a_driver_whose_head_node_is_lost_ends_and_another_cluster_resumes(begun):
     head = {"num_cpus": 2, "object_store_memory": 2**28, "include_dashboard": False}
     lost = Cluster(initialize_head=True, head_node_args=head | {"node_ip_address": "127.0.0.2"})
     environment = {"RAY_gcs_rpc_server_reconnect_timeout_s": "3"}
     process, path, output = begun(f"ray.address={lost.address}", environment=environment)
     lost.remove_node(lost.head_node, allow_graceful=False)
     assert process.wait(90) not in (0, None)
-    assert speechmill("tokenize", path).returncode == 0
+    assert invoke("tokenize", path).exit_code == 0
     assert len(pq.read_table(output / "tokens")) == 32

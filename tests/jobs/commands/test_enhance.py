@@ -11,7 +11,7 @@ from speechmill.jobs.schemas import EnhanceConfig
 from speechmill.pipeline.errors import InputError
 from tests.conftest import REPOSITORY
 from tests.corpus import write_corpus
-from tests.jobs.conftest import command
+from tests.jobs.conftest import command, invoke
 
 DEMO = REPOSITORY / "configs" / "enhance" / "demo.yaml"
 
@@ -34,9 +34,7 @@ def committed(output):
     return {path.relative_to(output): path.read_bytes() for path in paths}
 
 
-def test_a_killed_run_resumes_to_the_bytes_of_an_uninterrupted_one(
-    tmp_path, enhance_config, speechmill
-):
+def test_a_killed_run_resumes_to_the_bytes_of_an_uninterrupted_one(tmp_path, enhance_config):
     tars = write_corpus(tmp_path / "in", num_shards=6, clips_per_shard=3)
     tars[0].write_bytes(tars[0].read_bytes()[:-1200] + bytes(1200))  # a clip is damaged
     process = subprocess.Popen(command("enhance", str(enhance_config)), env=os.environ)
@@ -45,15 +43,15 @@ def test_a_killed_run_resumes_to_the_bytes_of_an_uninterrupted_one(
         time.sleep(0.05)
     process.kill()
     process.wait()
-    done = speechmill("enhance", enhance_config, timeout=300)
-    assert done.returncode == 0, done.stderr
+    done = invoke("enhance", enhance_config)
+    assert done.exit_code == 0, done.output
     uninterrupted = ("workers.count=0", f"output={tmp_path}/calm")
-    calm = speechmill("enhance", enhance_config, *uninterrupted, timeout=300)
-    assert calm.returncode == 0, calm.stderr
+    calm = invoke("enhance", enhance_config, *uninterrupted)
+    assert calm.exit_code == 0, calm.output
     assert committed(tmp_path / "out") == committed(tmp_path / "calm")
     assert len(list((tmp_path / "calm" / "shards").glob("*.tar"))) == 6
-    again = speechmill("enhance", enhance_config)
-    assert (again.returncode, "nothing left to do" in again.stdout) == (0, True)
+    again = invoke("enhance", enhance_config)
+    assert (again.exit_code, "nothing left to do" in again.stdout) == (0, True)
 
 
 @pytest.mark.parametrize(

@@ -52,14 +52,14 @@ def test_a_run_leaves_its_configuration_its_events_and_a_summary(first_run):
 
 
 def test_a_bad_shard_is_given_up_on_the_others_are_done_and_a_repaired_one_is_taken(
-    tmp_path, config, speechmill
+    tmp_path, config
 ):
     [good, bad] = write_corpus(tmp_path / "in", num_shards=2, clips_per_shard=3)
     whole = bad.read_bytes()
     bad.write_bytes(whole[: len(whole) // 2])
     path = config(tmp_path / "in", tmp_path / "out")
-    first = speechmill("tokenize", path)
-    assert first.returncode == 1
+    first = invoke("tokenize", path)
+    assert first.exit_code == 1
     assert "ShardCut" in first.stdout
     [failed] = (tmp_path / "out" / "failed").glob("*.json")
     record = json.loads(failed.read_text())
@@ -69,7 +69,7 @@ def test_a_bad_shard_is_given_up_on_the_others_are_done_and_a_repaired_one_is_ta
     status = invoke("status", tmp_path / "out")
     assert (status.exit_code, "ShardCut" in status.stdout) == (1, True)
     bad.write_bytes(whole)
-    assert speechmill("tokenize", path).returncode == 0
+    assert invoke("tokenize", path).exit_code == 0
     assert len(parts(tmp_path / "out")) == 2
     assert invoke("status", tmp_path / "out").exit_code == 0
 
@@ -126,13 +126,11 @@ def test_an_output_of_another_codec_is_refused(first_run):
     assert "holds tokens of codec = 'pure-16k-small'" in other.stderr
 
 
-def test_without_a_gpu_a_worker_that_wants_one_is_refused_with_the_cure(
-    tmp_path, config, speechmill
-):
+def test_without_a_gpu_a_worker_that_wants_one_is_refused_with_the_cure(tmp_path, config):
     write_corpus(tmp_path / "in", num_shards=1, clips_per_shard=1)
     path = config(tmp_path / "in", tmp_path / "out")
-    done = speechmill("tokenize", path, "workers.num_gpus=1", "codec.device=cpu")
-    assert done.returncode == 2
+    done = invoke("tokenize", path, "workers.num_gpus=1", "codec.device=cpu")
+    assert done.exit_code == 2
     assert "set workers.num_gpus=0" in done.stderr
 
 
@@ -143,7 +141,7 @@ def test_without_an_address_a_run_has_a_cluster_of_its_own(tmp_path, config, spe
     assert (done.returncode, len(parts(tmp_path / "out"))) == (0, 2)
 
 
-def test_ctrl_c_ends_with_130_and_a_dataset_that_can_be_resumed(tmp_path, config, speechmill):
+def test_ctrl_c_ends_with_130_and_a_dataset_that_can_be_resumed(tmp_path, config):
     write_corpus(tmp_path / "in", num_shards=6, clips_per_shard=4)
     path = config(tmp_path / "in", tmp_path / "out", codec="pure-16k-small")
     process = subprocess.Popen(command("tokenize", str(path)), env=os.environ)
@@ -152,5 +150,5 @@ def test_ctrl_c_ends_with_130_and_a_dataset_that_can_be_resumed(tmp_path, config
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     assert process.wait(30) in (130, 0)
-    assert speechmill("tokenize", path).returncode == 0
+    assert invoke("tokenize", path).exit_code == 0
     assert len(pq.read_table(tmp_path / "out" / "tokens")) == 24
