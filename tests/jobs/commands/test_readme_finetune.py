@@ -6,7 +6,6 @@ import re
 import shlex
 import signal
 import subprocess
-import time
 from contextlib import chdir
 from pathlib import Path
 
@@ -15,7 +14,7 @@ import pytest
 
 from speechmill.codecs import codec_info
 from tests.conftest import REPOSITORY
-from tests.jobs.conftest import command, invoke
+from tests.jobs.conftest import command, invoke, wait_until
 from tests.jobs.training.runs import tree
 
 pytestmark = pytest.mark.timeout(600)
@@ -63,9 +62,7 @@ def finetuned(folder: Path) -> Path:
     process = subprocess.Popen(
         command(*TRAIN), cwd=folder, start_new_session=True, stdout=subprocess.DEVNULL
     )
-    while not (root / "checkpoints" / "step-00000002.pt").exists():
-        assert process.poll() is None
-        time.sleep(0.01)
+    wait_until((root / "checkpoints" / "step-00000002.pt").exists, process)
     kill_all(process)
     assert not (root / "best.safetensors").exists()
     curves = root / "curves" / "step-00000002.jsonl"

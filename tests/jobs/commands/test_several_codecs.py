@@ -55,7 +55,7 @@ def test_each_dataset_equals_that_of_a_run_with_one_codec_also_after_a_resume(
     options = [f"codecs={CODECS}", f"output={tmp_path}/both", "filters.max_silence=0.5"]
     options += ["segment.by=fixed", "segment.seconds=1", "segment.context_seconds=0.2"]
     path = config(shards, tmp_path / "both")
-    first = invoke("tokenize", path, *options)
+    first = invoke("tokenize", path, *options, "workers.count=0")
     assert (first.exit_code, "2/2 shards" in first.stdout) == (0, True), first.output
     assert digests(tmp_path / "both") == digests(tmp_path / "alone")
     next((tmp_path / "both" / "null" / "tokens").iterdir()).unlink()

@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 import subprocess
-import time
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from speechmill.pipeline.errors import InputError, StorageFull, TrainingDiverged
 from speechmill.pipeline.storage import Storage
 from tests.conftest import REPOSITORY
 from tests.corpus import clip, tar_bytes
-from tests.jobs.conftest import command
+from tests.jobs.conftest import command, wait_until
 from tests.jobs.training.runs import (
     KEPT,
     TINY,
@@ -87,9 +86,7 @@ def test_a_killed_process_resumes_with_the_same_losses(uninterrupted: Path, tmp_
     output = f"output={tmp_path}/run"
     yaml = str(train_yaml(uninterrupted.parent, "unused"))
     process = subprocess.Popen(command("train", yaml, output), stdout=subprocess.DEVNULL)
-    while not list(tmp_path.glob("run/checkpoints/step-*.pt")):
-        assert process.poll() is None
-        time.sleep(0.01)
+    wait_until(lambda: list(tmp_path.glob("run/checkpoints/step-*.pt")), process)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     run(train_config(uninterrupted.parent, output))

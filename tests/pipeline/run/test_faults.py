@@ -182,8 +182,7 @@ def test_a_node_that_is_drained_gets_no_more_shards(cluster, gpu_node, fragile, 
         while pool.free() < 2:
             pool.wait()
         announce_preemption(cluster, drained)
-        deadline = time.monotonic() + 10
-        while pool.free() == 2 and time.monotonic() < deadline:
+        while pool.free() == 2:
             pool.wait(0.5)
         assert pool.free() == 1
         assert ("node draining", {"node": drained.node_id}) in fragile.worker_events
