@@ -172,6 +172,7 @@ def test_a_node_that_joins_late_gets_a_worker(cluster, gpu_node, fragile):
 def test_a_worker_without_a_free_gpu_delays_nothing(cluster, gpu_node, fragile, shards):
     gpu_node()
     with fragile(cluster, {"num_gpus": 1, "count": 3}) as pool:
+        pool.wait()  # for the first worker; the others never start
         assert finish(shards, pool)[0].shards == 4
     assert [kind for kind, _ in fragile.worker_events] == ["worker ready"]
 
