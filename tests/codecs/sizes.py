@@ -1,6 +1,7 @@
 """The networks of each variant, at full size and without weights."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -20,7 +21,6 @@ from speechmill.codecs.simwhisper.config import VARIANTS as SIMWHISPER
 from speechmill.codecs.simwhisper.model import SimWhisperNetwork
 from speechmill.codecs.transformers_codecs.config import VARIANTS as TRANSFORMERS
 from speechmill.codecs.transformers_codecs.config import read_transformers_config
-from speechmill.codecs.transformers_codecs.weights import allocate_transformers
 
 _OF_TRAINING = ("cluster_usage", "cluster_size", "embed_avg", "inited", "initialized")
 NETWORKS: dict[str, Callable[[], list[nn.Module]]] = {
@@ -31,15 +31,19 @@ NETWORKS: dict[str, Callable[[], list[nn.Module]]] = {
     **{
         name: lambda c=c: [DualCodecNetwork(c), W2VBert(c.w2vbert)] for name, c in DUALCODEC.items()
     },
-    **{
-        name: lambda c=c: [allocate_transformers(read_transformers_config(c, None))]
-        for name, c in TRANSFORMERS.items()
-    },
+    **{name: lambda c=c: [_transformers(c)] for name, c in TRANSFORMERS.items()},
     **{
         name: lambda c=c: [HasrdNetwork(c), SSLModel(c.ssl, c.semantic_layer)]
         for name, c in HASRD.items()
     },
 }
+
+
+def _transformers(values: dict[str, Any]) -> nn.Module:
+    # Importing transformers takes seconds, which a run of other tests need not spend.
+    from speechmill.codecs.transformers_codecs.weights import allocate_transformers
+
+    return allocate_transformers(read_transformers_config(values, None))
 
 
 def count_parameters(variant: str) -> int:

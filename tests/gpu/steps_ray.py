@@ -209,7 +209,10 @@ def make_tar(folder: Path, number: int, speech_T: np.ndarray, wanted: float) -> 
 
 
 def ray_train() -> None:
-    """Run `speechmill train` through Ray Train twice: NCCL, the queue, checkpoints, resuming."""
+    """Run `speechmill train` through Ray Train twice: NCCL, the queue, checkpoints, resuming.
+
+    A dry run trains in this process, because tests/jobs/training trains on Ray.
+    """
     let_ray_see_the_gpu()
     with tempfile.TemporaryDirectory() as root:
         corpus = Path(root) / "corpus"
@@ -233,7 +236,7 @@ def train_once(corpus: Path, output: Path) -> None:
     settings = {
         "shards": f"[{corpus}/]",
         "output": output,
-        "workers": f"{{num_gpus: {sized(1, 0)}, count: 1, max_failures: 0}}",
+        "workers": f"{{num_gpus: {sized(1, 0)}, count: {sized(1, 0)}, max_failures: 0}}",
         "checkpoint.every": sized(10, 1),
         "log.every": sized(5, 1),
         "precision": sized("bf16", "fp32"),

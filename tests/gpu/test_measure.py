@@ -15,7 +15,7 @@ from tests.gpu.measure import FUNCTIONS, STEPS, planned
 
 # The tests that these steps run are collected by the suite itself.
 ON_GPU_ALONE = {"pytest", "pytest_ray", "pytest_compile"}
-ON_RAY = {"feed", "raytrain"}
+ON_RAY = {"feed"}
 
 
 def dry_run(out: Path, steps: set[str]) -> list[dict[str, Any]]:
@@ -54,7 +54,7 @@ def test_every_step_runs_without_a_gpu(tmp_path: Path) -> None:
     assert {r["equal"] for r in results if r["step"] == "canary"} == {1.0}
 
 
-def test_the_steps_on_ray_run_on_workers_of_local_clusters(tmp_path: Path) -> None:
+def test_the_feed_is_measured_with_workers_of_a_local_cluster(tmp_path: Path) -> None:
     results = dry_run(tmp_path, ON_RAY)
     check(results, ON_RAY)
     [fed] = [r for r in results if "padding" in r]

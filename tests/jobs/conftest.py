@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -10,7 +11,9 @@ from typing import Any
 
 import pytest
 from ray.cluster_utils import Cluster
+from typer.testing import CliRunner, Result
 
+from speechmill.jobs.cli import app
 from speechmill.pipeline.storage import Storage
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -18,6 +21,18 @@ Command = Callable[..., "subprocess.CompletedProcess[str]"]
 
 def command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "speechmill.jobs.cli", *arguments]
+
+
+def invoke(*arguments: Any) -> Result:
+    """Run the command line in this process, which saves the seconds of importing torch."""
+    return CliRunner().invoke(app, list(map(str, arguments)), catch_exceptions=False)
+
+
+def wait_until(condition: Callable[[], object], process: "subprocess.Popen[Any]") -> None:
+    """Wait until a process that runs has come so far; only pytest's timeout limits it."""
+    while not condition():
+        assert process.poll() is None, f"the process ended with {process.returncode} before that"
+        time.sleep(0.02)
 
 
 def contents(storage: Storage, output: str) -> dict[str, bytes]:

@@ -4,14 +4,13 @@ import json
 import os
 import signal
 import subprocess
-import time
 
 import pyarrow.parquet as pq
 import pytest
 from ray.cluster_utils import Cluster
 
 from tests.corpus import write_corpus
-from tests.jobs.conftest import command
+from tests.jobs.conftest import command, invoke, wait_until
 
 
 def parts(output):
@@ -33,9 +32,7 @@ def begun(tmp_path, config):
                 command(*arguments), env=os.environ | (environment or {}), stderr=log, stdout=log
             )
         )
-        deadline = time.monotonic() + 100
-        while not parts(tmp_path / "out") and time.monotonic() < deadline:
-            time.sleep(0.05)
+        wait_until(lambda: parts(tmp_path / "out"), processes[-1])
         return processes[-1], path, tmp_path / "out"
 
     yield start
@@ -43,7 +40,7 @@ def begun(tmp_path, config):
         process.kill()
 
 
-def test_sigterm_lets_the_shards_in_flight_finish_and_the_run_can_be_resumed(begun, speechmill):
+def test_sigterm_lets_the_shards_in_flight_finish_and_the_run_can_be_resumed(begun):
     process, path, output = begun()
     process.send_signal(signal.SIGTERM)
     assert process.wait(60) == 130
@@ -51,16 +48,16 @@ def test_sigterm_lets_the_shards_in_flight_finish_and_the_run_can_be_resumed(beg
     summary = json.loads((run / "summary.json").read_text())
     assert summary["status"] == "interrupted"
     assert summary["shards"] == len(parts(output)) < 8
-    assert speechmill("tokenize", path).returncode == 0
+    assert invoke("tokenize", path, "workers.count=0").exit_code == 0
     assert len(pq.read_table(output / "tokens")) == 32
 
 
-def test_a_driver_whose_head_node_is_lost_ends_and_another_cluster_resumes(begun, speechmill):
+def test_a_driver_whose_head_node_is_lost_ends_and_another_cluster_resumes(begun):
     head = {"num_cpus": 2, "object_store_memory": 2**28, "include_dashboard": False}
     lost = Cluster(initialize_head=True, head_node_args=head | {"node_ip_address": "127.0.0.2"})
     environment = {"RAY_gcs_rpc_server_reconnect_timeout_s": "3"}
     process, path, output = begun(f"ray.address={lost.address}", environment=environment)
     lost.remove_node(lost.head_node, allow_graceful=False)
     assert process.wait(90) not in (0, None)
-    assert speechmill("tokenize", path).returncode == 0
+    assert invoke("tokenize", path).exit_code == 0
     assert len(pq.read_table(output / "tokens")) == 32

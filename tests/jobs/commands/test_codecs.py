@@ -3,10 +3,11 @@
 import json
 
 from speechmill.codecs import list_codecs
+from tests.jobs.conftest import invoke
 
 
-def test_codecs_are_listed_with_rates_size_licence_and_paper(speechmill):
-    lines = speechmill("codecs").stdout.splitlines()
+def test_codecs_are_listed_with_rates_size_licence_and_paper():
+    lines = invoke("codecs").stdout.splitlines()
     [line] = [line for line in lines if line.split()[:1] == ["focalcodec-50hz"]]
     facts = ["0.65", "50", "1 x 8192", "16", "142.1 M", "Apache-2.0", "arXiv 2502.04465"]
     assert all(fact in line for fact in facts)
@@ -16,8 +17,8 @@ def test_codecs_are_listed_with_rates_size_licence_and_paper(speechmill):
     assert not {"focalcodec-50hz", "simwhisper-16k", "pure-16k-small", "pure-4k"} & unpinned
 
 
-def test_a_script_reads_the_same_as_json(speechmill):
-    found = {codec["name"]: codec for codec in json.loads(speechmill("codecs", "--json").stdout)}
+def test_a_script_reads_the_same_as_json():
+    found = {codec["name"]: codec for codec in json.loads(invoke("codecs", "--json").stdout)}
     assert list(found) == list_codecs()
     assert found["dualcodec-12hz"]["codebook_sizes"] == [16384] + 7 * [4096]
     assert found["dualcodec-12hz"]["num_semantic_codebooks"] == 1

@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import time
 
 import pytest
 
@@ -11,7 +10,7 @@ from speechmill.jobs.schemas import EnhanceConfig
 from speechmill.pipeline.errors import InputError
 from tests.conftest import REPOSITORY
 from tests.corpus import write_corpus
-from tests.jobs.conftest import command
+from tests.jobs.conftest import command, invoke, wait_until
 
 DEMO = REPOSITORY / "configs" / "enhance" / "demo.yaml"
 
@@ -34,26 +33,22 @@ def committed(output):
     return {path.relative_to(output): path.read_bytes() for path in paths}
 
 
-def test_a_killed_run_resumes_to_the_bytes_of_an_uninterrupted_one(
-    tmp_path, enhance_config, speechmill
-):
+def test_a_killed_run_resumes_to_the_bytes_of_an_uninterrupted_one(tmp_path, enhance_config):
     tars = write_corpus(tmp_path / "in", num_shards=6, clips_per_shard=3)
     tars[0].write_bytes(tars[0].read_bytes()[:-1200] + bytes(1200))  # a clip is damaged
     process = subprocess.Popen(command("enhance", str(enhance_config)), env=os.environ)
-    deadline = time.monotonic() + 100
-    while len(committed(tmp_path / "out")) < 2 and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_until(lambda: len(committed(tmp_path / "out")) >= 2, process)
     process.kill()
     process.wait()
-    done = speechmill("enhance", enhance_config, timeout=300)
-    assert done.returncode == 0, done.stderr
-    uninterrupted = ("workers.count=0", f"output={tmp_path}/calm")
-    calm = speechmill("enhance", enhance_config, *uninterrupted, timeout=300)
-    assert calm.returncode == 0, calm.stderr
+    here = "workers.count=0"
+    done = invoke("enhance", enhance_config, here)
+    assert done.exit_code == 0, done.output
+    calm = invoke("enhance", enhance_config, here, f"output={tmp_path}/calm")
+    assert calm.exit_code == 0, calm.output
     assert committed(tmp_path / "out") == committed(tmp_path / "calm")
     assert len(list((tmp_path / "calm" / "shards").glob("*.tar"))) == 6
-    again = speechmill("enhance", enhance_config)
-    assert (again.returncode, "nothing left to do" in again.stdout) == (0, True)
+    again = invoke("enhance", enhance_config)
+    assert (again.exit_code, "nothing left to do" in again.stdout) == (0, True)
 
 
 @pytest.mark.parametrize(

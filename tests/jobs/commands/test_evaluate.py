@@ -19,6 +19,7 @@ from speechmill.jobs.schemas import EvaluateConfig
 from speechmill.pipeline.errors import InputError
 from tests.conftest import REPOSITORY
 from tests.corpus import encode, tar_bytes, tone
+from tests.jobs.conftest import invoke
 
 METRICS = "signal: [stoi, si_sdr, mel, stft], processes: 1"
 PCM = "{8 bit: {name: pcm, num_codebooks: [1]}, 16 bit: {name: pcm}}"
@@ -224,8 +225,8 @@ def save_tiny_models(folder):
     t.Wav2Vec2Processor(features, tokenizer).save_pretrained(folder / "recognizer")
 
 
-def test_the_command_prints_a_table_and_writes_the_results(tmp_path, speechmill):
-    done = speechmill(
+def test_the_command_prints_a_table_and_writes_the_results(tmp_path):
+    done = invoke(
         "evaluate",
         REPOSITORY / "configs" / "evaluate" / "demo.yaml",
         f"clips=[{SAMPLES}]",
@@ -235,7 +236,7 @@ def test_the_command_prints_a_table_and_writes_the_results(tmp_path, speechmill)
         "metrics.processes=1",
         "codecs.pure.num_codebooks=[1,8]",
     )
-    assert done.returncode == 0, done.stderr
+    assert done.exit_code == 0, done.output
     assert re.search(r"SI-SDR dB ↑ +mel ↓", done.stdout)
     rows = re.findall(r"^ *pure +(\d)", done.stdout, re.MULTILINE)
     assert rows == ["1", "8"]

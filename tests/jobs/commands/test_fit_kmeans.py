@@ -25,7 +25,7 @@ from tests.codecs.hasrd.small import TINY
 from tests.codecs.speech import padded, speech
 from tests.conftest import REPOSITORY
 from tests.corpus import encode, tar_bytes, write_corpus
-from tests.jobs.conftest import Command
+from tests.jobs.conftest import invoke
 
 SMALL = TINY | {"semantic_codebook_size": 12}
 _YAML = """
@@ -79,11 +79,9 @@ def written(folder: Path) -> dict[str, bytes]:
     return {name: (folder / name).read_bytes() for name in WRITTEN}
 
 
-def test_the_command_fits_centroids_that_the_codec_tokenizes_with(
-    folder: Path, speechmill: Command
-) -> None:
-    done = speechmill("fit-kmeans", folder / "fit.yaml")
-    assert done.returncode == 0, done.stderr
+def test_the_command_fits_centroids_that_the_codec_tokenizes_with(folder: Path) -> None:
+    done = invoke("fit-kmeans", folder / "fit.yaml")
+    assert done.exit_code == 0, done.output
     assert "frames 6" in done.stdout
     files = {
         "config": folder / "out" / "config.json",

@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -12,7 +11,7 @@ import pytest
 
 from speechmill.pipeline.storage import Storage
 from tests.corpus import clip, tar_bytes, write_corpus
-from tests.jobs.conftest import command, write_config
+from tests.jobs.conftest import command, invoke, wait_until, write_config
 
 
 def parts(output):
@@ -28,15 +27,15 @@ def first_run(tmp_path_factory, cluster, speechmill):
     return path, folder / "out", speechmill("tokenize", path)
 
 
-def test_shards_become_a_dataset_and_the_second_run_has_nothing_to_do(first_run, speechmill):
+def test_shards_become_a_dataset_and_the_second_run_has_nothing_to_do(first_run):
     path, output, first = first_run
     assert first.returncode == 0, first.stderr
     assert "codec    pure-16k-small, revision" in first.stdout
     assert "2/2 shards" in first.stdout
     assert len(pq.read_table(output / "tokens")) == 10
     before = [(p, p.stat().st_mtime_ns) for p in parts(output)]
-    second = speechmill("tokenize", path)
-    assert (second.returncode, "nothing left to do" in second.stdout) == (0, True)
+    second = invoke("tokenize", path)
+    assert (second.exit_code, "nothing left to do" in second.stdout) == (0, True)
     assert before == [(p, p.stat().st_mtime_ns) for p in parts(output)]
 
 
@@ -52,26 +51,26 @@ def test_a_run_leaves_its_configuration_its_events_and_a_summary(first_run):
 
 
 def test_a_bad_shard_is_given_up_on_the_others_are_done_and_a_repaired_one_is_taken(
-    tmp_path, config, speechmill
+    tmp_path, config
 ):
     [good, bad] = write_corpus(tmp_path / "in", num_shards=2, clips_per_shard=3)
     whole = bad.read_bytes()
     bad.write_bytes(whole[: len(whole) // 2])
     path = config(tmp_path / "in", tmp_path / "out")
-    first = speechmill("tokenize", path)
-    assert first.returncode == 1
+    first = invoke("tokenize", path)
+    assert first.exit_code == 1
     assert "ShardCut" in first.stdout
     [failed] = (tmp_path / "out" / "failed").glob("*.json")
     record = json.loads(failed.read_text())
     assert record["shard"] == str(bad)
     assert "is cut at byte" in record["message"]
     assert [p.name.startswith(good.stem) for p in parts(tmp_path / "out")] == [True]
-    status = speechmill("status", tmp_path / "out")
-    assert (status.returncode, "ShardCut" in status.stdout) == (1, True)
+    status = invoke("status", tmp_path / "out")
+    assert (status.exit_code, "ShardCut" in status.stdout) == (1, True)
     bad.write_bytes(whole)
-    assert speechmill("tokenize", path).returncode == 0
+    assert invoke("tokenize", path, "workers.count=0").exit_code == 0
     assert len(parts(tmp_path / "out")) == 2
-    assert speechmill("status", tmp_path / "out").returncode == 0
+    assert invoke("status", tmp_path / "out").exit_code == 0
 
 
 def test_a_cluster_that_lets_no_worker_live_ends_the_run(tmp_path, config, speechmill):
@@ -84,15 +83,18 @@ def test_a_cluster_that_lets_no_worker_live_ends_the_run(tmp_path, config, speec
     assert not parts(tmp_path / "out")
 
 
-def test_status_counts_what_the_dataset_holds(tmp_path, config, speechmill):
+def test_status_counts_what_the_dataset_holds(tmp_path):
     members = [("a.flac", clip()), ("a.json", b"{bad"), ("b.flac", b""), ("c.flac", clip(2.0))]
     Storage().put(f"{tmp_path}/in/x.tar", tar_bytes(members))
-    path = config(tmp_path / "in", tmp_path / "out")
-    assert speechmill("tokenize", path, "workers.count=0").returncode == 0
-    found = json.loads(speechmill("status", tmp_path / "out", "--json").stdout)
+    (tmp_path / "here.yaml").write_text(
+        f"shards: ['{tmp_path}/in']\noutput: '{tmp_path}/out'\ncodec: {{name: 'null'}}\n"
+        "workers: {num_gpus: 0, count: 0}\n"
+    )
+    assert invoke("tokenize", tmp_path / "here.yaml").exit_code == 0
+    found = json.loads(invoke("status", tmp_path / "out", "--json").stdout)
     assert (found["parts"], found["rows"], found["frames"]) == (1, 2, 150)
     assert found["last_run"]["status"] == "done"
-    assert f"{found['last_run']['run']}, done" in speechmill("status", tmp_path / "out").stdout
+    assert f"{found['last_run']['run']}, done" in invoke("status", tmp_path / "out").stdout
     assert (found["rejects"], found["bad_json"]) == ({"UndecodableAudio": 1}, 1)
     assert found["audio_hours"] == pytest.approx(3 / 3600)
 
@@ -107,47 +109,36 @@ def test_status_counts_what_the_dataset_holds(tmp_path, config, speechmill):
     ],
 )
 def test_a_usage_error_is_one_line_with_the_cure_and_exit_code_2(
-    tmp_path, config, speechmill, overrides, message
+    tmp_path, config, overrides, message
 ):
     write_corpus(tmp_path / "in", num_shards=1, clips_per_shard=1)
-    done = speechmill("tokenize", config(tmp_path / "in", tmp_path / "out"), *overrides)
-    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    done = invoke("tokenize", config(tmp_path / "in", tmp_path / "out"), *overrides)
+    assert (done.exit_code, done.stderr.count("\n")) == (2, 1)
     assert message in done.stderr
     assert not (tmp_path / "out").exists()
 
 
-def test_an_output_of_another_codec_is_refused(first_run, speechmill):
+def test_an_output_of_another_codec_is_refused(first_run):
     path, _, _ = first_run
-    other = speechmill("tokenize", path, "codec.name='null'")
-    assert other.returncode == 2
+    other = invoke("tokenize", path, "codec.name='null'")
+    assert other.exit_code == 2
     assert "holds tokens of codec = 'pure-16k-small'" in other.stderr
 
 
-def test_without_a_gpu_a_worker_that_wants_one_is_refused_with_the_cure(
-    tmp_path, config, speechmill
-):
+def test_without_a_gpu_a_worker_that_wants_one_is_refused_with_the_cure(tmp_path, config):
     write_corpus(tmp_path / "in", num_shards=1, clips_per_shard=1)
     path = config(tmp_path / "in", tmp_path / "out")
-    done = speechmill("tokenize", path, "workers.num_gpus=1", "codec.device=cpu")
-    assert done.returncode == 2
+    done = invoke("tokenize", path, "workers.num_gpus=1", "codec.device=cpu")
+    assert done.exit_code == 2
     assert "set workers.num_gpus=0" in done.stderr
 
 
-def test_without_an_address_a_run_has_a_cluster_of_its_own(tmp_path, config, speechmill):
-    write_corpus(tmp_path / "in", num_shards=2, clips_per_shard=2)
-    path = config(tmp_path / "in", tmp_path / "out")
-    done = speechmill("tokenize", path, "ray.address=null", "ray.num_cpus=1")
-    assert (done.returncode, len(parts(tmp_path / "out"))) == (0, 2)
-
-
-def test_ctrl_c_ends_with_130_and_a_dataset_that_can_be_resumed(tmp_path, config, speechmill):
+def test_ctrl_c_ends_with_130_and_a_dataset_that_can_be_resumed(tmp_path, config):
     write_corpus(tmp_path / "in", num_shards=6, clips_per_shard=4)
     path = config(tmp_path / "in", tmp_path / "out", codec="pure-16k-small")
     process = subprocess.Popen(command("tokenize", str(path)), env=os.environ)
-    deadline = time.monotonic() + 60
-    while not parts(tmp_path / "out") and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_until(lambda: parts(tmp_path / "out"), process)
     process.send_signal(signal.SIGINT)
-    assert process.wait(30) in (130, 0)
-    assert speechmill("tokenize", path).returncode == 0
+    assert process.wait(120) in (130, 0)
+    assert invoke("tokenize", path, "workers.count=0").exit_code == 0
     assert len(pq.read_table(tmp_path / "out" / "tokens")) == 24

@@ -13,6 +13,7 @@ from tests.codecs.hasrd.small import TINY as HASRD
 from tests.codecs.simwhisper.golden import CONFIG as SIMWHISPER
 from tests.conftest import REAL_SPEECH, REPOSITORY
 from tests.corpus import tar_bytes
+from tests.jobs.conftest import invoke
 
 SMALL = {  # of each family; the full sizes take minutes on a CPU
     "focalcodec": tiny(),
@@ -35,20 +36,19 @@ def shard(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("family", SMALL)
 def test_every_codec_s_configuration_tokenizes_speech_and_says_that_it_is_untrained(
-    family, shard, tmp_path, cluster, speechmill
+    family, shard, tmp_path
 ):
     (tmp_path / "small.json").write_text(json.dumps(SMALL[family]))
-    done = speechmill(
+    done = invoke(
         "tokenize",
         REPOSITORY / "configs" / "tokenize" / f"{family}.yaml",
         f"shards=[{shard}]",
         f"output={tmp_path}/out",
         f"codec.name={family}",
         f"codec.config={tmp_path}/small.json",
-        "workers.num_gpus=0",
-        f"ray.address={cluster.address}",
+        "workers={num_gpus: 0, count: 0}",
     )
-    assert done.returncode == 0, done.stderr
+    assert done.exit_code == 0, done.output
     assert f"{family} (untrained)" in done.stdout
     [part] = (tmp_path / "out" / "tokens").glob("*.parquet")
     rows = pq.read_table(part, columns=["codes", "num_frames", "num_codebooks"]).to_pylist()

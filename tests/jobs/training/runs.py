@@ -12,7 +12,7 @@ from speechmill.jobs.config import load_config
 from speechmill.jobs.training.config import TrainConfig
 from speechmill.jobs.training.context import WorkerContext
 from speechmill.jobs.training.display import TrainDisplay
-from speechmill.jobs.training.trainer import ProgressKind, TrainProgress
+from speechmill.jobs.training.progress import ProgressKind, TrainProgress
 from speechmill.jobs.training.worker import train_worker
 from speechmill.pipeline.storage import Storage
 from tests.corpus import write_corpus

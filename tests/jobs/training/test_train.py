@@ -5,8 +5,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +23,7 @@ from speechmill.pipeline.errors import InputError, StorageFull, TrainingDiverged
 from speechmill.pipeline.storage import Storage
 from tests.conftest import REPOSITORY
 from tests.corpus import clip, tar_bytes
+from tests.jobs.conftest import command, wait_until
 from tests.jobs.training.runs import (
     KEPT,
     TINY,
@@ -84,22 +83,13 @@ def test_a_run_that_crashed_at_any_step_ends_like_an_uninterrupted_one(
 
 
 def test_a_killed_process_resumes_with_the_same_losses(uninterrupted: Path, tmp_path: Path) -> None:
-    yaml = train_yaml(uninterrupted.parent, "unused")
-    command = [
-        sys.executable,
-        "-m",
-        "speechmill.jobs.cli",
-        "train",
-        str(yaml),
-        f"output={tmp_path}/run",
-    ]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    while not list(tmp_path.glob("run/checkpoints/step-*.pt")):
-        assert process.poll() is None
-        time.sleep(0.01)
+    output = f"output={tmp_path}/run"
+    yaml = str(train_yaml(uninterrupted.parent, "unused"))
+    process = subprocess.Popen(command("train", yaml, output), stdout=subprocess.DEVNULL)
+    wait_until(lambda: list(tmp_path.glob("run/checkpoints/step-*.pt")), process)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    subprocess.run(command, check=True, capture_output=True)
+    run(train_config(uninterrupted.parent, output))
     assert tree(tmp_path / "run", *KEPT) == tree(uninterrupted, *KEPT)
 
 

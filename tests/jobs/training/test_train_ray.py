@@ -1,4 +1,7 @@
-"""Training on Ray gives the same result as training in this process."""
+"""Workers of a training run on Ray.
+
+tests/jobs/commands/test_readme_finetune.py compares such a run with one in this process.
+"""
 
 import json
 from pathlib import Path
@@ -10,23 +13,17 @@ from rich.console import Console
 from speechmill.jobs.commands.train import train_codec
 from speechmill.jobs.training.display import TrainDisplay
 from speechmill.pipeline.errors import InputError
-from tests.jobs.training.runs import train_config, tree
+from tests.jobs.training.runs import train_config
 
 QUIET = TrainDisplay(Console(quiet=True))
-ON_RAY = ("workers.num_gpus=0", "ray.num_cpus=2")  # a local cluster, as by default
 
 
-def test_one_worker_on_ray_computes_what_this_process_does_also_with_an_enhancer(
+def test_two_workers_keep_the_same_codebooks_and_see_every_sample_also_with_an_enhancer(
     tmp_path: Path,
 ) -> None:
     online = ("enhancement=online", "enhancer.name=spectral-gating")
-    train_codec(train_config(tmp_path, *online, output="here"), QUIET)
-    train_codec(train_config(tmp_path, *ON_RAY, *online, "workers.count=1", output="on-ray"), QUIET)
-    assert tree(tmp_path / "on-ray", "curves") == tree(tmp_path / "here", "curves")
-
-
-def test_two_workers_keep_the_same_codebooks_and_see_every_sample(tmp_path: Path) -> None:
-    train_codec(train_config(tmp_path, *ON_RAY, "workers.count=2"), QUIET)
+    on_ray = ("workers={num_gpus: 0, count: 2}", "ray.num_cpus=2")  # a local cluster, as by default
+    train_codec(train_config(tmp_path, *on_ray, *online), QUIET)
     rows = (tmp_path / "run" / "curves" / "step-00000012.jsonl").read_text().splitlines()
     assert [json.loads(row)["step"] for row in rows] == [10, 11, 12]
 

@@ -1,15 +1,19 @@
 """Recordings whose length makes a quality function end the process that decodes them."""
 
 import resource
+import signal
 import subprocess
 import sys
 
+import psutil
 import pytest
 
 from speechmill.codecs import codec_info
 from speechmill.pipeline.audio.filters import FilterSettings
+from speechmill.pipeline.audio.isolation import IsolatedRecordings
+from speechmill.pipeline.audio.recordings import RecordingSettings
 from speechmill.pipeline.audio.samples import Limits
-from speechmill.pipeline.audio.segment import SegmentSettings
+from speechmill.pipeline.audio.segment import Clip, SegmentSettings
 from speechmill.pipeline.errors import StreamBroken
 from speechmill.pipeline.shards.listing import list_shards
 from speechmill.pipeline.tokenize.batching import ShardEnd
@@ -60,6 +64,19 @@ def test_each_recording_that_ends_its_process_is_found_and_the_others_stay(decod
     assert "exit status 3" in rejects[5].message
 
 
+def test_a_signal_that_is_meant_for_the_run_does_not_end_the_decoding_process():
+    recordings = IsolatedRecordings(RecordingSettings(), [INFO])
+    before = psutil.Process().children()
+    [first] = recordings.clips(clip(0.5))
+    [child] = set(psutil.Process().children()) - set(before)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        child.send_signal(number)
+    [second] = recordings.clips(clip(0.5))
+    recordings.close()
+    assert isinstance(second, Clip)
+    assert second.audio_T.tobytes() == first.audio_T.tobytes()
+
+
 @pytest.mark.parametrize("segment", ["none", "fixed", "silence"])
 def test_batches_are_the_same_in_every_isolation(decoded, segment):
     members = [(f"{n}.flac", clip(0.4 + n % 5, n)) for n in range(8)]
@@ -88,7 +105,7 @@ def test_a_watched_process_ends_when_a_recording_takes_too_long(tmp_path):
         "import sys; from speechmill.pipeline.audio.recordings import *\n"
         "from speechmill.pipeline.audio.isolation import *\n"
         "from speechmill.codecs import codec_info\n"
-        "limits, filters = Limits(decode_seconds=0.3), FilterSettings(quality=sys.argv[1])\n"
+        "limits, filters = Limits(decode_seconds=1.0), FilterSettings(quality=sys.argv[1])\n"
         "watched = WatchedRecordings(RecordingSettings(limits=limits, filters=filters), "
         "[codec_info('null')])\n"
         "print(list(watched.clips(sys.stdin.buffer.read())))"

@@ -2,6 +2,8 @@ from math import log2
 
 import numpy as np
 import pytest
+import torch
+import torchmetrics
 
 from speechmill.codecs import load_codec
 from speechmill.pipeline.audio.resample import AudioSettings, decode_audio
@@ -58,6 +60,13 @@ def test_si_sdr_is_the_ratio_of_the_mixture_at_any_level(speech):
     for gain in (1.0, 0.1):
         score = SIGNAL_METRICS["si_sdr"](speech, noisy(speech, 10.0) * np.float32(gain))
         assert score == pytest.approx(10.0, abs=0.1)
+
+
+def test_si_sdr_is_that_of_torchmetrics(speech):
+    theirs = torchmetrics.functional.audio.scale_invariant_signal_distortion_ratio
+    for estimate in (noisy(speech, 10.0), 0.5 * speech, np.zeros_like(speech)):
+        expected = theirs(torch.tensor(estimate).double(), torch.tensor(speech).double())
+        assert SIGNAL_METRICS["si_sdr"](speech, estimate) == float(expected)
 
 
 @pytest.mark.parametrize("name", ["pesq", "stoi", "si_sdr"])

@@ -172,6 +172,7 @@ def test_a_node_that_joins_late_gets_a_worker(cluster, gpu_node, fragile):
 def test_a_worker_without_a_free_gpu_delays_nothing(cluster, gpu_node, fragile, shards):
     gpu_node()
     with fragile(cluster, {"num_gpus": 1, "count": 3}) as pool:
+        pool.wait()  # for the first worker; the others never start
         assert finish(shards, pool)[0].shards == 4
     assert [kind for kind, _ in fragile.worker_events] == ["worker ready"]
 
@@ -182,8 +183,7 @@ def test_a_node_that_is_drained_gets_no_more_shards(cluster, gpu_node, fragile, 
         while pool.free() < 2:
             pool.wait()
         announce_preemption(cluster, drained)
-        deadline = time.monotonic() + 10
-        while pool.free() == 2 and time.monotonic() < deadline:
+        while pool.free() == 2:
             pool.wait(0.5)
         assert pool.free() == 1
         assert ("node draining", {"node": drained.node_id}) in fragile.worker_events

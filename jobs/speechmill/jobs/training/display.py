@@ -6,7 +6,7 @@ from rich.console import Console
 
 from speechmill.jobs.display import Display
 from speechmill.jobs.training.config import TrainConfig
-from speechmill.jobs.training.trainer import ProgressKind, TrainProgress
+from speechmill.jobs.training.progress import ProgressKind, TrainProgress
 from speechmill.pipeline.storage import Storage, join
 
 _SHOWN = ("loss", "mel", "si_sdr", "adversarial", "discriminators", "grad_norm")

@@ -21,7 +21,7 @@ from speechmill.codecs.errors import CodecError
 from speechmill.codecs.precision import check_precision
 from speechmill.jobs.training.config import TrainConfig, TrainWorkers
 from speechmill.jobs.training.context import WorkerContext
-from speechmill.jobs.training.trainer import TrainProgress
+from speechmill.jobs.training.progress import TrainProgress
 from speechmill.jobs.training.worker import TrainJob, train_worker
 from speechmill.pipeline.errors import SpeechmillError, WorkerLost
 from speechmill.pipeline.run.job import worker_count

@@ -6,8 +6,7 @@ a run that is resumed from a checkpoint repeats the uninterrupted one to the las
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
-from enum import StrEnum
+from dataclasses import replace
 from functools import partial
 from math import isfinite
 from typing import Any
@@ -26,28 +25,11 @@ from speechmill.jobs.training.data import BatchPrefetcher, CropBatch, Cropper, b
 from speechmill.jobs.training.ema import EMA
 from speechmill.jobs.training.logging import TrainingLogger
 from speechmill.jobs.training.optim import Optimizer, Phase, plan_phases
+from speechmill.jobs.training.progress import ProgressKind, TrainProgress
 from speechmill.jobs.training.state import Best, TrainingState
 from speechmill.jobs.training.stream import SampleStream
 from speechmill.jobs.training.validation import Validation
 from speechmill.pipeline.storage import join
-
-
-class ProgressKind(StrEnum):
-    """The subject of a report of progress."""
-
-    STEP = "step"
-    VALIDATION = "validation"
-
-
-@dataclass(frozen=True, slots=True)
-class TrainProgress:
-    """A report of a worker to the process that started the run."""
-
-    step: int
-    total: int
-    phase: str
-    values: dict[str, float]
-    kind: ProgressKind = ProgressKind.STEP
 
 
 class Trainer:

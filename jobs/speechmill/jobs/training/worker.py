@@ -14,8 +14,9 @@ from speechmill.jobs.training.config import DataSettings, Enhancement, TrainConf
 from speechmill.jobs.training.context import WorkerContext
 from speechmill.jobs.training.data import Cropper
 from speechmill.jobs.training.online import online_enhancer
+from speechmill.jobs.training.progress import TrainProgress
 from speechmill.jobs.training.stream import SampleStream, WorkerSplit
-from speechmill.jobs.training.trainer import Trainer, TrainProgress
+from speechmill.jobs.training.trainer import Trainer
 from speechmill.pipeline.errors import InputError
 from speechmill.pipeline.shards.listing import Shard
 from speechmill.pipeline.storage import Storage
