@@ -7,11 +7,12 @@ Exit codes: 0 all done, 1 some shards failed or verify found a fault, 2 usage or
 import json
 import logging
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, TextIO, cast
 
 import typer
 from rich.console import Console
@@ -29,6 +30,7 @@ from speechmill.pipeline.errors import (
     StorageNotFound,
 )
 from speechmill.pipeline.paths import absolute_path
+from speechmill.pipeline.redaction import public_text
 
 app = typer.Typer(
     help="Speech corpora in WebDataset shards to token corpora in Parquet.",
@@ -327,8 +329,24 @@ def _exit_codes() -> Iterator[None]:
         raise typer.Exit(1) from error
 
 
+class _PublicStream:
+    """A stream of text to which no secret is written, also not by a traceback or a library."""
+
+    def __init__(self, stream: TextIO):
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        self._stream.write(public_text(text))
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
 def main() -> None:
     """Entry point of the `speechmill` command."""
+    sys.stdout = cast(TextIO, _PublicStream(sys.stdout))
+    sys.stderr = cast(TextIO, _PublicStream(sys.stderr))
     # Child processes must not import a user's json.py from the working directory.
     os.environ.setdefault("PYTHONSAFEPATH", "1")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")

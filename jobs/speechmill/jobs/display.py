@@ -10,6 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from speechmill.pipeline.errors import StorageError
+from speechmill.pipeline.redaction import public_text
 from speechmill.pipeline.run.run_log import bottleneck_sentence
 from speechmill.pipeline.run.runner import Event, EventKind, Totals
 from speechmill.pipeline.shards.listing import Shard
@@ -80,7 +81,7 @@ def facts_table(facts: Mapping[str, str]) -> Table:
     """Return a table with a row for each name and its value."""
     table = Table(box=None, show_header=False)
     for name, value in facts.items():
-        table.add_row(name, value)
+        table.add_row(name, public_text(value))
     return table
 
 
