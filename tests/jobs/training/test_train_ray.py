@@ -9,8 +9,10 @@ from rich.console import Console
 
 from speechmill.jobs.commands.train import train_codec
 from speechmill.jobs.training.display import TrainDisplay
+from speechmill.jobs.training.trainer import TrainProgress
 from speechmill.pipeline.errors import InputError
 from tests.jobs.training.runs import train_config, tree
+from tests.ray_processes import listening_addresses, local_processes
 
 QUIET = TrainDisplay(Console(quiet=True))
 ON_RAY = ("workers.num_gpus=0", "ray.num_cpus=2")  # a local cluster, as by default
@@ -25,8 +27,21 @@ def test_one_worker_on_ray_computes_what_this_process_does_also_with_an_enhancer
     assert tree(tmp_path / "on-ray", "curves") == tree(tmp_path / "here", "curves")
 
 
-def test_two_workers_keep_the_same_codebooks_and_see_every_sample(tmp_path: Path) -> None:
-    train_codec(train_config(tmp_path, *ON_RAY, "workers.count=2"), QUIET)
+class Watch(TrainDisplay):
+    """A display that notes at which addresses the run accepts connections."""
+
+    addresses: frozenset[str] = frozenset()
+
+    def show(self, progress: TrainProgress) -> None:
+        self.addresses |= listening_addresses(local_processes())
+
+
+def test_two_workers_keep_the_same_codebooks_see_every_sample_and_stay_on_the_loopback(
+    tmp_path: Path,
+) -> None:
+    watch = Watch(Console(quiet=True))
+    train_codec(train_config(tmp_path, *ON_RAY, "workers.count=2"), watch)
+    assert watch.addresses == {"127.0.0.1"}
     rows = (tmp_path / "run" / "curves" / "step-00000012.jsonl").read_text().splitlines()
     assert [json.loads(row)["step"] for row in rows] == [10, 11, 12]
 
