@@ -1,6 +1,7 @@
 """The processes of one Ray cluster, and of no other one on this machine."""
 
 import time
+from contextlib import suppress
 
 import psutil
 import pytest
@@ -17,6 +18,32 @@ def find(cluster: Cluster, title: str) -> list[psutil.Process]:
     ]
     children = [child for raylet in raylets for child in raylet.children(recursive=True)]
     return [child for child in children if title in _title(child)]
+
+
+def local_processes() -> list[psutil.Process]:
+    """This process, and those of the local cluster that it runs: they alone have a token."""
+    children = psutil.Process().children(recursive=True)
+    return [psutil.Process(), *(child for child in children if token_of(child))]
+
+
+def token_of(process: psutil.Process) -> str:
+    try:
+        return process.environ().get("RAY_AUTH_TOKEN", "")
+    except psutil.Error:
+        return ""
+
+
+def listening_addresses(processes: list[psutil.Process]) -> set[str]:
+    """The addresses at which they accept connections."""
+    found = set()
+    for process in processes:
+        with suppress(psutil.Error):
+            found |= {
+                each.laddr.ip.removeprefix("::ffff:")
+                for each in process.net_connections("inet")
+                if each.status == psutil.CONN_LISTEN
+            }
+    return found
 
 
 def kill_when_it_appears(cluster: Cluster, title: str) -> None:

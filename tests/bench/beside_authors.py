@@ -145,7 +145,7 @@ class Process:
     """One side in a process of its own, which computes a case when it is asked to."""
 
     def __init__(self, side: str, options: argparse.Namespace) -> None:
-        from speechmill.pipeline.run.ray_cluster import ALLOCATOR
+        from speechmill.pipeline.run.ray_local import ALLOCATOR
 
         self.side = side
         environment = os.environ | ALLOCATOR

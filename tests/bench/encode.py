@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from speechmill.codecs.shapes import BatchShapes
-from speechmill.pipeline.run.ray_cluster import ALLOCATOR
+from speechmill.pipeline.run.ray_local import ALLOCATOR
 
 CODECS = (
     "focalcodec-50hz",

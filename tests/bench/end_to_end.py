@@ -24,7 +24,7 @@ from typing import Any
 from speechmill.codecs import codec_card, codec_info
 from speechmill.codecs.shapes import ShapeSettings
 from speechmill.pipeline.run.job import RaySettings, WorkerSettings
-from speechmill.pipeline.run.ray_cluster import ALLOCATOR
+from speechmill.pipeline.run.ray_local import ALLOCATOR
 from speechmill.pipeline.run.ray_pool import RayPool
 from speechmill.pipeline.run.runner import Event, Totals, run
 from speechmill.pipeline.shards.listing import list_shards

@@ -34,7 +34,7 @@ import soxr
 
 from speechmill.codecs import codec_info, load_codec
 from speechmill.pipeline.run.job import RaySettings, WorkerSettings
-from speechmill.pipeline.run.ray_cluster import ALLOCATOR
+from speechmill.pipeline.run.ray_local import ALLOCATOR
 from speechmill.pipeline.run.ray_pool import RayPool
 from speechmill.pipeline.run.runner import run
 from speechmill.pipeline.shards.listing import list_shards

@@ -22,7 +22,7 @@ from speechmill.codecs import codec_info
 from speechmill.codecs.shapes import ShapeSettings
 from speechmill.pipeline.metrics import BATCH_SECONDS, PADDED_SECONDS
 from speechmill.pipeline.run.job import RaySettings, WorkerSettings
-from speechmill.pipeline.run.ray_cluster import ALLOCATOR
+from speechmill.pipeline.run.ray_local import ALLOCATOR
 from speechmill.pipeline.run.ray_pool import RayPool
 from speechmill.pipeline.run.runner import Totals, run
 from speechmill.pipeline.shards.listing import Shard, list_shards

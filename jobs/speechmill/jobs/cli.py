@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, TextIO, cast
 
 import typer
 from rich.console import Console
@@ -31,6 +31,7 @@ from speechmill.pipeline.errors import (
     StorageNotFound,
 )
 from speechmill.pipeline.paths import absolute_path
+from speechmill.pipeline.redaction import public_text
 from speechmill.pipeline.text import message_of, shown
 
 app = typer.Typer(
@@ -350,16 +351,32 @@ def _exit_codes() -> Iterator[None]:
         raise typer.Exit(1) from error
 
 
+class _PublicStream:
+    """A stream of text to which no secret is written, also not by a traceback or a library."""
+
+    def __init__(self, stream: TextIO):
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        self._stream.write(public_text(text))
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
 def main() -> None:
     """Entry point of the `speechmill` command."""
+    for stream in (sys.stdout, sys.stderr):  # a terminal that is not UTF-8 must not end the run
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    sys.stdout = cast(TextIO, _PublicStream(sys.stdout))
+    sys.stderr = cast(TextIO, _PublicStream(sys.stderr))
     # Child processes must not import a user's json.py from the working directory.
     os.environ.setdefault("PYTHONSAFEPATH", "1")
     handler = logging.StreamHandler()
     handler.setFormatter(_PlainFormatter("%(levelname)s %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
-    for stream in (sys.stdout, sys.stderr):  # a terminal that is not UTF-8 must not end the run
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
     app(prog_name="speechmill")
 
 

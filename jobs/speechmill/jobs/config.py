@@ -1,7 +1,6 @@
 """Configurations: a YAML file and overrides on the command line, checked against a schema."""
 
 import io
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import is_dataclass, replace
@@ -12,14 +11,25 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from omegaconf.resolvers import oc
 
 from speechmill.jobs.schemas import CodecConfig, TokenizeConfig
 from speechmill.pipeline.errors import InputError
 from speechmill.pipeline.paths import make_absolute
+from speechmill.pipeline.redaction import (
+    public_environment,
+    public_options,
+    public_settings,
+    remember_environment,
+    remember_options,
+    remember_settings,
+)
 from speechmill.pipeline.storage import join
 
-_SECRET = re.compile("key|secret|token|password|credential|connection_string", re.IGNORECASE)
-_HIDDEN = "***"
+KeyPath = tuple[Any, ...]  # names of sections and positions in lists, down to a value
+_FROM_ENVIRONMENT = "_from_environment"  # attribute of a loaded configuration
+# OmegaConf 2.4 renamed it.
+_register = getattr(OmegaConf, "register_resolver", None) or OmegaConf.register_new_resolver
 
 Schema = TypeVar("Schema")
 
@@ -77,9 +87,29 @@ def for_each_codec(config: TokenizeConfig) -> list[TokenizeConfig]:
     if len(set(names)) < len(names):
         raise InputError(f"codecs names one codec twice: {', '.join(names)}")
     return [
-        replace(config, codec=section, codecs=[], output=join(config.output, name))
-        for section, name in zip(sections, names, strict=True)
+        _for_codec(config, position, *pair)
+        for position, pair in enumerate(zip(sections, names, strict=True))
     ]
+
+
+def _for_codec(
+    config: TokenizeConfig, position: int, section: CodecConfig, name: str
+) -> TokenizeConfig:
+    """Return the configuration with one entry of `codecs` as its codec."""
+    single = replace(config, codec=section, codecs=[], output=join(config.output, name))
+    given = config.codecs[position]
+    references: dict[KeyPath, str] = {}
+    for path, text in _read_from_environment(config).items():
+        if path == ("output",):
+            references[path] = join(text, name)
+        elif path[:2] == ("codecs", position):
+            references["codec", *(path[2:] or ("name",))] = text
+        elif path[0] != "codecs" and not (
+            path[0] == "codec" and isinstance(given, dict) and path[1] in given
+        ):
+            references.setdefault(path, text)
+    vars(single)[_FROM_ENVIRONMENT] = references
+    return single
 
 
 def _codec_section(common: CodecConfig, position: int, given: Any) -> CodecConfig:
@@ -110,7 +140,8 @@ def _checked(schema: type[Schema], layers: list[DictConfig], where: str) -> Sche
     plain = [OmegaConf.to_container(layer) for layer in layers]
     for each in plain:
         _check_keys(each, schema)
-    merged = OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.merge(*plain))
+    given = OmegaConf.merge(*plain)
+    merged = OmegaConf.merge(OmegaConf.structured(schema), given)
     assert isinstance(merged, DictConfig)
     if schema is TokenizeConfig and merged.codecs and OmegaConf.is_missing(merged.codec, "name"):
         merged.codec.name = None  # each entry of codecs has its own
@@ -118,24 +149,77 @@ def _checked(schema: type[Schema], layers: list[DictConfig], where: str) -> Sche
         raise InputError(f"{missing[0]} is not set; write it {where}as {missing[0]}=…")
     loaded = OmegaConf.to_object(merged)
     assert isinstance(loaded, schema)
+    references = dict(_environment_references(OmegaConf.to_container(given), merged))
+    vars(loaded)[_FROM_ENVIRONMENT] = references
     make_absolute(loaded)
+    _remember_secrets(loaded)
     return loaded
 
 
 def to_yaml(config: object) -> str:
-    """Return the resolved configuration as YAML that can be run again, without its secrets."""
-    whole = OmegaConf.structured(config)
-    for section in ("storage", "ray.env"):
-        if found := OmegaConf.select(whole, section):
-            OmegaConf.update(whole, section, _without_secrets(OmegaConf.to_container(found)))
-    return OmegaConf.to_yaml(whole)
+    """Return the configuration as YAML that can be run again, without its secrets.
+
+    References are resolved, except those that read the environment.
+    """
+    whole: Any = OmegaConf.to_container(OmegaConf.structured(config))
+    for path, text in _read_from_environment(config).items():
+        _set(whole, path, text)
+    ray = whole.get("ray", {})
+    hidden = {
+        **({"storage": public_options(whole["storage"])} if "storage" in whole else {}),
+        **({"ray": ray | {"env": public_environment(ray["env"])}} if ray else {}),
+    }
+    return OmegaConf.to_yaml(OmegaConf.create(public_settings(whole) | hidden))
 
 
-def _without_secrets(value: Any, name: str = "") -> Any:
-    """Return the same with `***` for every value whose name says that it is a secret."""
-    if isinstance(value, dict):
-        return {key: _without_secrets(part, str(key)) for key, part in value.items()}
-    return _HIDDEN if _SECRET.search(name) and value else value
+def _remember_secrets(config: object) -> None:
+    """Hide the secrets of a configuration in everything that this process writes."""
+    whole: Any = OmegaConf.to_container(OmegaConf.structured(config))
+    remember_options(whole.pop("storage", {}))
+    remember_environment((whole.pop("ray", None) or {}).get("env", {}))
+    remember_settings(whole)
+
+
+def _set(container: Any, path: KeyPath, text: str) -> None:
+    *sections, name = path
+    for section in sections:
+        container = container[section]
+    container[name] = text
+
+
+def _read_from_environment(config: object) -> dict[KeyPath, str]:
+    return dict(vars(config).get(_FROM_ENVIRONMENT, {}))
+
+
+def _environment_references(
+    given: Any, node: Any, path: KeyPath = ()
+) -> Iterator[tuple[KeyPath, str]]:
+    """Yield every value as it is typed that reads the environment, itself or by a reference."""
+    entries = given.items() if isinstance(given, dict) else enumerate(given)
+    for name, value in entries:
+        if isinstance(value, dict | list) and value:
+            yield from _environment_references(value, node[name], (*path, name))
+        elif isinstance(value, str) and "${" in value and _reads_environment(node, name):
+            yield (*path, name), value
+
+
+def _reads_environment(node: Any, name: Any) -> bool:
+    """Resolve a value and say whether OmegaConf asked for an environment variable."""
+    asked = False
+
+    def env(*arguments: Any) -> Any:
+        nonlocal asked
+        asked = True
+        return oc.env(*arguments)
+
+    _register("oc.env", env, replace=True)
+    try:
+        value = node[name]
+        if OmegaConf.is_config(value):
+            OmegaConf.to_container(value, resolve=True)
+    finally:
+        _register("oc.env", oc.env, replace=True)
+    return asked
 
 
 def _read(path: Path) -> DictConfig:

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from speechmill.pipeline.errors import StorageError
+from speechmill.pipeline.redaction import public_text
 from speechmill.pipeline.run.run_log import bottleneck_sentence
 from speechmill.pipeline.run.runner import Event, EventKind, Totals
 from speechmill.pipeline.shards.listing import Shard
@@ -102,7 +103,7 @@ def facts_table(facts: Mapping[str, str]) -> Table:
     """Return a table with a row for each name and its value."""
     table = Table(box=None, show_header=False)
     for name, value in facts.items():
-        add_plain_row(table, name, value)
+        add_plain_row(table, name, public_text(value))
     return table
 
 

@@ -11,6 +11,7 @@ from speechmill.jobs.display import UNREACHABLE, ShardDisplay
 from speechmill.jobs.report.run_page import write_report
 from speechmill.pipeline.dataset.layout import ShardOutput
 from speechmill.pipeline.errors import RunStopped, StorageError
+from speechmill.pipeline.redaction import public_values
 from speechmill.pipeline.run.job import Job, RaySettings, WorkerEventCallback, WorkerSettings
 from speechmill.pipeline.run.local_pool import LocalPool
 from speechmill.pipeline.run.run_log import RunLog, RunStatus, count_event
@@ -63,7 +64,7 @@ class RunOutput:
                 "reason": event.reason,
                 "attempts": event.attempts,
             }
-            self.folder.mark_failed(event.shard, record)
+            self.folder.mark_failed(event.shard, public_values(record))
         elif event.kind is EventKind.COMMITTED:
             self.committed.add(event.shard.name)
             self._clear_failures(event.shard)

@@ -12,7 +12,7 @@ import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from http import HTTPStatus
 from pathlib import Path
@@ -25,7 +25,9 @@ from speechmill.pipeline import links
 from speechmill.pipeline.errors import InputError, StorageError, StorageNotFound, StorageUnavailable
 from speechmill.pipeline.links import PassedOver
 from speechmill.pipeline.metrics import STORAGE_BYTES, STORAGE_REQUESTS, STORAGE_RETRIES, record
+from speechmill.pipeline.redaction import public_url, remember_options
 from speechmill.pipeline.retry import Backoff
+from speechmill.pipeline.signed_urls import SignedUrls
 from speechmill.pipeline.storage_errors import http_status, translated
 from speechmill.pipeline.text import escape_bytes, unescape_bytes
 
@@ -46,7 +48,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, slots=True)
 class FileInfo:
-    """An entry of a listing."""
+    """An entry of a listing; its URL is without credentials."""
 
     url: str
     size: int  # bytes
@@ -72,13 +74,23 @@ class Storage:
 
     options: dict[str, dict[str, Any]] = field(default_factory=dict)
     patience: float = 300.0  # s for which one operation is retried after temporary faults
+    _urls: SignedUrls = field(default_factory=SignedUrls, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        remember_options(self.options)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Know the secrets in each process that a worker's job is sent to."""
+        vars(self).update(state)
+        self.__post_init__()
 
     def list_files(self, url: str, prefix: str = "") -> list[FileInfo]:
         """Every object below a folder whose name starts with `prefix`, sorted by URL."""
 
         def find(fs: fsspec.AbstractFileSystem, path: str) -> list[FileInfo]:
             narrowed = {"prefix": prefix} if prefix and "s3" in fs.protocol else {}
-            return _objects(fs, fs.find(path, detail=True, **narrowed))
+            found = _objects(fs, fs.find(path, detail=True, **narrowed))
+            return [self._listed(file) for file in found]
 
         return self._try("list", url, find)
 
@@ -103,12 +115,13 @@ class Storage:
         """Every object that matches a pattern of `*`, `**`, `?` and `[…]`, sorted by URL."""
 
         def glob(fs: fsspec.AbstractFileSystem, path: str) -> list[FileInfo]:
-            return _objects(fs, fs.glob(path, detail=True))
+            return [self._listed(file) for file in _objects(fs, fs.glob(path, detail=True))]
 
         return self._try("list", pattern, glob)
 
     def info(self, url: str) -> FileInfo:
-        return self._try("info", url, lambda fs, path: _info(fs, path, fs.info(path)))
+        file = self._try("info", url, lambda fs, path: _info(fs, path, fs.info(path)))
+        return self._listed(file)
 
     def exists(self, url: str) -> bool:
         try:
@@ -118,10 +131,10 @@ class Storage:
         return True
 
     def absolute(self, url: str) -> str:
-        """The canonical spelling of a URL, used to compare and store it."""
-        with translated(url):
+        """The canonical spelling of a URL, used to compare and store it, without credentials."""
+        with translated(public_url(url)):
             fs, path = self._resolve(url)
-        return _unstripped(fs, path)
+        return self._urls.public(_unstripped(fs, path))
 
     def open(self, url: str) -> BinaryIO:
         """A sequential reader that prefetches ranges and never holds the whole object."""
@@ -215,7 +228,7 @@ class Storage:
         while True:
             record(STORAGE_REQUESTS, 1, operation=kind)
             try:
-                with translated(url):
+                with translated(public_url(url)):
                     return operation(*self._resolve(url))
             except StorageUnavailable as error:
                 attempt += 1
@@ -229,7 +242,13 @@ class Storage:
                 logger.info("attempt %d in %.1f s: %s", attempt + 1, delay, error)
                 time.sleep(delay)
 
+    def _listed(self, file: FileInfo) -> FileInfo:
+        url = self._urls.public(file.url)
+        return file if url == file.url else replace(file, url=url)
+
     def _resolve(self, url: str) -> tuple[fsspec.AbstractFileSystem, str]:
+        self._urls.public(url)
+        url = self._urls.whole(url)
         protocol = "file" if is_local(url) else url.partition("://")[0]
         # A cached listing from before a commit would hide it.
         options = {"use_listings_cache": False} | self.options.get(protocol, {})
@@ -304,7 +323,7 @@ class _Reader(io.RawIOBase):
         details = getattr(stream, "details", None) or {}
         version = (stream.size, str(details.get("ETag", "")))
         if version != (self._version or version):
-            raise StorageError(f"{self._url} was replaced while it was read")
+            raise StorageError(f"{public_url(self._url)} was replaced while it was read")
         self._version = version
         self._stream = stream
         return cast(BinaryIO, stream)

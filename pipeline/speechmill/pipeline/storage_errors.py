@@ -1,6 +1,7 @@
 """Errors of the disk, botocore and aiohttp, translated to our storage errors."""
 
 import errno
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
@@ -14,6 +15,7 @@ from speechmill.pipeline.errors import (
     StorageNotFound,
     StorageUnavailable,
 )
+from speechmill.pipeline.redaction import public_text
 
 _BY_ERRNO: dict[int, type[StorageError]] = {
     errno.ENOENT: StorageNotFound,
@@ -70,7 +72,14 @@ def translated(url: str) -> Iterator[None]:
         kind = _kind(error)
         if kind is None:
             raise
-        raise kind(f"{url}: {type(error).__name__}: {error}") from error
+        text = f"{url}: {type(error).__name__}: {error}"
+        # A backend puts signatures and headers into its messages; then its traceback has them too.
+        raise kind(public_text(text)) from (error if _is_public(error) else None)
+
+
+def _is_public(error: BaseException) -> bool:
+    text = "".join(traceback.format_exception(error))
+    return public_text(text) == text
 
 
 def _kind(error: Exception) -> type[StorageError] | None:

@@ -12,18 +12,32 @@ from rich.console import Console
 
 from speechmill.jobs.commands.train import train_codec
 from speechmill.jobs.training.display import TrainDisplay
+from speechmill.jobs.training.trainer import TrainProgress
 from speechmill.pipeline.errors import InputError
 from tests.jobs.training.runs import train_config
+from tests.ray_processes import listening_addresses, local_processes
 
 QUIET = TrainDisplay(Console(quiet=True))
 
 
-def test_two_workers_keep_the_same_codebooks_and_see_every_sample_also_with_an_enhancer(
+class Watch(TrainDisplay):
+    """A display that notes at which addresses the run accepts connections."""
+
+    addresses: frozenset[str] = frozenset()
+
+    def show(self, progress: TrainProgress) -> None:
+        self.addresses |= listening_addresses(local_processes())
+
+
+def test_two_workers_with_an_enhancer_keep_the_same_codebooks_and_stay_on_the_loopback(
     tmp_path: Path,
 ) -> None:
+    """And they see every sample."""
     online = ("enhancement=online", "enhancer.name=spectral-gating")
     on_ray = ("workers={num_gpus: 0, count: 2}", "ray.num_cpus=2")  # a local cluster, as by default
-    train_codec(train_config(tmp_path, *on_ray, *online), QUIET)
+    watch = Watch(Console(quiet=True))
+    train_codec(train_config(tmp_path, *on_ray, *online), watch)
+    assert watch.addresses == {"127.0.0.1"}
     rows = (tmp_path / "run" / "curves" / "step-00000012.jsonl").read_text().splitlines()
     assert [json.loads(row)["step"] for row in rows] == [10, 11, 12]
 

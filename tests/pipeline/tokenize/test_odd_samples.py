@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from speechmill.codecs import codec_info
-from speechmill.pipeline.audio.decoders import Limits
 from speechmill.pipeline.audio.filters import FilterSettings
 from speechmill.pipeline.audio.resample import AudioSettings
+from speechmill.pipeline.audio.samples import Limits
 from speechmill.pipeline.audio.segment import SegmentSettings
 from speechmill.pipeline.dataset.layout import TokenDataset
 from speechmill.pipeline.shards.listing import list_shards

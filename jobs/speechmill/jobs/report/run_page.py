@@ -11,6 +11,7 @@ from speechmill.jobs.existing_dataset import UNFINISHED, run_ids
 from speechmill.jobs.report import render
 from speechmill.pipeline.dataset.layout import ShardOutput, readable
 from speechmill.pipeline.errors import InputError
+from speechmill.pipeline.redaction import public_text, public_values
 from speechmill.pipeline.run.run_log import read_events, read_summary, run_folder
 from speechmill.pipeline.run.runner import EventKind
 from speechmill.pipeline.storage import join
@@ -58,10 +59,10 @@ def write_report(dataset: ShardOutput, run_id: str | None = None) -> str:
 
 
 def read_run(dataset: ShardOutput, run_id: str) -> RunRecord:
-    """Read all files of a run."""
+    """Read all files of a run; those of early versions may hold signatures of URLs."""
     folder, storage = run_folder(dataset.root, run_id), dataset.storage
-    config = storage.read_bytes(join(folder, "config.yaml")).decode()
-    events = list(read_events(folder, storage))
+    config = public_text(storage.read_bytes(join(folder, "config.yaml")).decode())
+    events = list(map(public_values, read_events(folder, storage)))
     return RunRecord(run_id, config, events, read_summary(folder, storage))
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from speechmill.pipeline.errors import DatasetConflict, InputError, StorageNotFound
 from speechmill.pipeline.paths import path_settings
+from speechmill.pipeline.redaction import public_settings
 from speechmill.pipeline.storage import Storage, join
 
 _NAME = re.compile(r"step-(\d+)\.pt")
@@ -105,12 +106,18 @@ def put_weights(
 def run_identity(settings: Mapping[str, Any], enhancer_revision: str | None) -> dict[str, Any]:
     """Return the settings that a resumed run must share with its checkpoint: {"a.b": value}."""
     revision = {} if enhancer_revision is None else {ENHANCER_REVISION: enhancer_revision}
-    return _identity_settings(_flatten(settings)) | revision
+    return _identity_settings(_flatten(public_settings(settings))) | revision
 
 
 def saved_identity(checkpoint: Mapping[str, Any], config: Any) -> dict[str, Any]:
-    """Return the identity in a checkpoint, with the relative paths of early versions absolute."""
-    saved = _ADDED_SINCE | _identity_settings(checkpoint["identity"])
+    """Return the identity in a checkpoint, with the relative paths of early versions absolute.
+
+    Those versions also kept logins and signatures of URLs, which do not change a result.
+    """
+    saved = _ADDED_SINCE | {
+        key: public_settings(value, key.rpartition(".")[2])
+        for key, value in _identity_settings(checkpoint["identity"]).items()
+    }
     for setting in path_settings(config):
         if setting.name in saved:
             saved[setting.name] = setting.absolute(saved[setting.name])

@@ -6,7 +6,9 @@ decides where it runs. After a loss, workers resume from the last checkpoint in 
 
 import tempfile
 import threading
+import uuid
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -25,7 +27,12 @@ from speechmill.jobs.training.progress import TrainProgress
 from speechmill.jobs.training.worker import TrainJob, train_worker
 from speechmill.pipeline.errors import SpeechmillError, WorkerLost
 from speechmill.pipeline.run.job import worker_count
-from speechmill.pipeline.run.ray_cluster import connected, task_error, wrapped_errors
+from speechmill.pipeline.run.ray_cluster import (
+    connected,
+    set_environment,
+    task_error,
+    wrapped_errors,
+)
 
 _POLL = 0.2  # s, between checks for reports of the workers
 
@@ -43,7 +50,7 @@ def train_on_ray(job: TrainJob, report: Callable[[TrainProgress], None]) -> None
         trainer = TorchTrainer(
             _work,
             train_loop_config={"job": job, "reports": reports},
-            torch_config=TorchConfig(backend="nccl" if settings.num_gpus else "gloo"),
+            torch_config=_torch_config(job.config, folder),
             scaling_config=scaling,
             run_config=RunConfig(
                 storage_path=folder,  # for Ray's own files; ours are in the run directory
@@ -51,6 +58,40 @@ def train_on_ray(job: TrainJob, report: Callable[[TrainProgress], None]) -> None
             ),
         )
         _fit(trainer, reports, report)
+
+
+def _torch_config(config: TrainConfig, folder: str) -> TorchConfig:
+    backend = "nccl" if config.workers.num_gpus else "gloo"
+    return TorchConfig(backend) if config.ray.address else _LocalTorchConfig(backend, folder=folder)
+
+
+@dataclass
+class _LocalTorchConfig(TorchConfig):  # type: ignore[misc]
+    """The workers of one machine meet in a file: torch's own store listens on every network."""
+
+    folder: str = ""  # on a disk of this machine
+
+    @property
+    def backend_cls(self) -> type:
+        return _FileStoreBackend
+
+
+class _FileStoreBackend(TorchConfig().backend_cls):  # type: ignore[misc]
+    def on_start(self, worker_group: Any, backend_config: _LocalTorchConfig) -> None:
+        url = f"file://{backend_config.folder}/{uuid.uuid4().hex}"
+        size = len(worker_group)
+        ray.get(
+            [
+                worker_group.execute_single_async(
+                    rank, _meet, backend_config.backend, url, rank, size
+                )
+                for rank in range(size)
+            ]
+        )
+
+
+def _meet(backend: str, url: str, rank: int, size: int) -> None:
+    torch.distributed.init_process_group(backend, init_method=url, rank=rank, world_size=size)
 
 
 def _check_gpu(config: TrainConfig) -> None:
@@ -89,6 +130,7 @@ def _listen(reports: Any, report: Callable[[TrainProgress], None], ended: thread
 
 def _work(settings: dict[str, Any]) -> None:
     """Run in each worker's process."""
+    set_environment(settings["job"].config.ray.env)
     ray_context = ray.train.get_context()
     rank = ray_context.get_world_rank()
     context = WorkerContext(rank, ray_context.get_world_size(), get_device())

@@ -2,33 +2,35 @@
 
 import os
 import socket
-import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import chdir, contextmanager
+from contextlib import contextmanager
 from functools import cache
-from typing import Any
-from urllib.parse import urlsplit
+from pathlib import Path
+from urllib.parse import SplitResult, urlsplit
 
+import grpc
 import ray
 from ray.autoscaler.v2.sdk import get_cluster_status
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import AuthenticationError, RayError, RayTaskError
 from ray.util.metrics import Counter, Gauge
 
 from speechmill.pipeline import metrics
 from speechmill.pipeline.errors import InputError, StreamBroken, WorkerLost
+from speechmill.pipeline.redaction import is_harmless_variable, public_text, remember_environment
 from speechmill.pipeline.run.job import RaySettings
+from speechmill.pipeline.run.ray_local import (
+    ALLOCATOR,
+    QUIET,
+    driver_settings,
+    load_authentication,
+    local_cluster,
+    own_token,
+    private_folder,
+)
 
-# glibc returns every large buffer to the kernel by default, which made FocalCodec 4.7 times slower.
-# Only the main arena respects the thresholds, and a worker computes in threads; a worker on a GPU
-# computes elsewhere, and `ray_gpu_worker` lifts that limit for it.
-ALLOCATOR = {
-    "MALLOC_ARENA_MAX": "1",
-    "MALLOC_MMAP_THRESHOLD_": "4294967296",
-    "MALLOC_TRIM_THRESHOLD_": "17179869184",
-    "MALLOC_TOP_PAD_": "268435456",
-}
 _CONNECT_SECONDS = 10.0  # for a head node that is still starting
+_PING = "/ray.rpc.NodeInfoGcsService/CheckAlive"
 _PROBE_SECONDS = 1.0  # a live node accepts a connection within this time
 
 
@@ -36,17 +38,18 @@ _PROBE_SECONDS = 1.0  # a live node accepts a connection within this time
 def connected(cluster: RaySettings) -> Iterator[None]:
     """Connect to the cluster of the settings, or start a local one for this run.
 
-    Ray puts the driver's working directory on the `sys.path` of every worker. It is an empty
-    folder while Ray starts, so that no module in a user's folder replaces one of ours. Raises
-    `InputError` if no cluster answers.
+    Raises `InputError` if no cluster answers, or if it refuses the token of this process.
     """
-    with tempfile.TemporaryDirectory(prefix="speechmill-ray-") as empty:
-        try:
-            with chdir(empty):
-                _join(cluster) if cluster.address else _start(cluster)
-            yield
-        finally:
-            ray.shutdown()
+    remember_environment(cluster.env)
+    address = cluster.address
+    with _joined(cluster, address) if address else local_cluster(cluster):
+        yield
+
+
+def set_environment(variables: dict[str, str]) -> None:
+    """Set variables in a worker; Ray would show them in its table of jobs, and log them."""
+    remember_environment(variables)
+    os.environ.update(variables)
 
 
 def is_gone(node: str | None) -> bool:
@@ -110,35 +113,43 @@ def _series(metric: metrics.TimeSeries) -> Counter | Gauge:
     return kind(f"speechmill_{metric.name}", description=metric.help, tag_keys=metric.labels)
 
 
-def _join(cluster: RaySettings) -> None:
-    assert cluster.address
-    _wait_for_answer(cluster.address)
+@contextmanager
+def _joined(cluster: RaySettings, address: str) -> Iterator[None]:
+    _wait_for_answer(address)
+    with private_folder() as folder:  # until the end, so that nobody else makes one of that name
+        try:
+            _join(cluster, address, folder)
+            yield
+        finally:
+            ray.shutdown()
+
+
+def _join(cluster: RaySettings, address: str, folder: Path) -> None:
+    """Pass on only the variables that everybody on the cluster may see; `set_environment` has all.
+
+    Some of them must be set when a process starts.
+    """
+    load_authentication()
+    harmless = {
+        name: value
+        for name, value in cluster.env.items()
+        if is_harmless_variable(name) and public_text(value) == value
+    }
+    environment = {"env_vars": ALLOCATOR | harmless}
     try:
-        env = {"env_vars": ALLOCATOR | cluster.env}
-        ray.init(address=cluster.address, runtime_env=env, **_quiet())
+        check_token(address, own_token())
+        with driver_settings(folder):
+            ray.init(address=address, runtime_env=environment, **QUIET)
+    except AuthenticationError as error:
+        raise _refused(address) from error
     except ConnectionError as error:
-        raise _no_cluster(error) from error
-
-
-def _start(cluster: RaySettings) -> None:
-    """Processes of a local cluster inherit variables; a runtime_env costs each over a second."""
-    with _environment({"RAY_USAGE_STATS_ENABLED": "0"} | ALLOCATOR | cluster.env):
-        ray.init(
-            address="local",  # otherwise Ray would join a cluster that happens to run here
-            num_cpus=cluster.num_cpus,
-            include_dashboard=False,
-            _node_ip_address="127.0.0.1",
-            **_quiet(),
-        )
-
-
-def _quiet() -> dict[str, Any]:
-    return {"log_to_driver": False, "logging_level": "error"}
+        is_refused = "InvalidAuthToken" in str(error.__cause__)
+        raise _refused(address) if is_refused else _no_cluster(error) from error
 
 
 def _wait_for_answer(address: str) -> None:
     """Raise `InputError` if nothing listens at host:port; Ray itself says so after 40 s."""
-    url = urlsplit(address if "://" in address else f"//{address}")
+    url = _parsed(address)
     if not url.port:
         return
     deadline = time.monotonic() + _CONNECT_SECONDS
@@ -152,16 +163,30 @@ def _wait_for_answer(address: str) -> None:
             time.sleep(0.5)
 
 
+def check_token(address: str, token: str) -> None:
+    """Raise `InputError` if a cluster refuses a token; Ray would log twenty attempts before."""
+    url = _parsed(address)
+    if not url.port or url.scheme or os.environ.get("RAY_USE_TLS", "0") != "0":
+        return
+    headers = [("authorization", f"Bearer {token}")] if token else []
+    with grpc.insecure_channel(address, [("grpc.enable_http_proxy", 0)]) as channel:
+        try:
+            channel.unary_unary(_PING)(b"", timeout=_CONNECT_SECONDS, metadata=headers)
+        except grpc.RpcError as error:
+            if error.code() is grpc.StatusCode.UNAUTHENTICATED:
+                raise _refused(address) from None
+
+
+def _parsed(address: str) -> SplitResult:
+    return urlsplit(address if "://" in address else f"//{address}")
+
+
+def _refused(address: str) -> InputError:
+    return InputError(
+        f"the Ray cluster at {address} refuses this run: the token is missing or wrong; set "
+        "RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH to a file with the token of the cluster"
+    )
+
+
 def _no_cluster(why: object) -> InputError:
     return InputError(f"{why}; start Ray there, or set ray.address=null to start a local cluster")
-
-
-@contextmanager
-def _environment(variables: dict[str, str]) -> Iterator[None]:
-    before = os.environ.copy()
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)

@@ -20,8 +20,15 @@ Options = dict[str, Any]
 class GPUWorker(Worker):
     """A worker whose threads give way to the one that feeds the GPU."""
 
-    def __init__(self, job: Job, settings: WorkerSettings, threads: int, stream_objects: int):
-        super().__init__(job, settings, threads, stream_objects)
+    def __init__(
+        self,
+        job: Job,
+        settings: WorkerSettings,
+        environment: dict[str, str],
+        threads: int,
+        stream_objects: int,
+    ):
+        super().__init__(job, settings, environment, threads, stream_objects)
         self.share = settings.num_gpus
 
     def load(self) -> None:

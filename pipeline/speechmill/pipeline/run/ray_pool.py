@@ -57,7 +57,7 @@ class RayPool:
         with ExitStack() as stack:
             stack.enter_context(connected(cluster))
             export_metrics()
-            self._workers = RayWorkers(job, settings, on_worker_event)
+            self._workers = RayWorkers(job, settings, cluster.env, on_worker_event)
             self._cluster = stack.pop_all()
 
     def free(self, exclusive: bool = False) -> int:

@@ -16,7 +16,7 @@ import ray
 from speechmill.pipeline.errors import NodeLost
 from speechmill.pipeline.run.diagnosis import timed
 from speechmill.pipeline.run.job import Job, Work, WorkerSettings
-from speechmill.pipeline.run.ray_cluster import export_metrics
+from speechmill.pipeline.run.ray_cluster import export_metrics, set_environment
 from speechmill.pipeline.shards.listing import Shard
 from speechmill.pipeline.tokenize.decode import Isolation
 from speechmill.pipeline.tokenize.writer import ShardReport
@@ -27,7 +27,16 @@ _LEAVING = "the worker got SIGTERM"
 class Worker:
     """A job's models on one device; each of its shards has a thread."""
 
-    def __init__(self, job: Job, settings: WorkerSettings, threads: int, stream_objects: int):
+    def __init__(
+        self,
+        job: Job,
+        settings: WorkerSettings,
+        environment: dict[str, str],
+        threads: int,
+        stream_objects: int,
+    ):
+        set_environment(environment)
+        self.environment = environment
         self.job = job
         export_metrics()
         self.threads = threads
@@ -79,7 +88,7 @@ class Worker:
 
     def _stream(self, function: Callable[..., Iterator[Any]], *arguments: Any) -> Iterator[Any]:
         task = self.produce.options(name=function.__name__, **self.options)
-        for reference in task.remote(function, *arguments):
+        for reference in task.remote(self.environment, function, *arguments):
             yield ray.get(reference)
             self.progress += 1
 
@@ -96,6 +105,9 @@ class Worker:
         os._exit(0)
 
 
-def _produce(function: Callable[..., Iterator[Any]], *arguments: Any) -> Iterator[Any]:
+def _produce(
+    environment: dict[str, str], function: Callable[..., Iterator[Any]], *arguments: Any
+) -> Iterator[Any]:
+    set_environment(environment)
     export_metrics()
     yield from timed(function(*arguments))

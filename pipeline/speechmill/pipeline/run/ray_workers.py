@@ -62,10 +62,17 @@ class WorkerState:
 class RayWorkers:
     """Starts as many workers as fit; Ray must be connected."""
 
-    def __init__(self, job: Job, settings: WorkerSettings, on_event: WorkerEventCallback):
+    def __init__(
+        self,
+        job: Job,
+        settings: WorkerSettings,
+        environment: dict[str, str],
+        on_event: WorkerEventCallback,
+    ):
         self.starting: dict[ray.ObjectRef, WorkerState] = {}
         self._job = job
         self._settings = settings
+        self._environment = environment
         self._on_event = on_event
         self._all: list[WorkerState] = []
         self._draining: set[str] = set()
@@ -93,8 +100,9 @@ class RayWorkers:
             scheduling_strategy="SPREAD",
         )
         objects = stream_objects(self._job, self._settings, self.slots)
+        given = (self._job, self._settings, self._environment, self._threads, objects)
         for _ in range(count):
-            worker = WorkerState(actor.remote(self._job, self._settings, self._threads, objects))
+            worker = WorkerState(actor.remote(*given))
             self._all.append(worker)
             self.start(worker)
 

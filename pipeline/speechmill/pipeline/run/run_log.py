@@ -15,6 +15,7 @@ from typing import Any
 
 from speechmill.pipeline import metrics
 from speechmill.pipeline.errors import StorageError, StorageNotFound
+from speechmill.pipeline.redaction import public_values
 from speechmill.pipeline.run.diagnosis import Bottleneck, BottleneckStage, find_bottleneck
 from speechmill.pipeline.run.runner import Event, EventKind, Totals
 from speechmill.pipeline.storage import Storage, join
@@ -66,8 +67,9 @@ class RunLog:
         return time.monotonic() - self._started
 
     def record(self, kind: EventKind, **facts: Any) -> None:
-        line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": kind} | facts
-        self._lines.append(clean_json(json.dumps(line))[0] + "\n")
+        line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": kind}
+        text = clean_json(json.dumps(line | public_values(facts)))[0]
+        self._lines.append(text + "\n")
         self._bytes += len(self._lines[-1])
         idle = self._writing is None or self._writing.done()
         due = idle and time.monotonic() - self._flushed > FLUSH_SECONDS

@@ -3,12 +3,16 @@
 import hashlib
 import posixpath
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from speechmill.pipeline.errors import InputError
+from speechmill.pipeline.redaction import public_url
 from speechmill.pipeline.shards.shard_lists import exists, expand_sources
 from speechmill.pipeline.storage import FileInfo, Storage
 from speechmill.pipeline.text import replace_escaped
+
+_PARALLEL_REQUESTS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +47,11 @@ def list_shards(sources: Sequence[str], storage: Storage) -> list[Shard]:
         raise InputError(f"shards must be a list of at least one tar, folder or glob: {sources!r}")
     found: dict[str, FileInfo] = {}
     tars: list[str] = []
+    on_web_servers: list[str] = []
     for source in expand_sources(sources, storage):
-        if source.endswith(".tar") and not is_pattern(source):
+        if _is_on_web_server(source):
+            on_web_servers.append(source)
+        elif source.endswith(".tar") and not is_pattern(source):
             tars.append(storage.absolute(source))
         elif is_pattern(source):
             found |= _visible(storage.glob(source), source, storage)
@@ -52,6 +59,7 @@ def list_shards(sources: Sequence[str], storage: Storage) -> list[Shard]:
             infos = [i for i in storage.list_files(source) if i.url.endswith(".tar")]
             found |= _visible(infos, source, storage)
     found |= _look_up(tars, storage)
+    found |= _look_up_each(on_web_servers, storage)
     shards = [Shard(i.url, i.size, i.etag) for i in sorted(found.values(), key=lambda i: i.url)]
     _refuse_names(shards)
     return shards
@@ -66,6 +74,29 @@ def _refuse_names(shards: Sequence[Shard]) -> None:
             raise InputError(
                 f"{other.url} and {shard.url} would both be written to {shard.name}; rename one"
             )
+
+
+def _is_on_web_server(source: str) -> bool:
+    """Return whether a source is one tar on a server that has no listing."""
+    path = public_url(source)
+    is_one = path.endswith(".tar") and not any(mark in path for mark in "*{[")
+    return is_one and source.startswith(("http://", "https://"))
+
+
+def _look_up_each(urls: list[str], storage: Storage) -> dict[str, FileInfo]:
+    """Size and etag of tars on web servers, by one request for each.
+
+    Raises `InputError` for two tars whose URLs differ only in login or query.
+    """
+    typed: dict[str, str] = {}
+    for url in urls:
+        if typed.setdefault(public_url(url), url) != url:
+            raise InputError(
+                f"shards names {public_url(url)} twice, with another query; name each tar once, "
+                "and give each a path of its own"
+            )
+    with ThreadPoolExecutor(_PARALLEL_REQUESTS) as threads:
+        return {info.url: info for info in threads.map(storage.info, typed.values())}
 
 
 def is_pattern(source: str) -> bool:
