@@ -45,7 +45,8 @@ def server() -> Iterator[str]:
             """Say nothing."""
 
     listening = ThreadingHTTPServer(("127.0.0.1", 0), Recorder)
-    threading.Thread(target=listening.serve_forever, daemon=True).start()
+    poll = {"poll_interval": 0.02}  # s, for which the end of a test waits
+    threading.Thread(target=listening.serve_forever, kwargs=poll, daemon=True).start()
     yield f"http://127.0.0.1:{listening.server_port}"
     listening.shutdown()
     listening.server_close()
