@@ -65,7 +65,8 @@ One row per sample that could not be tokenized, or per segment that a filter rej
 
 {rejects}"""
 TOKEN_COLUMNS = {
-    "key": "the sample's key: its path in the tar, up to the first dot of the file name",
+    "key": "the sample's key: its path in the tar, up to the first dot of the file name, or up to "
+    "the last one if audio and another file share the longer name",
     "codes": "frame-major: frame 0 codebooks 0 to K-1, then frame 1, …; no delays, no offsets",
     "num_frames": "frames of the row",
     "num_codebooks": "codebooks of each frame, K",
@@ -76,7 +77,7 @@ TOKEN_COLUMNS = {
     "duration": "s, `end` minus `start`",
     "audio_xxh3": "XXH3 hash of the encoded audio member; duplicates have the same",
     "text": "the `.txt` member, or `text` of the JSON; of a segment, its entry in a list `text`",
-    "metadata": "the sample's JSON, unchanged",
+    "metadata": "the sample's JSON as UTF-8, else unchanged; all rows of a recording share it",
     "shard": "URL of the tar",
     "index": "position of the sample in the tar, from 0",
 }

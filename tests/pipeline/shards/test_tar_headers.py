@@ -59,6 +59,7 @@ DAMAGE = {
     "a PAX size without end": extension(b"x", b"1017 size=" + b"9" * 1006 + b"\n"),
     "a large extension": extension(b"x", b"%d path=" % 2_000_013 + b"x" * 2_000_000 + b"\n"),
     "a path for all members": extension(b"g", b"14 path=x.wav\n"),
+    "a keyword of any bytes": extension(b"g", b"22 GNU.sparse.\xff\xfe=1234\n"),
     "chained extensions": extension(b"L", b"x.wav\0") * 1000,
     "chained global headers": extension(b"g", b"12 comment=\n") * 1000,
     "an extension at the end": extension(b"x", b"14 path=x.wav\n") + bytes(1024),

@@ -126,6 +126,14 @@ def test_written_samples_keep_the_order_of_their_members_and_are_read_back(tmp_p
     assert [(s["__key__"], s["flac"]) for s in found] == [("a", b"2"), ("b", b"3")]
 
 
+def test_a_written_key_with_a_decimal_point_is_read_back_with_its_text(tmp_path):
+    with (tmp_path / "a.tar").open("wb") as file, SampleWriter(file) as tar:
+        for key in ("v_0.00", "v_0.10"):
+            tar.write(key, {"flac": b"1", "json": b"{}"})
+    found = samples(StrictSamples([str(tmp_path / "a.tar")])())
+    assert [(s["__key__"], s["json"]) for s in found] == [("v_0.00", b"{}"), ("v_0.10", b"{}")]
+
+
 @pytest.mark.parametrize("suffix", ["", "__key__"])
 def test_a_suffix_that_a_sample_cannot_hold_is_refused(suffix):
     tar = SampleWriter(io.BytesIO())

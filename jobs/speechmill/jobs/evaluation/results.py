@@ -162,7 +162,7 @@ class Results:
             "libraries": library_versions(),
             "config": self.config,
         }
-        return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        return json.dumps(document, indent=1, allow_nan=False) + "\n"
 
 
 def columns(results: Results) -> dict[str, MetricFormat]:

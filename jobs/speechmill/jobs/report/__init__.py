@@ -6,10 +6,12 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from speechmill.pipeline.text import clean
+
 
 def render(template: str, **values: Any) -> str:
     """Return a page; every text in it is escaped."""
-    return _environment().get_template(template).render(values)
+    return clean(_environment().get_template(template).render(values))
 
 
 @cache

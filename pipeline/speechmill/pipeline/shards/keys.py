@@ -61,6 +61,9 @@ class _Named:
     def format(self) -> str:
         return self.rest.rpartition(".")[2].lower()
 
+    def without_data(self) -> "_Named":
+        return replace(self, member=replace(self.member, data=b""))
+
 
 class _State(Enum):
     """Where the keys of a run end."""
@@ -135,26 +138,25 @@ class _Run:
         self._size += named.member.size
         self._num_audio += self._is_audio(named)
         if self._state is not _State.UNDECIDED:
-            self._limit(named)
+            self._limit()
         if not self._fault:
             self._held[named.rest.lower()] = named
+        elif len(self._held) < _MOST_MEMBERS:
+            self._held[named.rest.lower()] = named.without_data()
 
-    def _limit(self, named: _Named) -> None:
-        """Let go of the data of a sample that is too large; its further members are dropped."""
+    def _limit(self) -> None:
+        """Let go of the data of a sample that is too large; only its names are kept."""
         if self._fault or not self._held:
             return
         if len(self._held) >= _MOST_MEMBERS:
             self._fault = OversizedAudio(f"over {_MOST_MEMBERS} members of {self._key!r}")
         elif 0 <= self._max_bytes < self._size:
             self._fault = OversizedAudio(
-                f"the members of {self._key!r} have over {self._size} bytes; limits.member_mb is "
+                f"{self._size} bytes or more in the members of {self._key!r}; limits.member_mb is "
                 f"{self._max_bytes / 1e6:g}"
             )
         if self._fault:
-            first = next(iter(self._held.values()))
-            self._held = {
-                first.rest.lower(): replace(first, member=replace(first.member, data=b""))
-            }
+            self._held = {rest: each.without_data() for rest, each in self._held.items()}
 
     def _decide(self, named: _Named) -> Iterator[Group]:
         """Find out where the keys of this run end, as soon as that is known."""
@@ -218,7 +220,7 @@ class _Run:
             f"too many audio members have the key {self._key!r}, because keys end at the first "
             "dot; rename the files, or put a .json or .txt of the same name after each"
         )
-        return Group(self._key, {named.rest.lower(): replace(named.member, data=b"")}, fault)
+        return Group(self._key, {named.rest.lower(): named.without_data().member}, fault)
 
     def _is_audio(self, named: _Named) -> bool:
         return named.format in AUDIO_SUFFIXES or named.format == self._audio_member

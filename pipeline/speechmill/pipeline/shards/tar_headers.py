@@ -33,7 +33,6 @@ class Header:
     name: str
     name_cleaned: bool  # the name has bytes that are not UTF-8
     size: int  # bytes of its data
-    offset: int  # of its header
     offset_data: int
     is_regular: bool
     is_directory: bool
@@ -109,7 +108,7 @@ class TarHeaders:
             )
         self._position = start + -(-stored // BLOCK) * BLOCK
         is_regular = kind in _REGULAR and not extension.sparse
-        return Header(decoded, cleaned, size, offset, start, is_regular, is_directory)
+        return Header(decoded, cleaned, size, start, is_regular, is_directory)
 
     def _read_extension(self, kind: int, size: int, offset: int, extension: _Extension) -> None:
         if size > _MAX_EXTENSION:
@@ -146,7 +145,7 @@ class TarHeaders:
     ) -> None:
         sparse = keyword.startswith(b"GNU.sparse.")
         if is_global and (sparse or keyword in (b"path", b"size")):
-            raise self._damaged(offset, f"{keyword.decode()} in a PAX header for all members")
+            raise self._damaged(offset, f"{keyword[:40]!r} in a PAX header for all members")
         extension.sparse |= sparse
         if keyword == b"GNU.sparse.name" or (keyword == b"path" and not extension.sparse):
             extension.name = value

@@ -27,7 +27,9 @@ class StrictSamples:
 
     `webdataset` takes a cut or damaged tar for a shorter one. This source raises `ShardError`
     there, and `SampleError` for members that cannot be part of a sample. It yields what
-    `wds.WebDataset` yields: `__key__`, `__url__` and the bytes of each member by suffix.
+    `wds.WebDataset` yields: `__key__`, `__url__` and the bytes of each member by suffix. Only names
+    such as `x_0.5.flac` and `x_0.5.json` have another key: `x_0.5` here, `x_0` there; and what
+    macOS adds to archives is passed over.
 
     With `urls` it is the first stage; they may be tars, folders, globs and brace ranges. Without
     `urls` it takes the place of `wds.tarfile_to_samples()` after a stage that yields dicts with
