@@ -36,6 +36,8 @@ from speechmill.pipeline.tokenize.describe import (
     describe,
 )
 
+_LARGEST_STRING = 2**30  # bytes; a column of strings holds 2 GiB
+
 
 @dataclass
 class DecodeSettings(RecordingSettings):
@@ -80,7 +82,7 @@ def decode_shard(
         shard,
         storage,
         int(settings.limits.member_mb * 1e6),
-        max_metadata_bytes=int(settings.limits.metadata_mb * 1e6),
+        max_metadata_bytes=min(int(settings.limits.metadata_mb * 1e6), _LARGEST_STRING),
         audio_member=settings.audio.member,
         counts=names,
     )
