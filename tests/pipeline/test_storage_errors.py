@@ -8,6 +8,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from s3fs.errors import translate_boto_error
 
 from speechmill.pipeline.errors import (
+    BucketNotFound,
     StorageDenied,
     StorageError,
     StorageNotFound,
@@ -93,6 +94,22 @@ def test_a_store_that_throttles_is_unavailable_whatever_the_status(code, set_cau
 def test_a_store_that_refuses_the_login_is_denied(code):
     response = {"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": 400}}
     assert kind(ClientError(response, "GetObject")) is StorageDenied
+
+
+@pytest.mark.parametrize("message", [None, "", "The specified bucket does not exist"])
+def test_a_missing_bucket_is_named_also_if_the_store_says_nothing(message):
+    response = {"Error": {"Code": "NoSuchBucket", "Message": message}}
+    error = as_s3fs_raises(ClientError(response, "ListObjectsV2"), set_cause=True)
+    with pytest.raises(BucketNotFound, match="no bucket 'music'"), translated("s3://music/x.tar"):
+        raise error
+
+
+def test_an_error_without_a_message_says_what_led_to_it():
+    error = OSError()
+    error.__cause__ = ValueError("the certificate\nis too old")
+    said = "OSError: the certificate is too old"
+    with pytest.raises(StorageError, match=said), translated("s3://b/x"):
+        raise error
 
 
 def test_an_error_of_the_caller_is_not_one_of_the_store():

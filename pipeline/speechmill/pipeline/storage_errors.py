@@ -112,9 +112,19 @@ def translated(url: str) -> Iterator[None]:
         kind = _kind(error)
         if kind is None:
             raise
-        text = f"{url}: {type(error).__name__}: {_message(error)}"
+        text = f"{url}: {_told(kind, url, error)}"
         # A backend puts signatures and headers into its messages; then its traceback has them too.
         raise kind(public_text(text)) from (error if _is_public(error) else None)
+
+
+def _told(kind: type[StorageError], url: str, error: Exception) -> str:
+    said = f"{type(error).__name__}: {_message(error)}"
+    if kind is BucketNotFound:
+        bucket = url.partition("://")[2].partition("/")[0]
+        said = f"no bucket {bucket!r}, or not in this region ({said})"
+    elif kind is StorageDenied and "Credentials" in type(error).__name__:
+        said += "; set storage.<protocol>, or log in as the library of the store wants it"
+    return said
 
 
 def _message(error: Exception) -> str:
