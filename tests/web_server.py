@@ -19,12 +19,13 @@ class Behaviour:
     head: int = 200  # status of HEAD
     tells_length: bool = True
     ranges: bool = True
+    page: str | None = None  # of a folder; None: 403
     requests: Counter[str] = field(default_factory=Counter)
 
 
 @contextmanager
 def serve(does: Behaviour) -> Iterator[str]:
-    """Serve `does.data` at `FILE` below the URL that is yielded; a folder is forbidden."""
+    """Serve `does.data` at every URL that ends in `FILE`, below the one that is yielded."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_HEAD(self) -> None:
@@ -37,7 +38,13 @@ def serve(does: Behaviour) -> Iterator[str]:
             does.requests[self.command] += 1
             if does.statuses:
                 status = does.statuses.pop(0)
-            elif not self.path.startswith(FILE):
+            elif self.path == "/" and does.page is not None:
+                self.send_response(200)
+                self.send_header("Content-Type", "text/html")
+                self.end_headers()
+                self.wfile.write(does.page.encode())
+                return
+            elif not self.path.endswith(FILE):
                 status = 403 if self.path.endswith("/") else 404
             if status != 200:
                 self.send_error(status)

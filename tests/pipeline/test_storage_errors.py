@@ -1,11 +1,13 @@
 """The errors of every store's library, by what the store answered."""
 
 import pytest
-from aiohttp import ClientResponseError
+from aiohttp import ClientResponseError, RequestInfo
 from botocore.exceptions import ClientError
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError
+from multidict import CIMultiDict, CIMultiDictProxy
 from s3fs.errors import translate_boto_error
+from yarl import URL
 
 from speechmill.pipeline.errors import (
     BucketNotFound,
@@ -70,7 +72,9 @@ def test_a_status_means_the_same_in_every_library(library, status, expected):
 @pytest.mark.parametrize(("status", "expected"), STATUSES)
 def test_a_status_counts_more_than_the_class_that_fsspec_makes_of_it(status, expected):
     error = FileNotFoundError("http://host/x")
-    error.__cause__ = ClientResponseError(None, (), status=status)
+    error.__cause__ = ClientResponseError(
+        RequestInfo(URL("http://host/x"), "GET", CIMultiDictProxy(CIMultiDict())), (), status=status
+    )
     assert kind(error) is expected
 
 

@@ -109,15 +109,15 @@ def translated(url: str) -> Iterator[None]:
     except StorageError:
         raise
     except Exception as error:
-        kind = _kind(error)
-        if kind is None:
+        known = _known(error)
+        if known is None:
             raise
-        text = f"{url}: {_told(kind, url, error)}"
+        text = f"{url}: {_told(*known, url)}"
         # A backend puts signatures and headers into its messages; then its traceback has them too.
-        raise kind(public_text(text)) from (error if _is_public(error) else None)
+        raise known[0](public_text(text)) from (error if _is_public(error) else None)
 
 
-def _told(kind: type[StorageError], url: str, error: Exception) -> str:
+def _told(kind: type[StorageError], error: BaseException, url: str) -> str:
     said = f"{type(error).__name__}: {_message(error)}"
     if kind is BucketNotFound:
         bucket = url.partition("://")[2].partition("/")[0]
@@ -127,7 +127,7 @@ def _told(kind: type[StorageError], url: str, error: Exception) -> str:
     return said
 
 
-def _message(error: Exception) -> str:
+def _message(error: BaseException) -> str:
     """What the first of the errors says that says anything, in one line."""
     said = (" ".join(str(each).split()) for each in _chain(error))
     return next((text for text in said if text not in ("", "None")), "without a message")
@@ -138,16 +138,16 @@ def _is_public(error: BaseException) -> bool:
     return public_text(text) == text
 
 
-def _kind(error: Exception) -> type[StorageError] | None:
-    """Our class for an error of a store; None if it is not one."""
+def _known(error: Exception) -> tuple[type[StorageError], BaseException] | None:
+    """Our class for an error of a store and what shows it; None if it is not one."""
     for each in _chain(error):
         if kind := _kind_of_answer(each):
-            return kind
+            return kind, each
+    causes = _chain(error, with_context=False)
+    named = [(kind, each) for each in causes if (kind := _kind_of_class(each))]
     # A refused connection hides behind a `FileNotFoundError` of the library.
-    named = [kind for each in _chain(error, with_context=False) if (kind := _kind_of_class(each))]
-    if StorageUnavailable in named:
-        return StorageUnavailable
-    return named[0] if named else None
+    unavailable = [pair for pair in named if pair[0] is StorageUnavailable]
+    return next(iter(unavailable + named), None)
 
 
 def _chain(error: BaseException, with_context: bool = True) -> Iterator[BaseException]:
