@@ -125,6 +125,7 @@ def test_the_codec_runs_where_the_workers_are(path):
         ("output=2024_01", "output is text, but YAML reads 202401"),
         ("shards=[a, 01]", "shards is text, but YAML reads 1"),
         ("shards=[a", r"cannot read 'shards=\[a': .*expected ',' or '\]'"),
+        ("shards=[x-{0..3}.tar]", "put a text with braces or brackets in double quotes"),
         ("codec=[a]", "codec is a section"),
         ("output=${oc.env:NO_SUCH_VARIABLE}", "output: .*'NO_SUCH_VARIABLE' not found"),
         ('output="a\\0b"', r"'a\\x00b' holds a NUL byte"),

@@ -264,6 +264,10 @@ def _parse(overrides: list[str]) -> DictConfig:
             parsed.merge_with_dotlist([override])
         except Exception as error:  # a YAML parser raises errors of many kinds
             message = getattr(error, "problem", None) or _yaml_fault(error)
+            if "{" in override or "[" in override.partition("=")[2][1:]:
+                message += (
+                    "; put a text with braces or brackets in double quotes, and all in single"
+                )
             raise InputError(f"cannot read {override[:200]!r}: {message}") from error
     return parsed
 
