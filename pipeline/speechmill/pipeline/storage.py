@@ -372,7 +372,7 @@ def _opened(
             f"{public_url(url)}: {protocol}:// needs a package that is missing: {cure}"
         ) from error
     except ValueError as error:
-        if protocol in fsspec.available_protocols():
+        if all(part in fsspec.available_protocols() for part in protocol.split("::")):
             raise
         raise InputError(
             f"{public_url(url)}: there is no protocol {protocol!r}; use a path, s3://, hf://, "
