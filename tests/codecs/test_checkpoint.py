@@ -70,6 +70,39 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
             fetch(url)
 
 
+def no_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("s3://bucket/x.pt", "NoCredentialsError: Unable to locate credentials"),
+        ("http://127.0.0.1:1/x.pt", "Cannot connect"),
+        ("foo://b/x.pt", "Protocol not known: foo"),
+        ("hf://owner/x.pt", "is not hf://owner/repo"),
+        ("~no-such-user/x.pt", "home directory"),
+        ("nul\0byte.pt", "a path must name a file"),
+    ],
+)
+def test_every_fault_of_a_checkpoint_is_one_line_with_its_url(
+    url: str, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    no_credentials(monkeypatch)
+    with pytest.raises(CheckpointError, match=reason) as found:
+        fetch(url)
+    assert "\n" not in str(found.value)
+    assert repr(url) in str(found.value)
+
+
+def test_the_package_that_a_url_needs_is_named() -> None:
+    with pytest.raises(CheckpointError, match="pip install gcsfs"):
+        fetch("gs://bucket/x.pt")
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize("suffix", ["safetensors", "pt"])
 def test_weights_that_are_not_finite_are_refused_by_name(

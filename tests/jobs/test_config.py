@@ -125,8 +125,11 @@ def test_the_codec_runs_where_the_workers_are(path):
         ("output=2024_01", "output is text, but YAML reads 202401"),
         ("shards=[a, 01]", "shards is text, but YAML reads 1"),
         ("shards=[a", r"cannot read 'shards=\[a': .*expected ',' or '\]'"),
+        ("shards=[x-{0..3}.tar]", "put a text with braces or brackets in double quotes"),
         ("codec=[a]", "codec is a section"),
         ("output=${oc.env:NO_SUCH_VARIABLE}", "output: .*'NO_SUCH_VARIABLE' not found"),
+        ('output="a\\0b"', r"'a\\x00b' holds a NUL byte"),
+        (f"shards={'[' * 3000}", "cannot read .*nest"),
         ("output=${", r"cannot read 'output=\${'"),
     ],
 )
@@ -140,6 +143,21 @@ def test_a_file_that_is_not_a_configuration_is_refused(path, data):
     path.write_bytes(data)
     with pytest.raises(InputError, match=r"c\.yaml"):
         load_config(TokenizeConfig, path, [])
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("shards: [a\noutput: b: c\n", "line 2, column 7: did not find"),
+        ("shards: [a]\n\toutput: b\n", "line 2, column 1: found character"),
+        ("a: 1\na: 2\n", "line 2, column 1: found duplicate key a"),
+    ],
+)
+def test_a_fault_of_a_yaml_file_is_one_line_with_its_place(path, text, place):
+    path.write_text(text)
+    with pytest.raises(InputError, match=rf"c\.yaml is not YAML: {place}") as found:
+        load_config(TokenizeConfig, path, [])
+    assert "\n" not in str(found.value)
 
 
 def test_a_missing_file_and_a_missing_value_are_named(path, tmp_path):

@@ -71,13 +71,13 @@ PATHS = {
 }
 WITHOUT_PATHS = {  # last part of the name of each text, list of texts and dict
     "name", "sha256", "precision", "device",  # of a codec
-    "channels", "resampler", "member",  # audio
+    "channels", "gaps", "resampler", "member",  # audio
     "by", "starts", "ends",  # segment
     "metadata", "quality",  # filters: an expression, an importable function
     "address", "env", "storage",
     "window", "spectrum", "enhanced", "states",  # enhancer
     "signal", "speaker", "recognizer", "reference_member",  # evaluate; models may be hub ids
-    "pattern", "extensions",  # pack
+    "pattern", "extensions", "format", "columns", "folder",  # pack
     "enhancement", "schedule",
     "codecs",  # of tokenize: sections like codec, see below
 }  # fmt: skip

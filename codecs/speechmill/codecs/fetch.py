@@ -19,7 +19,7 @@ from speechmill.codecs.errors import CheckpointError
 
 _PINNED = re.compile(r"(?P<url>.+)#sha256=(?P<sha256>[0-9a-f]{64})", re.IGNORECASE)
 _PACKAGED = "package://"
-_FAULTS = (OSError, ValueError, ImportError, RuntimeError)
+_INSTALL = {"gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs", "abfss": "adlfs"}
 
 
 def fetch(url: str | Path, sha256: str | None = None) -> Path:
@@ -31,21 +31,41 @@ def fetch(url: str | Path, sha256: str | None = None) -> Path:
     """
     url, written = _unpinned(str(url))
     sha256 = sha256 or written
-    if "://" not in url or url.startswith(_PACKAGED):
-        path = _packaged(url) if url.startswith(_PACKAGED) else Path(url).expanduser()
-        if not path.is_file():
-            raise CheckpointError(f"no checkpoint {url!r}; a path must name a file")
-        _verify(path, url, sha256)
-        return path
-    try:
+    with _one_kind_of_error(url):
+        if "://" not in url or url.startswith(_PACKAGED):
+            path = _packaged(url) if url.startswith(_PACKAGED) else Path(url).expanduser()
+            if not path.is_file():
+                raise CheckpointError(f"no checkpoint {url!r}; a path must name a file")
+            _verify(path, url, sha256)
+            return path
         path = _fetch_hf(url) if url.startswith("hf://") else _fetch_fsspec(url, sha256)
-    except _FAULTS as error:
-        raise CheckpointError(
-            f"cannot fetch {url!r}: {error}; name another checkpoint, or 'untrained' for "
-            "random weights"
-        ) from error
-    _verify(path, url, sha256, remove=True)
+        _verify(path, url, sha256, remove=True)
     return path
+
+
+@contextmanager
+def _one_kind_of_error(url: str) -> Iterator[None]:
+    """Raise an error of any store's library, which have no base in common, as `CheckpointError`."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except Exception as error:
+        raise CheckpointError(
+            f"cannot fetch {url!r}: {_reason(url, error)}; name another checkpoint, or 'untrained' "
+            "for random weights"
+        ) from error
+
+
+def _reason(url: str, error: Exception) -> str:
+    """Return what went wrong, in one line."""
+    protocol, _, rest = url.partition("://")
+    if isinstance(error, ImportError) and protocol in _INSTALL:
+        return f"{protocol}:// needs a package; pip install {_INSTALL[protocol]}"
+    message = " ".join(str(error).split())
+    reason = type(error).__name__ + (f": {message}" if message not in ("", "None") else "")
+    is_missing = isinstance(error, FileNotFoundError)
+    return f"{reason} (in {rest.partition('/')[0]!r})" if is_missing else reason
 
 
 def pinned(url: str | Path, sha256: str) -> str:

@@ -110,7 +110,9 @@ def fit_kmeans_command(config: Config, overrides: Overrides = None) -> None:
 
 @app.command("pack")
 def pack_command(
-    source: Annotated[str, typer.Argument(help="folder of audio, or .jsonl/.csv/.tsv manifest")],
+    source: Annotated[
+        str, typer.Argument(help="folder of audio, or .jsonl/.json/.csv/.tsv manifest")
+    ],
     output: Annotated[str, typer.Argument(help="folder for the shards, local or a URL")],
     overrides: Overrides = None,
 ) -> None:

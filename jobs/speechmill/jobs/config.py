@@ -12,6 +12,7 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from omegaconf.resolvers import oc
+from yaml import MarkedYAMLError
 
 from speechmill.jobs.schemas import CodecConfig, TokenizeConfig
 from speechmill.pipeline.errors import InputError
@@ -138,6 +139,9 @@ def _named_keys() -> Iterator[None]:
 def _checked(schema: type[Schema], layers: list[DictConfig], where: str) -> Schema:
     """Merge the layers into the schema; where two set a key, the later one wins."""
     plain = [OmegaConf.to_container(layer) for layer in layers]
+    for text in _texts(plain):
+        if "\0" in text:
+            raise InputError(f"{text[:200]!r} holds a NUL byte; no path or name can")
     for each in plain:
         _check_keys(each, schema)
     given = OmegaConf.merge(*plain)
@@ -235,10 +239,20 @@ def _parse_yaml(text: str, where: str) -> DictConfig:
     try:
         loaded = OmegaConf.load(io.StringIO(text))
     except Exception as error:  # a YAML parser raises errors of many kinds
-        raise InputError(f"{where} is not YAML: {error}") from error
+        raise InputError(f"{where} is not YAML: {_yaml_fault(error)}") from error
     if not isinstance(loaded, DictConfig):
         raise InputError(f"{where} must hold keys and values")
     return loaded
+
+
+def _yaml_fault(error: Exception) -> str:
+    """What a YAML parser says, in one line, and where; it counts lines and columns from 0."""
+    if isinstance(error, MarkedYAMLError) and error.problem_mark:
+        mark = error.problem_mark
+        return f"line {mark.line + 1}, column {mark.column + 1}: {error.problem or error.context}"
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _parse(overrides: list[str]) -> DictConfig:
@@ -249,8 +263,12 @@ def _parse(overrides: list[str]) -> DictConfig:
         try:
             parsed.merge_with_dotlist([override])
         except Exception as error:  # a YAML parser raises errors of many kinds
-            message = getattr(error, "problem", None) or str(error).splitlines()[0]
-            raise InputError(f"cannot read {override!r}: {message}") from error
+            message = getattr(error, "problem", None) or _yaml_fault(error)
+            if "{" in override or "[" in override.partition("=")[2][1:]:
+                message += (
+                    "; put a text with braces or brackets in double quotes, and all in single"
+                )
+            raise InputError(f"cannot read {override[:200]!r}: {message}") from error
     return parsed
 
 

@@ -8,10 +8,11 @@ import errno
 import io
 import logging
 import os
+import re
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from http import HTTPStatus
@@ -20,12 +21,13 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
 
 import fsspec
 from fsspec.core import url_to_fs
+from fsspec.utils import glob_translate
 
-from speechmill.pipeline import links
+from speechmill.pipeline import links, web_files
 from speechmill.pipeline.errors import InputError, StorageError, StorageNotFound, StorageUnavailable
 from speechmill.pipeline.links import PassedOver
 from speechmill.pipeline.metrics import STORAGE_BYTES, STORAGE_REQUESTS, STORAGE_RETRIES, record
-from speechmill.pipeline.redaction import public_url, remember_options
+from speechmill.pipeline.redaction import public_text, public_url, remember_options
 from speechmill.pipeline.retry import Backoff
 from speechmill.pipeline.signed_urls import SignedUrls
 from speechmill.pipeline.storage_errors import http_status, translated
@@ -40,6 +42,7 @@ _SHOWN = 50  # characters of a file's name in that of its temporary file
 LEFTOVER_AGE = 24 * 3600.0  # s; no write to a local disk takes longer
 _RETRY = Backoff(first=0.2, longest=20.0)
 _UNCHAINED = ("file", "s3", "s3a", "hf", "gs", "gcs", "az", "abfs", "http", "https")
+_PACKAGES = {"gs": "gcsfs", "gcs": "gcsfs"} | dict.fromkeys(("az", "abfs", "abfss"), "adlfs")
 _NO_RETRIES = {"total_max_attempts": 1, "mode": "standard"}  # for botocore
 
 logger = logging.getLogger(__name__)
@@ -89,7 +92,9 @@ class Storage:
 
         def find(fs: fsspec.AbstractFileSystem, path: str) -> list[FileInfo]:
             narrowed = {"prefix": prefix} if prefix and "s3" in fs.protocol else {}
-            found = _objects(fs, fs.find(path, detail=True, **narrowed))
+            is_web = web_files.is_web(fs)
+            entries = web_files.find(fs, path) if is_web else fs.find(path, detail=True, **narrowed)
+            found = _objects(fs, entries)
             return [self._listed(file) for file in found]
 
         return self._try("list", url, find)
@@ -115,12 +120,14 @@ class Storage:
         """Every object that matches a pattern of `*`, `**`, `?` and `[…]`, sorted by URL."""
 
         def glob(fs: fsspec.AbstractFileSystem, path: str) -> list[FileInfo]:
-            return [self._listed(file) for file in _objects(fs, fs.glob(path, detail=True))]
+            is_web = web_files.is_web(fs)
+            entries = _glob_web(fs, path) if is_web else fs.glob(path, detail=True)
+            return [self._listed(file) for file in _objects(fs, entries)]
 
         return self._try("list", pattern, glob)
 
     def info(self, url: str) -> FileInfo:
-        file = self._try("info", url, lambda fs, path: _info(fs, path, fs.info(path)))
+        file = self._try("info", url, lambda fs, path: _info(fs, path, _details(fs, path)))
         return self._listed(file)
 
     def exists(self, url: str) -> bool:
@@ -132,7 +139,7 @@ class Storage:
 
     def absolute(self, url: str) -> str:
         """The canonical spelling of a URL, used to compare and store it, without credentials."""
-        with translated(public_url(url)):
+        with translated(public_url(url)), _valid(public_url(url)):
             fs, path = self._resolve(url)
         return self._urls.public(_unstripped(fs, path))
 
@@ -155,10 +162,10 @@ class Storage:
         """The last `size` bytes of an object, or all bytes of a smaller one."""
 
         def tail(fs: fsspec.AbstractFileSystem, path: str) -> bytes:
-            whole = fs.info(path)["size"]
-            start = max(0, whole - size)
-            data: bytes = fs.cat_file(path, start=start, end=whole) if whole else b""
-            return _whole(data, whole - start)
+            whole = _details(fs, path)["size"]
+            wanted = min(size, whole)
+            data: bytes = fs.cat_file(path, start=whole - wanted, end=whole) if wanted else b""
+            return _whole(data, wanted)[len(data) - wanted :]  # all comes without ranges
 
         data = self._try("read", url, tail)
         record(STORAGE_BYTES, len(data), direction="in")
@@ -228,7 +235,7 @@ class Storage:
         while True:
             record(STORAGE_REQUESTS, 1, operation=kind)
             try:
-                with translated(public_url(url)):
+                with translated(public_url(url)), _valid(public_url(url)):
                     return operation(*self._resolve(url))
             except StorageUnavailable as error:
                 attempt += 1
@@ -319,7 +326,9 @@ class _Reader(io.RawIOBase):
         super().close()
 
     def _open(self, fs: fsspec.AbstractFileSystem, path: str) -> BinaryIO:
-        stream: Any = fs.open(path, "rb", block_size=READ_AHEAD, cache_type="readahead")
+        # A web server that says the size to a range only would be asked in vain.
+        known = {"size": _details(fs, path)["size"]} if web_files.is_web(fs) else {}
+        stream: Any = fs.open(path, "rb", block_size=READ_AHEAD, cache_type="readahead", **known)
         details = getattr(stream, "details", None) or {}
         version = (stream.size, str(details.get("ETag", "")))
         if version != (self._version or version):
@@ -327,6 +336,18 @@ class _Reader(io.RawIOBase):
         self._version = version
         self._stream = stream
         return cast(BinaryIO, stream)
+
+
+@contextmanager
+def _valid(url: str) -> Iterator[None]:
+    """Raise `InputError` for a URL that its library does not take, or cannot do this with."""
+    try:
+        yield
+    except (ValueError, NotImplementedError) as error:
+        if "range requests" in str(error):
+            error = ValueError("its web server sends no ranges; copy it to a disk or a store")
+        said = public_text(str(error)) or "not possible there"
+        raise InputError(f"{url}: {said}") from error
 
 
 def _opened(
@@ -344,8 +365,29 @@ def _opened(
         kind = fsspec.get_filesystem_class(protocol)
         path = kind._strip_protocol(url)
         return kind(**kind._get_kwargs_from_urls(url) | options), str(path)
-    except (ImportError, ValueError) as error:  # a library that is missing, an unknown protocol
-        raise InputError(f"{url}: {error}") from error
+    except ImportError as error:
+        package = _PACKAGES.get(protocol)
+        cure = f"pip install {package}" if package else str(error)
+        raise InputError(
+            f"{public_url(url)}: {protocol}:// needs a package that is missing: {cure}"
+        ) from error
+    except ValueError as error:
+        if all(part in fsspec.available_protocols() for part in protocol.split("::")):
+            raise
+        raise InputError(
+            f"{public_url(url)}: there is no protocol {protocol!r}; use a path, s3://, hf://, "
+            "gs://, az:// or https://"
+        ) from error
+
+
+def _details(fs: fsspec.AbstractFileSystem, path: str) -> dict[str, Any]:
+    return web_files.details(fs, path) if web_files.is_web(fs) else dict(fs.info(path))
+
+
+def _glob_web(fs: fsspec.AbstractFileSystem, pattern: str) -> dict[str, dict[str, Any]]:
+    folder = re.split(r"[*\[]", pattern, maxsplit=1)[0].rpartition("/")[0] + "/"
+    matches = re.compile(glob_translate(pattern)).match
+    return {url: details for url, details in web_files.find(fs, folder).items() if matches(url)}
 
 
 def _whole(data: bytes, size: int) -> bytes:

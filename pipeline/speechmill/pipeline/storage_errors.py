@@ -1,14 +1,21 @@
-"""Errors of the disk, botocore and aiohttp, translated to our storage errors."""
+"""Errors of the disk and of the libraries of every store, translated to our storage errors.
+
+They are known by their names and attributes, so that the library of an unused store is never
+imported. What an HTTP answer says counts more than the class that a library made of it.
+"""
 
 import errno
+import re
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
+from itertools import islice
 from typing import Any
 
 from speechmill.pipeline.errors import (
     BucketNotFound,
+    SpeechmillError,
     StorageDenied,
     StorageError,
     StorageFull,
@@ -29,36 +36,69 @@ _BY_ERRNO: dict[int, type[StorageError]] = {
     errno.ETIMEDOUT: StorageUnavailable,
     errno.EREMOTEIO: StorageUnavailable,
 }
-# By name, so that the libraries of unused backends are never imported.
+_UNAVAILABLE = (
+    *("TimeoutError", "Timeout", "ConnectionError", "IncompleteRead"),
+    # botocore
+    *("HTTPClientError", "EndpointConnectionError", "ResponseParserError", "IncompleteReadError"),
+    *("ResponseStreamingError", "FlexibleChecksumError"),
+    # aiohttp, requests, httpx, Google and Azure
+    *("ClientPayloadError", "ClientConnectionError", "ChunkedEncodingError", "TransportError"),
+    *("ChecksumError", "ServiceRequestError", "ServiceResponseError"),
+)
 _BY_NAME: dict[str, type[StorageError]] = {
     "FileNotFoundError": StorageNotFound,
     "PermissionError": StorageDenied,
     "NoCredentialsError": StorageDenied,
     "PartialCredentialsError": StorageDenied,
-    "TimeoutError": StorageUnavailable,
-    "ConnectionError": StorageUnavailable,
-    "HTTPClientError": StorageUnavailable,
-    "EndpointConnectionError": StorageUnavailable,
-    "ClientPayloadError": StorageUnavailable,
-    "ClientConnectionError": StorageUnavailable,
-    "ResponseParserError": StorageUnavailable,
-    "IncompleteRead": StorageUnavailable,
-    "IncompleteReadError": StorageUnavailable,
-    "ResponseStreamingError": StorageUnavailable,
-    "FlexibleChecksumError": StorageUnavailable,
+    "CredentialRetrievalError": StorageDenied,
+    "DefaultCredentialsError": StorageDenied,
+    "ClientAuthenticationError": StorageDenied,
+    # Of kinds that are retried, but time does not heal these.
+    "ClientConnectorCertificateError": StorageError,
+    "SSLCertVerificationError": StorageError,
+    "UnsupportedProtocol": StorageError,
+    **dict.fromkeys(_UNAVAILABLE, StorageUnavailable),
 }
-_BY_CODE: dict[str, type[StorageError]] = {
-    "NoSuchBucket": BucketNotFound,
-    "InvalidBucketName": BucketNotFound,
-    "PermanentRedirect": BucketNotFound,
-    "QuotaExceeded": StorageFull,
-    "SlowDown": StorageUnavailable,
-    "RequestTimeout": StorageUnavailable,
-    "BadDigest": StorageUnavailable,
-    "IncompleteBody": StorageUnavailable,
-    "XAmzContentSHA256Mismatch": StorageUnavailable,
-    "ConditionalRequestConflict": StorageUnavailable,
+# Codes of S3 and of what stands behind it, such as `KMS.ThrottlingException`, which is a 400.
+_BY_CODE: list[tuple[re.Pattern[str], type[StorageError]]] = [
+    (re.compile(pattern), kind)
+    for pattern, kind in (
+        (r"NoSuchBucket|InvalidBucketName|PermanentRedirect", BucketNotFound),
+        (r"QuotaExceeded", StorageFull),
+        (
+            r"(.+\.)?(\w*Throttl\w*|TooManyRequests\w*|\w*LimitExceeded\w*|SlowDown\w*|"
+            r"ProvisionedThroughputExceeded\w*|RequestTimeout\w*|PriorRequestNotComplete|"
+            r"BadDigest|IncompleteBody|XAmzContentSHA256Mismatch|ConditionalRequestConflict|"
+            r"OperationAborted|Internal\w*|ServiceUnavailable\w*|ServerBusy)",
+            StorageUnavailable,
+        ),
+        (
+            r"(.+\.)?(AccessDenied\w*|ExpiredToken\w*|InvalidToken\w*|InvalidAccessKeyId|"
+            r"SignatureDoesNotMatch|RequestTimeTooSkewed|TokenRefreshRequired)",
+            StorageDenied,
+        ),
+    )
+]
+_BY_STATUS: dict[int, type[StorageError]] = {
+    HTTPStatus.UNAUTHORIZED: StorageDenied,
+    HTTPStatus.FORBIDDEN: StorageDenied,
+    HTTPStatus.PROXY_AUTHENTICATION_REQUIRED: StorageDenied,
+    HTTPStatus.NOT_FOUND: StorageNotFound,
+    HTTPStatus.GONE: StorageNotFound,
+    HTTPStatus.REQUEST_TIMEOUT: StorageUnavailable,
+    HTTPStatus.TOO_EARLY: StorageUnavailable,
+    HTTPStatus.TOO_MANY_REQUESTS: StorageUnavailable,
+    HTTPStatus.NOT_IMPLEMENTED: StorageError,
+    HTTPStatus.HTTP_VERSION_NOT_SUPPORTED: StorageError,
+    HTTPStatus.INSUFFICIENT_STORAGE: StorageFull,
 }
+_LIBRARIES = frozenset(
+    (
+        *("aiobotocore", "botocore", "s3fs", "aiohttp", "fsspec", "requests", "urllib3"),
+        *("huggingface_hub", "httpcore", "httpx", "httpx2", "gcsfs", "google", "adlfs", "azure"),
+    )
+)
+_LONGEST_CHAIN = 10  # causes of causes
 
 
 @contextmanager
@@ -69,12 +109,28 @@ def translated(url: str) -> Iterator[None]:
     except StorageError:
         raise
     except Exception as error:
-        kind = _kind(error)
-        if kind is None:
+        known = _known(error)
+        if known is None:
             raise
-        text = f"{url}: {type(error).__name__}: {error}"
+        text = f"{url}: {_told(*known, url)}"
         # A backend puts signatures and headers into its messages; then its traceback has them too.
-        raise kind(public_text(text)) from (error if _is_public(error) else None)
+        raise known[0](public_text(text)) from (error if _is_public(error) else None)
+
+
+def _told(kind: type[StorageError], error: BaseException, url: str) -> str:
+    said = f"{type(error).__name__}: {_message(error)}"
+    if kind is BucketNotFound:
+        bucket = url.partition("://")[2].partition("/")[0]
+        said = f"no bucket {bucket!r}, or not in this region ({said})"
+    elif kind is StorageDenied and "Credentials" in type(error).__name__:
+        said += "; set storage.<protocol>, or log in as the library of the store wants it"
+    return said
+
+
+def _message(error: BaseException) -> str:
+    """What the first of the errors says that says anything, in one line."""
+    said = (" ".join(str(each).split()) for each in _chain(error))
+    return next((text for text in said if text not in ("", "None")), "without a message")
 
 
 def _is_public(error: BaseException) -> bool:
@@ -82,30 +138,71 @@ def _is_public(error: BaseException) -> bool:
     return public_text(text) == text
 
 
-def _kind(error: Exception) -> type[StorageError] | None:
-    """Our class for an error of a backend; None if it is not a storage error."""
-    code, status = _http_code(error), http_status(error)
-    if code in _BY_CODE:
-        return _BY_CODE[code]
-    if status == HTTPStatus.TOO_MANY_REQUESTS or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        return StorageUnavailable
+def _known(error: Exception) -> tuple[type[StorageError], BaseException] | None:
+    """Our class for an error of a store and what shows it; None if it is not one."""
+    for each in _chain(error):
+        if kind := _kind_of_answer(each):
+            return kind, each
+    causes = _chain(error, with_context=False)
+    named = [(kind, each) for each in causes if (kind := _kind_of_class(each))]
+    # A refused connection hides behind a `FileNotFoundError` of the library.
+    unavailable = [pair for pair in named if pair[0] is StorageUnavailable]
+    return next(iter(unavailable + named), None)
+
+
+def _chain(error: BaseException, with_context: bool = True) -> Iterator[BaseException]:
+    """The error, and what led to it in the libraries of a store."""
+
+    def causes() -> Iterator[BaseException]:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, SpeechmillError):
+            yield cause
+            context = None if cause.__suppress_context__ or not with_context else cause.__context__
+            cause = cause.__cause__ or context
+
+    return islice(causes(), _LONGEST_CHAIN)
+
+
+def _kind_of_answer(error: BaseException) -> type[StorageError] | None:
+    code, status = _http_code(error), _status(error)
+    for pattern, kind in _BY_CODE:
+        if pattern.fullmatch(code):
+            return kind
+    if status in _BY_STATUS:
+        return _BY_STATUS[status]
+    return StorageUnavailable if status >= HTTPStatus.INTERNAL_SERVER_ERROR else None
+
+
+def _kind_of_class(error: BaseException) -> type[StorageError] | None:
     for parent in type(error).__mro__:
         if parent.__name__ in _BY_NAME:
             return _BY_NAME[parent.__name__]
     if isinstance(error, OSError):
         return _BY_ERRNO.get(error.errno or 0, StorageError)
-    return StorageError if type(error).__module__.startswith(("botocore", "aiohttp")) else None
+    return StorageError if type(error).__module__.partition(".")[0] in _LIBRARIES else None
 
 
 def http_status(error: BaseException) -> int:
-    """The HTTP status of an object store's answer; 0 without an answer."""
-    return int(_response(error).get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+    """The HTTP status of a store's answer; 0 without an answer."""
+    return next((status for each in _chain(error) if (status := _status(each))), 0)
+
+
+def _status(error: BaseException) -> int:
+    """The status that an error itself has, where its library keeps it."""
+    response = getattr(error, "response", None)
+    if isinstance(response, dict):
+        return _as_status(response.get("ResponseMetadata", {}).get("HTTPStatusCode"))
+    names = ("status_code", "status", "code")  # Azure, aiohttp, gcsfs
+    found = (_as_status(getattr(o, name, None)) for o in (response, error) for name in names)
+    return next(filter(None, found), 0)
+
+
+def _as_status(value: object) -> int:
+    number = int(value) if isinstance(value, int | str) and str(value).isdecimal() else 0
+    return number if 400 <= number < 600 else 0
 
 
 def _http_code(error: BaseException) -> str:
-    return str(_response(error).get("Error", {}).get("Code", ""))
-
-
-def _response(error: BaseException) -> dict[str, Any]:
-    found = (getattr(cause, "response", None) for cause in (error, error.__cause__))
-    return next((response for response in found if isinstance(response, dict)), {})
+    response = getattr(error, "response", None)
+    fields: dict[str, Any] = response if isinstance(response, dict) else {}
+    return str(fields.get("Error", {}).get("Code", ""))

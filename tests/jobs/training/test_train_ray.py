@@ -10,6 +10,7 @@ import pytest
 from ray.cluster_utils import Cluster
 from rich.console import Console
 
+from speechmill.codecs.errors import CheckpointError
 from speechmill.jobs.commands.train import train_codec
 from speechmill.jobs.training.display import TrainDisplay
 from speechmill.jobs.training.trainer import TrainProgress
@@ -40,6 +41,14 @@ def test_two_workers_with_an_enhancer_keep_the_same_codebooks_and_stay_on_the_lo
     assert watch.addresses == {"127.0.0.1"}
     rows = (tmp_path / "run" / "curves" / "step-00000012.jsonl").read_text().splitlines()
     assert [json.loads(row)["step"] for row in rows] == [10, 11, 12]
+
+
+def test_a_checkpoint_that_cannot_be_fetched_ends_the_run_before_ray_starts(tmp_path: Path) -> None:
+    config = train_config(
+        tmp_path, "workers.count=1", "ray.address=nowhere:1", "codec.checkpoint=nowhere://x/y.pt"
+    )
+    with pytest.raises(CheckpointError, match="cannot fetch 'nowhere://"):
+        train_codec(config, QUIET)
 
 
 def test_the_error_of_a_worker_arrives_unchanged(tmp_path: Path, cluster: Cluster) -> None:

@@ -438,7 +438,7 @@ def test_a_file_that_changes_while_packing_is_noticed(tmp_path: Path) -> None:
         ("m.jsonl", '{"path": "a.wav"}\n{"path": 3}\n', r"line 2 has no `path`"),
         ("m.jsonl", '{"path": "a.wav"\n', r"line 1 is not JSON"),
         ("m.jsonl", '\n["a.wav"]\n', r"line 2 is not a JSON object"),
-        ("m.xlsx", "PK", r"m\.xlsx is not a folder; a manifest ends in \.jsonl, \.csv, \.tsv"),
+        ("m.xlsx", "PK", r"m\.xlsx is not a folder; a manifest ends in \.jsonl, \.json"),
     ],
 )
 def test_a_bad_manifest_is_refused_by_line(

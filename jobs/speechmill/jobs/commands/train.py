@@ -5,6 +5,7 @@ from dataclasses import asdict
 
 import torch
 
+from speechmill.codecs.fetch import fetch
 from speechmill.codecs.precision import check_precision
 from speechmill.jobs.training.checkpoints import (
     Checkpoints,
@@ -65,6 +66,8 @@ def _check(job: TrainJob, root: str, storage: Storage) -> None:
     if checkpoint := checkpoints.latest():
         saved = saved_identity(checkpoint, config)
         refuse_difference(saved, job.identity, checkpoints.folder)
+    elif config.codec.checkpoint and "://" in config.codec.checkpoint:
+        fetch(config.codec.checkpoint)  # Ray would start a worker that fails again and again
 
 
 def _device(workers: TrainWorkers) -> torch.device:

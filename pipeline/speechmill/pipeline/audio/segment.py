@@ -160,7 +160,8 @@ def _by_spans(buffer: SampleBuffer, codec: CodecInfo, spans: Sequence[Span]) -> 
 def read_spans(metadata: Any, settings: SegmentSettings) -> list[Span]:
     """The spans that a sample's JSON lists, in order of their start.
 
-    A list `text` of the same length gives each its text. Raises `BadSegments`.
+    A list `text` of the same length gives each its text; a single span may have it without a list.
+    Raises `BadSegments`.
     """
     fields = metadata if isinstance(metadata, dict) else {}
     starts, ends = fields.get(settings.starts), fields.get(settings.ends)
@@ -170,6 +171,8 @@ def read_spans(metadata: Any, settings: SegmentSettings) -> list[Span]:
     assert isinstance(starts, list)
     assert isinstance(ends, list)
     texts = fields.get("text")
+    if isinstance(texts, str) and len(starts) == 1:
+        texts = [texts]
     if not isinstance(texts, list) or len(texts) != len(starts):
         texts = [None] * len(starts)
     if len(starts) != len(ends):

@@ -11,8 +11,9 @@ from speechmill.pipeline.errors import InputError, SampleError, UnsuitableAudio
 from speechmill.pipeline.links import HIDDEN
 from speechmill.pipeline.quality import RATE
 from speechmill.pipeline.shards.listing import is_pattern, list_shards
+from speechmill.pipeline.shards.manifests import MANIFESTS
 from speechmill.pipeline.shards.packing import READERS, PackSettings, plan_pack, read_member
-from speechmill.pipeline.shards.sources import MANIFESTS, SampleFiles
+from speechmill.pipeline.shards.sources import SampleFiles
 from speechmill.pipeline.shards.tar_reader import Reject, Sample, read_samples
 from speechmill.pipeline.storage import Storage
 from speechmill.pipeline.text import message_of

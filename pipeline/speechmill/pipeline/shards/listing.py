@@ -116,7 +116,11 @@ def _visible(infos: list[FileInfo], source: str, storage: Storage) -> dict[str, 
         if not any(part[:1] == "." and part not in named for part in info.url.split("/"))
     }
     if not found:
-        raise InputError(f"no .tar found at {source}; `speechmill pack` makes shards from audio")
+        on_web = source.startswith(("http://", "https://"))
+        cure = (
+            "does its page link to them?" if on_web else "`speechmill pack` makes shards of audio"
+        )
+        raise InputError(f"no .tar found at {source}; {cure}")
     return found
 
 

@@ -20,8 +20,8 @@ from speechmill.pipeline.audio.containers.recognize import AUDIO_SUFFIXES
 from speechmill.pipeline.errors import InputError
 from speechmill.pipeline.foreign import Roots
 from speechmill.pipeline.links import PassedOver
+from speechmill.pipeline.shards.manifests import MANIFESTS, Layout, layout_of
 from speechmill.pipeline.shards.sources import (
-    MANIFESTS,
     Member,
     Reach,
     SampleFiles,
@@ -40,7 +40,7 @@ READERS = 16  # concurrent reads: latency dominates for small objects
 class PackSettings:
     """What to pack, and into which tars."""
 
-    source: str  # folder, or a .jsonl, .csv or .tsv manifest with a `path` column
+    source: str  # folder, or a .jsonl, .json, .csv or .tsv manifest
     output: str  # folder of the tars
     shard_mb: float = 256.0  # MB (10**6 bytes) of a tar at most, unless one clip alone is larger
     pattern: str = "shard-%06d.tar"  # names of the tars
@@ -49,12 +49,21 @@ class PackSettings:
     # Folder that paths of a manifest and links may lead to, besides that of the source.
     root: str | None = None
     follow_links: bool = False  # to anywhere, as do the paths of a manifest
+    format: str = "plain"  # of a manifest: plain | nemo | hf | common_voice | ljspeech
+    # Columns of a manifest by what they mean: path, key, text, start, duration, end.
+    columns: dict[str, str] = field(default_factory=dict)
+    # Where the paths of a manifest start, from its own folder; default: there, or as `format` says.
+    folder: str | None = None
 
     def __post_init__(self) -> None:
         if self.shard_mb <= 0:
             raise InputError(f"shard_mb is {self.shard_mb}; give the size of a tar in MB, above 0")
+        self.layout()
         if not self.pattern.endswith(".tar") or not _is_numbered(self.pattern):
             raise InputError(f"pattern is {self.pattern!r}; use one like 'shard-%06d.tar'")
+
+    def layout(self) -> Layout:
+        return layout_of(self.format, self.columns, self.folder)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,8 +125,16 @@ def plan_pack(settings: PackSettings, storage: Storage) -> PackPlan:
     folder = posixpath.dirname(source) if is_manifest else source
     roots = Roots.of([folder, *([settings.root] if settings.root else [])], storage)
     reach = Reach(roots, settings.follow_links)
-    gather = files_of_manifest if is_manifest else files_of_folder
-    gathered = gather(source, settings.extensions, reach, storage)
+    layout = settings.layout()
+    if is_manifest:
+        gathered = files_of_manifest(source, settings.extensions, layout, reach, storage)
+    elif layout != Layout():
+        raise InputError(
+            f"format, columns and folder tell how a manifest is written, and {source} is none; "
+            f"name the file, a {', '.join(MANIFESTS)}"
+        )
+    else:
+        gathered = files_of_folder(source, settings.extensions, reach, storage)
     ordered = _distinct(sorted(gathered.samples, key=lambda sample: sample.key))
     groups = _cut(ordered, settings.shard_mb * 1e6)
     shards = [PlannedShard(settings.pattern % i, tuple(group)) for i, group in enumerate(groups)]

@@ -1,17 +1,14 @@
 """Audio files to pack, from a folder or a manifest: which files become which sample.
 
-A manifest is JSONL, CSV or TSV with a `path` column, one row per file. No audio is read here.
+A manifest has a row for each file, or for each segment of one. No audio is read here.
 """
 
-import csv
-import io
 import json
 import posixpath
 import re
 import tarfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import xxhash
 
@@ -19,17 +16,22 @@ from speechmill.pipeline.errors import InputError
 from speechmill.pipeline.foreign import Roots, check_foreign, without_file
 from speechmill.pipeline.links import HIDDEN, PassedOver
 from speechmill.pipeline.paths import is_plain
+from speechmill.pipeline.shards.manifests import (
+    MANIFESTS,
+    Layout,
+    Row,
+    metadata_of,
+    path_in,
+    read_rows,
+)
 from speechmill.pipeline.storage import FileInfo, Storage, is_local, join
-from speechmill.pipeline.text import clean_json, replace_escaped
+from speechmill.pipeline.text import replace_escaped
 
-MANIFESTS = (".jsonl", ".csv", ".tsv")
 SIDECARS = ("json", "txt")
 NOT_AUDIO = "not an extension of audio"
 ALONE = "beside no audio file of its name"
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
-
-Row = tuple[int, dict[str, Any]]  # line of the manifest, from 1, and its columns
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,32 +154,30 @@ def _files_of_stem(
 
 
 def files_of_manifest(
-    url: str, extensions: Sequence[str], reach: Reach, storage: Storage
+    url: str, extensions: Sequence[str], layout: Layout, reach: Reach, storage: Storage
 ) -> Gathered:
-    """A sample for each row, with the other columns as JSON.
+    """A sample for each recording, with the other columns of its rows as JSON.
 
     Raises `InputError`, with the line, for a row whose file is not named, does not exist, lies out
-    of reach or was named before.
+    of reach or was named before by a row that is no segment.
     """
     root = posixpath.dirname(url)
-    rows = [(f"{url}, line {line}", row) for line, row in _rows(url, storage)]
-    if not rows:
-        raise InputError(f"{url} has no rows; give one per audio file")
-    paths = [(where, _located(row, root, where, extensions)) for where, row in rows]
-    urls = [_within_reach(path, where, reach, storage) for where, path in paths]
-    files, passed_over = _look_up(set(urls), root, reach, storage)
-    seen: dict[str, str] = {}
-    for (where, _), file in zip(rows, urls, strict=True):
+    by_file: dict[str, list[tuple[str, Row]]] = {}
+    for where, row in read_rows(url, layout, storage):
+        path = _located(row, layout, root, where, extensions)
+        by_file.setdefault(_within_reach(path, where, reach, storage), []).append((where, row))
+    files, passed_over = _look_up(set(by_file), root, reach, storage)
+    for file, rows in by_file.items():
         if file not in files:
-            raise InputError(f"{where}: {_why_missing(file, root, passed_over)}")
-        if file in seen:
-            raise InputError(f"{seen[file]} and {where} both name {file}; drop one")
-        seen[file] = where
-    samples = [
-        _files_of_row(row, file, files[file], root, where)
-        for (where, row), file in zip(rows, urls, strict=True)
-    ]
-    return Gathered(samples)
+            raise InputError(f"{rows[0][0]}: {_why_missing(file, root, passed_over)}")
+        if len(rows) > 1 and not layout.has_segments([row for _, row in rows]):
+            raise InputError(
+                f"{rows[0][0]} and {rows[1][0]} both name {file}; drop one, or give the segments "
+                f"of a recording `{layout.name('start')}` and `{layout.name('duration')}`"
+            )
+    return Gathered(
+        [_files_of_rows(rows, layout, file, files[file], root) for file, rows in by_file.items()]
+    )
 
 
 def _within_reach(url: str, where: str, reach: Reach, storage: Storage) -> str:
@@ -202,51 +202,11 @@ def _why_missing(file: str, root: str, passed_over: Sequence[PassedOver]) -> str
     return f"{file} does not exist; a relative path starts at {root}"
 
 
-def _rows(url: str, storage: Storage) -> Iterator[Row]:
-    try:
-        text = storage.read_bytes(url).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{url} is not UTF-8 ({error}); save it as UTF-8") from error
-    yield from _json_rows(text, url) if split_suffix(url)[1] == "jsonl" else _table_rows(text, url)
-
-
-def _json_rows(text: str, url: str) -> Iterator[Row]:
-    # Not splitlines(): it would cut at a U+2028 inside a JSON string.
-    for line, content in enumerate(text.split("\n"), start=1):
-        if not content.strip():
-            continue
-        try:
-            row = json.loads(clean_json(content)[0])
-        except ValueError as error:
-            raise InputError(f"{url}, line {line} is not JSON: {error}") from error
-        if not isinstance(row, dict):
-            raise InputError(f'{url}, line {line} is not a JSON object; write {{"path": …}}')
-        yield line, row
-
-
-def _table_rows(text: str, url: str) -> Iterator[Row]:
-    """Rows without their empty cells."""
-    file = io.StringIO(text, newline="")
-    if split_suffix(url)[1] == "tsv":
-        # TSV has no quoting: a sentence may begin with a quotation mark.
-        reader = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
-    else:
-        reader = csv.DictReader(file, strict=True)
-    try:
-        for row in reader:
-            if None in row:
-                raise InputError(f"{url}, line {reader.line_num} has more cells than the header")
-            yield reader.line_num, {name: cell for name, cell in row.items() if cell}
-    except csv.Error as error:
-        raise InputError(f"{url}, after line {reader.line_num}: {error}") from error
-
-
-def _located(row: dict[str, Any], root: str, where: str, extensions: Sequence[str]) -> str:
+def _located(row: Row, layout: Layout, root: str, where: str, extensions: Sequence[str]) -> str:
     """The URL of a row's audio file."""
-    path = row.get("path")
-    if not path or not isinstance(path, str):
-        columns = ", ".join(row) or "nothing"
-        raise InputError(f"{where} has no `path`, only {columns}; name the audio file in `path`")
+    path = path_in(row, layout, where)
+    if layout.suffix and split_suffix(path)[1] not in extensions:
+        path += layout.suffix
     suffix = split_suffix(path)[1]
     if suffix in ("", *SIDECARS):
         raise InputError(f"{where}: {path!r} has no audio extension; name it like {path}.flac")
@@ -254,9 +214,12 @@ def _located(row: dict[str, Any], root: str, where: str, extensions: Sequence[st
         raise InputError(
             f"{where}: {path!r} is not named as audio; if it is, add extensions=[…,{suffix}]"
         )
-    if "://" in path or path.startswith("/"):
-        return clean_url(without_file(path))
-    return clean_url(join(root, path))
+    return clean_url(without_file(_below(_below(root, layout.folder), path)))
+
+
+def _below(folder: str, path: str) -> str:
+    """A path from a folder, or one that is whole itself."""
+    return path if "://" in path or path.startswith("/") else join(folder, path) if path else folder
 
 
 def _look_up(
@@ -273,18 +236,21 @@ def _look_up(
     return files, [one for _, passed_over in walks for one in passed_over]
 
 
-def _files_of_row(
-    row: dict[str, Any], url: str, file: FileInfo, root: str, where: str
+def _files_of_rows(
+    rows: Sequence[tuple[str, Row]], layout: Layout, url: str, file: FileInfo, root: str
 ) -> SampleFiles:
     stem, suffix = split_suffix(url)
-    key = replace_escaped(str(row.get("key", _inner(stem, root)))).replace(".", "_")
+    where = rows[0][0]
+    name = layout.name("key")
+    keys = {str(row[name]) for _, row in rows if name in row}
+    key = keys.pop() if len(keys) == 1 else _inner(stem, root)  # segments may have their own
+    key = replace_escaped(key).replace(".", "_")
     if not key or key != key.strip("/"):
         raise InputError(f"{where}: the key {key!r} is empty or has a slash at its end; change it")
     if not is_plain(key):
         raise InputError(f"{where}: the key {key!r} cannot be a name in a tar; change it")
-    columns = {name: value for name, value in row.items() if name != "path"}
     members = [Member(f"{key}.{suffix}", file)]
-    if columns:
+    if columns := metadata_of(rows, layout):
         text = json.dumps(columns, ensure_ascii=False, sort_keys=True)
         members.append(Member(f"{key}.json", _SURROGATE.sub("\ufffd", text).encode()))
     return SampleFiles.of(key, members, f"{where} ({url})")
