@@ -20,13 +20,13 @@ from speechmill.pipeline.audio.containers.recognize import AUDIO_SUFFIXES
 from speechmill.pipeline.errors import InputError
 from speechmill.pipeline.foreign import Roots
 from speechmill.pipeline.links import PassedOver
+from speechmill.pipeline.shards.audio_folder import files_of_folder
 from speechmill.pipeline.shards.sources import (
     MANIFESTS,
     Member,
     Reach,
     SampleFiles,
     clean_url,
-    files_of_folder,
     files_of_manifest,
 )
 from speechmill.pipeline.shards.webdataset import SampleWriter
@@ -117,7 +117,8 @@ def plan_pack(settings: PackSettings, storage: Storage) -> PackPlan:
     roots = Roots.of([folder, *([settings.root] if settings.root else [])], storage)
     reach = Reach(roots, settings.follow_links)
     gather = files_of_manifest if is_manifest else files_of_folder
-    gathered = gather(source, settings.extensions, reach, storage)
+    extensions = [extension.lower().removeprefix(".") for extension in settings.extensions]
+    gathered = gather(source, extensions, reach, storage)
     ordered = _distinct(sorted(gathered.samples, key=lambda sample: sample.key))
     groups = _cut(ordered, settings.shard_mb * 1e6)
     shards = [PlannedShard(settings.pattern % i, tuple(group)) for i, group in enumerate(groups)]
@@ -152,8 +153,9 @@ def _distinct(samples: list[SampleFiles]) -> list[SampleFiles]:
     for one, other in pairwise(samples):
         if one.key == other.key:
             raise InputError(
-                f"{one.origin} and {other.origin} both have the key {one.key!r}; rename one, or "
-                "give a manifest with a `key` column (in keys, dots become underscores)"
+                f"{one.origin} and {other.origin} both have the key {one.key!r}; rename one, name "
+                "the extensions to pack with extensions=[…], or give a manifest with a `key` "
+                "column (in keys, dots become underscores)"
             )
     return samples
 

@@ -1,6 +1,7 @@
-"""Audio files to pack, from a folder or a manifest: which files become which sample.
+"""Audio files to pack, from a manifest: which files become which sample.
 
 A manifest is JSONL, CSV or TSV with a `path` column, one row per file. No audio is read here.
+`audio_folder` does the same for a folder.
 """
 
 import csv
@@ -17,15 +18,13 @@ import xxhash
 
 from speechmill.pipeline.errors import InputError
 from speechmill.pipeline.foreign import Roots, check_foreign, without_file
-from speechmill.pipeline.links import HIDDEN, PassedOver
+from speechmill.pipeline.links import PassedOver
 from speechmill.pipeline.paths import is_plain
 from speechmill.pipeline.storage import FileInfo, Storage, is_local, join
 from speechmill.pipeline.text import clean_json, replace_escaped
 
 MANIFESTS = (".jsonl", ".csv", ".tsv")
 SIDECARS = ("json", "txt")
-NOT_AUDIO = "not an extension of audio"
-ALONE = "beside no audio file of its name"
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -105,50 +104,6 @@ class Gathered:
 
     samples: list[SampleFiles] = field(default_factory=list)
     passed_over: list[PassedOver] = field(default_factory=list)
-
-
-def files_of_folder(
-    root: str, extensions: Sequence[str], reach: Reach, storage: Storage
-) -> Gathered:
-    """A sample for each audio file below a folder, with its sidecars; hidden files are ignored."""
-    found, passed_over = storage.walk(root, reach.links)
-    files: dict[str, dict[str, FileInfo]] = {}
-    for each in found:
-        if each.url == root:
-            raise InputError(f"{root} is not a folder; a manifest ends in {', '.join(MANIFESTS)}")
-        stem, _ = split_suffix(each.url[len(root) :].lstrip("/"))
-        if any(part.startswith(".") for part in stem.split("/")):
-            passed_over.append(PassedOver(each.url, HIDDEN))
-        else:
-            files.setdefault(stem, {})[each.url] = each.file
-    samples = [sample for stem in files for sample in _files_of_stem(stem, files[stem], extensions)]
-    if not samples:
-        raise InputError(f"no audio (.{', .'.join(extensions)}) in {root}; is the folder right?")
-    for stem in files:
-        passed_over += _left_over(files[stem], extensions)
-    return Gathered(samples, sorted(passed_over, key=lambda one: one.url))
-
-
-def _left_over(urls: Iterable[str], extensions: Sequence[str]) -> Iterator[PassedOver]:
-    """The files of one stem that are in no sample."""
-    suffixes = {url: split_suffix(url)[1] for url in urls}
-    has_audio = not set(extensions).isdisjoint(suffixes.values())
-    for url, suffix in suffixes.items():
-        if suffix in SIDECARS and not has_audio:
-            yield PassedOver(url, ALONE)
-        elif suffix not in (*extensions, *SIDECARS):
-            yield PassedOver(url, NOT_AUDIO)
-
-
-def _files_of_stem(
-    stem: str, files: dict[str, FileInfo], extensions: Sequence[str]
-) -> Iterator[SampleFiles]:
-    key = replace_escaped(stem).replace(".", "_")
-    members = [Member(f"{key}.{split_suffix(url)[1]}", info) for url, info in files.items()]
-    sidecars = [member for member in members if split_suffix(member.name)[1] in SIDECARS]
-    for member, url in zip(members, files, strict=True):
-        if split_suffix(url)[1] in extensions:
-            yield SampleFiles.of(key, [member, *sidecars], url)
 
 
 def files_of_manifest(
