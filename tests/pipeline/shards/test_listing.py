@@ -1,7 +1,8 @@
 import pytest
 
 from speechmill.pipeline.errors import InputError
-from speechmill.pipeline.shards.listing import Shard, list_shards
+from speechmill.pipeline.links import OUTSIDE, PassedOver
+from speechmill.pipeline.shards.listing import NO_TAR, TWICE, Shard, list_shards
 from speechmill.pipeline.storage import Storage
 from tests.corpus import tar_bytes
 
@@ -152,3 +153,26 @@ def test_hidden_files_of_a_folder_or_glob_are_no_shards(folder, storage):
     assert names([str(folder)], storage) == ["a-000.tar", "a-001.tar", "a-002.tar"]
     assert names([f"{folder}/*.tar"], storage) == ["a-000.tar", "a-001.tar"]
     assert names([f"{folder}/.trash/"], storage) == ["old.tar"]
+
+
+def test_linked_folders_and_what_is_no_shard_are_named(folder, storage):
+    for name, target in {
+        "out": "../..",
+        "to-b": "b",
+        "y.tar": "b/a-002.tar",
+    }.items():
+        (folder / name).symlink_to(target)
+    for name in ("a.zip", ".hidden", "pack.json"):
+        (folder / name).write_bytes(b"PK")
+    passed_over: list[PassedOver] = []
+    found = list_shards([str(folder)], storage, passed_over)
+    assert found == list_shards([f"{folder}/*.tar", f"{folder}/b/"], storage)
+    assert {one.url.removeprefix(f"{folder}/"): one.reason for one in passed_over} == {
+        "a.zip": NO_TAR,
+        "b/notes.txt": NO_TAR,
+        "b/c.tar.gz": NO_TAR,
+        "out": OUTSIDE,
+        "to-b/a-002.tar": TWICE,
+        "to-b/c.tar.gz": TWICE,
+        "to-b/notes.txt": TWICE,
+    }

@@ -21,6 +21,7 @@ from speechmill.pipeline.errors import InputError
 from speechmill.pipeline.foreign import Roots
 from speechmill.pipeline.links import PassedOver
 from speechmill.pipeline.shards.audio_folder import files_of_folder
+from speechmill.pipeline.shards.listing import PLAN
 from speechmill.pipeline.shards.sources import (
     MANIFESTS,
     Member,
@@ -32,7 +33,6 @@ from speechmill.pipeline.shards.sources import (
 from speechmill.pipeline.shards.webdataset import SampleWriter
 from speechmill.pipeline.storage import Storage, is_local, join
 
-PLAN = "pack.json"
 READERS = 16  # concurrent reads: latency dominates for small objects
 
 
