@@ -17,6 +17,9 @@ PLAN = "pack.json"  # of `pack`, beside the tars
 NO_TAR = "not a .tar by its name"
 TWICE = "behind a link to a folder that is read already"
 
+PACKED_TOO = "beside the same tar without gzip"
+TARS = (".tar", ".tar.gz", ".tgz")
+
 _PARALLEL_REQUESTS = 16
 
 
@@ -31,7 +34,7 @@ class Shard:
     @property
     def stem(self) -> str:
         """Its file name without suffix, with U+FFFD for bytes that are not UTF-8."""
-        return replace_escaped(posixpath.basename(self.url).removesuffix(".tar"))
+        return replace_escaped(_without_suffix(posixpath.basename(self.url)))
 
     @property
     def name(self) -> str:
@@ -45,11 +48,11 @@ def list_shards(
 ) -> list[Shard]:
     """Every tar of the sources, sorted by URL, each once.
 
-    A source is a tar, a brace range (`s3://b/x-{000..127}.tar`), a glob, a folder (every `.tar`
-    below it, but hidden ones) or a list: a `.txt` with one source per line, relative to its own
-    folder. What is no shard in a folder is added to `passed_over`. This takes one listing per
-    folder, never a request per shard. Raises `InputError` for a tar that does not exist, for a
-    source without tars, and for two tars with one part.
+    A source is a tar, a brace range (`s3://b/x-{000..127}.tar`), a glob, a folder (every `.tar`,
+    `.tar.gz` and `.tgz` below it, but hidden ones) or a list: a `.txt` with one source per line,
+    relative to its own folder. What is no shard in a folder is added to `passed_over`. This takes
+    one listing per folder, never a request per shard. Raises `InputError` for a tar that does not
+    exist, for a source without tars, and for two tars with one part.
     """
     if isinstance(sources, str) or not sources:
         raise InputError(f"shards must be a list of at least one tar, folder or glob: {sources!r}")
@@ -60,7 +63,7 @@ def list_shards(
     for source in expand_sources(sources, storage):
         if _is_on_web_server(source):
             on_web_servers.append(source)
-        elif source.endswith(".tar") and not is_pattern(source):
+        elif source.endswith(TARS) and not is_pattern(source):
             tars.append(storage.absolute(source))
         elif is_pattern(source):
             found |= _visible(storage.glob(source), source, storage)
@@ -73,17 +76,27 @@ def list_shards(
     return shards
 
 
+def _without_suffix(name: str) -> str:
+    return next((name.removesuffix(tar) for tar in TARS if name.endswith(tar)), name)
+
+
 def _tars_below(source: str, storage: Storage, passed_over: list[PassedOver]) -> list[FileInfo]:
     """Every tar below a folder; the rest is passed over."""
     infos = storage.list_files(source)
     root = storage.absolute(source)
     for info in infos:
         path = info.url[len(root) :]
-        if not info.url.endswith(".tar") and "/." not in path and not path.endswith(f"/{PLAN}"):
+        if not info.url.endswith(TARS) and "/." not in path and not path.endswith(f"/{PLAN}"):
             passed_over.append(PassedOver(info.url, NO_TAR))
     if is_local(root):
         passed_over += _links(root, {info.url for info in infos}, storage)
-    return [info for info in infos if info.url.endswith(".tar")]
+    tars = [info for info in infos if info.url.endswith(TARS)]
+    plain = {info.url for info in tars if info.url.endswith(".tar")}
+    packed_too = {
+        url for url in {info.url for info in tars} - plain if f"{_without_suffix(url)}.tar" in plain
+    }
+    passed_over += [PassedOver(url, PACKED_TOO) for url in packed_too]
+    return [info for info in tars if info.url not in packed_too]
 
 
 def _links(root: str, listed: set[str], storage: Storage) -> list[PassedOver]:
@@ -107,7 +120,7 @@ def _refuse_names(shards: Sequence[Shard]) -> None:
 def _is_on_web_server(source: str) -> bool:
     """Return whether a source is one tar on a server that has no listing."""
     path = public_url(source)
-    is_one = path.endswith(".tar") and not any(mark in path for mark in "*{[")
+    is_one = path.endswith(TARS) and not any(mark in path for mark in "*{[")
     return is_one and source.startswith(("http://", "https://"))
 
 
