@@ -168,7 +168,7 @@ def test_a_key_given_twice_is_refused_with_both_values_and_the_cure(path, first,
     with pytest.raises(InputError) as error:
         load_config(TokenizeConfig, path, [first, "limits.seconds=5", second])
     assert str(error.value).startswith(f"{key} is given twice, {first!r} and {second!r}; give")
-    assert f"'{key}=[…]'" in str(error.value)
+    assert "single quotes" in str(error.value)
 
 
 def test_a_secret_given_twice_is_not_shown(path):

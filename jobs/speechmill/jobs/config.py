@@ -316,8 +316,8 @@ def _refuse_twice(path: tuple[str, ...], override: str, given: dict[tuple[str, .
         if path[0] in ("storage", "ray") or "options" in path:  # there may be a secret
             values = ""
         raise InputError(
-            f"{key} is given twice{values}; give it once, and put an argument with braces in "
-            f"single quotes, since the shell makes several of it: '{key}=[…]'"
+            f"{key} is given twice{values}; give it once (the shell makes several arguments of one "
+            "with braces, unless all of it is in single quotes)"
         )
 
 

@@ -340,7 +340,7 @@ def test_every_file_is_packed_or_passed_over_with_a_reason(
 def test_every_name_of_audio_is_packed_and_is_the_audio_of_its_sample(
     tmp_path: Path, suffix: str
 ) -> None:
-    write_files(tmp_path / "in", {f"a.{suffix.upper()}": 1})
+    write_files(tmp_path / "in", {f"a.{suffix.upper()} ": 1})
     [shard] = run(tmp_path / "in", tmp_path / "out")
     [sample] = read_samples(list_shards([shard.url], Storage())[0], Storage(), 2**30)
     assert isinstance(sample, Sample)

@@ -74,9 +74,9 @@ class SampleFiles:
 
 
 def split_suffix(path: str) -> tuple[str, str]:
-    """Path without its extension, and the extension in lower case without its dot."""
+    """Path without its extension, and the extension in lower case without dot and blanks."""
     stem, suffix = posixpath.splitext(path)
-    return stem, suffix[1:].lower()
+    return stem, suffix[1:].strip().lower()
 
 
 def clean_url(url: str) -> str:
