@@ -16,7 +16,6 @@ from speechmill.pipeline.text import replace_escaped
 PLAN = "pack.json"  # of `pack`, beside the tars
 NO_TAR = "not a .tar by its name"
 TWICE = "behind a link to a folder that is read already"
-
 PACKED_TOO = "beside the same tar without gzip"
 TARS = (".tar", ".tar.gz", ".tgz")
 
