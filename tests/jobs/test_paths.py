@@ -71,7 +71,7 @@ PATHS = {
 }
 WITHOUT_PATHS = {  # last part of the name of each text, list of texts and dict
     "name", "sha256", "precision", "device",  # of a codec
-    "channels", "resampler", "member",  # audio
+    "channels", "resampler", "gaps", "member",  # audio
     "by", "starts", "ends",  # segment
     "metadata", "quality",  # filters: an expression, an importable function
     "address", "env", "storage",
