@@ -9,6 +9,7 @@ from speechmill.codecs import codec_info
 from speechmill.jobs.config import from_overrides, load_config, to_yaml
 from speechmill.jobs.schemas import EnhanceConfig, EvaluateConfig, PackConfig, TokenizeConfig
 from speechmill.pipeline.errors import InputError
+from speechmill.pipeline.paths import absolute_path
 
 ROOT = Path(__file__).parents[2]
 MINIMAL = "shards: [a.tar]\noutput: out\ncodec: {name: pure-4k}\n"
@@ -125,7 +126,8 @@ def test_the_codec_runs_where_the_workers_are(path):
         ("output=2024_01", "output is text, but YAML reads 202401"),
         ("shards=[a, 01]", "shards is text, but YAML reads 1"),
         ("shards=[a", r"cannot read 'shards=\[a': .*expected ',' or '\]'"),
-        ("shards=[x-{0..3}.tar]", "put a text with braces or brackets in double quotes"),
+        ("shards=[{a,b}]", "shards is text, but YAML reads {'a': None, 'b': None}"),
+        ("shards=[a{0..1}.tar, ${oc.env:b c d]", r"cannot read 'shards=\[a{0\.\.1}"),
         ("codec=[a]", "codec is a section"),
         ("output=${oc.env:NO_SUCH_VARIABLE}", "output: .*'NO_SUCH_VARIABLE' not found"),
         ('output="a\\0b"', r"'a\\x00b' holds a NUL byte"),
@@ -136,6 +138,45 @@ def test_the_codec_runs_where_the_workers_are(path):
 def test_a_mistake_is_named_with_its_cure(path, override, message):
     with pytest.raises(InputError, match=message):
         load_config(TokenizeConfig, path, [override])
+
+
+@pytest.mark.parametrize(
+    ("value", "shards"),
+    [
+        ("[in/s-{0..3}.tar]", ["in/s-{0..3}.tar"]),
+        (
+            "[ c{a,b}/ , corpus [v2]/,s3://b/{x,y{1..2}}/*.tar]",
+            ["c{a,b}/", "corpus [v2]/", "s3://b/{x,y{1..2}}/*.tar"],
+        ),
+        ('["in/s-{0..3}.tar", b.tar]', ["in/s-{0..3}.tar", "b.tar"]),
+    ],
+)
+def test_a_list_of_paths_may_hold_braces_and_brackets(path, value, shards):
+    given = load_config(TokenizeConfig, path, [f"shards={value}"]).shards
+    assert given == [absolute_path(each) for each in shards]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "key"),
+    [
+        ("shards=[s-0.tar]", "shards=[s-1.tar]", "shards"),
+        ("output=a", "output=a", "output"),
+        ("workers.count=1", "workers={count: 2, num_gpus: 0}", "workers.count"),
+        ("shards[0]=a.tar", "shards=[b.tar]", "shards"),
+        ("segment=null", "segment.by=none", "segment"),
+    ],
+)
+def test_a_key_given_twice_is_refused_with_both_values_and_the_cure(path, first, second, key):
+    with pytest.raises(InputError) as error:
+        load_config(TokenizeConfig, path, [first, "limits.seconds=5", second])
+    assert str(error.value).startswith(f"{key} is given twice, {first!r} and {second!r}; give")
+    assert "single quotes" in str(error.value)
+
+
+def test_a_secret_given_twice_is_not_shown(path):
+    with pytest.raises(InputError) as error:
+        load_config(TokenizeConfig, path, ["storage.s3.secret=abc", "storage.s3.secret=xyz"])
+    assert str(error.value).startswith("storage.s3.secret is given twice; give it once")
 
 
 @pytest.mark.parametrize("data", [b"- a list", b"a: [", b"\t", b"output: \xff\xfe"])

@@ -21,6 +21,7 @@ from speechmill.pipeline.redaction import (
     public_environment,
     public_options,
     public_settings,
+    public_text,
     remember_environment,
     remember_options,
     remember_settings,
@@ -256,20 +257,82 @@ def _yaml_fault(error: Exception) -> str:
 
 
 def _parse(overrides: list[str]) -> DictConfig:
+    """Read overrides; raises `InputError` for a key that is given twice."""
     parsed = OmegaConf.create()
+    given: dict[tuple[str, ...], str] = {}  # the override of each key down to a value
     for override in overrides:
         if "=" not in override:
             raise InputError(f"{override!r} is not an override; write key=value")
-        try:
-            parsed.merge_with_dotlist([override])
-        except Exception as error:  # a YAML parser raises errors of many kinds
+        one = _parse_one(override)
+        for path in _paths(OmegaConf.to_container(one)):
+            _refuse_twice(path, override, given)
+        given |= dict.fromkeys(_paths(OmegaConf.to_container(one)), override)
+        parsed.merge_with(one)
+    return parsed
+
+
+def _parse_one(override: str) -> DictConfig:
+    parsed = OmegaConf.create()
+    key, _, value = override.partition("=")
+    try:
+        parsed.merge_with_dotlist([override])
+    except Exception as error:  # a YAML parser raises errors of many kinds
+        texts = _listed_texts(value)
+        if texts is None:
             message = getattr(error, "problem", None) or _yaml_fault(error)
-            if "{" in override or "[" in override.partition("=")[2][1:]:
+            if "{" in value or "[" in value[1:]:
                 message += (
                     "; put a text with braces or brackets in double quotes, and all in single"
                 )
             raise InputError(f"cannot read {override[:200]!r}: {message}") from error
+        OmegaConf.update(parsed, key, texts)
     return parsed
+
+
+def _listed_texts(value: str) -> list[Any] | None:
+    """A list such as `[x-{0..3}.tar, c{a,b}/, corpus [v2]/]`, which is no YAML.
+
+    Commas in braces and brackets separate nothing. None for a value that is no such list.
+    """
+    value = value.strip()
+    if not (value.startswith("[") and value.endswith("]")) or '"' in value or "'" in value:
+        return None
+    texts, depth = [""], 0
+    for mark in value[1:-1]:
+        depth += (mark in "{[") - (mark in "]}")
+        if depth < 0:
+            return None
+        if mark == "," and not depth:
+            texts.append("")
+        else:
+            texts[-1] += mark
+    stripped = [text.strip() for text in texts]
+    return stripped if not depth and all(stripped) else None
+
+
+def _paths(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Yield the names that lead to each value; a list is one value."""
+    if isinstance(value, dict) and value:
+        for name, each in value.items():
+            yield from _paths(each, (*path, str(name)))
+    else:
+        yield path
+
+
+def _refuse_twice(path: tuple[str, ...], override: str, given: dict[tuple[str, ...], str]) -> None:
+    """Raise `InputError` if an override before gave the value at this path, or one around it."""
+    for other, before in given.items():
+        shorter = min(len(path), len(other))
+        if path[:shorter] != other[:shorter]:
+            continue
+        key = ".".join(path[:shorter])
+        values = public_text(f", {before!r} and {override!r}")
+        if path[0] in ("storage", "ray") or "options" in path:  # there may be a secret
+            values = ""
+        raise InputError(
+            f"{key} is given twice{values}; give it once (the shell makes several arguments of one "
+            "with braces, unless all of it is in single quotes)"
+        )
 
 
 def _check_keys(given: Any, schema: Any, prefix: str = "") -> None:
@@ -305,9 +368,9 @@ def _check_keys(given: Any, schema: Any, prefix: str = "") -> None:
 
 
 def _check_texts(texts: list[Any], key: str) -> None:
-    """Refuse a number, because its text is lost: YAML reads 2024_01 as 202401."""
+    """Refuse what is text no longer: YAML reads 2024_01 as 202401, and {a,b} as a section."""
     for text in texts:
-        if isinstance(text, int | float):
+        if isinstance(text, int | float | dict):
             raise InputError(
                 f"{key} is text, but YAML reads {text!r}; put the text in double quotes, and on "
                 "the command line all of it in single quotes"

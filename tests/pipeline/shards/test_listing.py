@@ -1,7 +1,8 @@
 import pytest
 
 from speechmill.pipeline.errors import InputError
-from speechmill.pipeline.shards.listing import Shard, list_shards
+from speechmill.pipeline.links import OUTSIDE, PassedOver
+from speechmill.pipeline.shards.listing import NO_TAR, PACKED_TOO, TWICE, Shard, list_shards
 from speechmill.pipeline.storage import Storage
 from tests.corpus import tar_bytes
 
@@ -19,7 +20,7 @@ def names(sources, storage):
 
 
 def test_a_folder_lists_every_tar_below_it_sorted(folder, storage):
-    assert names([str(folder)], storage) == ["a-000.tar", "a-001.tar", "a-002.tar"]
+    assert names([str(folder)], storage) == ["a-000.tar", "a-001.tar", "a-002.tar", "c.tar.gz"]
 
 
 def test_brace_ranges_globs_files_and_manifests_name_the_same_shards(folder, storage):
@@ -149,6 +150,39 @@ def test_hidden_files_of_a_folder_or_glob_are_no_shards(folder, storage):
     (folder / "._a-000.tar").write_bytes(b"macOS")
     (folder / ".trash").mkdir()
     (folder / ".trash" / "old.tar").write_bytes(tar_bytes([]))
-    assert names([str(folder)], storage) == ["a-000.tar", "a-001.tar", "a-002.tar"]
+    assert names([str(folder)], storage) == ["a-000.tar", "a-001.tar", "a-002.tar", "c.tar.gz"]
     assert names([f"{folder}/*.tar"], storage) == ["a-000.tar", "a-001.tar"]
     assert names([f"{folder}/.trash/"], storage) == ["old.tar"]
+
+
+def test_linked_folders_and_what_is_no_shard_are_named(folder, storage):
+    for name, target in {
+        "out": "../..",
+        "to-b": "b",
+        "y.tar": "b/a-002.tar",
+    }.items():
+        (folder / name).symlink_to(target)
+    for name in ("a.zip", ".hidden", "pack.json"):
+        (folder / name).write_bytes(b"PK")
+    (folder / "b" / "a-002.tgz").write_bytes(b"the same again")
+    passed_over: list[PassedOver] = []
+    found = list_shards([str(folder)], storage, passed_over)
+    assert found == list_shards([f"{folder}/*.tar", f"{folder}/b/*.tar*"], storage)
+    assert {one.url.removeprefix(f"{folder}/"): one.reason for one in passed_over} == {
+        "a.zip": NO_TAR,
+        "b/notes.txt": NO_TAR,
+        "out": OUTSIDE,
+        "to-b/a-002.tar": TWICE,
+        "to-b/c.tar.gz": TWICE,
+        "b/a-002.tgz": PACKED_TOO,
+        "to-b/a-002.tgz": TWICE,
+        "to-b/notes.txt": TWICE,
+    }
+
+
+def test_a_packed_tar_is_a_shard_of_its_own_name_without_suffix(folder, storage):
+    (folder / "d.tgz").write_bytes(b"")
+    shards = list_shards(
+        [f"{folder}/b/c.tar.gz", f"{folder}/d.tgz", f"{folder}/a-000.tar"], storage
+    )
+    assert [shard.stem for shard in shards] == ["a-000", "c", "d"]

@@ -1,4 +1,6 @@
 import contextlib
+import gzip
+import tracemalloc
 
 import pytest
 import webdataset
@@ -115,3 +117,52 @@ def test_a_tar_that_was_replaced_after_listing_is_refused(tmp_path, storage):
     path.write_bytes(tar_bytes(MEMBERS[:2]))
     with pytest.raises(ShardChanged):
         list(read_samples(shard, storage, 10**9))
+
+
+def test_a_gzip_tar_gives_the_samples_of_the_tar_whatever_its_name_and_number_of_members():
+    tar = tar_bytes(MEMBERS)
+    parts = [gzip.compress(tar[:5000]), gzip.compress(b""), gzip.compress(tar[5000:])]
+    for data in (gzip.compress(tar), b"".join(parts), gzip.compress(tar) + bytes(700)):
+        assert read(data) == read(tar)
+    assert [s.key for s in read(gzip.compress(tar), 701)] == [s.key for s in read(tar, 701)]
+
+
+def test_a_gzip_tar_that_is_cut_or_extended_is_refused():
+    tar = tar_bytes(MEMBERS)
+    data = gzip.compress(tar, mtime=0)
+    for cut in range(2, len(data)):
+        with pytest.raises(ShardCut, match="cut"):
+            read(data[:cut])
+    for inner in (tar[:3000], tar[:512], tar[: len(tar) // 2]):
+        with pytest.raises(ShardCut, match=r"a\.tar, unpacked, is cut at byte \d+"):
+            read(gzip.compress(inner))
+    for behind in (b"x", b"\0\0x", data[:1], tar):
+        with pytest.raises(ShardDamaged, match="is damaged gzip"):
+            read(data + behind)
+    with pytest.raises(ShardDamaged, match="unpacked,: data follows the end marker"):
+        read(data + data)
+    with pytest.raises(ShardDamaged, match="unpacked, is gzip"):
+        read(gzip.compress(data))
+
+
+def test_a_changed_byte_of_a_gzip_tar_is_damage_or_changes_nothing():
+    tar = tar_bytes(MEMBERS)
+    data, whole = gzip.compress(tar, mtime=0), read(tar)
+    refused = 0
+    for place in range(2, len(data), 2):
+        try:
+            assert read(data[:place] + bytes([data[place] ^ 4]) + data[place + 1 :]) == whole
+        except (ShardDamaged, ShardCut):
+            refused += 1
+    assert refused > 100
+
+
+def test_a_huge_member_of_a_gzip_tar_is_passed_in_little_memory():
+    tar = tar_bytes([("a.flac", b"a"), ("b.flac", bytes(2**26)), ("c.flac", b"c")])
+    data = gzip.compress(tar, compresslevel=1)
+    tracemalloc.start()
+    kinds = [type(sample) for sample in read(data, 10**6)]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert kinds == [Sample, Reject, Sample]
+    assert peak < 2**23

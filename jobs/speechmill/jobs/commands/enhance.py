@@ -2,11 +2,13 @@
 
 from speechmill.jobs.config import to_yaml
 from speechmill.jobs.display import ShardDisplay
+from speechmill.jobs.passed_over import passed_over_lines
 from speechmill.jobs.schemas import EnhanceConfig
 from speechmill.jobs.shard_run import RunOutput, run_shards
 from speechmill.pipeline.enhance.api import load_enhancer
 from speechmill.pipeline.enhance.paired_shards import EnhanceJob, PairedShards, pairs_identity
 from speechmill.pipeline.enhance.pairs import PairSettings
+from speechmill.pipeline.links import PassedOver
 from speechmill.pipeline.run.runner import Totals
 from speechmill.pipeline.shards.listing import list_shards
 from speechmill.pipeline.storage import Storage
@@ -22,7 +24,10 @@ def enhance_shards(config: EnhanceConfig, display: ShardDisplay) -> Totals:
     enhancer = load_enhancer(config.enhancer)
     display.line(f"enhancer {enhancer.name}, revision {enhancer.revision}")
     settings = PairSettings(config.audio, config.limits, config.gate)
-    shards = list_shards(config.shards, storage)
+    passed_over: list[PassedOver] = []
+    shards = list_shards(config.shards, storage, passed_over)
+    for line in passed_over_lines(passed_over):
+        display.line(line)
     folder = PairedShards(storage.absolute(config.output), storage)
     job = EnhanceJob(folder.root, storage, config.enhancer, enhancer.revision, settings)
     facts = {"enhancer": config.enhancer.name, "revision": enhancer.revision}

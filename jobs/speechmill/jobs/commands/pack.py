@@ -1,15 +1,10 @@
 """`speechmill pack`: audio files in, WebDataset shards out."""
 
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
-
 from speechmill.jobs.display import Display, require_files
+from speechmill.jobs.passed_over import passed_over_lines, passed_over_summary
 from speechmill.jobs.schemas import PackConfig
-from speechmill.pipeline.links import PassedOver
 from speechmill.pipeline.shards.packing import pack_shards, plan_pack
 from speechmill.pipeline.storage import Storage
-
-_NAMED = 5  # of the files that one reason leaves out
 
 
 def pack_audio(config: PackConfig, display: Display) -> None:
@@ -27,15 +22,8 @@ def pack_audio(config: PackConfig, display: Display) -> None:
         if not shard.skipped:
             require_files([shard.url], storage)
             display.line(f"{shard.url}  {shard.clips} clips, {shard.bytes / 1e6:.1f} MB")
-    display.line(f"{shards} shards of {clips} clips, {size / 1e6:.1f} MB; {skipped} were there")
-
-
-def passed_over_lines(passed_over: Sequence[PassedOver]) -> Iterator[str]:
-    """Yield for each reason how many files and folders it leaves out, and the first of them."""
-    by_reason: dict[str, list[str]] = defaultdict(list)
-    for one in passed_over:
-        by_reason[one.reason].append(one.url)
-    for reason, urls in sorted(by_reason.items()):
-        first = ", ".join(urls[:_NAMED]) + (", …" if len(urls) > _NAMED else "")
-        named = first.encode(errors="backslashreplace").decode()
-        yield f"passed over {len(urls)}, {reason}: {named}"
+    left = f"; passed over {len(plan.passed_over)}: {passed_over_summary(plan.passed_over)}"
+    display.line(
+        f"{shards} shards of {clips} clips, {size / 1e6:.1f} MB; {skipped} were there"
+        f"{left if plan.passed_over else ''}"
+    )

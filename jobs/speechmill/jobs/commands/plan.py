@@ -7,8 +7,10 @@ from rich.console import Console
 
 from speechmill.jobs.commands.tokenize import identity_of
 from speechmill.jobs.display import facts_table
+from speechmill.jobs.passed_over import passed_over_summary
 from speechmill.jobs.schemas import TokenizeConfig
 from speechmill.pipeline.dataset.layout import TokenDataset, readable
+from speechmill.pipeline.links import PassedOver
 from speechmill.pipeline.shards.listing import Shard, list_shards
 from speechmill.pipeline.storage import Storage, join
 
@@ -29,6 +31,7 @@ class Plan:
     failed_before: int  # of those to do
     todo_hours: float | None  # of audio; None before the first part
     todo_seconds: float | None  # time that it takes at the last run's speed
+    passed_over: str  # what is no shard, by reason
 
 
 def plan_run(config: TokenizeConfig) -> Plan:
@@ -38,7 +41,8 @@ def plan_run(config: TokenizeConfig) -> Plan:
     """
     storage = Storage(config.storage, config.storage_patience)
     codec = config.codec.info()
-    shards = list_shards(config.shards, storage)
+    passed_over: list[PassedOver] = []
+    shards = list_shards(config.shards, storage, passed_over)
     dataset = TokenDataset(storage.absolute(config.output), storage)
     found = dataset.read_identity()
     if found is not None:
@@ -60,6 +64,7 @@ def plan_run(config: TokenizeConfig) -> Plan:
         failed_before=sum(shard.name in failed for shard in todo),
         todo_hours=None if seconds is None else seconds / 3600,
         todo_seconds=seconds / speed if seconds is not None and speed else None,
+        passed_over=passed_over_summary(passed_over),
     )
 
 
@@ -100,6 +105,8 @@ def print_plan(found: Plan, console: Console) -> None:
         "to do": f"{found.todo:,}, {found.todo_bytes / 1e9:,.2f} GB{before}",
         "audio to do": hours,
     }
+    if found.passed_over:
+        rows["passed over"] = found.passed_over
     if found.todo_seconds is not None:
         rows["time"] = f"about {found.todo_seconds / 3600:,.2f} h at the last run's speed"
     console.print(facts_table(rows))

@@ -7,10 +7,12 @@ from speechmill.codecs import CodecInfo, codec_card
 from speechmill.codecs.shapes import ShapeSettings
 from speechmill.jobs.config import for_each_codec, to_yaml
 from speechmill.jobs.display import ShardDisplay
+from speechmill.jobs.passed_over import passed_over_lines
 from speechmill.jobs.schemas import TokenizeConfig
 from speechmill.jobs.shard_run import RunOutput, run_shards
 from speechmill.pipeline.audio.recordings import Recordings
 from speechmill.pipeline.dataset.layout import TokenDataset, dataset_identity, recorded_batch
+from speechmill.pipeline.links import PassedOver
 from speechmill.pipeline.run.runner import Totals
 from speechmill.pipeline.shards.listing import list_shards
 from speechmill.pipeline.storage import Storage
@@ -30,7 +32,10 @@ def tokenize_shards(config: TokenizeConfig, display: ShardDisplay) -> Totals:
     codecs = [single.codec.info() for single in configs]
     for codec in codecs:
         display.line(f"codec    {codec.title}, revision {codec.revision}, {codec.kbps:.2f} kbit/s")
-    shards = list_shards(config.shards, storage)
+    passed_over: list[PassedOver] = []
+    shards = list_shards(config.shards, storage, passed_over)
+    for line in passed_over_lines(passed_over):
+        display.line(line)
     Recordings(config.decode_settings(), codecs)  # refuses settings that do not fit the codecs
     wanted = tuple(_codec_output(*pair, storage) for pair in zip(configs, codecs, strict=True))
     longest = tuple(_longest_clip(*pair) for pair in zip(configs, wanted, strict=True))

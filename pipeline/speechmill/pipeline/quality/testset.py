@@ -10,7 +10,7 @@ from speechmill.pipeline.audio.samples import Limits, Samples, to_float
 from speechmill.pipeline.errors import InputError, SampleError, UnsuitableAudio
 from speechmill.pipeline.links import HIDDEN
 from speechmill.pipeline.quality import RATE
-from speechmill.pipeline.shards.listing import is_pattern, list_shards
+from speechmill.pipeline.shards.listing import TARS, is_pattern, list_shards
 from speechmill.pipeline.shards.manifests import MANIFESTS
 from speechmill.pipeline.shards.packing import READERS, PackSettings, plan_pack, read_member
 from speechmill.pipeline.shards.sources import SampleFiles
@@ -144,7 +144,7 @@ def _is_audio(source: str, storage: Storage) -> bool:
     """Whether a source is a manifest or folder of audio files; else it names shards."""
     if source.endswith(MANIFESTS):
         return True
-    if source.endswith((".tar", ".txt")) or "{" in source or is_pattern(source):
+    if source.endswith((*TARS, ".txt")) or "{" in source or is_pattern(source):
         return False
     return not any(info.url.endswith(".tar") for info in storage.list_files(source))
 

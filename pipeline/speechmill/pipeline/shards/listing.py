@@ -7,10 +7,17 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from speechmill.pipeline.errors import InputError
+from speechmill.pipeline.links import HIDDEN, PassedOver
 from speechmill.pipeline.redaction import public_url
 from speechmill.pipeline.shards.shard_lists import exists, expand_sources
-from speechmill.pipeline.storage import FileInfo, Storage
+from speechmill.pipeline.storage import FileInfo, Storage, is_local
 from speechmill.pipeline.text import replace_escaped
+
+PLAN = "pack.json"  # of `pack`, beside the tars
+NO_TAR = "not a .tar by its name"
+TWICE = "behind a link to a folder that is read already"
+PACKED_TOO = "beside the same tar without gzip"
+TARS = (".tar", ".tar.gz", ".tgz")
 
 _PARALLEL_REQUESTS = 16
 
@@ -26,7 +33,7 @@ class Shard:
     @property
     def stem(self) -> str:
         """Its file name without suffix, with U+FFFD for bytes that are not UTF-8."""
-        return replace_escaped(posixpath.basename(self.url).removesuffix(".tar"))
+        return replace_escaped(_without_suffix(posixpath.basename(self.url)))
 
     @property
     def name(self) -> str:
@@ -35,34 +42,67 @@ class Shard:
         return f"{self.stem}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
 
 
-def list_shards(sources: Sequence[str], storage: Storage) -> list[Shard]:
+def list_shards(
+    sources: Sequence[str], storage: Storage, passed_over: list[PassedOver] | None = None
+) -> list[Shard]:
     """Every tar of the sources, sorted by URL, each once.
 
-    A source is a tar, a brace range (`s3://b/x-{000..127}.tar`), a glob, a folder (every `.tar`
-    below it, but hidden ones) or a list: a `.txt` with one source per line, relative to its own
-    folder. This takes one listing per folder, never a request per shard. Raises `InputError` for a
-    tar that does not exist, for a source without tars, and for two tars with one part.
+    A source is a tar, a brace range (`s3://b/x-{000..127}.tar`), a glob, a folder (every `.tar`,
+    `.tar.gz` and `.tgz` below it, but hidden ones) or a list: a `.txt` with one source per line,
+    relative to its own folder. What is no shard in a folder is added to `passed_over`. This takes
+    one listing per folder, never a request per shard. Raises `InputError` for a tar that does not
+    exist, for a source without tars, and for two tars with one part.
     """
     if isinstance(sources, str) or not sources:
         raise InputError(f"shards must be a list of at least one tar, folder or glob: {sources!r}")
     found: dict[str, FileInfo] = {}
     tars: list[str] = []
     on_web_servers: list[str] = []
+    left_out: list[PassedOver] = [] if passed_over is None else passed_over
     for source in expand_sources(sources, storage):
         if _is_on_web_server(source):
             on_web_servers.append(source)
-        elif source.endswith(".tar") and not is_pattern(source):
+        elif source.endswith(TARS) and not is_pattern(source):
             tars.append(storage.absolute(source))
         elif is_pattern(source):
             found |= _visible(storage.glob(source), source, storage)
         else:
-            infos = [i for i in storage.list_files(source) if i.url.endswith(".tar")]
-            found |= _visible(infos, source, storage)
+            found |= _visible(_tars_below(source, storage, left_out), source, storage)
     found |= _look_up(tars, storage)
     found |= _look_up_each(on_web_servers, storage)
     shards = [Shard(i.url, i.size, i.etag) for i in sorted(found.values(), key=lambda i: i.url)]
     _refuse_names(shards)
     return shards
+
+
+def _without_suffix(name: str) -> str:
+    return next((name.removesuffix(tar) for tar in TARS if name.endswith(tar)), name)
+
+
+def _tars_below(source: str, storage: Storage, passed_over: list[PassedOver]) -> list[FileInfo]:
+    """Every tar below a folder; the rest is passed over."""
+    infos = storage.list_files(source)
+    root = storage.absolute(source)
+    for info in infos:
+        path = info.url[len(root) :]
+        if not info.url.endswith(TARS) and "/." not in path and not path.endswith(f"/{PLAN}"):
+            passed_over.append(PassedOver(info.url, NO_TAR))
+    if is_local(root):
+        passed_over += _links(root, {info.url for info in infos}, storage)
+    tars = [info for info in infos if info.url.endswith(TARS)]
+    plain = {info.url for info in tars if info.url.endswith(".tar")}
+    packed_too = {
+        url for url in {info.url for info in tars} - plain if f"{_without_suffix(url)}.tar" in plain
+    }
+    passed_over += [PassedOver(url, PACKED_TOO) for url in packed_too]
+    return [info for info in tars if info.url not in packed_too]
+
+
+def _links(root: str, listed: set[str], storage: Storage) -> list[PassedOver]:
+    """Links to folders, which a listing does not follow, and others that lead nowhere."""
+    found, left = storage.walk(root, [root])
+    left = [one for one in left if one.reason != HIDDEN and one.url not in listed]
+    return left + [PassedOver(each.url, TWICE) for each in found if each.url not in listed]
 
 
 def _refuse_names(shards: Sequence[Shard]) -> None:
@@ -79,7 +119,7 @@ def _refuse_names(shards: Sequence[Shard]) -> None:
 def _is_on_web_server(source: str) -> bool:
     """Return whether a source is one tar on a server that has no listing."""
     path = public_url(source)
-    is_one = path.endswith(".tar") and not any(mark in path for mark in "*{[")
+    is_one = path.endswith(TARS) and not any(mark in path for mark in "*{[")
     return is_one and source.startswith(("http://", "https://"))
 
 

@@ -20,19 +20,19 @@ from speechmill.pipeline.audio.containers.recognize import AUDIO_SUFFIXES
 from speechmill.pipeline.errors import InputError
 from speechmill.pipeline.foreign import Roots
 from speechmill.pipeline.links import PassedOver
+from speechmill.pipeline.shards.audio_folder import files_of_folder
+from speechmill.pipeline.shards.listing import PLAN
 from speechmill.pipeline.shards.manifests import MANIFESTS, Layout, layout_of
 from speechmill.pipeline.shards.sources import (
     Member,
     Reach,
     SampleFiles,
     clean_url,
-    files_of_folder,
     files_of_manifest,
 )
 from speechmill.pipeline.shards.webdataset import SampleWriter
 from speechmill.pipeline.storage import Storage, is_local, join
 
-PLAN = "pack.json"
 READERS = 16  # concurrent reads: latency dominates for small objects
 
 
@@ -126,15 +126,16 @@ def plan_pack(settings: PackSettings, storage: Storage) -> PackPlan:
     roots = Roots.of([folder, *([settings.root] if settings.root else [])], storage)
     reach = Reach(roots, settings.follow_links)
     layout = settings.layout()
+    extensions = [extension.lower().removeprefix(".") for extension in settings.extensions]
     if is_manifest:
-        gathered = files_of_manifest(source, settings.extensions, layout, reach, storage)
+        gathered = files_of_manifest(source, extensions, layout, reach, storage)
     elif layout != Layout():
         raise InputError(
             f"format, columns and folder tell how a manifest is written, and {source} is none; "
             f"name the file, a {', '.join(MANIFESTS)}"
         )
     else:
-        gathered = files_of_folder(source, settings.extensions, reach, storage)
+        gathered = files_of_folder(source, extensions, reach, storage)
     ordered = _distinct(sorted(gathered.samples, key=lambda sample: sample.key))
     groups = _cut(ordered, settings.shard_mb * 1e6)
     shards = [PlannedShard(settings.pattern % i, tuple(group)) for i, group in enumerate(groups)]
@@ -169,8 +170,9 @@ def _distinct(samples: list[SampleFiles]) -> list[SampleFiles]:
     for one, other in pairwise(samples):
         if one.key == other.key:
             raise InputError(
-                f"{one.origin} and {other.origin} both have the key {one.key!r}; rename one, or "
-                "give a manifest with a `key` column (in keys, dots become underscores)"
+                f"{one.origin} and {other.origin} both have the key {one.key!r}; rename one, name "
+                "the extensions to pack with extensions=[…], or give a manifest with a `key` "
+                "column (in keys, dots become underscores)"
             )
     return samples
 

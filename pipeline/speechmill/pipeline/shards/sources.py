@@ -1,23 +1,23 @@
-"""Audio files to pack, from a folder or a manifest: which files become which sample.
+"""Audio files to pack, from a manifest: which files become which sample.
 
 A manifest has a row for each file, or for each segment of one. No audio is read here.
+`audio_folder` does the same for a folder.
 """
 
 import json
 import posixpath
 import re
 import tarfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import xxhash
 
 from speechmill.pipeline.errors import InputError
 from speechmill.pipeline.foreign import Roots, check_foreign, without_file
-from speechmill.pipeline.links import HIDDEN, PassedOver
+from speechmill.pipeline.links import PassedOver
 from speechmill.pipeline.paths import is_plain
 from speechmill.pipeline.shards.manifests import (
-    MANIFESTS,
     Layout,
     Row,
     metadata_of,
@@ -28,8 +28,6 @@ from speechmill.pipeline.storage import FileInfo, Storage, is_local, join
 from speechmill.pipeline.text import replace_escaped
 
 SIDECARS = ("json", "txt")
-NOT_AUDIO = "not an extension of audio"
-ALONE = "beside no audio file of its name"
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -77,9 +75,9 @@ class SampleFiles:
 
 
 def split_suffix(path: str) -> tuple[str, str]:
-    """Path without its extension, and the extension in lower case without its dot."""
+    """Path without its extension, and the extension in lower case without dot and blanks."""
     stem, suffix = posixpath.splitext(path)
-    return stem, suffix[1:].lower()
+    return stem, suffix[1:].strip().lower()
 
 
 def clean_url(url: str) -> str:
@@ -107,50 +105,6 @@ class Gathered:
 
     samples: list[SampleFiles] = field(default_factory=list)
     passed_over: list[PassedOver] = field(default_factory=list)
-
-
-def files_of_folder(
-    root: str, extensions: Sequence[str], reach: Reach, storage: Storage
-) -> Gathered:
-    """A sample for each audio file below a folder, with its sidecars; hidden files are ignored."""
-    found, passed_over = storage.walk(root, reach.links)
-    files: dict[str, dict[str, FileInfo]] = {}
-    for each in found:
-        if each.url == root:
-            raise InputError(f"{root} is not a folder; a manifest ends in {', '.join(MANIFESTS)}")
-        stem, _ = split_suffix(each.url[len(root) :].lstrip("/"))
-        if any(part.startswith(".") for part in stem.split("/")):
-            passed_over.append(PassedOver(each.url, HIDDEN))
-        else:
-            files.setdefault(stem, {})[each.url] = each.file
-    samples = [sample for stem in files for sample in _files_of_stem(stem, files[stem], extensions)]
-    if not samples:
-        raise InputError(f"no audio (.{', .'.join(extensions)}) in {root}; is the folder right?")
-    for stem in files:
-        passed_over += _left_over(files[stem], extensions)
-    return Gathered(samples, sorted(passed_over, key=lambda one: one.url))
-
-
-def _left_over(urls: Iterable[str], extensions: Sequence[str]) -> Iterator[PassedOver]:
-    """The files of one stem that are in no sample."""
-    suffixes = {url: split_suffix(url)[1] for url in urls}
-    has_audio = not set(extensions).isdisjoint(suffixes.values())
-    for url, suffix in suffixes.items():
-        if suffix in SIDECARS and not has_audio:
-            yield PassedOver(url, ALONE)
-        elif suffix not in (*extensions, *SIDECARS):
-            yield PassedOver(url, NOT_AUDIO)
-
-
-def _files_of_stem(
-    stem: str, files: dict[str, FileInfo], extensions: Sequence[str]
-) -> Iterator[SampleFiles]:
-    key = replace_escaped(stem).replace(".", "_")
-    members = [Member(f"{key}.{split_suffix(url)[1]}", info) for url, info in files.items()]
-    sidecars = [member for member in members if split_suffix(member.name)[1] in SIDECARS]
-    for member, url in zip(members, files, strict=True):
-        if split_suffix(url)[1] in extensions:
-            yield SampleFiles.of(key, [member, *sidecars], url)
 
 
 def files_of_manifest(

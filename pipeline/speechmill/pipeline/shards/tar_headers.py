@@ -8,10 +8,10 @@ POSIX.1-2017 `pax`, and the GNU tar manual.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import BinaryIO
 
 from speechmill.pipeline.errors import ShardCut, ShardDamaged
 from speechmill.pipeline.mislabelled import describe_mislabelled
+from speechmill.pipeline.shards.gunzip import ForwardStream
 from speechmill.pipeline.text import decode_name, shown
 
 BLOCK = 512  # bytes
@@ -51,9 +51,9 @@ class _Extension:
 class TarHeaders:
     """Iterates over the members of a tar; raises `ShardCut` or `ShardDamaged` with a byte."""
 
-    stream: BinaryIO
+    stream: ForwardStream
     url: str
-    size: int  # bytes of the tar
+    size: int | None  # bytes of the tar; None: known at its end
     _position: int = field(default=0, init=False)  # of the next header
 
     def __iter__(self) -> Iterator[Header]:
@@ -101,7 +101,7 @@ class TarHeaders:
         is_directory = kind == _DIRECTORY or (kind == _OF_V7 and name.endswith(b"/"))
         start, stored = self._position, 0 if is_directory or kind in _WITHOUT_DATA else size
         decoded, cleaned = decode_name(name)
-        if start + stored > self.size:
+        if self.size is not None and start + stored > self.size:
             raise ShardCut(
                 f"{self.url} is cut at byte {self.size}: member '{shown(decoded[:200])}', whose "
                 f"header is at byte {offset}, goes on to byte {start + stored}"
@@ -117,7 +117,8 @@ class TarHeaders:
         padded = -(-size // BLOCK) * BLOCK
         data = self.stream.read(padded)
         if len(data) < padded:
-            raise ShardCut(f"{self.url} is cut at byte {self.size}, in the header at byte {offset}")
+            end = self._position + len(data)
+            raise ShardCut(f"{self.url} is cut at byte {end}, in the header at byte {offset}")
         self._position += padded
         if kind == _LONG_NAME:
             extension.name = data[:size].partition(b"\0")[0]

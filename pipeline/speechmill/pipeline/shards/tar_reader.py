@@ -20,6 +20,7 @@ from speechmill.pipeline.errors import (
     ShardCut,
     UnsafeMember,
 )
+from speechmill.pipeline.shards.gunzip import Gunzip, is_gzip
 from speechmill.pipeline.shards.keys import Group, Member, group_members
 from speechmill.pipeline.shards.listing import Shard
 from speechmill.pipeline.shards.tar_headers import Header, TarHeaders
@@ -81,9 +82,17 @@ def read_samples(
     if (listed.size, listed.etag) != (shard.size, shard.etag):
         raise ShardChanged(f"{shard.url} was replaced after it was listed; run again")
     with storage.open(shard.url) as stream:
-        reader = _MemberReader(stream, shard, max_member_bytes, max_metadata_bytes)
+        headers = _headers(stream, shard)
+        reader = _MemberReader(headers, max_member_bytes, max_metadata_bytes)
         members = reader.members(counts or NameCounts())
         yield from _checked(group_members(members, max_member_bytes, audio_member))
+
+
+def _headers(stream: BinaryIO, shard: Shard) -> TarHeaders:
+    """The headers of a tar, which may be inside gzip, whatever its name is."""
+    if is_gzip(stream):
+        return TarHeaders(Gunzip(stream, shard.url), f"{shard.url}, unpacked,", None)
+    return TarHeaders(stream, shard.url, shard.size)
 
 
 def _checked(groups: Iterable[Group]) -> Iterator[Sample | Reject]:
@@ -121,14 +130,13 @@ def _name_fault(name: str, key: str | None, seen: set[str]) -> SampleError | Non
 
 @dataclass(frozen=True, slots=True)
 class _MemberReader:
-    stream: BinaryIO
-    shard: Shard
+    headers: TarHeaders
     max_bytes: int
     max_metadata_bytes: int | None
 
     def members(self, counts: NameCounts) -> Iterator[Member]:
         """Every member but folders and what macOS adds, with its data or its fault."""
-        for header in TarHeaders(self.stream, self.shard.url, self.shard.size):
+        for header in self.headers:
             if _is_of_macos(header.name):
                 counts.passed_over += 1
             elif not header.is_directory:
@@ -141,11 +149,11 @@ class _MemberReader:
         data = spool(self._parts(header.size), header.size)
         if len(data) != header.size:
             end = header.offset_data + len(data)
-            raise ShardCut(f"{self.shard.url} is cut at byte {end}")
+            raise ShardCut(f"{self.headers.url} is cut at byte {end}")
         return Member(header.name, header.size, data)
 
     def _parts(self, size: int) -> Iterator[bytes]:
-        while size and (part := self.stream.read(min(size, _PART))):
+        while size and (part := self.headers.stream.read(min(size, _PART))):
             yield part
             size -= len(part)
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from speechmill.pipeline.audio.containers.recognize import AUDIO_SUFFIXES
+from speechmill.pipeline.audio.containers.recognize import OTHER_SUFFIXES, USUAL_SUFFIXES
 from speechmill.pipeline.errors import NoAudio
 from speechmill.pipeline.shards.tar_reader import Sample
 from speechmill.pipeline.text import clean_json, decode_text
@@ -59,11 +59,15 @@ def _beside(sample: Sample, audio: str, kind: str) -> str | None:
 def audio_candidates(sample: Sample) -> list[str]:
     """The members that can be the audio.
 
-    A suffix that is a format (`flac`) is preferred to one that ends in a format (`take.2.flac`).
+    A suffix that is a format (`flac`) is preferred to one that ends in a format (`take.2.flac`),
+    and a usual format to others.
     """
-    plain = [suffix for suffix in sample.members if suffix in AUDIO_SUFFIXES]
-    dotted = [suffix for suffix in sample.members if suffix.split(".")[-1] in AUDIO_SUFFIXES]
-    return plain or dotted
+    for formats in (USUAL_SUFFIXES, OTHER_SUFFIXES):
+        plain = [suffix for suffix in sample.members if suffix in formats]
+        dotted = [suffix for suffix in sample.members if suffix.split(".")[-1] in formats]
+        if plain or dotted:
+            return plain or dotted
+    return []
 
 
 def audio_suffix(sample: Sample, wanted: str | None) -> str:

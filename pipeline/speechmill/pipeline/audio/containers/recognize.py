@@ -22,11 +22,18 @@ from speechmill.pipeline.audio.containers.tags import end_of_tags
 from speechmill.pipeline.blob import Blob, section, spool
 from speechmill.pipeline.errors import UndecodableAudio
 
-# Suffixes of members that are audio.
-AUDIO_SUFFIXES = (
+# Names of audio files that end in one of these, in any case. A sample with one of the usual ones
+# has its audio there: beside it, the others may be a video or another copy.
+USUAL_SUFFIXES = (
     *("wav", "flac", "mp3", "ogg", "oga", "opus", "aiff", "aif", "au", "caf", "w64"),
     *("m4a", "aac", "mp4", "webm", "mka", "wma", "amr"),
 )
+OTHER_SUFFIXES = (
+    *("wave", "bwf", "rf64", "aifc", "aiffc", "snd", "sph", "nist", "wv"),
+    *("mp2", "mpga", "mpa", "adts", "spx", "ogx", "awb", "3ga", "m4b", "m4r", "weba"),
+    *("mkv", "mov", "qt", "m4v", "3gp", "3g2", "f4a", "f4v", "ogv", "asf", "wmv"),  # video
+)
+AUDIO_SUFFIXES = (*USUAL_SUFFIXES, *OTHER_SUFFIXES)
 
 
 @dataclass(frozen=True, slots=True)
