@@ -147,6 +147,22 @@ def test_metadata_that_do_not_fit_the_audio_reject_the_recording(tokenized, span
     assert [(reject["key"], reject["error"]) for reject in rejects] == [("a", "BadSegments")]
 
 
+@pytest.mark.parametrize(("count", "kept"), [(4, 4), (5, 0), (1000, 0)])
+def test_segments_of_more_than_four_times_their_recording_reject_it(tokenized, count, kept):
+    spans = {"start": [n * 1e-5 for n in range(count)], "end": [1.0] * count}
+    members = [("a.flac", encode(tone(1.0))), ("a.json", json.dumps(spans).encode())]
+    rows, rejects = tokenized(members, by="metadata")
+    assert len(rows) == kept
+    assert [reject["error"] for reject in rejects] == ["OversizedAudio"] * (not kept)
+    assert all("limits.expansion is 4" in reject["message"] for reject in rejects)
+
+
+def test_overlapping_segments_may_lie_anywhere_in_a_long_recording(tokenized):
+    spans = {"start": [0.0, 0.1, 0.2, 0.3, 0.4], "end": [1.0] * 5}  # 4 s
+    members = [("a.flac", encode(tone(2.0))), ("a.json", json.dumps(spans).encode())]
+    assert len(tokenized(members, by="metadata")[0]) == 5
+
+
 def speech_and_pauses() -> bytes:
     parts = [0.4, 1.5, 0.6, 1.0, 0.15, 0.5, 0.9]  # every second one, from the first, is a pause
     loud = [tone(s, seed=i) if i % 2 else np.zeros(int(s * RATE)) for i, s in enumerate(parts)]

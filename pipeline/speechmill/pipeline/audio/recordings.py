@@ -56,7 +56,8 @@ class Recordings:
         self.settings = settings
         self.codecs = codecs
         self.child_cpu_seconds = 0.0  # of another process that decodes, if there is one
-        self._cutters = [cutter(settings.segment, codec) for codec in codecs]
+        expansion = settings.limits.expansion
+        self._cutters = [cutter(settings.segment, codec, expansion) for codec in codecs]
         self._filters = Filters(settings.filters)
 
     def close(self) -> None:

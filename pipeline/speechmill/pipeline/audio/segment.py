@@ -14,7 +14,7 @@ import numpy as np
 from speechmill.codecs.api import CodecInfo
 from speechmill.pipeline.audio.buffer import SampleBuffer
 from speechmill.pipeline.audio.samples import Samples, step_power
-from speechmill.pipeline.errors import BadSegments, InputError, SilentAudio
+from speechmill.pipeline.errors import BadSegments, InputError, OversizedAudio, SilentAudio
 
 _FAR = 2**62  # samples, beyond the end of any recording
 _TOLERANCE = 0.1  # s by which a span may exceed its recording: transcripts are rounded
@@ -80,8 +80,8 @@ class Span:
 Cutter = Callable[[SampleBuffer, Sequence[Span]], Iterator[Clip]]
 
 
-def cutter(settings: SegmentSettings, codec: CodecInfo) -> Cutter:
-    """The function that cuts a recording for a codec.
+def cutter(settings: SegmentSettings, codec: CodecInfo, expansion: float = math.inf) -> Cutter:
+    """The function that cuts a recording for a codec; `expansion` is the limit of that name.
 
     Raises `InputError` if fixed windows need `context_seconds` and it is not set.
     """
@@ -90,7 +90,7 @@ def cutter(settings: SegmentSettings, codec: CodecInfo) -> Cutter:
         frames = max(1, int(settings.seconds * codec.frame_rate))
         return lambda buffer, _: _fixed(buffer, codec, frames, before, after)
     if settings.by == "metadata":
-        return lambda buffer, spans: _by_spans(buffer, codec, spans)
+        return lambda buffer, spans: _by_spans(buffer, codec, spans, expansion)
     if settings.by == "silence":
         return lambda buffer, _: _by_silence(buffer, codec, settings)
     return lambda buffer, _: _whole(buffer, codec)
@@ -138,11 +138,15 @@ def _fixed(
         buffer.discard_before(stop - before)
 
 
-def _by_spans(buffer: SampleBuffer, codec: CodecInfo, spans: Sequence[Span]) -> Iterator[Clip]:
-    rate = codec.sample_rate
+def _by_spans(
+    buffer: SampleBuffer, codec: CodecInfo, spans: Sequence[Span], expansion: float
+) -> Iterator[Clip]:
+    rate, total = codec.sample_rate, 0.0
     for span in spans:
         start, stop = round(span.start * rate), round(span.end * rate)
         buffer.discard_before(start)
+        total += span.end - span.start
+        _check_expansion(buffer, rate, total, expansion)
         buffer.read_to(stop)
         if stop > buffer.end + _TOLERANCE * rate or start >= buffer.end:
             raise BadSegments(
@@ -155,6 +159,21 @@ def _by_spans(buffer: SampleBuffer, codec: CodecInfo, spans: Sequence[Span]) -> 
     while not buffer.finished:  # damage after the last span rejects the recording too
         buffer.read_to(buffer.end + 1)
         buffer.discard_before(_FAR)
+
+
+def _check_expansion(buffer: SampleBuffer, rate: int, total: float, expansion: float) -> None:
+    """Raise `OversizedAudio` if spans of `total` s are too much for the recording.
+
+    Reads no further than to where the recording is long enough, so that the clips before the one
+    that is too much are all that is ever cut.
+    """
+    buffer.read_to(math.ceil((total / expansion - _TOLERANCE) * rate))
+    seconds = buffer.end / rate
+    if total > expansion * (seconds + _TOLERANCE):
+        raise OversizedAudio(
+            f"segments of {total:.1f} s or more in {seconds:.1f} s of audio; limits.expansion is "
+            f"{expansion:g} times the recording"
+        )
 
 
 def read_spans(metadata: Any, settings: SegmentSettings) -> list[Span]:
