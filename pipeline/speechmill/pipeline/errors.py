@@ -157,7 +157,7 @@ class DecodeOutOfMemory(SampleError):
 
 
 class BadSegments(SampleError):
-    """The metadata's lists of starts and ends do not fit the audio."""
+    """The segments that the metadata lists do not fit the audio, or one of them is empty."""
 
 
 class Unwanted(SampleError):

@@ -78,6 +78,11 @@ class Recordings:
             yield fault_of(error)
 
     def _clips(self, data: Blob, spans: Sequence[Span]) -> Iterator[Clip | Fault]:
+        for span in spans:
+            if span.empty:
+                error = BadSegments(f"a segment from {span.start:g} to {span.end:g} s")
+                yield fault_of(error, span.start, span.end)
+        spans = [span for span in spans if not span.empty]
         source = open_audio(data, self.settings.limits, Gaps(self.settings.audio.gaps))
         counter = SampleCounter(source)
         buffers = self._buffers(counter.count(source.blocks), source.sample_rate)
@@ -120,7 +125,7 @@ class Recordings:
                 clip.codec = number
                 clip.sample_rate, clip.num_channels = source.sample_rate, source.num_channels
                 yield self._checked(clip, counter)
-            if empty:
+            if empty and self.settings.segment.by != "metadata":
                 raise EmptyAudio("less than one frame of the codec")
         except (BadSegments, EmptyAudio, OversizedAudio, Unwanted) as error:
             yield fault_of(error, codec=number)
