@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from speechmill.codecs import Codec, codec_info, load_codec
-from speechmill.pipeline.audio.buffer import SampleBuffer
+from speechmill.pipeline.audio.buffer import SampleBuffer, shared
 from speechmill.pipeline.audio.segment import SegmentSettings, cutter
-from speechmill.pipeline.errors import InputError
+from speechmill.pipeline.errors import InputError, OversizedAudio
 from speechmill.pipeline.shards.listing import list_shards
 from speechmill.pipeline.tokenize.decode import DecodeSettings
 from tests.corpus import encode, tar_bytes, tone
@@ -206,6 +206,16 @@ def test_a_segment_that_does_not_end_after_its_start_costs_only_itself(tokenized
         ("BadSegments", 0.9, 0.2),
         ("BadSegments", 7.0, 7.0),
     ]
+
+
+def test_a_recording_that_fails_is_shorter_to_none_of_its_readers():
+    def blocks():
+        yield np.zeros(5)
+        raise OversizedAudio("over limits.seconds")
+
+    for reader in shared(blocks(), 3):
+        with pytest.raises(OversizedAudio):
+            list(reader)
 
 
 def speech_and_pauses() -> bytes:
