@@ -189,7 +189,8 @@ def read_spans(metadata: Any, settings: SegmentSettings) -> list[Span]:
     Raises `BadSegments`.
     """
     fields = metadata if isinstance(metadata, dict) else {}
-    rows = _objects(fields, settings) if settings.list else _parallel_lists(fields, settings)
+    listed = settings.list
+    rows = _objects(fields, listed, settings) if listed else _parallel_lists(fields, settings)
     spans = [Span(float(a), float(b), t if isinstance(t, str) else None) for a, b, t in rows]
     starts = [span.start for span in spans if not span.empty]
     if len(set(starts)) < len(starts):
@@ -222,16 +223,16 @@ def _hint(fields: dict[str, Any]) -> str:
     return ""
 
 
-def _objects(fields: dict[str, Any], settings: SegmentSettings) -> list[Row]:
+def _objects(fields: dict[str, Any], listed: str, settings: SegmentSettings) -> list[Row]:
     """Rows of a list of objects, such as Whisper's and GigaSpeech's."""
-    objects = fields.get(settings.list)
+    objects = fields.get(listed)
     if not isinstance(objects, list) or not objects:
-        raise BadSegments(f"the metadata has no list of segments called {settings.list!r}")
+        raise BadSegments(f"the metadata has no list of segments called {listed!r}")
     for number, each in enumerate(objects):
         for name in (settings.starts, settings.ends):
             if not isinstance(each, dict) or not _is_time(each.get(name)):
                 raise BadSegments(
-                    f"segment {number} of {settings.list!r} has no seconds called {name!r}; "
+                    f"segment {number} of {listed!r} has no seconds called {name!r}; "
                     "segment.starts and segment.ends are the keys of its times"
                 )
     return [
