@@ -180,6 +180,14 @@ class ClippedAudio(Unwanted):
     """Too much of it is at full scale."""
 
 
+class OverscaledAudio(Unwanted):
+    """Its floats exceed full scale by more than filters.max_peak."""
+
+
+class CancelledAudio(Unwanted):
+    """Its channels cancel each other when they are mixed."""
+
+
 class OtherMetadata(Unwanted):
     """The condition filters.metadata is false for it."""
 

@@ -101,7 +101,8 @@ class Recordings:
     def _buffers(self, blocks: Iterator[Samples], rate: int) -> list[SampleBuffer]:
         """A buffer for each codec; mixing and resampling are done once for codecs of one rate."""
         settings = self.settings.audio
-        mono = one_channel(blocks, settings)
+        checked = self._filters.checked(blocks, mixed=settings.channels == "mean")
+        mono = one_channel(checked, settings)
         rates = [codec.sample_rate for codec in self.codecs]
         copies = dict(zip(dict.fromkeys(rates), shared(mono, len(set(rates))), strict=True))
         at_rate = {

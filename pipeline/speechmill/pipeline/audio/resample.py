@@ -105,6 +105,8 @@ def resampled(
 
 
 def _mean(audio_TC: Samples) -> Samples:
+    if audio_TC.shape[1] == 2 and audio_TC.dtype == np.float32:  # the same samples, in less time
+        return np.asarray((audio_TC[:, 0] + audio_TC[:, 1]) * np.float32(0.5))
     return np.asarray(audio_TC.mean(axis=1, dtype=np.float32))
 
 
