@@ -1,5 +1,6 @@
 """Score many pairs in parallel processes, since most of the libraries use one core."""
 
+import math
 import multiprocessing
 import os
 from collections import deque
@@ -40,7 +41,8 @@ class Scorer:
             scores |= {name: SIGNAL_METRICS[name](reference_T, estimate_T) for name in self.names}
         if self.dnsmos_model:
             rated = dnsmos(estimate_T, self.dnsmos_model)
-            scores |= {f"dnsmos_{name}": value for name, value in asdict(rated).items()}
+            for name, value in asdict(rated).items():
+                scores[f"dnsmos_{name}"] = value if math.isfinite(value) else None
         return scores
 
 
