@@ -41,9 +41,9 @@ class Scorer:
             scores |= {name: SIGNAL_METRICS[name](reference_T, estimate_T) for name in self.names}
         if self.dnsmos_model:
             rated = dnsmos(estimate_T, self.dnsmos_model)
-            for name, value in asdict(rated).items():
-                scores[f"dnsmos_{name}"] = value if math.isfinite(value) else None
-        return scores
+            scores |= {f"dnsmos_{name}": value for name, value in asdict(rated).items()}
+        # A codec may give audio that is not finite.
+        return {n: s if s is not None and math.isfinite(s) else None for n, s in scores.items()}
 
 
 @contextmanager

@@ -61,16 +61,16 @@ def si_sdr(reference_T: Samples, estimate_T: Samples) -> float | None:
     return _finite(10 * torch.log10(ratio))
 
 
-def mel(reference_T: Samples, estimate_T: Samples) -> float | None:
+def mel(reference_T: Samples, estimate_T: Samples) -> float:
     """Mean absolute difference of log-mel magnitudes."""
-    return _finite(mel_distance(torch.from_numpy(reference_T), torch.from_numpy(estimate_T), RATE))
+    return mel_distance(torch.from_numpy(reference_T), torch.from_numpy(estimate_T), RATE)
 
 
 def stft(reference_T: Samples, estimate_T: Samples) -> float | None:
     """Multi-resolution STFT distance, in parts of the reference's spectrum."""
     if _is_silent(reference_T):
         return None
-    return _finite(stft_distance(torch.from_numpy(reference_T), torch.from_numpy(estimate_T)))
+    return stft_distance(torch.from_numpy(reference_T), torch.from_numpy(estimate_T))
 
 
 SIGNAL_METRICS: dict[str, Callable[[Samples, Samples], float | None]] = {
@@ -94,5 +94,4 @@ def _is_silent(audio_T: Samples) -> bool:
 
 
 def _finite(value: float | torch.Tensor) -> float | None:
-    """A score, or None if the audio of a codec was not finite."""
     return float(value) if math.isfinite(value) else None

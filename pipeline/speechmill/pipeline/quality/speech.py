@@ -43,27 +43,20 @@ class SpeechMetrics:
     def __call__(self, utterance: Utterance, audio_T: Samples) -> SpeechScores:
         scores: dict[str, float | None] = {}
         transcript = None
+        text = utterance.text if utterance.text and words(utterance.text) else None
         if len(audio_T) < _SHORTEST:
-            return SpeechScores(dict.fromkeys(self._names(utterance)))
+            wanted = {"speaker": self._embed, "wer": self._transcribe and text}
+            return SpeechScores({name: None for name, value in wanted.items() if value})
         if self._embed:
             reference = self._references.get(utterance.key)
             if reference is None:
                 reference = self._references[utterance.key] = self._embed(utterance.reference_T)
             score = similarity(reference, self._embed(audio_T))
             scores["speaker"] = score if math.isfinite(score) else None
-        if self._transcribe and _has_words(utterance):
+        if self._transcribe and text:
             transcript = self._transcribe(audio_T)
-            scores["wer"] = word_error_rate([utterance.text], [transcript])
+            scores["wer"] = word_error_rate([text], [transcript])
         return SpeechScores(scores, transcript)
-
-    def _names(self, utterance: Utterance) -> list[str]:
-        """The metrics that apply to a clip."""
-        wer = ["wer"] if self._transcribe and _has_words(utterance) else []
-        return (["speaker"] if self._embed else []) + wer
-
-
-def _has_words(utterance: Utterance) -> bool:
-    return bool(utterance.text and words(utterance.text))
 
 
 def speaker_model(name: str, device: str) -> Embed:
