@@ -23,7 +23,7 @@ from speechmill.pipeline.errors import InputError
 from speechmill.pipeline.shards.webdataset import SampleWriter
 from speechmill.pipeline.storage import Storage, join
 
-_DECODED = ["key", "codes", "num_frames", "start", "end", "text"]
+_DECODED = ["key", "codes", "num_frames", "num_codebooks", "start", "end", "text"]
 
 
 def decode_dataset(

@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.console import Console
 
-from speechmill.jobs.display import facts_table
+from speechmill.jobs.display import facts_table, print_line
 from speechmill.jobs.existing_dataset import UNFINISHED, last_summary
 from speechmill.pipeline.dataset.layout import TokenDataset, readable
 
@@ -69,7 +69,7 @@ def print_status(found: Status, console: Console) -> None:
         lines = [f"failed  {f['shard']}: {f['error']}: {f['message']}" for f in found.failed]
     console.print(facts_table(rows))
     for line in lines:
-        console.print(line, highlight=False, soft_wrap=True)
+        print_line(console, line)
 
 
 def _facts(found: Status) -> dict[str, str]:
