@@ -78,6 +78,7 @@ def dataset_config(dataset: TokenDataset, overrides: list[str]) -> TokenizeConfi
         "audio": {name: identity[name] for name in audio if name in identity},
         "segment": {} if segment == "none" else segment,
         "limits": _numbers(_section(recorded, "limits")),
+        "filters": {"max_peak": None, "min_mix": 0.0},  # every row has passed those of its run
     }
     with readable(dataset.root):
         return from_values(TokenizeConfig, values, overrides)

@@ -157,7 +157,7 @@ class DecodeOutOfMemory(SampleError):
 
 
 class BadSegments(SampleError):
-    """The metadata's lists of starts and ends do not fit the audio."""
+    """The segments that the metadata lists do not fit the audio, or one of them is empty."""
 
 
 class Unwanted(SampleError):
@@ -178,6 +178,14 @@ class SilentAudio(Unwanted):
 
 class ClippedAudio(Unwanted):
     """Too much of it is at full scale."""
+
+
+class OverscaledAudio(Unwanted):
+    """Its floats exceed full scale by more than filters.max_peak."""
+
+
+class CancelledAudio(Unwanted):
+    """Its channels cancel each other when they are mixed."""
 
 
 class OtherMetadata(Unwanted):

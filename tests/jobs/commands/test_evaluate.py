@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -20,6 +21,7 @@ from speechmill.pipeline.errors import InputError
 from tests.conftest import REPOSITORY
 from tests.corpus import encode, tar_bytes, tone
 from tests.jobs.conftest import invoke
+from tests.pcm_codec import PcmCodec
 
 METRICS = "signal: [stoi, si_sdr, mel, stft], processes: 1"
 PCM = "{8 bit: {name: pcm, num_codebooks: [1]}, 16 bit: {name: pcm}}"
@@ -70,6 +72,24 @@ def test_results_describe_each_codec_and_the_scores_of_each_clip(run):
         assert system["codec"]["entropy_kbps"] <= system["codec"]["kbps"]
         assert [book["size"] for book in system["codec"]["codebooks"]] == [256, 256]
         assert min(system["real_time_factor"].values()) > 0
+
+
+def test_a_metric_leaves_out_the_clips_on_which_it_is_not_defined_and_names_them(
+    run, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(PcmCodec, "info", replace(PcmCodec.info, min_frames=0, frame_offset=-99))
+    clips = {"good": tone(1.0), "silent": np.zeros(16_000), "tiny": tone(0.02), "under": tone(1e-3)}
+    data = [(f"{key}.flac", encode(audio_T)) for key, audio_T in clips.items()]
+    (tmp_path / "clips.tar").write_bytes(tar_bytes(data))
+    results = run(tmp_path / "clips.tar", "max_clips=4", codecs="{s: {name: pcm}}")
+    [system] = results["systems"]
+    silent = ["silent"]
+    assert system["undefined"] == {"stoi": ["silent", "tiny"], "si_sdr": silent, "stft": silent}
+    assert system["left_out"] == ["under"]
+    assert system["scores"]["stft"]["count"] == 2
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "STOI of silent, tiny" in page
+    assert "under, under a frame" in page
 
 
 class Page(HTMLParser):

@@ -6,7 +6,7 @@ import pytest
 from speechmill.jobs.training.random_access import RandomAccessAudio
 from speechmill.pipeline.audio.resample import AudioSettings, decode_audio
 from speechmill.pipeline.audio.samples import Limits, to_float
-from speechmill.pipeline.errors import OversizedAudio, SampleError
+from speechmill.pipeline.errors import OversizedAudio, SampleError, UnsuitableAudio
 from tests.corpus import clip, encode, tone
 
 KINDS = {
@@ -60,3 +60,9 @@ def test_damage_inside_the_crop_is_a_sample_error() -> None:
 def test_a_recording_whose_header_exceeds_the_limit_is_refused() -> None:
     with pytest.raises(OversizedAudio):
         RandomAccessAudio(KINDS["flac"], 16_000, AudioSettings(), Limits(seconds=1.0))
+
+
+def test_a_channel_that_a_recording_does_not_have_is_refused() -> None:
+    RandomAccessAudio(KINDS["flac"], 16_000, AudioSettings(channels=0), Limits())
+    with pytest.raises(UnsuitableAudio):
+        RandomAccessAudio(KINDS["flac"], 16_000, AudioSettings(channels=1), Limits())

@@ -57,6 +57,28 @@ def test_silence_and_clipping_are_rejected_by_their_share(kept):
     assert kept(members, max_silence=0.6)[1] == []
 
 
+def test_channels_that_cancel_are_rejected_unless_the_filter_is_off(kept):
+    speech, other, silent = tone(1.0), tone(1.0, seed=1), np.zeros(16_000, np.float32)
+    members = clips(
+        inverted=np.stack([speech, -speech], 1),
+        quieter=np.stack([speech, -0.9 * speech], 1),
+        two_speakers=np.stack([speech, other], 1),
+        one_of_eight=np.stack([speech, *[silent] * 7], 1),
+        silence=np.stack([silent, silent], 1),
+        mono=speech,
+    )
+    rejects = [("inverted", "CancelledAudio"), ("quieter", "CancelledAudio")]
+    assert kept(members) == (["two_speakers", "one_of_eight", "silence", "mono"], rejects)
+    assert kept(members, min_mix=0.0)[1] == []
+
+
+def test_floats_far_over_full_scale_are_rejected_unless_the_filter_is_off(kept):
+    loud = {"over": 7.9 * tone(1.0) / np.abs(tone(1.0)).max(), "as_int16": 30_000 * tone(1.0)}
+    members = [(f"{k}.wav", encode(a, format="WAV", subtype="FLOAT")) for k, a in loud.items()]
+    assert kept(members) == (["over"], [("as_int16", "OverscaledAudio")])
+    assert kept(members, max_peak=None)[1] == []
+
+
 def test_a_filter_rejects_single_clips_of_a_recording(kept):
     members = clips(a=np.concatenate([tone(1.0), np.zeros(16_000, np.float32), tone(1.0)]))
     assert kept(members, by="fixed", max_silence=0.5) == (["a", "a"], [("a", "SilentAudio")])

@@ -56,7 +56,10 @@ def test_channels_are_averaged_or_the_first_is_taken_or_they_are_refused():
     data = encode(stereo, format="WAV", subtype="FLOAT")
     np.testing.assert_allclose(decode(data).audio_T, 0.25 * AUDIO, atol=1e-6)
     np.testing.assert_array_equal(decode(data, channels="first").audio_T, AUDIO)
+    np.testing.assert_array_equal(decode(data, channels=1).audio_T, -0.5 * AUDIO)
     assert decode(data).num_channels == 2
+    with pytest.raises(UnsuitableAudio, match=r"2 channels; audio\.channels is 2, counted from 0"):
+        decode(data, channels=2)
     with pytest.raises(UnsuitableAudio, match="2 channels"):
         decode(data, channels="error")
 

@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from speechmill.codecs import Codec, codec_info, load_codec
-from speechmill.pipeline.audio.buffer import SampleBuffer
+from speechmill.pipeline.audio.buffer import SampleBuffer, shared
 from speechmill.pipeline.audio.segment import SegmentSettings, cutter
-from speechmill.pipeline.errors import InputError
+from speechmill.pipeline.errors import InputError, OversizedAudio
 from speechmill.pipeline.shards.listing import list_shards
 from speechmill.pipeline.tokenize.decode import DecodeSettings
 from tests.corpus import encode, tar_bytes, tone
@@ -145,6 +145,77 @@ def test_metadata_that_do_not_fit_the_audio_reject_the_recording(tokenized, span
     rows, rejects = tokenized(members, by="metadata")
     assert [row["key"] for row in rows] == ["b"]
     assert [(reject["key"], reject["error"]) for reject in rejects] == [("a", "BadSegments")]
+
+
+@pytest.mark.parametrize(("count", "kept"), [(4, 4), (5, 0), (1000, 0)])
+def test_segments_of_more_than_four_times_their_recording_reject_it(tokenized, count, kept):
+    spans = {"start": [n * 1e-5 for n in range(count)], "end": [1.0] * count}
+    members = [("a.flac", encode(tone(1.0))), ("a.json", json.dumps(spans).encode())]
+    rows, rejects = tokenized(members, by="metadata")
+    assert len(rows) == kept
+    assert [reject["error"] for reject in rejects] == ["OversizedAudio"] * (not kept)
+    assert all("limits.expansion is 4" in reject["message"] for reject in rejects)
+
+
+def test_overlapping_segments_may_lie_anywhere_in_a_long_recording(tokenized):
+    spans = {"start": [0.0, 0.1, 0.2, 0.3, 0.4], "end": [1.0] * 5}  # 4 s
+    members = [("a.flac", encode(tone(2.0))), ("a.json", json.dumps(spans).encode())]
+    assert len(tokenized(members, by="metadata")[0]) == 5
+
+
+@pytest.mark.parametrize(
+    ("kind", "keys"),
+    [
+        ("whisper", {}),
+        ("giga", {"starts": "begin_time", "ends": "end_time", "texts": "text_tn"}),
+    ],
+)
+def test_a_list_of_objects_names_the_clips_and_their_texts(tokenized, kind, keys):
+    start, end, text = keys.values() or ("start", "end", "text")
+    objects = [{start: 1.2, end: 2.0, text: "B"}, {start: 0.5, end: 1.0, text: "A"}]
+    fields = {"text": "A B", "segments": [*objects, {start: 2.0, end: 2.5}]}
+    members = [("a.flac", encode(tone(3.0))), ("a.json", json.dumps(fields).encode())]
+    rows, rejects = tokenized(members, by="metadata", list="segments", **keys)
+    assert [(row["start"], row["end"], row["text"]) for row in rows] == [
+        (0.5, 1.0, "A"),
+        (1.2, 2.0, "B"),
+        (2.0, 2.5, None),
+    ]
+    assert rejects == []
+
+
+@pytest.mark.parametrize(
+    "objects", [None, [], {}, [1], [{"start": 0.0}], [{"end": 1, "start": "0"}]]
+)
+def test_objects_without_times_reject_the_recording(tokenized, objects):
+    members = [("a.flac", encode(tone(1.0))), ("b.flac", encode(tone(1.0)))]
+    members.insert(1, ("a.json", json.dumps({"segments": objects}).encode()))
+    members.append(("b.json", b'{"segments": [{"start": 0, "end": 1}]}'))
+    rows, rejects = tokenized(members, by="metadata", list="segments")
+    assert [row["key"] for row in rows] == ["b"]
+    assert [(reject["key"], reject["error"]) for reject in rejects] == [("a", "BadSegments")]
+
+
+def test_a_segment_that_does_not_end_after_its_start_costs_only_itself(tokenized):
+    spans = {"start": [0.5, 0.5, 0.9, 7.0], "end": [0.5, 0.8, 0.2, 7.0]}
+    members = [("a.flac", encode(tone(1.0))), ("a.json", json.dumps(spans).encode())]
+    rows, rejects = tokenized(members, by="metadata")
+    assert [(row["start"], row["end"]) for row in rows] == [(0.5, 0.8)]
+    assert [(r["error"], r["start"], r["end"]) for r in rejects] == [
+        ("BadSegments", 0.5, 0.5),
+        ("BadSegments", 0.9, 0.2),
+        ("BadSegments", 7.0, 7.0),
+    ]
+
+
+def test_a_recording_that_fails_is_shorter_to_none_of_its_readers():
+    def blocks():
+        yield np.zeros(5)
+        raise OversizedAudio("over limits.seconds")
+
+    for reader in shared(blocks(), 3):
+        with pytest.raises(OversizedAudio):
+            list(reader)
 
 
 def speech_and_pauses() -> bytes:

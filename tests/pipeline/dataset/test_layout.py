@@ -35,6 +35,15 @@ def test_a_dataset_is_claimed_once_and_again_by_the_same_identity(dataset):
     assert dataset.read_identity() == wanted == json.loads(json.dumps(wanted))
 
 
+def test_settings_of_segments_that_came_later_leave_old_identities_as_they_are():
+    def keys(**changed):
+        segment = SegmentSettings(by="metadata", **changed)
+        return set(dataset_identity(INFO, "fp32", RecordingSettings(segment=segment))["segment"])
+
+    assert keys(list="segments") - keys() == {"list"}
+    assert keys(texts="text_tn") - keys() == {"texts"}
+
+
 @pytest.mark.parametrize(
     ("key", "other"),
     [

@@ -1,3 +1,4 @@
+import math
 from math import log2
 
 import numpy as np
@@ -69,16 +70,31 @@ def test_si_sdr_is_that_of_torchmetrics(speech):
         assert SIGNAL_METRICS["si_sdr"](speech, estimate) == float(expected)
 
 
-@pytest.mark.parametrize("name", ["pesq", "stoi", "si_sdr"])
-def test_metrics_are_not_defined_for_a_silent_reference(name):
+@pytest.mark.parametrize("name", ["pesq", "stoi", "si_sdr", "stft"])
+@pytest.mark.parametrize("level", [0.0, 2**-15])
+def test_metrics_are_not_defined_for_a_silent_reference(name, level):
     if name == "pesq":
         pytest.importorskip("pesq", reason="PESQ is built with a C compiler")
-    silence = np.zeros(RATE, np.float32)
+    noise = np.random.default_rng(0).integers(-1, 2, RATE)
+    silence = (level * noise).astype(np.float32)
     assert SIGNAL_METRICS[name](silence, silence) is None
 
 
 def test_a_clip_too_short_for_stoi_has_none(speech):
     assert SIGNAL_METRICS["stoi"](speech[:2000], speech[:2000]) is None
+
+
+@pytest.mark.parametrize("num_samples", [1, 160, 400, 420, 1600])
+def test_no_clip_is_too_short_to_be_scored(speech, metric, num_samples):
+    clip = speech[8000 : 8000 + num_samples]
+    score = SIGNAL_METRICS[metric](clip, clip)
+    assert score is None if metric in ("pesq", "stoi") else math.isfinite(score)
+
+
+def test_no_reconstruction_ends_an_evaluation(speech, metric):
+    for estimate in (np.zeros_like(speech), np.full_like(speech, np.nan)):
+        score = Scorer([metric])(speech, estimate)[metric]
+        assert score is None or math.isfinite(score)
 
 
 def test_a_reconstruction_is_trimmed_or_padded_to_the_length_of_its_reference():

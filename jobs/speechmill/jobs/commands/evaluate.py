@@ -6,7 +6,7 @@ from speechmill.jobs.config import to_yaml
 from speechmill.jobs.display import Display
 from speechmill.jobs.evaluation.measure import Evaluation
 from speechmill.jobs.evaluation.page import evaluation_page
-from speechmill.jobs.evaluation.results import Results, summary_table
+from speechmill.jobs.evaluation.results import Results, summary_table, without_score
 from speechmill.jobs.schemas import EvaluateConfig, MetricConfig
 from speechmill.pipeline.errors import InputError
 from speechmill.pipeline.quality.scoring import scoring_processes
@@ -38,6 +38,8 @@ def evaluate_codecs(config: EvaluateConfig, display: Display) -> Results:
     storage.put(numbers, results.to_json().encode())
     storage.put(page, evaluation_page(results, evaluation.played).encode())
     display.table(summary_table(results))
+    for line in without_score(results):
+        display.line(f"no score {line}")
     display.done(f"{page} and {numbers}", [page, numbers], storage)
     return results
 

@@ -64,7 +64,12 @@ class Evaluation:
         trials = reconstruct(self._tracked(label), codec, prefixes, audio, limits, counts)
         clips = self._score(label, trials)
         facts = [CodecFacts.of(codec.info, config.precision, n, counts) for n in prefixes]
-        return [System(label, fact, clips.get(fact.num_codebooks, [])) for fact in facts]
+        systems = []
+        for fact in facts:
+            own = clips.get(fact.num_codebooks, [])
+            missing = {each.key for each in self.utterances} - {clip.key for clip in own}
+            systems.append(System(label, fact, own, sorted(missing)))
+        return systems
 
     def _score(self, label: str, trials: Iterable[Reconstruction]) -> dict[int, list[ScoredClip]]:
         """Return the scored clips by the number of codebooks."""

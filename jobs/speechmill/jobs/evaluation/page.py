@@ -7,7 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from speechmill.jobs.evaluation.results import METRICS, Results, cells, columns, headings
+from speechmill.jobs.evaluation.results import (
+    METRICS,
+    Results,
+    cells,
+    columns,
+    headings,
+    without_score,
+)
 from speechmill.jobs.report import render
 from speechmill.pipeline.audio.flac import encode_flac
 from speechmill.pipeline.audio.samples import Samples
@@ -84,6 +91,7 @@ def evaluation_page(results: Results, clips: list[PlayedClip]) -> str:
         rows=[cells(system, list(metrics)) for system in results.systems],
         codecs={s.label: s.codec for s in results.systems if s.codec},
         metrics=metrics,
+        without_score=without_score(results),
         clips=clips,
     )
 

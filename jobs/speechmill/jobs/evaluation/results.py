@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from math import log2, sqrt
 from statistics import fmean, stdev
@@ -17,6 +17,7 @@ from speechmill.pipeline.quality.speech import word_error_rate
 from speechmill.pipeline.tokenize.writer import library_versions
 
 SCHEMA_VERSION = 1
+_NAMED = 5  # clips without a score, in a line
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +106,7 @@ class System:
     label: str
     codec: CodecFacts | None
     clips: list[ScoredClip]
+    left_out: list[str] = field(default_factory=list)  # keys of clips under a frame of the codec
 
     @cached_property
     def scores(self) -> dict[str, Summary]:
@@ -123,6 +125,15 @@ class System:
         return found
 
     @property
+    def undefined(self) -> dict[str, list[str]]:
+        """Return the keys of the clips on which a metric is not defined, by metric."""
+        found: dict[str, list[str]] = {}
+        for clip in self.clips:
+            for name in (name for name, score in clip.scores.items() if score is None):
+                found.setdefault(name, []).append(clip.key)
+        return found
+
+    @property
     def real_time_factors(self) -> tuple[float, float]:
         """Return the seconds of encoding and of decoding per second of audio."""
         seconds = sum(clip.seconds for clip in self.clips) or 1.0
@@ -135,6 +146,8 @@ class System:
             "label": self.label,
             "codec": asdict(self.codec) if self.codec else None,
             "scores": {name: asdict(summary) for name, summary in self.scores.items()},
+            "undefined": self.undefined,
+            "left_out": self.left_out,
             "real_time_factor": {"encode": encode, "decode": decode} if self.codec else None,
             "clips": [asdict(clip) for clip in self.clips],
         }
@@ -187,6 +200,23 @@ def headings(metrics: dict[str, MetricFormat]) -> list[str]:
     """Return the headings of the `cells`."""
     titles = [f"{metric.title} {metric.better}" for metric in metrics.values()]
     return ["system", "books", "kbit/s", "entropy", *titles, "RTF enc", "RTF dec"]
+
+
+def without_score(results: Results) -> list[str]:
+    """Return a line for each system and metric that lacks clips, with the first of their keys."""
+    lines = []
+    for system in results.systems:
+        books = f", {system.codec.num_codebooks} codebooks" if system.codec else ""
+        for name, keys in system.undefined.items():
+            lines.append(f"{system.label}{books}: {METRICS[name].title} of {_few(keys)}")
+        if system.left_out:
+            lines.append(f"{system.label}{books}: {_few(system.left_out)}, under a frame")
+    return lines
+
+
+def _few(keys: Sequence[str]) -> str:
+    more = f" and {len(keys) - _NAMED} more" if len(keys) > _NAMED else ""
+    return ", ".join(keys[:_NAMED]) + more
 
 
 def summary_table(results: Results) -> Table:

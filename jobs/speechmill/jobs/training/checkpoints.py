@@ -38,6 +38,7 @@ NOT_IN_IDENTITY = (
     "device",
     "threads",
     "frames",
+    "limits.expansion",
     "limits.metadata_mb",
     "data.prefetch",
     "data.threads",

@@ -28,6 +28,7 @@ class RandomAccessAudio:
         header = flac_header(data)
         if (
             header is None
+            or settings.channels not in ("mean", "first", "error", 0)  # of a file with one
             or (header.sample_bits, header.sample_rate, header.num_channels) != (16, sample_rate, 1)
             or not 0 < header.num_samples <= limits.seconds * sample_rate
         ):

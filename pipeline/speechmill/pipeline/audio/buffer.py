@@ -44,18 +44,29 @@ class SampleBuffer:
 def shared(blocks: Iterator[Samples], count: int) -> list[Iterator[Samples]]:
     """Several readers of one stream; each holds the blocks that the others have read ahead of it.
 
+    What the stream raises, every reader raises: to none is it a shorter recording.
     `itertools.tee` would keep dozens of blocks that all readers have passed.
     """
     queues: list[deque[Samples]] = [deque() for _ in range(count)]
+    failed: list[Exception] = []
 
     def reader(own: deque[Samples]) -> Iterator[Samples]:
         while True:
             if not own:
-                block_T = next(blocks, None)
+                block_T = following()
                 if block_T is None:
                     return
                 for queue in queues:
                     queue.append(block_T)
             yield own.popleft()
+
+    def following() -> Samples | None:
+        if failed:
+            raise failed[0]
+        try:
+            return next(blocks, None)
+        except Exception as error:
+            failed.append(error)
+            raise
 
     return [reader(queue) for queue in queues] if count > 1 else [blocks]

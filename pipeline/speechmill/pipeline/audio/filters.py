@@ -1,6 +1,6 @@
 """Which utterances are worth encoding; the others become rows in rejects/."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import entry_points
@@ -11,10 +11,12 @@ import numpy as np
 from speechmill.pipeline.audio.expression import Expression
 from speechmill.pipeline.audio.samples import Samples, step_power, to_float
 from speechmill.pipeline.errors import (
+    CancelledAudio,
     ClippedAudio,
     InputError,
     LowQuality,
     OtherMetadata,
+    OverscaledAudio,
     SilentAudio,
     TooLong,
     TooShort,
@@ -24,6 +26,7 @@ from speechmill.pipeline.imports import load_function
 ENTRY_POINT_GROUP = "speechmill.quality"
 _STEPS_PER_SECOND = 50  # at which loudness is measured
 _FULL_SCALE = 0.999
+_SILENT = 1e-9  # mean power of channels whose sum is not judged, below the last bit of 16
 
 Score = Callable[[Samples, int], float]  # float32 samples of one channel, and their rate in Hz
 
@@ -37,6 +40,8 @@ class FilterSettings:
     max_silence: float = 1.0  # share of the utterance that may be quieter than silence_db
     silence_db: float = -60.0  # of full scale
     max_clipping: float = 1.0  # share of the samples that may be at full scale
+    max_peak: float | None = 8.0  # of float samples, times full scale; null: any
+    min_mix: float = 0.01  # energy of the channels' sum, as a share of the sum of their energies
     metadata: str | None = None  # condition on the sample's JSON, such as `lang == "en"`
     quality: str | None = None  # function(samples, rate) -> score: entry point or module:function
     min_quality: float = 0.0  # the lowest score that passes
@@ -75,6 +80,27 @@ class Filters:
         if not wanted:
             raise OtherMetadata(f"{self._condition.text!r} is not true")
 
+    def checked(self, blocks: Iterator[Samples], mixed: bool) -> Iterator[Samples]:
+        """Yield the blocks, (T, C), of a recording; check their peak and how their mean cancels.
+
+        Raises `OverscaledAudio`, and `CancelledAudio` after the last block if they are `mixed`.
+        """
+        together = apart = 0.0  # energy of the sum of the channels, sum of their energies
+        num_samples = 0
+        for block_TC in blocks:
+            if block_TC.dtype != np.int16 and self.settings.max_peak is not None:
+                _check_peak(block_TC, self.settings.max_peak)
+            if mixed and block_TC.shape[1] > 1 and self.settings.min_mix > 0:
+                together += _energy(block_TC @ np.ones(block_TC.shape[1], np.float32))
+                apart += _energy(block_TC.ravel())
+                num_samples += block_TC.size
+            yield block_TC
+        if apart > _SILENT * num_samples and together < self.settings.min_mix * apart:
+            raise CancelledAudio(
+                f"the sum of the channels has {together / apart:.2%} of their energy; "
+                f"filters.min_mix is {self.settings.min_mix:.2%}; audio.channels=first takes one"
+            )
+
     def check_audio(self, audio_T: Samples, rate: int, seconds: float) -> None:
         """Raise an `Unwanted` that names the filter, the value and the limit.
 
@@ -98,6 +124,21 @@ class Filters:
             score = float(self._score(to_float(audio_T), rate))
             if not score >= settings.min_quality:  # NaN is rejected too
                 raise LowQuality(f"{score:.4g}; filters.min_quality is {settings.min_quality:g}")
+
+
+def _energy(audio_N: Samples) -> float:
+    return float(np.dot(audio_N, audio_N))
+
+
+def _check_peak(block_TC: Samples, limit: float) -> None:
+    """Raise `OverscaledAudio`; samples that are not finite are rejected elsewhere."""
+    if not block_TC.size:
+        return
+    peak = max(float(block_TC.max()), -float(block_TC.min()))
+    if limit < peak < np.inf:
+        raise OverscaledAudio(
+            f"a sample of {peak:.4g} times full scale; filters.max_peak is {limit:g}"
+        )
 
 
 def silent_share(audio_T: Samples, rate: int, silence_db: float) -> float:

@@ -56,7 +56,8 @@ class Recordings:
         self.settings = settings
         self.codecs = codecs
         self.child_cpu_seconds = 0.0  # of another process that decodes, if there is one
-        self._cutters = [cutter(settings.segment, codec) for codec in codecs]
+        expansion = settings.limits.expansion
+        self._cutters = [cutter(settings.segment, codec, expansion) for codec in codecs]
         self._filters = Filters(settings.filters)
 
     def close(self) -> None:
@@ -77,6 +78,11 @@ class Recordings:
             yield fault_of(error)
 
     def _clips(self, data: Blob, spans: Sequence[Span]) -> Iterator[Clip | Fault]:
+        for span in spans:
+            if span.empty:
+                error = BadSegments(f"a segment from {span.start:g} to {span.end:g} s")
+                yield fault_of(error, span.start, span.end)
+        spans = [span for span in spans if not span.empty]
         source = open_audio(data, self.settings.limits, Gaps(self.settings.audio.gaps))
         counter = SampleCounter(source)
         buffers = self._buffers(counter.count(source.blocks), source.sample_rate)
@@ -95,7 +101,8 @@ class Recordings:
     def _buffers(self, blocks: Iterator[Samples], rate: int) -> list[SampleBuffer]:
         """A buffer for each codec; mixing and resampling are done once for codecs of one rate."""
         settings = self.settings.audio
-        mono = one_channel(blocks, settings)
+        checked = self._filters.checked(blocks, mixed=settings.channels == "mean")
+        mono = one_channel(checked, settings)
         rates = [codec.sample_rate for codec in self.codecs]
         copies = dict(zip(dict.fromkeys(rates), shared(mono, len(set(rates))), strict=True))
         at_rate = {
@@ -119,7 +126,7 @@ class Recordings:
                 clip.codec = number
                 clip.sample_rate, clip.num_channels = source.sample_rate, source.num_channels
                 yield self._checked(clip, counter)
-            if empty:
+            if empty and self.settings.segment.by != "metadata":
                 raise EmptyAudio("less than one frame of the codec")
         except (BadSegments, EmptyAudio, OversizedAudio, Unwanted) as error:
             yield fault_of(error, codec=number)

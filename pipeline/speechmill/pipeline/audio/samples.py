@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from speechmill.pipeline.errors import OversizedAudio, UnsuitableAudio
+from speechmill.pipeline.errors import InputError, OversizedAudio, UnsuitableAudio
 
 Samples = npt.NDArray[Any]  # int16 or float32
 
@@ -26,6 +26,11 @@ class Limits:
     decoded_mb: float = 8192.0  # MB of decoded audio: 4 bytes a sample, of all channels
     decode_seconds: float = 300.0  # s of decoding
     memory_mb: float = 4096.0  # MB of decoding, on top of the memory of the process
+    expansion: float = 4.0  # times the recording: the sum of the spans that its metadata lists
+
+    def __post_init__(self) -> None:
+        if not self.expansion >= 1:
+            raise InputError(f"limits.expansion is {self.expansion}; give at least 1")
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ import numpy as np
 from speechmill.codecs.api import CodecInfo
 from speechmill.pipeline.audio.buffer import SampleBuffer
 from speechmill.pipeline.audio.samples import Samples, step_power
-from speechmill.pipeline.errors import BadSegments, InputError, SilentAudio
+from speechmill.pipeline.errors import BadSegments, InputError, OversizedAudio, SilentAudio
 
 _FAR = 2**62  # samples, beyond the end of any recording
 _TOLERANCE = 0.1  # s by which a span may exceed its recording: transcripts are rounded
@@ -29,8 +29,10 @@ class SegmentSettings:
     by: str = "none"  # none | fixed | metadata | silence
     seconds: float = 30.0  # of a fixed window; the longest clip between two silences
     context_seconds: float | None = None  # around a fixed window; default: the receptive field
-    starts: str = "start"  # key of the list of starts, s, in the sample's JSON
+    list: str | None = None  # key of a list of objects in the sample's JSON; null: lists of times
+    starts: str = "start"  # key of a segment's start, s, or of the list of starts
     ends: str = "end"  # the same for the ends
+    texts: str = "text"  # the same for the texts, which may be missing
     silence_db: float = -45.0  # of full scale; audio below this level is silence
     silence_seconds: float = 0.3  # the shortest silence that separates two clips
 
@@ -76,12 +78,17 @@ class Span:
     end: float  # s
     text: str | None = None
 
+    @property
+    def empty(self) -> bool:
+        return self.end <= self.start
 
+
+Row = tuple[Any, Any, Any]  # start, end and text of a segment, as the JSON has them
 Cutter = Callable[[SampleBuffer, Sequence[Span]], Iterator[Clip]]
 
 
-def cutter(settings: SegmentSettings, codec: CodecInfo) -> Cutter:
-    """The function that cuts a recording for a codec.
+def cutter(settings: SegmentSettings, codec: CodecInfo, expansion: float = math.inf) -> Cutter:
+    """The function that cuts a recording for a codec; `expansion` is the limit of that name.
 
     Raises `InputError` if fixed windows need `context_seconds` and it is not set.
     """
@@ -90,7 +97,7 @@ def cutter(settings: SegmentSettings, codec: CodecInfo) -> Cutter:
         frames = max(1, int(settings.seconds * codec.frame_rate))
         return lambda buffer, _: _fixed(buffer, codec, frames, before, after)
     if settings.by == "metadata":
-        return lambda buffer, spans: _by_spans(buffer, codec, spans)
+        return lambda buffer, spans: _by_spans(buffer, codec, spans, expansion)
     if settings.by == "silence":
         return lambda buffer, _: _by_silence(buffer, codec, settings)
     return lambda buffer, _: _whole(buffer, codec)
@@ -138,8 +145,10 @@ def _fixed(
         buffer.discard_before(stop - before)
 
 
-def _by_spans(buffer: SampleBuffer, codec: CodecInfo, spans: Sequence[Span]) -> Iterator[Clip]:
-    rate = codec.sample_rate
+def _by_spans(
+    buffer: SampleBuffer, codec: CodecInfo, spans: Sequence[Span], expansion: float
+) -> Iterator[Clip]:
+    rate, total = codec.sample_rate, 0.0
     for span in spans:
         start, stop = round(span.start * rate), round(span.end * rate)
         buffer.discard_before(start)
@@ -148,6 +157,8 @@ def _by_spans(buffer: SampleBuffer, codec: CodecInfo, spans: Sequence[Span]) -> 
             raise BadSegments(
                 f"a segment from {span.start:g} to {span.end:g} s in {buffer.end / rate:.3f} s"
             )
+        total += span.end - span.start
+        _check_expansion(buffer, rate, total, expansion)
         end = span.end if stop <= buffer.end else math.inf
         audio_T = buffer.read(start, min(stop, buffer.end))
         yield Clip(audio_T, span.start, end, codec.num_frames(len(audio_T)), text=span.text)
@@ -157,33 +168,78 @@ def _by_spans(buffer: SampleBuffer, codec: CodecInfo, spans: Sequence[Span]) -> 
         buffer.discard_before(_FAR)
 
 
-def read_spans(metadata: Any, settings: SegmentSettings) -> list[Span]:
-    """The spans that a sample's JSON lists, in order of their start.
+def _check_expansion(buffer: SampleBuffer, rate: int, total: float, expansion: float) -> None:
+    """Raise `OversizedAudio` if spans of `total` s are too much for the recording.
 
-    A list `text` of the same length gives each its text; a single span may have it without a list.
+    Reads no further than to where the recording is long enough, so that the clips before the one
+    that is too much are all that is ever cut.
+    """
+    buffer.read_to(math.ceil((total / expansion - _TOLERANCE) * rate))
+    seconds = buffer.end / rate
+    if total > expansion * (seconds + _TOLERANCE):
+        raise OversizedAudio(
+            f"segments of {total:.1f} s or more in {seconds:.1f} s of audio; limits.expansion is "
+            f"{expansion:g} times the recording"
+        )
+
+
+def read_spans(metadata: Any, settings: SegmentSettings) -> list[Span]:
+    """The spans that a sample's JSON lists, in order of their start; some may be empty.
+
     Raises `BadSegments`.
     """
     fields = metadata if isinstance(metadata, dict) else {}
+    listed = settings.list
+    rows = _objects(fields, listed, settings) if listed else _parallel_lists(fields, settings)
+    spans = [Span(float(a), float(b), t if isinstance(t, str) else None) for a, b, t in rows]
+    starts = [span.start for span in spans if not span.empty]
+    if len(set(starts)) < len(starts):
+        raise BadSegments("two segments begin at the same time")
+    return sorted(spans, key=lambda span: span.start)
+
+
+def _parallel_lists(fields: dict[str, Any], settings: SegmentSettings) -> list[Row]:
+    """Rows of a list of starts and one of ends; a list of texts of the same length gives theirs."""
     starts, ends = fields.get(settings.starts), fields.get(settings.ends)
     for name, values in ((settings.starts, starts), (settings.ends, ends)):
         if not isinstance(values, list) or not values or not all(map(_is_time, values)):
-            raise BadSegments(f"the metadata has no list of seconds called {name!r}")
+            hint = _hint(fields)
+            raise BadSegments(f"the metadata has no list of seconds called {name!r}{hint}")
     assert isinstance(starts, list)
     assert isinstance(ends, list)
-    texts = fields.get("text")
+    texts = fields.get(settings.texts)
     if isinstance(texts, str) and len(starts) == 1:
         texts = [texts]
     if not isinstance(texts, list) or len(texts) != len(starts):
         texts = [None] * len(starts)
     if len(starts) != len(ends):
         raise BadSegments(f"{len(starts)} starts, {len(ends)} ends")
-    rows = sorted(zip(starts, ends, texts, strict=True), key=lambda row: row[0])
-    for start, end, _ in rows:
-        if not start < end:
-            raise BadSegments(f"a segment from {start:g} to {end:g} s")
-    if len(set(starts)) < len(starts):
-        raise BadSegments("two segments begin at the same time")
-    return [Span(float(a), float(b), t if isinstance(t, str) else None) for a, b, t in rows]
+    return list(zip(starts, ends, texts, strict=True))
+
+
+def _hint(fields: dict[str, Any]) -> str:
+    """The cure, if the metadata has a list of objects."""
+    for name, value in fields.items():
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            return f"; if its list of objects {name[:100]!r} has the segments, set segment.list"
+    return ""
+
+
+def _objects(fields: dict[str, Any], listed: str, settings: SegmentSettings) -> list[Row]:
+    """Rows of a list of objects, such as Whisper's and GigaSpeech's."""
+    objects = fields.get(listed)
+    if not isinstance(objects, list) or not objects:
+        raise BadSegments(f"the metadata has no list of segments called {listed!r}")
+    for number, each in enumerate(objects):
+        for name in (settings.starts, settings.ends):
+            if not isinstance(each, dict) or not _is_time(each.get(name)):
+                raise BadSegments(
+                    f"segment {number} of {listed!r} has no seconds called {name!r}; "
+                    "segment.starts and segment.ends are the keys of its times"
+                )
+    return [
+        (each[settings.starts], each[settings.ends], each.get(settings.texts)) for each in objects
+    ]
 
 
 def _is_time(value: object) -> bool:

@@ -17,6 +17,7 @@ from speechmill.pipeline.audio.decoders import AUDIO_VERSION
 from speechmill.pipeline.audio.ffmpeg import Gaps
 from speechmill.pipeline.audio.filters import FilterSettings
 from speechmill.pipeline.audio.recordings import RecordingSettings
+from speechmill.pipeline.audio.segment import SegmentSettings
 from speechmill.pipeline.errors import DatasetConflict, InputError, StorageNotFound
 from speechmill.pipeline.foreign import Roots
 from speechmill.pipeline.shards.listing import Shard
@@ -29,6 +30,7 @@ FOOTER_BYTES = 64 * 1024  # one ranged read, enough for the footer of nearly eve
 AUDIO = "audio_version"  # of an identity; missing where it was 1
 BATCH = "batch"  # of `dataset.json`, if the dataset was begun on GPUs
 _PARALLEL_READS = 32
+_ADDED_SINCE = {"list": None, "texts": "text"}  # settings of segments
 
 
 def dataset_identity(
@@ -43,7 +45,7 @@ def dataset_identity(
 
     `batch` is that of runs on GPUs.
     """
-    audio, segment, filters = recording.audio, recording.segment, asdict(recording.filters)
+    audio, filters = recording.audio, asdict(recording.filters)
     default = asdict(FilterSettings())
     return {
         "schema_version": SCHEMA_VERSION,
@@ -60,10 +62,18 @@ def dataset_identity(
         "resampler": audio.resampler,
         "member": audio.member,
         **({} if audio.gaps == Gaps.REJECT else {"gaps": audio.gaps}),
-        "segment": "none" if segment.by == "none" else asdict(segment),
+        "segment": _segment_identity(recording.segment),
         "filters": {name: value for name, value in filters.items() if value != default[name]},
         **({BATCH: asdict(batch)} if batch else {}),
     }
+
+
+def _segment_identity(segment: SegmentSettings) -> Any:
+    """The settings of segments; early datasets do not have some, which count if they are set."""
+    if segment.by == "none":
+        return "none"
+    unset = {name: value for name, value in _ADDED_SINCE.items() if getattr(segment, name) == value}
+    return {name: value for name, value in asdict(segment).items() if name not in unset}
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Score many pairs in parallel processes, since most of the libraries use one core."""
 
+import math
 import multiprocessing
 import os
 from collections import deque
@@ -41,7 +42,8 @@ class Scorer:
         if self.dnsmos_model:
             rated = dnsmos(estimate_T, self.dnsmos_model)
             scores |= {f"dnsmos_{name}": value for name, value in asdict(rated).items()}
-        return scores
+        # A codec may give audio that is not finite.
+        return {n: s if s is not None and math.isfinite(s) else None for n, s in scores.items()}
 
 
 @contextmanager

@@ -1,7 +1,8 @@
 """How close an estimate is to its reference; PESQ and STOI by the field's standard libraries.
 
 Both are float32 in about [-1, 1], of equal length, at `RATE`. A metric is None for a pair on which
-it is not defined: PESQ finds no utterance in silence, STOI needs 0.4 s of speech.
+it is not defined: PESQ finds no utterance in silence, STOI needs 0.4 s of speech, and the STFT
+distance is relative to the spectrum of the reference, which silence does not have.
 """
 
 import math
@@ -16,28 +17,31 @@ from speechmill.pipeline.imports import load_extra
 from speechmill.pipeline.quality import RATE
 from speechmill.pipeline.quality.spectra import mel_distance, stft_distance
 
+_SILENCE = 1e-8  # mean power, -80 dB of full scale
+
 
 def pesq(reference_T: Samples, estimate_T: Samples) -> float | None:
     """Wide-band PESQ (ITU-T P.862.2), MOS-LQO from 1.02 to 4.64."""
     library = load_extra("pesq", "evaluate")
-    if not reference_T.any():
+    if _is_silent(reference_T):
         return None
     try:
         return _finite(library.pesq(RATE, reference_T, estimate_T, "wb"))
-    except library.PesqError:
+    except (library.PesqError, ValueError):  # ValueError: a silent estimate
         return None
 
 
 def stoi(reference_T: Samples, estimate_T: Samples) -> float | None:
     """Short-time objective intelligibility (Taal et al. 2011), at most 1."""
     library = load_extra("pystoi", "evaluate")
-    if not reference_T.any():
+    if _is_silent(reference_T):
         return None
     with warnings.catch_warnings():
         warnings.simplefilter("error", RuntimeWarning)
         try:
             return _finite(library.stoi(reference_T, estimate_T, RATE))
-        except RuntimeWarning:  # too little speech for one segment
+        # Too little speech for one segment, or too few samples for one frame of 26 ms.
+        except (RuntimeWarning, IndexError, ValueError):
             return None
 
 
@@ -47,7 +51,7 @@ def si_sdr(reference_T: Samples, estimate_T: Samples) -> float | None:
     The formula is written here because torchmetrics, which has it too, takes 3 s to import: it
     imports matplotlib and transformers.
     """
-    if not reference_T.any():
+    if _is_silent(reference_T):
         return None
     reference, estimate = (torch.from_numpy(x_T).double() for x_T in (reference_T, estimate_T))
     eps = torch.finfo(torch.float64).eps  # keeps the ratio of an exact estimate finite
@@ -62,8 +66,10 @@ def mel(reference_T: Samples, estimate_T: Samples) -> float:
     return mel_distance(torch.from_numpy(reference_T), torch.from_numpy(estimate_T), RATE)
 
 
-def stft(reference_T: Samples, estimate_T: Samples) -> float:
-    """Multi-resolution STFT distance."""
+def stft(reference_T: Samples, estimate_T: Samples) -> float | None:
+    """Multi-resolution STFT distance, in parts of the reference's spectrum."""
+    if _is_silent(reference_T):
+        return None
     return stft_distance(torch.from_numpy(reference_T), torch.from_numpy(estimate_T))
 
 
@@ -80,6 +86,11 @@ def match_length(estimate_T: Samples, num_samples: int) -> Samples:
     """Trim or pad with silence to the length of the reference: codecs return whole frames."""
     missing = max(0, num_samples - len(estimate_T))
     return np.pad(estimate_T[:num_samples], (0, missing)).astype(np.float32)
+
+
+def _is_silent(audio_T: Samples) -> bool:
+    """Whether it holds no more than the noise of its last bits."""
+    return float(np.square(audio_T, dtype=np.float64).sum()) <= _SILENCE * len(audio_T)
 
 
 def _finite(value: float | torch.Tensor) -> float | None:

@@ -4,6 +4,7 @@ A model is a Hugging Face id or folder, or `package.module:function`. Such a fun
 (float32, 16 kHz) and returns an embedding or a transcript.
 """
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,8 @@ from speechmill.pipeline.errors import InputError
 from speechmill.pipeline.imports import load_extra, load_function
 from speechmill.pipeline.quality import RATE
 from speechmill.pipeline.quality.testset import Utterance
+
+_SHORTEST = RATE // 10  # samples; the models need some frames
 
 Embed = Callable[[Samples], Any]
 Transcribe = Callable[[Samples], str]
@@ -40,14 +43,19 @@ class SpeechMetrics:
     def __call__(self, utterance: Utterance, audio_T: Samples) -> SpeechScores:
         scores: dict[str, float | None] = {}
         transcript = None
+        text = utterance.text if utterance.text and words(utterance.text) else None
+        if len(audio_T) < _SHORTEST:
+            wanted = {"speaker": self._embed, "wer": self._transcribe and text}
+            return SpeechScores({name: None for name, value in wanted.items() if value})
         if self._embed:
             reference = self._references.get(utterance.key)
             if reference is None:
                 reference = self._references[utterance.key] = self._embed(utterance.reference_T)
-            scores["speaker"] = similarity(reference, self._embed(audio_T))
-        if self._transcribe and utterance.text and words(utterance.text):
+            score = similarity(reference, self._embed(audio_T))
+            scores["speaker"] = score if math.isfinite(score) else None
+        if self._transcribe and text:
             transcript = self._transcribe(audio_T)
-            scores["wer"] = word_error_rate([utterance.text], [transcript])
+            scores["wer"] = word_error_rate([text], [transcript])
         return SpeechScores(scores, transcript)
 
 
