@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from speechmill.pipeline.audio.decoders import open_audio
 from speechmill.pipeline.audio.samples import Limits, to_float
@@ -128,3 +130,18 @@ def test_a_format_in_which_a_cut_file_looks_whole_is_rejected_by_its_name(name):
 def test_a_file_that_is_no_audio_at_all_is_said_to_be_what_it_is(data, message):
     with pytest.raises(UndecodableAudio, match=message):
         samples(data)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    format=st.sampled_from(FORMATS),
+    behind=st.one_of(st.binary(min_size=1, max_size=3000), st.integers(1, 9000).map(bytes)),
+)
+def test_a_file_with_anything_behind_it_is_rejected_or_gives_the_samples_of_the_file(
+    format, behind
+):
+    try:
+        extended = samples(good(format, 0) + behind)
+    except SampleError:
+        return
+    np.testing.assert_array_equal(extended, samples(good(format, 0)))
