@@ -174,7 +174,8 @@ def damaged(random: Random) -> tuple[str, str, bytes]:
     """The name of a damage, a format, and a file of that format so damaged."""
     damage = random.choice(list(DAMAGES))
     format = random.choice(DAMAGES[damage])
-    data = good(format, 0 if damage in (longer, another_rate) else random.randrange(4))
+    variant = 0 if damage in (longer, shorter, another_rate) else random.randrange(4)
+    data = good(format, variant)
     return damage.__name__, format, damage(data, format, random)
 
 

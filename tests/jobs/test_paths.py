@@ -72,7 +72,7 @@ PATHS = {
 WITHOUT_PATHS = {  # last part of the name of each text, list of texts and dict
     "name", "sha256", "precision", "device",  # of a codec
     "channels", "gaps", "resampler", "member",  # audio
-    "by", "starts", "ends",  # segment
+    "by", "list", "starts", "ends", "texts",  # segment
     "metadata", "quality",  # filters: an expression, an importable function
     "address", "env", "storage",
     "window", "spectrum", "enhanced", "states",  # enhancer

@@ -31,11 +31,17 @@ def documented(page: str, section: str) -> dict[str, list[str]]:
     """The commands of a section's first block by their verb, with small sizes."""
     block = (REPOSITORY / page).read_text().split(section)[1].split("```bash\n")[1].split("```")[0]
     lines = [shlex.split(line, comments=True)[1:] for line in block.strip().splitlines()]
-    return {verb: [verb, *arguments, *SMALLER[verb]] for verb, *arguments in lines}
+    return {verb: changed([verb, *arguments], *SMALLER[verb]) for verb, *arguments in lines}
+
+
+def changed(arguments: list[str], *settings: str) -> list[str]:
+    """Arguments with these settings, in place of those with the same keys."""
+    keys = tuple(setting.partition("=")[0] + "=" for setting in settings)
+    return [*(one for one in arguments if not one.startswith(keys)), *settings]
 
 
 COMMANDS = documented("README.md", "## Fine-tune a codec")
-TRAIN = [*COMMANDS["train"], *HELD_OUT]
+TRAIN = changed(COMMANDS["train"], *HELD_OUT)
 
 
 def run(folder: Path, *arguments: str) -> str:
@@ -91,7 +97,7 @@ def test_the_commands_are_those_of_the_training_page_too() -> None:
 def test_training_that_was_killed_with_its_cluster_ends_like_an_uninterrupted_run(
     folder: Path, finetuned: Path
 ) -> None:
-    run(folder, *TRAIN, "output=runs/whole", "workers.count=0")
+    run(folder, *changed(TRAIN, "output=runs/whole", "workers.count=0"))
     whole = folder / "runs" / "whole"
     for name in ("last.safetensors", "best.safetensors"):
         assert (finetuned / name).read_bytes() == (whole / name).read_bytes()
