@@ -15,7 +15,7 @@ from speechmill.pipeline.audio.containers.recognize import recognize
 from speechmill.pipeline.audio.decoders import open_audio
 from speechmill.pipeline.audio.resample import AudioSettings, decode_audio
 from speechmill.pipeline.audio.samples import BLOCK, Limits, to_float
-from speechmill.pipeline.errors import SampleError, TruncatedAudio, UndecodableAudio
+from speechmill.pipeline.errors import OversizedAudio, SampleError, TruncatedAudio, UndecodableAudio
 from tests.corpus import encode, encode_with_ffmpeg, tone
 
 RATE = 16_000
@@ -129,6 +129,12 @@ def test_a_pause_is_filled_or_left_out_as_the_settings_say():
     assert decode(paused, 48_000, gaps="join").duration == whole
     silence = decode(paused, 48_000, gaps="silence")
     assert silence.duration == pytest.approx(whole + 0.5, abs=0.002)
+
+
+def test_a_pause_of_years_is_over_the_limits_instead_of_the_memory():
+    paused = retimed(lambda number, time: time + 2**40 * (number > 50))
+    with pytest.raises(OversizedAudio, match=r"limits\.seconds"):
+        decode_audio(paused, 48_000, AudioSettings(gaps="silence"), Limits(seconds=60))
 
 
 @pytest.mark.parametrize("kind", [*KINDS, "OPUS", "VORBIS"])

@@ -11,8 +11,7 @@ from speechmill.pipeline.blob import Blob
 from speechmill.pipeline.errors import UndecodableAudio
 from speechmill.pipeline.mislabelled import describe_mislabelled
 
-# Of how files become samples. It goes up if a file may give other samples than before, and is part
-# of the identity of a dataset.
+# Part of the identity of a dataset; it goes up if a file may give other samples than before.
 AUDIO_VERSION = 2
 
 _AT_ONCE = 8 * BLOCK  # samples of all channels, for a decoder that cannot decode in blocks

@@ -124,8 +124,11 @@ def _decoded(
             if kind != (frame.rate, frame.layout.nb_channels):
                 kind = (frame.rate, frame.layout.nb_channels)
                 interleaved = av.AudioResampler(format="flt")
-            if missing := clock.missing_before(frame):
-                yield np.zeros((missing, frame.layout.nb_channels), np.float32), frame.rate
+            missing = clock.missing_before(frame)
+            # In blocks, so that a gap of years ends at the limits and not in the memory.
+            for start in range(0, missing, BLOCK):
+                size = (min(BLOCK, missing - start), frame.layout.nb_channels)
+                yield np.zeros(size, np.float32), frame.rate
             for part in interleaved.resample(frame):
                 yield part.to_ndarray().reshape(-1, part.layout.nb_channels), frame.rate
     if not clock.num_samples:
