@@ -1,5 +1,6 @@
 """Native FLAC (RFC 9639): its stream info, and whether its last frame is the one it claims."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -8,6 +9,7 @@ from speechmill.pipeline.blob import Blob
 from speechmill.pipeline.errors import TruncatedAudio, UndecodableAudio
 
 _STREAM_INFO = (b"\x00\x00\x00\x22", b"\x80\x00\x00\x22")  # head of the block that comes first
+_ANOTHER = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22")  # twice as fast as two calls of `find`
 _PACKED = slice(18, 26)  # 20 bits of rate, 3 of channels - 1, 5 of sample bits - 1, 36 of length
 _VARIABLE = 0xF9  # second byte of a frame that counts samples, where others count frames
 _CRC8 = [0] * 256
@@ -49,9 +51,8 @@ def check_flac(data: Blob, header: FlacHeader) -> None:
     Bytes after the last frame are ignored, as decoders do, unless they are another FLAC file.
     """
     begin = _end_of_metadata(data)
-    for head in _STREAM_INFO:
-        if (found := data.find(b"fLaC" + head, begin)) >= 0:
-            raise joined(found)
+    if another := _ANOTHER.search(data, begin):
+        raise joined(another.start())
     if not header.num_samples:
         return
     last = 0  # sample after the last frame
