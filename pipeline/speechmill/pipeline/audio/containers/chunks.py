@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from speechmill.pipeline.audio.containers.held import Held, cut, joined, refuse_tail, unexplained
 from speechmill.pipeline.audio.containers.tags import end_of_tags
-from speechmill.pipeline.blob import Blob, section
+from speechmill.pipeline.blob import Blob
 from speechmill.pipeline.errors import UndecodableAudio
 
 _PIPE = "; if it was written to a pipe, write it to a file instead"
@@ -51,7 +51,8 @@ def check_chunks(data: Blob) -> Held:
     layout, chunks, end = _walk(data)
     audio = chunks[layout.audio]
     num_bytes = max(0, audio.end - audio.body - layout.before_samples)
-    return Held(num_bytes, _samples_of_packets(data, chunks), end)
+    mp3 = (audio.body, audio.end) if num_bytes and _holds_mp3(data, chunks) else None
+    return Held(num_bytes, _samples_of_packets(data, chunks), mp3, end)
 
 
 def _samples_of_packets(data: Blob, chunks: dict[bytes, _Chunk]) -> int | None:
@@ -63,15 +64,12 @@ def _samples_of_packets(data: Blob, chunks: dict[bytes, _Chunk]) -> int | None:
     return valid if remainder > 0 else None
 
 
-def mp3_in_wav(data: Blob) -> Blob | None:
-    """The MP3 that is the audio of a WAV, as call recorders write it; else None."""
-    layout, chunks, _ = _walk(data)
+def _holds_mp3(data: Blob, chunks: dict[bytes, _Chunk]) -> bool:
+    """Whether the audio of a WAV is an MP3, as call recorders write it."""
     form = chunks.get(b"fmt ")
-    if data[:4] == b"RIFX" or form is None:
-        return None
-    coding = int.from_bytes(data[form.body : form.body + 2], "little")
-    audio = chunks[layout.audio]
-    return section(data, audio.body, audio.end) if coding in _MPEG else None
+    if data[:4] not in (b"RIFF", b"RF64") or form is None:
+        return False
+    return int.from_bytes(data[form.body : form.body + 2], "little") in _MPEG
 
 
 def _walk(data: Blob) -> tuple[_Layout, dict[bytes, _Chunk], int]:

@@ -40,7 +40,7 @@ def check_sphere(data: Blob) -> Held:
     if end > len(data):
         raise cut(end - len(data))
     refuse_tail(data, end_of_tags(data, end))
-    return Held(end - start, num_samples, end)
+    return Held(end - start, num_samples, end=end)
 
 
 def _sphere_fields(data: Blob) -> dict[str, str]:

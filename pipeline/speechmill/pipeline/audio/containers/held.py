@@ -16,6 +16,7 @@ class Held:
 
     audio_bytes: int | None = None  # of the samples
     num_samples: int | None = None  # of each channel
+    mp3: tuple[int, int] | None = None  # first byte and end of the MP3 that a WAV holds
     end: int | None = None  # byte after the container, padding included; None: of the data
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from speechmill.pipeline.audio.containers.asf import check_asf
-from speechmill.pipeline.audio.containers.chunks import check_chunks, mp3_in_wav
+from speechmill.pipeline.audio.containers.chunks import check_chunks
 from speechmill.pipeline.audio.containers.flac import FlacHeader, check_flac, flac_header
 from speechmill.pipeline.audio.containers.frames import (
     adts_bytes,
@@ -87,8 +87,9 @@ def _mp3(data: Blob) -> Recording | None:
 
 
 def _wav(data: Blob) -> Recording | None:
-    inner = mp3_in_wav(data)
-    return _mp3(inner) if inner else _checked(data, "WAV", "wav", check_chunks)
+    recording = _checked(data, "WAV", "wav", check_chunks)
+    inner = recording.held.mp3
+    return _mp3(section(data, *inner)) if inner else recording
 
 
 def _checked(
