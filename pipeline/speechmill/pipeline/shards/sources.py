@@ -6,7 +6,6 @@ A manifest has a row for each file, or for each segment of one. No audio is read
 
 import json
 import posixpath
-import re
 import tarfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -25,11 +24,9 @@ from speechmill.pipeline.shards.manifests import (
     read_rows,
 )
 from speechmill.pipeline.storage import FileInfo, Storage, is_local, join
-from speechmill.pipeline.text import replace_escaped
+from speechmill.pipeline.text import clean, replace_escaped
 
 SIDECARS = ("json", "txt")
-
-_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +203,7 @@ def _files_of_rows(
     members = [Member(f"{key}.{suffix}", file)]
     if columns := metadata_of(rows, layout):
         text = json.dumps(columns, ensure_ascii=False, sort_keys=True)
-        members.append(Member(f"{key}.json", _SURROGATE.sub("\ufffd", text).encode()))
+        members.append(Member(f"{key}.json", clean(text).encode()))
     return SampleFiles.of(key, members, f"{where} ({url})")
 
 
