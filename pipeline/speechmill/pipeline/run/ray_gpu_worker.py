@@ -4,7 +4,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from speechmill.pipeline.run.job import Job, WorkerSettings
+from speechmill.pipeline.run.job import WorkerSettings
 from speechmill.pipeline.run.ray_worker import Worker
 
 # Seconds a thread keeps the interpreter. A thread that feeds a GPU needs it for each kernel: with
@@ -20,20 +20,9 @@ Options = dict[str, Any]
 class GPUWorker(Worker):
     """A worker whose threads give way to the one that feeds the GPU."""
 
-    def __init__(
-        self,
-        job: Job,
-        settings: WorkerSettings,
-        environment: dict[str, str],
-        threads: int,
-        stream_objects: int,
-    ):
-        super().__init__(job, settings, environment, threads, stream_objects)
-        self.share = settings.num_gpus
-
     def load(self) -> None:
         """Load the models into this worker's share of the memory of the GPU."""
-        prepare_process(self.share)
+        prepare_process(self.settings.num_gpus)
         super().load()
 
 

@@ -40,7 +40,7 @@ class Worker:
         self.job = job
         export_metrics()
         self.threads = threads
-        self.grace = settings.grace_seconds
+        self.settings = settings
         self.work: Work | None = None
         self.progress = 0  # objects taken so far
         self.running = 0
@@ -98,7 +98,7 @@ class Worker:
         threading.Thread(target=self._end, daemon=True).start()
 
     def _end(self) -> None:
-        deadline = time.monotonic() + self.grace
+        deadline = time.monotonic() + self.settings.grace_seconds
         while self.running and time.monotonic() < deadline:
             time.sleep(0.1)
         time.sleep(1.0)  # for the answers to leave this process
