@@ -2,7 +2,7 @@
 
 import hashlib
 import posixpath
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -20,6 +20,7 @@ PACKED_TOO = "beside the same tar without gzip"
 TARS = (".tar", ".tar.gz", ".tgz")
 
 _PARALLEL_REQUESTS = 16
+_WEB = ("http://", "https://")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,6 @@ def list_shards(
     found: dict[str, FileInfo] = {}
     tars: list[str] = []
     on_web_servers: list[str] = []
-    left_out: list[PassedOver] = [] if passed_over is None else passed_over
     for source in expand_sources(sources, storage):
         if _is_on_web_server(source):
             on_web_servers.append(source)
@@ -67,7 +67,7 @@ def list_shards(
         elif is_pattern(source):
             found |= _visible(storage.glob(source), source, storage)
         else:
-            found |= _visible(_tars_below(source, storage, left_out), source, storage)
+            found |= _visible(_tars_below(source, storage, passed_over), source, storage)
     found |= _look_up(tars, storage)
     found |= _look_up_each(on_web_servers, storage)
     shards = [Shard(i.url, i.size, i.etag) for i in sorted(found.values(), key=lambda i: i.url)]
@@ -79,23 +79,30 @@ def _without_suffix(name: str) -> str:
     return next((name.removesuffix(tar) for tar in TARS if name.endswith(tar)), name)
 
 
-def _tars_below(source: str, storage: Storage, passed_over: list[PassedOver]) -> list[FileInfo]:
+def _tars_below(
+    source: str, storage: Storage, passed_over: list[PassedOver] | None
+) -> list[FileInfo]:
     """Every tar below a folder; the rest is passed over."""
     infos = storage.list_files(source)
-    root = storage.absolute(source)
-    for info in infos:
-        path = info.url[len(root) :]
-        if not info.url.endswith(TARS) and "/." not in path and not path.endswith(f"/{PLAN}"):
-            passed_over.append(PassedOver(info.url, NO_TAR))
-    if is_local(root):
-        passed_over += _links(root, {info.url for info in infos}, storage)
     tars = [info for info in infos if info.url.endswith(TARS)]
     plain = {info.url for info in tars if info.url.endswith(".tar")}
     packed_too = {
         url for url in {info.url for info in tars} - plain if f"{_without_suffix(url)}.tar" in plain
     }
-    passed_over += [PassedOver(url, PACKED_TOO) for url in packed_too]
+    if passed_over is not None:
+        passed_over += _others_below(storage.absolute(source), infos, storage)
+        passed_over += [PassedOver(url, PACKED_TOO) for url in packed_too]
     return [info for info in tars if info.url not in packed_too]
+
+
+def _others_below(root: str, infos: list[FileInfo], storage: Storage) -> Iterator[PassedOver]:
+    """What a folder holds beside its tars."""
+    for info in infos:
+        path = info.url[len(root) :]
+        if not info.url.endswith(TARS) and "/." not in path and not path.endswith(f"/{PLAN}"):
+            yield PassedOver(info.url, NO_TAR)
+    if is_local(root):
+        yield from _links(root, {info.url for info in infos}, storage)
 
 
 def _links(root: str, listed: set[str], storage: Storage) -> list[PassedOver]:
@@ -120,7 +127,7 @@ def _is_on_web_server(source: str) -> bool:
     """Return whether a source is one tar on a server that has no listing."""
     path = public_url(source)
     is_one = path.endswith(TARS) and not any(mark in path for mark in "*{[")
-    return is_one and source.startswith(("http://", "https://"))
+    return is_one and source.startswith(_WEB)
 
 
 def _look_up_each(urls: list[str], storage: Storage) -> dict[str, FileInfo]:
@@ -156,10 +163,8 @@ def _visible(infos: list[FileInfo], source: str, storage: Storage) -> dict[str, 
         if not any(part[:1] == "." and part not in named for part in info.url.split("/"))
     }
     if not found:
-        on_web = source.startswith(("http://", "https://"))
-        cure = (
-            "does its page link to them?" if on_web else "`speechmill pack` makes shards of audio"
-        )
+        pack = "`speechmill pack` makes shards of audio"
+        cure = "does its page link to them?" if source.startswith(_WEB) else pack
         raise InputError(f"no .tar found at {source}; {cure}")
     return found
 
