@@ -4,12 +4,10 @@ The only module that imports fsspec. It turns errors of the backends into `Stora
 temporary faults; no other module does, and the retries of s3fs and botocore are off.
 """
 
-import errno
 import io
 import logging
 import os
 import re
-import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -24,6 +22,7 @@ from fsspec.core import url_to_fs
 from fsspec.utils import glob_translate
 
 from speechmill.pipeline import links, web_files
+from speechmill.pipeline.atomic_write import replace_file
 from speechmill.pipeline.errors import InputError, StorageError, StorageNotFound, StorageUnavailable
 from speechmill.pipeline.links import PassedOver
 from speechmill.pipeline.metrics import STORAGE_BYTES, STORAGE_REQUESTS, STORAGE_RETRIES, record
@@ -38,7 +37,6 @@ if TYPE_CHECKING:
 
 READ_AHEAD = 8 * 2**20  # bytes per ranged GET of a streamed object
 _READ_SIZE = 2**20  # bytes of one read of the buffer: tars are read in many small parts
-_SHOWN = 50  # characters of a file's name in that of its temporary file
 LEFTOVER_AGE = 24 * 3600.0  # s; no write to a local disk takes longer
 _RETRY = Backoff(first=0.2, longest=20.0)
 _UNCHAINED = ("file", "s3", "s3a", "hf", "gs", "gcs", "az", "abfs", "http", "https")
@@ -139,7 +137,7 @@ class Storage:
 
     def absolute(self, url: str) -> str:
         """The canonical spelling of a URL, used to compare and store it, without credentials."""
-        with translated(public_url(url)), _valid(public_url(url)):
+        with _named(public_url(url)):
             fs, path = self._resolve(url)
         return self._urls.public(_unstripped(fs, path))
 
@@ -176,7 +174,7 @@ class Storage:
 
         def put(fs: fsspec.AbstractFileSystem, path: str) -> None:
             if _is_local(fs):
-                _replace(Path(path), data)
+                replace_file(Path(path), data)
             else:
                 fs.pipe_file(path, data)
 
@@ -192,7 +190,7 @@ class Storage:
         def put(fs: fsspec.AbstractFileSystem, path: str) -> bool:
             try:
                 if _is_local(fs):
-                    _replace(Path(path), data, exclusive=True)
+                    replace_file(Path(path), data, exclusive=True)
                 else:
                     fs.pipe_file(path, data, mode="create")
             except OSError as error:
@@ -235,7 +233,7 @@ class Storage:
         while True:
             record(STORAGE_REQUESTS, 1, operation=kind)
             try:
-                with translated(public_url(url)), _valid(public_url(url)):
+                with _named(public_url(url)):
                     return operation(*self._resolve(url))
             except StorageUnavailable as error:
                 attempt += 1
@@ -339,15 +337,19 @@ class _Reader(io.RawIOBase):
 
 
 @contextmanager
-def _valid(url: str) -> Iterator[None]:
-    """Raise `InputError` for a URL that its library does not take, or cannot do this with."""
-    try:
-        yield
-    except (ValueError, NotImplementedError) as error:
-        if "range requests" in str(error):
-            error = ValueError("its web server sends no ranges; copy it to a disk or a store")
-        said = public_text(str(error)) or "not possible there"
-        raise InputError(f"{url}: {said}") from error
+def _named(url: str) -> Iterator[None]:
+    """Turn errors of a store's library into ours, with the URL.
+
+    Raises `InputError` for a URL that the library does not take, or cannot do this with.
+    """
+    with translated(url):
+        try:
+            yield
+        except (ValueError, NotImplementedError) as error:
+            if "range requests" in str(error):
+                error = ValueError("its web server sends no ranges; copy it to a disk or a store")
+            said = public_text(str(error)) or "not possible there"
+            raise InputError(f"{url}: {said}") from error
 
 
 def _opened(
@@ -431,50 +433,3 @@ def _is_local(fs: fsspec.AbstractFileSystem) -> bool:
 def _unstripped(fs: fsspec.AbstractFileSystem, path: str) -> str:
     """The URL of a path, always valid UTF-8."""
     return escape_bytes(path) if _is_local(fs) else str(fs.unstrip_protocol(path))
-
-
-def _replace(path: Path, data: bytes, exclusive: bool = False) -> None:
-    """Write to a temporary file, then rename it: readers and crashes see the old file or the new.
-
-    With `exclusive`, raises `FileExistsError` if the file exists. As of any new file, the umask and
-    the folder decide who may read it.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Short, because the name of the file may be as long as the disk allows.
-    temporary = path.with_name(f".{path.name[:_SHOWN]}.{secrets.token_hex(8)}.tmp")
-    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        if exclusive and _link(temporary, path):
-            temporary.unlink()
-        else:
-            temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
-
-
-def _link(temporary: Path, path: Path) -> bool:
-    """Hard-link a file to its name, which must be free; False if the disk has no hard links."""
-    try:
-        path.hardlink_to(temporary)
-    except FileExistsError:
-        raise
-    except OSError as error:
-        if error.errno in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS) and not path.exists():
-            return False
-        raise
-    return True
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename survive a power loss."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
