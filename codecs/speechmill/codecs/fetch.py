@@ -19,7 +19,13 @@ from speechmill.codecs.errors import CheckpointError
 
 _PINNED = re.compile(r"(?P<url>.+)#sha256=(?P<sha256>[0-9a-f]{64})", re.IGNORECASE)
 _PACKAGED = "package://"
-_INSTALL = {"gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs", "abfss": "adlfs"}
+PACKAGES = {  # that read the URLs of a protocol
+    "gs": "gcsfs",
+    "gcs": "gcsfs",
+    "az": "adlfs",
+    "abfs": "adlfs",
+    "abfss": "adlfs",
+}
 
 
 def fetch(url: str | Path, sha256: str | None = None) -> Path:
@@ -60,8 +66,8 @@ def _one_kind_of_error(url: str) -> Iterator[None]:
 def _reason(url: str, error: Exception) -> str:
     """Return what went wrong, in one line."""
     protocol, _, rest = url.partition("://")
-    if isinstance(error, ImportError) and protocol in _INSTALL:
-        return f"{protocol}:// needs a package; pip install {_INSTALL[protocol]}"
+    if isinstance(error, ImportError) and protocol in PACKAGES:
+        return f"{protocol}:// needs a package; pip install {PACKAGES[protocol]}"
     message = " ".join(str(error).split())
     reason = type(error).__name__ + (f": {message}" if message not in ("", "None") else "")
     is_missing = isinstance(error, FileNotFoundError)

@@ -21,6 +21,7 @@ import fsspec
 from fsspec.core import url_to_fs
 from fsspec.utils import glob_translate
 
+from speechmill.codecs.fetch import PACKAGES
 from speechmill.pipeline import links, web_files
 from speechmill.pipeline.atomic_write import replace_file
 from speechmill.pipeline.errors import InputError, StorageError, StorageNotFound, StorageUnavailable
@@ -40,7 +41,6 @@ _READ_SIZE = 2**20  # bytes of one read of the buffer: tars are read in many sma
 LEFTOVER_AGE = 24 * 3600.0  # s; no write to a local disk takes longer
 _RETRY = Backoff(first=0.2, longest=20.0)
 _UNCHAINED = ("file", "s3", "s3a", "hf", "gs", "gcs", "az", "abfs", "http", "https")
-_PACKAGES = {"gs": "gcsfs", "gcs": "gcsfs"} | dict.fromkeys(("az", "abfs", "abfss"), "adlfs")
 _NO_RETRIES = {"total_max_attempts": 1, "mode": "standard"}  # for botocore
 
 logger = logging.getLogger(__name__)
@@ -368,7 +368,7 @@ def _opened(
         path = kind._strip_protocol(url)
         return kind(**kind._get_kwargs_from_urls(url) | options), str(path)
     except ImportError as error:
-        package = _PACKAGES.get(protocol)
+        package = PACKAGES.get(protocol)
         cure = f"pip install {package}" if package else str(error)
         raise InputError(
             f"{public_url(url)}: {protocol}:// needs a package that is missing: {cure}"
