@@ -72,23 +72,24 @@ def test_enhance_writes_the_same_bytes(tmp_path, cluster, shards):
 def test_a_signal_to_all_processes_rejects_nothing_and_the_run_can_be_resumed(
     tmp_path, number, codecs
 ):
-    write_corpus(tmp_path / "in", num_shards=4, clips_per_shard=2, seconds=2.0)
+    write_corpus(tmp_path / "in", num_shards=24, clips_per_shard=1, seconds=2.0)
     path = tmp_path / "local.yaml"
     path.write_text(
         f"shards: ['{tmp_path}/in/']\noutput: '{tmp_path}/out'\ncodecs: {codecs}\n"
+        "batch: {seconds: 2, window_seconds: 2}\n"  # a batch of each shard: parts come one by one
         "workers: {num_gpus: 0, count: 0}\n"
     )
     outputs = [tmp_path / "out" / codec for codec in codecs]
     process = subprocess.Popen(command("tokenize", str(path)), start_new_session=True)
     wait_until(lambda: parts(outputs[0]), process)
-    time.sleep(0.2)  # until the codec computes the next shard
+    time.sleep(0.1)  # until the codec computes the next shard
     os.killpg(process.pid, number)
     assert process.wait(60) == 130
-    assert 1 <= len(parts(outputs[0])) < 4
+    assert 1 <= len(parts(outputs[0])) < 24
     assert invoke("tokenize", path).exit_code == 0
     for output in outputs:
         assert {path.name for path in output.iterdir()} == {"dataset.json", "tokens", "runs"}
-        assert len(parts(output)) == 4
+        assert len(parts(output)) == 24
 
 
 def parts(output: Path) -> list[Path]:
