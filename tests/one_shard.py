@@ -6,6 +6,7 @@ from speechmill.pipeline.storage import Storage
 from speechmill.pipeline.tokenize.decode import DecodeSettings, decode_shard
 from speechmill.pipeline.tokenize.encode import tokenize_shard
 from speechmill.pipeline.tokenize.encoders import BatchByBatch
+from speechmill.pipeline.tokenize.schema import schema_version
 from speechmill.pipeline.tokenize.writer import PartWriter, ShardReport
 
 PROVENANCE = {"device": "cpu", "precision": "fp32", "compile": False}
@@ -18,6 +19,8 @@ def tokenize_one(
     codec: Codec,
     settings: DecodeSettings | None = None,
 ) -> ShardReport:
-    batches = decode_shard(shard, storage, settings or DecodeSettings(), [codec.info])
-    writer = PartWriter(output, shard, storage, codec.info, PROVENANCE)
+    settings = settings or DecodeSettings()
+    batches = decode_shard(shard, storage, settings, [codec.info])
+    version = schema_version(settings.audio.channels)
+    writer = PartWriter(output, shard, storage, codec.info, PROVENANCE, version)
     return tokenize_shard(batches, BatchByBatch(codec), writer)

@@ -23,7 +23,7 @@ from speechmill.jobs.training.config import TrainConfig
 from speechmill.jobs.training.kmeans import FitConfig
 from speechmill.pipeline import errors as pipeline_errors
 from speechmill.pipeline import metrics
-from speechmill.pipeline.tokenize.schema import REJECT_SCHEMA, token_schema
+from speechmill.pipeline.tokenize.schema import SCHEMA_VERSIONS, reject_schema, token_schema
 
 FOLDER = Path(__file__).parent
 COMMANDS: dict[str, type] = {
@@ -80,6 +80,8 @@ TOKEN_COLUMNS = {
     "metadata": "the sample's JSON as UTF-8, else unchanged; all rows of a recording share it",
     "shard": "URL of the tar",
     "index": "position of the sample in the tar, from 0",
+    "channel": "of the source, from 0; null if the source has only one. Only in datasets with "
+    "`audio.channels: each`, whose `schema_version` is 2",
 }
 REJECT_COLUMNS = {
     "key": "the sample's key",
@@ -92,6 +94,7 @@ REJECT_COLUMNS = {
     "num_bytes": "size of the member",
     "start": "s, of a rejected segment; null if the whole sample is rejected",
     "end": "s, of a rejected segment; null if the whole sample is rejected",
+    "channel": "of the source; null if all are rejected. Only with `audio.channels: each`",
 }
 ERRORS = """# Errors
 
@@ -235,8 +238,10 @@ def _type_name(kind: Any) -> str:
 
 
 def _columns() -> str:
-    tokens = _table_of_columns(token_schema(codec_info("null").codebook_sizes), TOKEN_COLUMNS)
-    rejects = _table_of_columns(REJECT_SCHEMA, REJECT_COLUMNS)
+    version = max(SCHEMA_VERSIONS)
+    schema = token_schema(codec_info("null").codebook_sizes, version)
+    tokens = _table_of_columns(schema, TOKEN_COLUMNS)
+    rejects = _table_of_columns(reject_schema(version), REJECT_COLUMNS)
     return COLUMNS.format(tokens=tokens, rejects=rejects)
 
 

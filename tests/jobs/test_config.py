@@ -8,6 +8,8 @@ import pytest
 from speechmill.codecs import codec_info
 from speechmill.jobs.config import from_overrides, load_config, to_yaml
 from speechmill.jobs.schemas import EnhanceConfig, EvaluateConfig, PackConfig, TokenizeConfig
+from speechmill.jobs.training.config import TrainConfig
+from speechmill.jobs.training.kmeans import FitConfig
 from speechmill.pipeline.errors import InputError
 from speechmill.pipeline.paths import absolute_path
 
@@ -119,7 +121,7 @@ def test_the_codec_runs_where_the_workers_are(path):
         ("workers=2", "workers is a section"),
         ("shards=a.tar", r"shards is a list; write shards=\["),
         ("workers.num_gpus=many", "workers.num_gpus: .*many"),
-        ("audio.channels=left", "audio.channels is 'left'; use mean, first, error or"),
+        ("audio.channels=left", "audio.channels is 'left'; use mean, first, error, each or"),
         ("audio.channels=-1", "audio.channels is -1; use"),
         ("audio.channels=true", "audio.channels is True; use"),
         ("audio.channels=[0]", r"audio.channels is \[0\]; use"),
@@ -141,6 +143,20 @@ def test_the_codec_runs_where_the_workers_are(path):
 def test_a_mistake_is_named_with_its_cure(path, override, message):
     with pytest.raises(InputError, match=message):
         load_config(TokenizeConfig, path, [override])
+
+
+@pytest.mark.parametrize(
+    ("schema", "name"),
+    [
+        (EvaluateConfig, "evaluate/pure.yaml"),
+        (EnhanceConfig, "enhance/ul-unas.yaml"),
+        (TrainConfig, "train/hasrd.yaml"),
+        (FitConfig, "fit-kmeans/hasrd.yaml"),
+    ],
+)
+def test_a_row_for_each_channel_is_only_for_tokens(schema, name):
+    with pytest.raises(InputError, match="is 'each'; use mean, first, error or the number"):
+        load_config(schema, ROOT / "configs" / name, ["audio.channels=each"])
 
 
 @pytest.mark.parametrize(

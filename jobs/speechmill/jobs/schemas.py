@@ -9,6 +9,7 @@ from speechmill.codecs import CodecInfo, codec_info
 from speechmill.codecs.api import PRECISIONS
 from speechmill.codecs.registry import UNTRAINED, file_arguments
 from speechmill.pipeline.audio.filters import FilterSettings
+from speechmill.pipeline.audio.recordings import ClipAudioSettings
 from speechmill.pipeline.audio.resample import AudioSettings
 from speechmill.pipeline.audio.samples import Limits
 from speechmill.pipeline.audio.segment import SegmentSettings
@@ -84,7 +85,7 @@ class TokenizeConfig:
     output: str = field(default=MISSING, metadata=PATH)
     codec: CodecConfig = field(default_factory=CodecConfig)
     codecs: list[Any] = field(default_factory=list)  # names, or sections like `codec`, in one pass
-    audio: AudioSettings = field(default_factory=AudioSettings)
+    audio: ClipAudioSettings = field(default_factory=ClipAudioSettings)
     limits: Limits = field(default_factory=Limits)
     segment: SegmentSettings = field(default_factory=SegmentSettings)
     filters: FilterSettings = field(default_factory=FilterSettings)

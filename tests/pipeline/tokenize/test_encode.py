@@ -16,7 +16,7 @@ from speechmill.pipeline.tokenize.decode import DecodeSettings, Isolation, decod
 from speechmill.pipeline.tokenize.device import pad_clips
 from speechmill.pipeline.tokenize.encode import Tokenizer, tokenize_shard
 from speechmill.pipeline.tokenize.encoders import BatchByBatch
-from speechmill.pipeline.tokenize.schema import REJECT_SCHEMA, token_schema
+from speechmill.pipeline.tokenize.schema import reject_schema, token_schema
 from speechmill.pipeline.tokenize.writer import CodecOutput, PartWriter, read_footer
 from tests.corpus import clip, tar_bytes, write_corpus
 from tests.one_shard import PROVENANCE, tokenize_one
@@ -124,7 +124,7 @@ def test_rejects_are_written_with_all_their_columns(tmp_path, storage, null_code
     report = tokenize_one(shard, str(tmp_path), storage, null_codec)
     assert report.rejects == {"UndecodableAudio": 1, "UnsafeMember": 1}
     table = pq.read_table(tmp_path / "rejects" / f"{shard.name}.parquet")
-    assert table.column_names == REJECT_SCHEMA.names
+    assert table.column_names == reject_schema(1).names
     assert table["member"].to_pylist() == ["bad.flac", "../up.flac"]
     assert table["index"].to_pylist() == [1, 2]
 

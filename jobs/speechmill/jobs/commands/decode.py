@@ -23,7 +23,7 @@ from speechmill.pipeline.errors import InputError
 from speechmill.pipeline.shards.webdataset import SampleWriter
 from speechmill.pipeline.storage import Storage, join
 
-_DECODED = ["key", "codes", "num_frames", "num_codebooks", "start", "end", "text"]
+_DECODED = ["key", "codes", "num_frames", "num_codebooks", "start", "end", "channel", "text"]
 
 
 def decode_dataset(
@@ -56,7 +56,8 @@ def decode_dataset(
         url = dataset.part_url(name)
         with readable(url):
             part = io.BytesIO(dataset.storage.read_bytes(url))
-            table = pq.read_table(part, columns=_DECODED)
+            # `read` passes over a column that the part lacks, such as `channel`.
+            table = pq.ParquetFile(part).read(_DECODED)
             for _, message in check_code_values(table, codec.info):
                 raise ValueError(message)
             table = table.slice(0, None if limit is None else limit - count)

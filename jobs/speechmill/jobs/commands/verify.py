@@ -94,13 +94,13 @@ def _reencode(
     for row in rows:
         file = f"tokens/{row.part}.parquet"
         if row.error:
-            found.faults.append(Finding("reencode", file, f"{row.key!r}: {row.error}"))
+            found.faults.append(Finding("reencode", file, f"{row.place}: {row.error}"))
             continue
         frames += row.num_frames
         wrong = [a + b for a, b in zip(wrong, row.mismatches, strict=True)]
         exact = row.device == device == "cpu"
         if _differs_too_much(row.mismatches, row.num_frames, options.tolerance, exact):
-            message = f"{row.key!r} at {row.start:g} s: {sum(row.mismatches)} codes differ"
+            message = f"{row.place}: {sum(row.mismatches)} codes differ"
             found.faults.append(Finding("reencode", file, message))
     shares = [n / max(frames, 1) for n in wrong]
     return Mismatch(len(rows), frames, device_kind(device), shares, canary)

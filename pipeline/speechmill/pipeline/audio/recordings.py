@@ -3,6 +3,9 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
 
 from speechmill.codecs.api import CodecInfo
 from speechmill.pipeline.audio.buffer import SampleBuffer, shared
@@ -16,11 +19,24 @@ from speechmill.pipeline.blob import Blob
 from speechmill.pipeline.errors import (
     BadSegments,
     EmptyAudio,
+    NonFiniteAudio,
     OversizedAudio,
     RejectStage,
     Unwanted,
 )
 from speechmill.pipeline.text import message_of
+
+EACH = "each"  # of `audio.channels`
+
+
+@dataclass
+class ClipAudioSettings(AudioSettings):
+    """How audio becomes clips; part of a token dataset's identity."""
+
+    channel_choices = (*AudioSettings.channel_choices, EACH)
+
+    # mean | first | error | each, for more than one channel; or the number of one, from 0.
+    channels: Any = "mean"
 
 
 @dataclass
@@ -44,6 +60,16 @@ class Fault:
     start: float | None = None  # s; None: the whole recording, with the clips already yielded
     end: float | None = None
     codec: int | None = None  # None: all of them
+    channel: int | None = None  # None: the whole recording
+
+
+@dataclass(frozen=True, slots=True)
+class _Track:
+    """The audio of one codec, of the whole recording or of one of its channels."""
+
+    codec: int
+    channel: int | None
+    buffer: SampleBuffer
 
 
 class Recordings:
@@ -85,10 +111,11 @@ class Recordings:
         spans = [span for span in spans if not span.empty]
         source = open_audio(data, self.settings.limits, Gaps(self.settings.audio.gaps))
         counter = SampleCounter(source)
-        buffers = self._buffers(counter.count(source.blocks), source.sample_rate)
-        running = [self._of_codec(n, b, spans, source, counter) for n, b in enumerate(buffers)]
+        running = [
+            self._of_track(track, spans, source, counter) for track in self._tracks(source, counter)
+        ]
         reached = dict.fromkeys(range(len(running)), 0.0)
-        # The codec that has read least goes on, so that few blocks are held for the others.
+        # The track that has been read least goes on, so that few blocks are held for the others.
         while reached:
             number = min(reached, key=lambda n: reached[n])
             clip = next(running[number], None)
@@ -97,6 +124,17 @@ class Recordings:
             else:
                 reached[number] = clip.start or 0.0
                 yield clip
+
+    def _tracks(self, source: Source, counter: SampleCounter) -> Iterator[_Track]:
+        """What is cut into clips: the recording, or each of its channels, for each codec."""
+        blocks = counter.count(source.blocks)
+        channels: dict[int | None, Iterator[Samples]] = {None: blocks}
+        if self.settings.audio.channels == EACH and source.num_channels > 1:
+            copies = enumerate(shared(blocks, source.num_channels))
+            channels = {number: _channel(copy, number) for number, copy in copies}
+        for channel, own in channels.items():
+            for codec, buffer in enumerate(self._buffers(own, source.sample_rate)):
+                yield _Track(codec, channel, buffer)
 
     def _buffers(self, blocks: Iterator[Samples], rate: int) -> list[SampleBuffer]:
         """A buffer for each codec; mixing and resampling are done once for codecs of one rate."""
@@ -111,25 +149,20 @@ class Recordings:
         }
         return [SampleBuffer(next(at_rate[target])) for target in rates]
 
-    def _of_codec(
-        self,
-        number: int,
-        buffer: SampleBuffer,
-        spans: Sequence[Span],
-        source: Source,
-        counter: SampleCounter,
+    def _of_track(
+        self, track: _Track, spans: Sequence[Span], source: Source, counter: SampleCounter
     ) -> Iterator[Clip | Fault]:
         empty = True
         try:
-            for clip in self._cutters[number](buffer, spans):
+            for clip in self._cutters[track.codec](track.buffer, spans):
                 empty = False
-                clip.codec = number
+                clip.codec, clip.channel = track.codec, track.channel
                 clip.sample_rate, clip.num_channels = source.sample_rate, source.num_channels
                 yield self._checked(clip, counter)
             if empty and self.settings.segment.by != "metadata":
                 raise EmptyAudio("less than one frame of the codec")
-        except (BadSegments, EmptyAudio, OversizedAudio, Unwanted) as error:
-            yield fault_of(error, codec=number)
+        except (BadSegments, EmptyAudio, NonFiniteAudio, OversizedAudio, Unwanted) as error:
+            yield fault_of(error, codec=track.codec, channel=track.channel)
 
     def _checked(self, clip: Clip, counter: SampleCounter) -> Clip | Fault:
         """The clip with its end, or why it is not a row."""
@@ -147,7 +180,7 @@ class Recordings:
         except (EmptyAudio, OversizedAudio, Unwanted) as error:
             if self.settings.segment.by == "none":
                 raise
-            return fault_of(error, clip.start, clip.end, clip.codec)
+            return fault_of(error, clip.start, clip.end, clip.codec, clip.channel)
         return clip
 
     def _check_length(self, clip: Clip) -> None:
@@ -167,8 +200,14 @@ def fault_of(
     start: float | None = None,
     end: float | None = None,
     codec: int | None = None,
+    channel: int | None = None,
     stage: RejectStage = RejectStage.DECODE,
 ) -> Fault:
     """The fault for an error; the errors of filters get the stage of filters."""
     stage = RejectStage.FILTER if isinstance(error, Unwanted) else stage
-    return Fault(type(error).__name__, message_of(error), stage, start, end, codec)
+    return Fault(type(error).__name__, message_of(error), stage, start, end, codec, channel)
+
+
+def _channel(blocks: Iterator[Samples], number: int) -> Iterator[Samples]:
+    for block_TC in blocks:
+        yield np.ascontiguousarray(block_TC[:, number : number + 1])

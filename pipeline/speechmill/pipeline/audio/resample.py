@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import soxr
@@ -26,6 +26,8 @@ from speechmill.pipeline.errors import (
 class AudioSettings:
     """How audio becomes the input of a codec; part of a token dataset's identity."""
 
+    channel_choices: ClassVar[tuple[str, ...]] = ("mean", "first", "error")
+
     # mean | first | error, for more than one channel; or the number of one, counted from 0.
     channels: Any = "mean"
     resampler: str = "soxr_hq"  # soxr_hq | soxr_vhq | torchaudio
@@ -36,11 +38,12 @@ class AudioSettings:
         if type(self.channels) is int:
             known = self.channels in range(MOST_CHANNELS)
         else:
-            known = isinstance(self.channels, str) and self.channels in _CHANNELS
+            known = isinstance(self.channels, str) and self.channels in self.channel_choices
         if not known:
+            choices = ", ".join(self.channel_choices)
             raise InputError(
-                f"audio.channels is {self.channels!r}; use mean, first, error or the number of a "
-                "channel, counted from 0"
+                f"audio.channels is {self.channels!r}; use {choices} or the number of a channel, "
+                "counted from 0"
             )
         check_choice("audio.gaps", self.gaps, Gaps)
         check_choice("audio.resampler", self.resampler, _RESAMPLERS)

@@ -51,7 +51,7 @@ class SegmentSettings:
 class Clip:
     """The audio of one row, and the facts that the row states.
 
-    The cutter sets the first six fields, the reader of the recording the next three, and the reader
+    The cutter sets the first six fields, the reader of the recording the next four, and the reader
     of the shard the last four.
     """
 
@@ -64,6 +64,7 @@ class Clip:
     codec: int = 0  # position among the codecs of the run
     sample_rate: int = 0  # Hz, of the source
     num_channels: int = 0  # of the source
+    channel: int | None = None  # of the source, counted from 0; None: the clip is of them all
     key: str = ""
     index: int = 0  # position of the sample in its tar
     audio_xxh3: int = 0

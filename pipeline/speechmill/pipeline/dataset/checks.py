@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from speechmill.codecs.api import CodecInfo
 from speechmill.pipeline.shards.listing import Shard
-from speechmill.pipeline.tokenize.schema import LAYOUT, SCHEMA_VERSION
+from speechmill.pipeline.tokenize.schema import LAYOUT, SCHEMA_VERSIONS, channels_of
 
 NamedFault = tuple[str, str]
 
@@ -34,7 +34,7 @@ def check_identity(footer: dict[str, Any], identity: dict[str, Any]) -> Iterator
     for key, value in stated.items():
         if identity[key] != value:
             yield "footer", f"{key} is {value!r}, dataset.json says {identity[key]!r}"
-    if (footer["schema_version"], footer["layout"]) != (SCHEMA_VERSION, LAYOUT):
+    if footer["schema_version"] not in SCHEMA_VERSIONS or footer["layout"] != LAYOUT:
         yield "footer", f"this version cannot read schema {footer['schema_version']}"
 
 
@@ -104,11 +104,20 @@ def check_rows(
     for name, rows in (("row", table), ("reject", rejected)):
         if others := set(rows["shard"].unique().to_pylist()) - {source.url}:
             yield "rows", f"a {name} is of {min(others)}, the footer says {source.url}"
-    pairs = zip(table["key"].to_pylist(), table["start"].to_pylist(), strict=True)
-    if twice := [pair for pair, count in Counter(pairs).items() if count > 1]:
-        key, start = twice[0]
-        yield "duplicate", f"{len(twice)} keys come twice, first {key!r} at {start:g} s"
-    both = set(table["index"].to_pylist()) & set(rejected["index"].to_pylist())
+    channels = channels_of(table)
+    names = zip(table["key"].to_pylist(), table["start"].to_pylist(), channels, strict=True)
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        key, start, channel = twice[0]
+        where = "" if channel is None else f", channel {channel}"
+        yield "duplicate", f"{len(twice)} keys come twice, first {key!r} at {start:g} s{where}"
+    available = table["num_channels"].to_pylist()
+    pairs = zip(channels, available, strict=True)
+    if wrong := [one for one, number in pairs if one is not None and one >= number]:
+        yield "rows", f"{len(wrong)} rows are of a channel that the source lacks, first {wrong[0]}"
+    indices = table["index"].to_pylist()
+    places = {*zip(indices, channels, strict=True), *((index, None) for index in indices)}
+    rejects = zip(rejected["index"].to_pylist(), channels_of(rejected), strict=True)
+    both = {index for index, channel in rejects if (index, channel) in places}
     if both and not segmented:
         yield "rejects", f"samples {_few(both)} of the tar are rows and rejects at once"
 

@@ -16,9 +16,9 @@ from speechmill.pipeline.dataset.patterns import VERSION, Codes, Pattern
 from speechmill.pipeline.errors import InputError, check_choice
 from speechmill.pipeline.paths import safe_names
 from speechmill.pipeline.storage import Storage, join
-from speechmill.pipeline.tokenize.schema import row_name
+from speechmill.pipeline.tokenize.schema import channels_of, row_name
 
-_KEPT = ["key", "text", "start", "end", "num_frames"]
+_KEPT = ["key", "text", "start", "end", "channel", "num_frames"]
 _MEGATRON_MAGIC = b"MMIDIDX\x00\x00"
 _UINT16, _INT32 = (8, np.dtype("<u2")), (4, np.dtype("<i4"))  # code and type of the ids
 _UINT16_IDS = 65_500  # Megatron uses uint16 below this number of ids
@@ -44,7 +44,8 @@ def export_parts(
         url = dataset.part_url(name)
         with readable(url):
             part = io.BytesIO(dataset.storage.read_bytes(url))
-            table = pq.read_table(part, columns=[*_KEPT, "codes", "num_codebooks"])
+            # `read` passes over a column that the part lacks, such as `channel`.
+            table = pq.ParquetFile(part).read([*_KEPT, "codes", "num_codebooks"])
             for file, data in FORMATS[kind](name, table, pattern):
                 storage.put(join(output, "data", file), data)
         storage.put(join(output, "done", name), b"")
@@ -87,7 +88,7 @@ def _is_flat(kind: str, pattern: Pattern) -> bool:
 
 def _parquet(name: str, table: pa.Table, pattern: Pattern) -> Iterator[tuple[str, bytes]]:
     """A column `input_ids`, or a column of codes for each codebook."""
-    columns = {column: table[column] for column in _KEPT}
+    columns = {column: table[column] for column in _KEPT if column in table.column_names}
     codes = list(codes_of(table, len(pattern.sizes)))
     if pattern.name == "flatten":
         ids = [pattern.flat(codes_FK) for codes_FK in codes]
@@ -129,8 +130,9 @@ def _indexed_dataset(sequences: Sequence[npt.NDArray[Any]], num_ids: int) -> tup
 
 def file_names(table: pa.Table, suffix: str) -> list[str]:
     """A distinct name below the output for each row of a part, without the suffix."""
-    pairs = zip(table["key"].to_pylist(), table["start"].to_pylist(), strict=True)
-    return safe_names((row_name(key, start) for key, start in pairs), suffix)
+    starts = table["start"].to_pylist()
+    places = zip(table["key"].to_pylist(), starts, channels_of(table), strict=True)
+    return safe_names((row_name(*place) for place in places), suffix)
 
 
 def _npy(name: str, table: pa.Table, pattern: Pattern) -> Iterator[tuple[str, bytes]]:

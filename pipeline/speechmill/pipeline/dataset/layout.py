@@ -23,10 +23,11 @@ from speechmill.pipeline.foreign import Roots
 from speechmill.pipeline.shards.listing import Shard
 from speechmill.pipeline.storage import Storage, join
 from speechmill.pipeline.tokenize import canary
-from speechmill.pipeline.tokenize.schema import LAYOUT, SCHEMA_VERSION
+from speechmill.pipeline.tokenize.schema import LAYOUT, SCHEMA_VERSIONS, schema_version
 from speechmill.pipeline.tokenize.writer import read_footer
 
 FOOTER_BYTES = 64 * 1024  # one ranged read, enough for the footer of nearly every part
+SCHEMA = "schema_version"
 AUDIO = "audio_version"  # of an identity; missing where it was 1
 BATCH = "batch"  # of `dataset.json`, if the dataset was begun on GPUs
 _PARALLEL_READS = 32
@@ -48,7 +49,7 @@ def dataset_identity(
     audio, filters = recording.audio, asdict(recording.filters)
     default = asdict(FilterSettings())
     return {
-        "schema_version": SCHEMA_VERSION,
+        SCHEMA: schema_version(audio.channels),
         "layout": LAYOUT,
         AUDIO: AUDIO_VERSION,
         "codec": codec.name,
@@ -165,7 +166,8 @@ class ShardOutput(ABC):
                 "files give other samples (docs/guide/tokenize.md says which). Set another "
                 f"output; or, if none of them is among yours, set {AUDIO} in {self.identity_file}"
             )
-        for key in wanted:
+        # Another schema comes of another setting, which is named instead.
+        for key in sorted(wanted, key=lambda key: key == SCHEMA):
             if key in (AUDIO, canary.KEY) or (key == BATCH and key not in found):
                 continue
             if found.get(key) != wanted[key]:
@@ -261,6 +263,16 @@ class TokenDataset(ShardOutput):
 
     identity_file, folder, suffix, content = "dataset.json", "tokens", ".parquet", "tokens"
     title = "token dataset"
+
+    def require_identity(self) -> dict[str, Any]:
+        """The identity; raises `InputError` if there is none, or one of a later version."""
+        found = super().require_identity()
+        if (version := found.get(SCHEMA, 1)) not in SCHEMA_VERSIONS:
+            raise InputError(
+                f"{self.root} has {SCHEMA} {version!r}; this version of speechmill reads 1 and 2; "
+                "install a newer one"
+            )
+        return found
 
     def sources(self, names: Sequence[str]) -> list[dict[str, Any]]:
         """From the footers of the parts."""

@@ -20,9 +20,16 @@ from speechmill.pipeline.foreign import Roots
 from speechmill.pipeline.tokenize.batching import Batch, BatchSettings
 from speechmill.pipeline.tokenize.decode import DecodeSettings, decode_shard
 from speechmill.pipeline.tokenize.encoders import BatchByBatch
-from speechmill.pipeline.tokenize.schema import token_schema, with_codes
+from speechmill.pipeline.tokenize.schema import (
+    SCHEMA_VERSIONS,
+    channels_of,
+    token_schema,
+    with_codes,
+)
 
-_COMPARED = ["key", "index", "start", "codes", "num_frames", "num_codebooks", "audio_xxh3"]
+_COMPARED = [
+    "key", "index", "start", "channel", "codes", "num_frames", "num_codebooks", "audio_xxh3"
+]  # fmt: skip
 _ALONE = BatchSettings(seconds=1e-9, window_seconds=1e-9)  # each clip is a batch of its own
 
 
@@ -33,10 +40,17 @@ class Reencoded:
     part: str
     key: str
     start: float  # s
+    channel: int | None
     num_frames: int
     mismatches: tuple[int, ...]  # codes that differ, per codebook
     device: str  # kind of device that first encoded the row
     error: str | None = None  # why the row could not be compared
+
+    @property
+    def place(self) -> str:
+        """The name of the row, for messages."""
+        channel = "" if self.channel is None else f", channel {self.channel}"
+        return f"{self.key!r} at {self.start:g} s{channel}"
 
 
 def reencode(
@@ -85,14 +99,14 @@ def _reencode_rows(
     settings: DecodeSettings,
 ) -> Iterator[Reencoded]:
     shard, only = shard_of(footer), set(wanted["index"].to_pylist())
-    schema = token_schema(codec.info.codebook_sizes)
-    again: dict[tuple[int, float], dict[str, Any]] = {}
+    schema = token_schema(codec.info.codebook_sizes, max(SCHEMA_VERSIONS))
+    again: dict[tuple[int, float, int | None], dict[str, Any]] = {}
     reason = "the sample no longer gives this row"
 
     def take(batch: Batch, codes_BFK: npt.NDArray[np.int64]) -> None:
         rows = with_codes(batch.rows, codes_BFK, batch.first_frame_B, batch.num_frames_B, schema)
         compared = rows.select(_COMPARED).to_pylist()
-        again.update({(row["index"], row["start"]): row for row in compared})
+        again.update({(row["index"], row["start"], row["channel"]): row for row in compared})
 
     try:
         batches = decode_shard(shard, dataset.storage, settings, [codec.info], only)
@@ -100,16 +114,17 @@ def _reencode_rows(
         reason = next((f"{r.error}: {r.message}" for r in end.rejects), reason)
     except (SpeechmillError, CodecError) as error:
         reason = f"{type(error).__name__}: {error}"
-    for row in wanted.to_pylist():
-        now = again.get((row["index"], row["start"]))
-        yield _compared(row, now, name, footer["device"], reason)
+    for row, channel in zip(wanted.to_pylist(), channels_of(wanted), strict=True):
+        now = again.get((row["index"], row["start"], channel))
+        yield _compared(row | {"channel": channel}, now, name, footer["device"], reason)
 
 
 def _compared(
     row: dict[str, Any], now: dict[str, Any] | None, part: str, device: str, reason: str
 ) -> Reencoded:
     books = row["num_codebooks"]
-    result = Reencoded(part, row["key"], row["start"], row["num_frames"], (0,) * books, device)
+    place = (row["key"], row["start"], row["channel"])
+    result = Reencoded(part, *place, row["num_frames"], (0,) * books, device)
     if now is None:
         return replace(result, error=reason)
     if now["audio_xxh3"] != row["audio_xxh3"]:

@@ -32,7 +32,7 @@ from speechmill.pipeline.foreign import Roots
 from speechmill.pipeline.shards.listing import Shard
 from speechmill.pipeline.shards.tar_reader import read_samples
 from speechmill.pipeline.storage import join
-from speechmill.pipeline.tokenize.schema import REJECT_SCHEMA, ROW_SCHEMA, token_schema
+from speechmill.pipeline.tokenize.schema import ROW_SCHEMA, reject_schema, token_schema
 from speechmill.pipeline.tokenize.writer import read_footer
 
 _PART = re.compile(r".+-[0-9a-f]{12}\.parquet")
@@ -156,7 +156,7 @@ class _PartCheck:
         part = _Part(file)
         try:
             table, footer = self._read(file)
-            rejected = self._rejected(file)
+            rejected = self._rejected(file, footer)
             self._check(part, table, footer, rejected)
         except _Unreadable as error:
             part.findings.append(error.finding)
@@ -175,13 +175,14 @@ class _PartCheck:
             table.validate(full=True)
             return table.combine_chunks(), read_footer(data)
 
-    def _rejected(self, file: str) -> pa.Table:
+    def _rejected(self, file: str, footer: dict[str, Any]) -> pa.Table:
+        schema = reject_schema(footer.get("schema_version", 1))
         if _stem(file) not in self.rejects:
-            return REJECT_SCHEMA.empty_table()
+            return schema.empty_table()
         rejects = f"rejects/{_stem(file)}.parquet"
         table, _ = self._read(rejects)
         with _reading(rejects):
-            return table.select(REJECT_SCHEMA.names).cast(REJECT_SCHEMA)
+            return table.select(schema.names).cast(schema)
 
     def _check(
         self, part: _Part, table: pa.Table, footer: dict[str, Any], rejected: pa.Table
@@ -195,7 +196,7 @@ class _PartCheck:
         if source.name != _stem(part.file):
             message = f"holds the tokens of {source.url}, whose part is {source.name}.parquet"
             part.add([("name", message)])
-        wanted = token_schema(codec.codebook_sizes)
+        wanted = token_schema(codec.codebook_sizes, footer["schema_version"])
         place = wanted.get_field_index("metadata")
         if not table.schema.equals(wanted.set(place, ROW_SCHEMA.field("metadata"))):
             part.add([("footer", "the columns are not those of a token dataset of this codec")])

@@ -51,8 +51,9 @@ class Reject:
     error: str  # class name
     message: str
     num_bytes: int
-    start: float | None = None  # s; None: the whole sample
+    start: float | None = None  # s; None: the whole sample, or the whole channel
     end: float | None = None
+    channel: int | None = None  # of the audio; None: all of them
 
 
 @dataclass(slots=True)

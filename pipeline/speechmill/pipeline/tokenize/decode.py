@@ -168,8 +168,7 @@ class _Decoder:
                 yield clip
         for codec, rejects in enumerate(self.rejects):
             own = [fault for fault in faults if fault.codec in (None, codec)]
-            whole = [fault for fault in own if fault.start is None][:1]
-            rejects += [_rejected(sample, suffix, fault) for fault in whole or own]
+            rejects += [_rejected(sample, suffix, fault) for fault in _that_count(own)]
 
     def _reject(self, reject: Reject) -> None:
         for rejects in self.rejects:
@@ -185,6 +184,17 @@ class _Decoder:
         return said, read_spans(said.parsed, segment) if segment.by == "metadata" else ()
 
 
+def _that_count(faults: Sequence[Fault]) -> list[Fault]:
+    """Leave out the faults of a recording, or of a channel, that is rejected as a whole."""
+    whole: dict[int | None, Fault] = {}
+    for fault in faults:
+        if fault.start is None:
+            whole.setdefault(fault.channel, fault)
+    if None in whole:
+        return [whole[None]]
+    return [*whole.values(), *(f for f in faults if f.start is not None and f.channel not in whole)]
+
+
 def _rejected(sample: Sample, suffix: str, fault: Fault) -> Reject:
     return Reject(
         key=sample.key,
@@ -196,4 +206,5 @@ def _rejected(sample: Sample, suffix: str, fault: Fault) -> Reject:
         num_bytes=len(sample.members[suffix]),
         start=fault.start,
         end=fault.end,
+        channel=fault.channel,
     )

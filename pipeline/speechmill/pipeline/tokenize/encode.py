@@ -29,7 +29,7 @@ from speechmill.pipeline.tokenize.device import DeviceLock
 from speechmill.pipeline.tokenize.encode_thread import EncodeThread
 from speechmill.pipeline.tokenize.encoders import BatchByBatch, ShardEncoder, SharedBatches
 from speechmill.pipeline.tokenize.fixed_batches import BatchEncoder
-from speechmill.pipeline.tokenize.schema import with_codes
+from speechmill.pipeline.tokenize.schema import schema_version, with_codes
 from speechmill.pipeline.tokenize.writer import CodecOutput, PartWriter, ShardReport, combined
 
 # Arrays from Ray's object store are read-only, which torch does not support.
@@ -115,7 +115,8 @@ class Tokenizer:
         if output.batch and isinstance(self.encoders[position], SharedBatches):
             provenance["batch"] = asdict(output.batch)
             provenance["kernels"] = kernel_library(options["precision"])
-        return PartWriter(output.output, shard, self.storage, output.codec, provenance)
+        version = schema_version(self.settings.audio.channels)
+        return PartWriter(output.output, shard, self.storage, output.codec, provenance, version)
 
 
 def _load(output: CodecOutput) -> Codec:

@@ -6,9 +6,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from speechmill.pipeline.audio.recordings import EACH
 from speechmill.pipeline.shards.tar_reader import Reject
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSIONS = (1, 2)  # 2 has the column `channel`
 LAYOUT = "flat frame-major"  # frame 0 codebooks 0..K-1, frame 1 codebooks 0..K-1, …
 
 # The columns that follow the codes in `token_schema`.
@@ -25,13 +26,14 @@ _ROW_FIELDS = [
     pa.field("index", pa.int32(), nullable=False),
 ]
 _KEY = pa.field("key", pa.string(), nullable=False)
+_CHANNEL = pa.field("channel", pa.uint8())  # null: the recording has one channel
 # In memory, the JSON of a recording is there once for all of its rows.
 _DISTINCT = pa.field("metadata", pa.dictionary(pa.int32(), pa.string()))
 ROW_SCHEMA = pa.schema(  # of rows without codes
-    [_KEY, *(_DISTINCT if field.name == "metadata" else field for field in _ROW_FIELDS)]
+    [_KEY, *(_DISTINCT if field.name == "metadata" else field for field in _ROW_FIELDS), _CHANNEL]
 )
 
-REJECT_SCHEMA = pa.schema(
+_REJECT_SCHEMA = pa.schema(
     [
         pa.field("key", pa.string(), nullable=False),
         pa.field("shard", pa.string(), nullable=False),
@@ -47,7 +49,17 @@ REJECT_SCHEMA = pa.schema(
 )
 
 
-def token_schema(codebook_sizes: Sequence[int]) -> pa.Schema:
+def schema_version(channels: object) -> int:
+    """The version that a dataset has with this `audio.channels`."""
+    return 2 if channels == EACH else 1
+
+
+def reject_schema(version: int) -> pa.Schema:
+    """The columns of `rejects/*.parquet`."""
+    return _REJECT_SCHEMA if version == 1 else _REJECT_SCHEMA.append(_CHANNEL)
+
+
+def token_schema(codebook_sizes: Sequence[int], version: int = 1) -> pa.Schema:
     """The columns of `tokens/*.parquet`; codes are uint16, or uint32 if a codebook needs it."""
     code = pa.uint16() if max(codebook_sizes) <= 2**16 else pa.uint32()
     item = pa.field("element", code, nullable=False)
@@ -58,6 +70,7 @@ def token_schema(codebook_sizes: Sequence[int]) -> pa.Schema:
             pa.field("num_frames", pa.int32(), nullable=False),
             pa.field("num_codebooks", pa.uint8(), nullable=False),
             *_ROW_FIELDS,
+            *([] if version == 1 else [_CHANNEL]),
         ]
     )
 
@@ -96,16 +109,25 @@ def distinct_strings(values: Sequence[str | None]) -> pa.DictionaryArray:
     return pa.DictionaryArray.from_arrays(indices, pa.array(list(distinct), pa.string()))
 
 
-def reject_table(rejects: Sequence[Reject], shard_url: str) -> pa.Table:
+def reject_table(rejects: Sequence[Reject], shard_url: str, version: int = 1) -> pa.Table:
     """The rows of `rejects/*.parquet`, in order of their position in the tar."""
-    names = [name for name in REJECT_SCHEMA.names if name != "shard"]
+    schema = reject_schema(version)
     ordered = sorted(rejects, key=lambda reject: (reject.index, reject.start or 0.0))
-    columns = {name: [getattr(reject, name) for reject in ordered] for name in names}
-    return pa.Table.from_pydict(
-        columns | {"shard": [shard_url] * len(ordered)}, schema=REJECT_SCHEMA
-    )
+    columns = {
+        name: [shard_url if name == "shard" else getattr(reject, name) for reject in ordered]
+        for name in schema.names
+    }
+    return pa.Table.from_pydict(columns, schema=schema)
 
 
-def row_name(key: str, start: float) -> str:
-    """A file name for one row: the key, with the start in ms if it is not 0."""
-    return f"{key}@{round(start * 1000)}" if start else key
+def channels_of(table: pa.Table) -> list[int | None]:
+    """The channel of each row; only None in a dataset of version 1."""
+    if "channel" not in table.column_names:
+        return [None] * len(table)
+    return list(table["channel"].to_pylist())
+
+
+def row_name(key: str, start: float, channel: int | None) -> str:
+    """A file name for one row: the key, with the start in ms if it is not 0, and the channel."""
+    name = f"{key}@{round(start * 1000)}" if start else key
+    return name if channel is None else f"{name}.ch{channel}"

@@ -25,7 +25,7 @@ from speechmill.pipeline.tokenize.canary import Reference
 from speechmill.pipeline.tokenize.schema import (
     LAYOUT,
     ROW_SCHEMA,
-    SCHEMA_VERSION,
+    channels_of,
     distinct_strings,
     reject_table,
     token_schema,
@@ -94,6 +94,7 @@ class PartWriter:
     After an exception, or without `close`, nothing is written. Rejects are written before the part,
     so an existing part always has its rejects. `provenance` are more facts for the footer: the kind
     of device, the precision, whether the codec was compiled, and on a GPU the shapes of batches.
+    `version` is that of the schema.
     """
 
     def __init__(
@@ -103,13 +104,15 @@ class PartWriter:
         storage: Storage,
         codec: CodecInfo,
         provenance: dict[str, Any],
+        version: int = 1,
     ):
         self.root = root
         self.shard = shard
         self.storage = storage
         self.codec = codec
         self.provenance = provenance
-        self.schema = token_schema(codec.codebook_sizes)
+        self.version = version
+        self.schema = token_schema(codec.codebook_sizes, version)
         self.report: ShardReport | None = None
         self._batches: list[pa.RecordBatch] = []
         self._metadata = _Distinct()
@@ -138,9 +141,8 @@ class PartWriter:
         place = self.schema.get_field_index("metadata")
         schema = self.schema.set(place, pa.field("metadata", pa.int32()))
         table = pa.Table.from_batches(self._batches, schema=schema)
-        table = _without(table, end.rejects).sort_by(
-            [("index", "ascending"), ("start", "ascending")]
-        )
+        order = [name for name in ("index", "start", "channel") if name in schema.names]
+        table = _without(table, end.rejects).sort_by([(name, "ascending") for name in order])
         report = ShardReport(
             shard=self.shard.name,
             rows=len(table),
@@ -152,7 +154,7 @@ class PartWriter:
             num_passed_over=end.num_passed_over,
         )
         if end.rejects:
-            rejected = reject_table(end.rejects, self.shard.url)
+            rejected = reject_table(end.rejects, self.shard.url, self.version)
             starts = range(0, len(rejected), ROWS_PER_GROUP)
             groups = (rejected.slice(start, ROWS_PER_GROUP) for start in starts)
             self._put("rejects", rejected.schema, groups, report)
@@ -205,7 +207,7 @@ class PartWriter:
     def _footer(self, report: ShardReport) -> dict[str, Any]:
         rare = {"cleaned": report.num_cleaned, "passed_over": report.num_passed_over}
         return {
-            "schema_version": SCHEMA_VERSION,
+            "schema_version": self.version,
             "layout": LAYOUT,
             "codec": asdict(self.codec),
             "source": asdict(self.shard),
@@ -257,11 +259,15 @@ def _group_bounds(table: pa.Table, metadata: Sequence[str]) -> Iterator[tuple[in
 
 
 def _without(table: pa.Table, rejects: Sequence[Reject]) -> pa.Table:
-    """Remove the clips of recordings that were rejected as a whole afterwards."""
-    rejected = {reject.index for reject in rejects if reject.start is None}
-    if rejected.isdisjoint(table["index"].to_pylist()):
+    """Remove the clips of recordings and channels that were rejected as a whole afterwards."""
+    rejected = {(reject.index, reject.channel) for reject in rejects if reject.start is None}
+    indices = table["index"].to_pylist()
+    if {index for index, _ in rejected}.isdisjoint(indices):
         return table
-    return table.filter(pc.invert(pc.is_in(table["index"], pa.array(rejected, pa.int32()))))
+    rows = zip(indices, channels_of(table), strict=True)
+    return table.filter(
+        pa.array([rejected.isdisjoint({(index, None), (index, own)}) for index, own in rows])
+    )
 
 
 @cache
