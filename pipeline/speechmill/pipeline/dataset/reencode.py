@@ -28,8 +28,15 @@ from speechmill.pipeline.tokenize.schema import (
 )
 
 _COMPARED = [
-    "key", "index", "start", "channel", "codes", "num_frames", "num_codebooks", "audio_xxh3"
-]  # fmt: skip
+    "key",
+    "index",
+    "start",
+    "channel",
+    "codes",
+    "num_frames",
+    "num_codebooks",
+    "audio_xxh3",
+]
 _ALONE = BatchSettings(seconds=1e-9, window_seconds=1e-9)  # each clip is a batch of its own
 
 
