@@ -56,6 +56,14 @@ def test_every_sample_of_an_epoch_goes_to_one_worker(shards, storage, num_worker
     assert sorted(keys) == [f"{shard}{number}" for shard in "abc" for number in range(SAMPLES)]
 
 
+def test_the_audio_member_says_where_the_keys_end(tmp_path, storage):
+    names = ["a.left.flac", "a.left.json", "a.right.flac", "b.left.flac", "b.right.flac"]
+    (tmp_path / "a.tar").write_bytes(tar_bytes([(name, b"{}") for name in names]))
+    [shard] = list_shards([f"{tmp_path}/a.tar"], storage)
+    stream = SampleStream([shard], storage, 1, 4, audio_member="left.flac")
+    assert sorted(key for key, _ in epoch(stream, StreamState())) == ["a", "b"]
+
+
 def test_a_stream_continues_from_every_state(shards, storage):
     stream = SampleStream(shards, storage, 1, 4)
     whole = epoch(stream, StreamState())

@@ -1,3 +1,4 @@
+import gzip
 import math
 from math import log2
 
@@ -10,15 +11,16 @@ from speechmill.codecs import load_codec
 from speechmill.pipeline.audio.resample import AudioSettings, decode_audio
 from speechmill.pipeline.audio.samples import Limits, to_float
 from speechmill.pipeline.errors import InputError
-from speechmill.pipeline.quality import RATE
+from speechmill.pipeline.quality import RATE, testset
 from speechmill.pipeline.quality.codebook_usage import CodeCounts
 from speechmill.pipeline.quality.dnsmos import dnsmos
 from speechmill.pipeline.quality.reconstruct import reconstruct
 from speechmill.pipeline.quality.scoring import Scorer, scored, scoring_processes
 from speechmill.pipeline.quality.signal import SIGNAL_METRICS, match_length
 from speechmill.pipeline.quality.speech import similarity, speaker_model, word_error_rate
-from speechmill.pipeline.quality.testset import Utterance
+from speechmill.pipeline.quality.testset import Utterance, read_test_set
 from tests.conftest import REPOSITORY
+from tests.corpus import encode, tar_bytes, tone
 
 BEST = {"pesq": 4.64, "stoi": 1.0, "si_sdr": 100.0, "mel": 0.0, "stft": 0.0}
 HIGHER_IS_BETTER = {"pesq", "stoi", "si_sdr"}
@@ -114,6 +116,14 @@ def test_processes_score_in_the_order_of_the_pairs(speech):
 def test_an_unknown_metric_is_named():
     with pytest.raises(InputError, match=r"no metric 'psq'.*pesq, stoi"):
         Scorer(["psq"])
+
+
+def test_a_folder_of_compressed_tars_is_a_test_set(tmp_path, storage):
+    data = gzip.compress(tar_bytes([("a.flac", encode(tone(0.5)))]))
+    (tmp_path / "a.tar.gz").write_bytes(data)
+    settings = testset.TestSetSettings([f"{tmp_path}/"])
+    [clip], rejects = read_test_set(settings, AudioSettings(), Limits(), storage)
+    assert (clip.key, rejects) == ("a", {})
 
 
 def test_the_first_clip_that_is_timed_follows_one_that_is_not(monkeypatch):

@@ -32,7 +32,12 @@ def fit_codebook(config: FitConfig, display: Display) -> None:
     recipe = _recipe(config)
     root = storage.absolute(config.output)
     stream = SampleStream(
-        shards, storage, config.seed, config.data.shuffle_buffer, limits=config.limits
+        shards,
+        storage,
+        config.seed,
+        config.data.shuffle_buffer,
+        limits=config.limits,
+        audio_member=config.audio.member,
     )
     fit = KMeansFit(config, recipe, stream, root, display)
     describe_run(config, root, storage)

@@ -81,6 +81,7 @@ class SampleStream:
     buffer_size: int
     split: WorkerSplit = field(default_factory=WorkerSplit)
     limits: Limits = field(default_factory=Limits)
+    audio_member: str | None = None  # suffix of the audio if a sample has several
 
     def samples(self, state: StreamState) -> Iterator[ShuffledSample]:
         """Yield samples without end, from a position on."""
@@ -139,7 +140,13 @@ class SampleStream:
     def _read(self, shard: Shard, first: int) -> Iterator[Sample]:
         """Yield the samples of a shard; damaged ones are left out with a warning."""
         try:
-            for sample in read_samples(shard, self.storage, int(self.limits.member_mb * 1e6)):
+            for sample in read_samples(
+                shard,
+                self.storage,
+                int(self.limits.member_mb * 1e6),
+                max_metadata_bytes=int(self.limits.metadata_mb * 1e6),
+                audio_member=self.audio_member,
+            ):
                 if sample.index < first:
                     continue
                 if isinstance(sample, Reject):
@@ -150,10 +157,12 @@ class SampleStream:
             logger.warning("left out the rest of a shard: %s", shown(error))
 
 
-def intact_samples(shards: list[str], storage: Storage, max_member_bytes: int) -> Iterator[Sample]:
+def intact_samples(
+    shards: list[str], storage: Storage, max_member_bytes: int, audio_member: str | None = None
+) -> Iterator[Sample]:
     """Yield the samples of shards once, in their order; damaged ones are left out."""
     for shard in list_shards(shards, storage):
-        for sample in read_samples(shard, storage, max_member_bytes):
+        for sample in read_samples(shard, storage, max_member_bytes, audio_member=audio_member):
             if isinstance(sample, Sample):
                 yield sample
 

@@ -70,7 +70,7 @@ def _clips(config: TrainConfig, recipe: Recipe, storage: Storage) -> Iterator[Te
     num_samples = round(settings.seconds * recipe.sample_rate)
     found = 0
     max_bytes = int(config.limits.member_mb * 1e6)
-    for sample in intact_samples(settings.shards, storage, max_bytes):
+    for sample in intact_samples(settings.shards, storage, max_bytes, config.audio.member):
         try:
             data = sample.members[audio_suffix(sample, config.audio.member)]
             decoded = decode_audio(data, recipe.sample_rate, config.audio, config.limits)

@@ -47,6 +47,7 @@ def train_worker(
         buffer_size=config.data.shuffle_buffer,
         split=WorkerSplit(context.rank, context.world_size),
         limits=config.limits,
+        audio_member=config.audio.member,
     )
     cropper = build_cropper(config, recipe, storage)
     Trainer(config, recipe, stream, cropper, context, job.identity, report).run()
