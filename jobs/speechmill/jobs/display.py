@@ -5,7 +5,7 @@ and emoji codes, and with control characters escaped.
 """
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -14,7 +14,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from speechmill.jobs.passed_over import passed_over_summary
 from speechmill.pipeline.errors import StorageError
+from speechmill.pipeline.links import PassedOver
 from speechmill.pipeline.redaction import public_text
 from speechmill.pipeline.run.run_log import bottleneck_sentence
 from speechmill.pipeline.run.runner import Event, EventKind, Totals
@@ -149,14 +151,12 @@ class ShardDisplay(Display):
         """Return the seconds left, if the remaining bytes take as long as those before."""
         return elapsed * self._bytes_left / max(self._bytes_done, 1)
 
-    def summary(self, totals: Totals, elapsed: float) -> None:
-        """Print the totals of the run as a table."""
+    def summary(self, totals: Totals, elapsed: float, passed_over: Sequence[PassedOver]) -> None:
+        """Print the totals of the run as a table, with what the listing passed over."""
         rejects = ", ".join(f"{count} {error}" for error, count in sorted(totals.rejects.items()))
-        optional = {
-            "frames": totals.frames,
-            "not UTF-8": totals.cleaned,
-            "passed over": totals.passed_over,
-        }
+        left = [passed_over_summary(passed_over)] if passed_over else []
+        left += [f"{totals.passed_over} members that macOS added"] if totals.passed_over else []
+        optional = {"frames": totals.frames, "not UTF-8": totals.cleaned, "passed over": left}
         rows = {
             "shards": f"{totals.shards} done, {totals.failed} failed, {totals.retries} retries",
             "utterances": f"{totals.rows:,}",
@@ -165,11 +165,11 @@ class ShardDisplay(Display):
             "rejects": f"{sum(totals.rejects.values())}" + (f" ({rejects})" if rejects else ""),
             "bad metadata": f"{totals.bad_json}",
             "not UTF-8": f"{totals.cleaned} names and texts, stored with U+FFFD",
-            "passed over": f"{totals.passed_over} members that macOS added",
+            "passed over": "; ".join(left),
             "time": f"{elapsed:.1f} s, {totals.audio_seconds / elapsed:,.0f} x real time",
         }
-        for name, count in optional.items():
-            if not count:
+        for name, found in optional.items():
+            if not found:
                 del rows[name]
         self.console.print(facts_table(rows))
         if sentence := bottleneck_sentence(totals, elapsed):

@@ -146,7 +146,7 @@ def _is_audio(source: str, storage: Storage) -> bool:
         return True
     if source.endswith((*TARS, ".txt")) or "{" in source or is_pattern(source):
         return False
-    return not any(info.url.endswith(".tar") for info in storage.list_files(source))
+    return not any(info.url.endswith(".tar") for info in storage.list_linked(source)[0])
 
 
 def _samples_of_shards(
