@@ -10,7 +10,7 @@ from speechmill.codecs import load_codec
 from speechmill.pipeline.audio.resample import AudioSettings, decode_audio
 from speechmill.pipeline.audio.samples import Limits, to_float
 from speechmill.pipeline.errors import InputError
-from speechmill.pipeline.quality import RATE
+from speechmill.pipeline.quality import RATE, testset
 from speechmill.pipeline.quality.codebook_usage import CodeCounts
 from speechmill.pipeline.quality.dnsmos import dnsmos
 from speechmill.pipeline.quality.reconstruct import reconstruct
@@ -18,7 +18,9 @@ from speechmill.pipeline.quality.scoring import Scorer, scored, scoring_processe
 from speechmill.pipeline.quality.signal import SIGNAL_METRICS, match_length
 from speechmill.pipeline.quality.speech import similarity, speaker_model, word_error_rate
 from speechmill.pipeline.quality.testset import Utterance
+from speechmill.pipeline.storage import Storage
 from tests.conftest import REPOSITORY
+from tests.corpus import write_corpus
 
 BEST = {"pesq": 4.64, "stoi": 1.0, "si_sdr": 100.0, "mel": 0.0, "stft": 0.0}
 HIGHER_IS_BETTER = {"pesq", "stoi", "si_sdr"}
@@ -109,6 +111,14 @@ def test_processes_score_in_the_order_of_the_pairs(speech):
     alone = list(scored(pairs, scorer, None))
     with scoring_processes(2) as processes:
         assert list(scored(pairs, scorer, processes)) == alone
+
+
+def test_a_link_to_nothing_beside_the_shards_ends_no_evaluation(tmp_path):
+    write_corpus(tmp_path, num_shards=1, clips_per_shard=2, seconds=0.3)
+    (tmp_path / "gone.tar").symlink_to("no")
+    settings = testset.TestSetSettings([str(tmp_path)])
+    utterances, rejects = testset.read_test_set(settings, AudioSettings(), Limits(), Storage())
+    assert (len(utterances), rejects) == (2, {})
 
 
 def test_an_unknown_metric_is_named():

@@ -236,7 +236,7 @@ def test_only_a_link_that_the_user_names_leads_out_of_a_folder(folder, storage, 
         (source / name).symlink_to(target)
     _, reasons = names_and_reasons(folder, [str(folder)], storage)
     assert reasons == {"b/only/z.tar": OUTSIDE, "b/only/all": OUTSIDE, "b/notes.txt": NO_TAR}
-    for named in ("z.tar", "*.tar", "all/z.tar", "all/"):
+    for named in ("z.tar", "*.tar", "**/*.tar", "all/z.tar", "all/"):
         assert names([f"{source}/{named}"], storage) == ["z.tar"]
     with pytest.raises(InputError, match=r"leads out of the folder: .* by a glob, such as"):
         list_shards([str(source)], storage)

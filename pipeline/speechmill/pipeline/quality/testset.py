@@ -146,7 +146,8 @@ def _is_audio(source: str, storage: Storage) -> bool:
         return True
     if source.endswith((*TARS, ".txt")) or "{" in source or is_pattern(source):
         return False
-    return not any(info.url.endswith(".tar") for info in storage.list_linked(source)[0])
+    listed, passed_over = storage.list_linked(source)
+    return not any(each.url.endswith(".tar") for each in [*listed, *passed_over])
 
 
 def _samples_of_shards(
