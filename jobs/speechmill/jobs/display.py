@@ -152,11 +152,13 @@ class ShardDisplay(Display):
         return elapsed * self._bytes_left / max(self._bytes_done, 1)
 
     def summary(self, totals: Totals, elapsed: float, passed_over: Sequence[PassedOver]) -> None:
-        """Print the totals of the run as a table, with what the listing passed over."""
+        """Print the totals of the run as a table, and what the listing passed over."""
         rejects = ", ".join(f"{count} {error}" for error, count in sorted(totals.rejects.items()))
-        left = [passed_over_summary(passed_over)] if passed_over else []
-        left += [f"{totals.passed_over} members that macOS added"] if totals.passed_over else []
-        optional = {"frames": totals.frames, "not UTF-8": totals.cleaned, "passed over": left}
+        optional = {
+            "frames": totals.frames,
+            "not UTF-8": totals.cleaned,
+            "passed over": totals.passed_over,
+        }
         rows = {
             "shards": f"{totals.shards} done, {totals.failed} failed, {totals.retries} retries",
             "utterances": f"{totals.rows:,}",
@@ -165,13 +167,15 @@ class ShardDisplay(Display):
             "rejects": f"{sum(totals.rejects.values())}" + (f" ({rejects})" if rejects else ""),
             "bad metadata": f"{totals.bad_json}",
             "not UTF-8": f"{totals.cleaned} names and texts, stored with U+FFFD",
-            "passed over": "; ".join(left),
+            "passed over": f"{totals.passed_over} members that macOS added",
             "time": f"{elapsed:.1f} s, {totals.audio_seconds / elapsed:,.0f} x real time",
         }
-        for name, found in optional.items():
-            if not found:
+        for name, count in optional.items():
+            if not count:
                 del rows[name]
         self.console.print(facts_table(rows))
+        if passed_over:
+            self.line(f"passed over {len(passed_over)}: {passed_over_summary(passed_over)}")
         if sentence := bottleneck_sentence(totals, elapsed):
             self.line(sentence)
 

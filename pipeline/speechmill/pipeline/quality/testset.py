@@ -147,7 +147,8 @@ def _is_audio(source: str, storage: Storage) -> bool:
     if source.endswith((*TARS, ".txt")) or "{" in source or is_pattern(source):
         return False
     listed, passed_over = storage.list_linked(source)
-    return not any(each.url.endswith(".tar") for each in [*listed, *passed_over])
+    urls = [info.url for info in listed] + [one.url for one in passed_over]
+    return not any(url.endswith(".tar") for url in urls)
 
 
 def _samples_of_shards(

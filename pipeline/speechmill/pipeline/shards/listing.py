@@ -12,7 +12,7 @@ from speechmill.pipeline.errors import InputError
 from speechmill.pipeline.links import HIDDEN, OUTSIDE, PassedOver
 from speechmill.pipeline.redaction import public_url
 from speechmill.pipeline.shards.shard_lists import exists, expand_sources
-from speechmill.pipeline.storage import FileInfo, Listing, Storage, is_local, local_files
+from speechmill.pipeline.storage import FileInfo, Listing, Storage, is_local, join, local_files
 from speechmill.pipeline.text import replace_escaped, shown
 
 PLAN = "pack.json"  # of `pack`, beside the tars
@@ -135,7 +135,8 @@ def _none_found(source: str, left: Sequence[PassedOver]) -> str:
     if missed := [one for one in left if one.reason not in _NO_SHARDS]:
         said += f"{missed[0].url} is {missed[0].reason}"
         if missed[0].reason == OUTSIDE:
-            said += f": to follow links anywhere, name them by a glob, such as {source}/**/*.tar"
+            glob = join(source, "**", "*.tar")
+            said += f": to follow links anywhere, name them by a glob, such as {glob}"
         return said
     pack = "`speechmill pack` makes shards of audio"
     return said + ("does its page link to them?" if source.startswith(_WEB) else pack)
