@@ -21,7 +21,7 @@ import ray
 from omegaconf import OmegaConf
 from rich.console import Console
 
-from speechmill.jobs.commands.plan import plan_run, print_plan
+from speechmill.jobs.commands.plan import plan_runs, print_plan
 from speechmill.jobs.commands.tokenize import tokenize_shards
 from speechmill.jobs.commands.verify import VerifyOptions, print_verification, verify_dataset
 from speechmill.jobs.config import for_each_codec, from_overrides, to_yaml
@@ -135,7 +135,8 @@ def test_no_secret_is_in_what_a_run_leaves_or_shows_and_it_listens_on_the_loopba
             assert watch.listening == {"127.0.0.1"}
         dataset = open_dataset(str(tmp_path / name), [])
         write_report(dataset)
-        print_plan(plan_run(config), console)
+        for found in plan_runs(config):
+            print_plan(found, console)
         print_verification(*verify_dataset(dataset.root, VerifyOptions(), []), console)
     left = (
         everything_in(session) + everything_in(tmp_path / "ray") + everything_in(tmp_path / "here")

@@ -1,16 +1,18 @@
 """A run over shards says that it is done only if its parts exist."""
 
 import io
+import json
 from collections import Counter
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+from speechmill.jobs.commands.enhance import enhance_shards
 from speechmill.jobs.commands.tokenize import tokenize_shards
 from speechmill.jobs.config import from_overrides
 from speechmill.jobs.display import Display, ShardDisplay
-from speechmill.jobs.schemas import TokenizeConfig
+from speechmill.jobs.schemas import EnhanceConfig, TokenizeConfig
 from speechmill.pipeline import metrics
 from speechmill.pipeline.errors import StorageError
 from speechmill.pipeline.run.runner import Event, Totals
@@ -56,6 +58,31 @@ def test_metrics_count_a_shard_once_whatever_the_number_of_codecs(tmp_path: Path
         metrics.send_to(None)
     assert (counted["shards"], counted["utterances"]) == (totals.shards, totals.rows) == (2, 6)
     assert counted["frames"] == totals.frames
+
+
+@pytest.mark.parametrize("verb", ["tokenize", "enhance"])
+def test_a_run_counts_by_reason_what_the_listing_passed_over(tmp_path: Path, verb: str) -> None:
+    write_corpus(tmp_path / "in", num_shards=2, clips_per_shard=1, seconds=0.3)
+    (tmp_path / "in" / "gone.tar").symlink_to("no")
+    for name in ("a.zip", "b.zip"):
+        (tmp_path / "in" / name).touch()
+    names = [f"shards=[{tmp_path}/in]", f"output={tmp_path}/out", "workers={count: 0, num_gpus: 0}"]
+    sink = io.StringIO()
+    display = ShardDisplay(Console(file=sink, width=40))
+    if verb == "tokenize":
+        totals = tokenize_shards(
+            from_overrides(TokenizeConfig, [*names, "codec.name=null"]), display
+        )
+    else:
+        config = from_overrides(EnhanceConfig, [*names, "enhancer.name=spectral-gating"])
+        totals = enhance_shards(config, display)
+    lines = sink.getvalue().splitlines()
+    assert f"passed over 1, a link to nothing: {tmp_path}/in/gone.tar" in lines
+    assert lines[-1] == "passed over 3: 2 not a .tar by its name; 1 a link to nothing"
+    [events] = (tmp_path / "out" / "runs").glob("*/events.jsonl")
+    counts = json.loads(events.read_text().splitlines()[0])["passed_over"]
+    assert counts == {"a link to nothing": 1, "not a .tar by its name": 2}
+    assert totals.shards == 2
 
 
 def test_a_closing_line_is_printed_only_if_its_files_exist(tmp_path: Path) -> None:

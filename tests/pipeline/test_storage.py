@@ -81,7 +81,7 @@ def test_a_link_is_the_file_that_it_points_to(tmp_path):
     (tmp_path / "linked" / "b.tar").symlink_to("../real/a.tar")
     (tmp_path / "linked" / "folder.tar").symlink_to("../real")
     [listed] = Storage().list_files(f"{tmp_path}/linked")
-    assert Storage().glob(f"{tmp_path}/linked/*.tar") == [listed]
+    assert Storage().glob(f"{tmp_path}/linked/*.tar") == ([listed], [])
     assert Storage().info(listed.url) == listed
     assert (listed.url, listed.size) == (f"{tmp_path}/linked/b.tar", 3)
     (tmp_path / "real" / "a.tar").unlink()

@@ -19,7 +19,7 @@ import typer
 from rich.console import Console
 
 from speechmill.codecs.errors import CodecError
-from speechmill.jobs.config import for_each_codec, from_overrides, load_config
+from speechmill.jobs.config import from_overrides, load_config
 from speechmill.jobs.display import Display, ShardDisplay, print_line
 from speechmill.jobs.schemas import EnhanceConfig, EvaluateConfig, PackConfig, TokenizeConfig
 from speechmill.pipeline.errors import (
@@ -72,11 +72,11 @@ def tokenize_command(config: Config, overrides: Overrides = None) -> None:
 @app.command("plan")
 def plan_command(config: Config, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Show what `tokenize` would do with a configuration, for each codec; nothing is written."""
-    from speechmill.jobs.commands.plan import plan_run, plans_json, print_plan
+    from speechmill.jobs.commands.plan import plan_runs, plans_json, print_plan
 
     with _exit_codes():
         settings = load_config(TokenizeConfig, config, overrides or [])
-        plans = [plan_run(single) for single in for_each_codec(settings)]
+        plans = plan_runs(settings)
     if as_json:
         print(plans_json(plans))
     else:

@@ -5,7 +5,7 @@ and emoji codes, and with control characters escaped.
 """
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -14,7 +14,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from speechmill.jobs.passed_over import passed_over_summary
 from speechmill.pipeline.errors import StorageError
+from speechmill.pipeline.links import PassedOver
 from speechmill.pipeline.redaction import public_text
 from speechmill.pipeline.run.run_log import bottleneck_sentence
 from speechmill.pipeline.run.runner import Event, EventKind, Totals
@@ -149,8 +151,8 @@ class ShardDisplay(Display):
         """Return the seconds left, if the remaining bytes take as long as those before."""
         return elapsed * self._bytes_left / max(self._bytes_done, 1)
 
-    def summary(self, totals: Totals, elapsed: float) -> None:
-        """Print the totals of the run as a table."""
+    def summary(self, totals: Totals, elapsed: float, passed_over: Sequence[PassedOver]) -> None:
+        """Print the totals of the run as a table, and what the listing passed over."""
         rejects = ", ".join(f"{count} {error}" for error, count in sorted(totals.rejects.items()))
         optional = {
             "frames": totals.frames,
@@ -172,6 +174,8 @@ class ShardDisplay(Display):
             if not count:
                 del rows[name]
         self.console.print(facts_table(rows))
+        if passed_over:
+            self.line(f"passed over {len(passed_over)}: {passed_over_summary(passed_over)}")
         if sentence := bottleneck_sentence(totals, elapsed):
             self.line(sentence)
 

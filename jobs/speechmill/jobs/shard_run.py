@@ -2,15 +2,18 @@
 
 import signal
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from speechmill.jobs.display import UNREACHABLE, ShardDisplay
+from speechmill.jobs.passed_over import passed_over_lines
 from speechmill.jobs.report.run_page import write_report
 from speechmill.pipeline.dataset.layout import ShardOutput
 from speechmill.pipeline.errors import RunStopped, StorageError
+from speechmill.pipeline.links import PassedOver
 from speechmill.pipeline.redaction import public_values
 from speechmill.pipeline.run.job import Job, RaySettings, WorkerEventCallback, WorkerSettings
 from speechmill.pipeline.run.local_pool import LocalPool
@@ -48,9 +51,10 @@ class RunOutput:
         for shard in set(shards) - self.needed:
             self._clear_failures(shard)
 
-    def start(self, num_shards: int) -> None:
+    def start(self, num_shards: int, passed_over: Sequence[PassedOver]) -> None:
         self.log = RunLog(self.folder.root, self.folder.storage, self.config_yaml)
-        facts = {**self.facts, "shards": num_shards}
+        by_reason = Counter(one.reason for one in passed_over)
+        facts = {**self.facts, "shards": num_shards, "passed_over": by_reason}
         self.log.record(EventKind.RUN_STARTED, **facts)
 
     def take(self, event: Event) -> None:
@@ -93,12 +97,16 @@ def run_shards(
     job: Job,
     config: RunConfig,
     display: ShardDisplay,
+    passed_over: Sequence[PassedOver],
 ) -> Totals:
     """Process every shard that lacks a part at one of the outputs.
 
-    Raises `DatasetConflict` before anything is computed, and the error that ends a run early.
-    Shards given up on are counted in the result.
+    What the listing passed over is named first, and counted at the end and in the log. Shards given
+    up on are counted in the result. Raises `DatasetConflict` before anything is computed, and the
+    error that ends a run early.
     """
+    for line in passed_over_lines(passed_over):
+        display.line(line)
     for output in outputs:
         output.claim(shards)
         display.line(f"output   {output.folder.root}")
@@ -108,7 +116,7 @@ def run_shards(
         display.line("nothing left to do")
         return Totals()
     for output in outputs:
-        output.start(len(todo))
+        output.start(len(todo), passed_over)
     totals = Totals()
     status = RunStatus.ABORTED
     try:
@@ -120,7 +128,7 @@ def run_shards(
     finally:
         for output in outputs:
             output.finish(status, totals)
-    display.summary(totals, outputs[0].log.elapsed)
+    display.summary(totals, outputs[0].log.elapsed, passed_over)
     return totals
 
 

@@ -22,8 +22,7 @@ class LocalFile:
 
     path: str
     real: str
-    size: int  # bytes
-    mtime: float  # s
+    stat: os.stat_result
 
 
 @dataclass(slots=True)
@@ -32,6 +31,7 @@ class Walk:
 
     A link is followed if it leads below one of `roots`, or anywhere if they are None. Each is
     followed once, and none to a folder that it lies in: the walk ends, whatever the links are.
+    With `once`, no folder is read a second time by another path; a path without links comes first.
     """
 
     files: list[LocalFile] = field(default_factory=list)
@@ -48,26 +48,35 @@ UNREADABLE = "a folder that cannot be read"
 _Folder = tuple[str, str, frozenset[str]]  # path, real path, real paths of the folders above
 
 
-def walk(root: str, roots: Sequence[str] | None) -> Walk:
+def walk(root: str, roots: Sequence[str] | None, *, once: bool = False) -> Walk:
     """Read a folder and all folders below it; what does not exist is empty."""
-    return _Walker(None if roots is None else [os.path.realpath(each) for each in roots]).walk(root)
+    real = None if roots is None else [os.path.realpath(each) for each in roots]
+    return _Walker(real, once).walk(root)
+
+
+def file_at(path: str) -> os.stat_result | None:
+    """The size and times of a file, or of that which a link leads to; None for anything else."""
+    found = _stat(Path(path))
+    return found if found and stat.S_ISREG(found.st_mode) else None
 
 
 class _Walker:
-    def __init__(self, roots: list[str] | None):
+    def __init__(self, roots: list[str] | None, once: bool):
         self.roots = roots
+        self.once = once
         self.found = Walk()
         self.folders: list[_Folder] = []
         self.links: deque[_Folder] = deque()  # path, real path of the link itself, folders above
         self.followed: set[str] = set()
+        self.known: set[str] = set()  # real paths of the folders that were read
 
     def walk(self, root: str) -> Walk:
         root = root.rstrip("/") or "/"
         real = os.path.realpath(root)
         if not self._allowed(real):
             self._pass_over(root, OUTSIDE)
-        elif (found := _stat(real)) and not stat.S_ISDIR(found.st_mode):
-            self._add(root, real)
+        elif (found := _stat(Path(real))) and not stat.S_ISDIR(found.st_mode):
+            self._add(root, real, found)
         else:
             self.folders.append((root, real, frozenset()))
         while self.folders or self.links:
@@ -80,6 +89,10 @@ class _Walker:
         return self.found
 
     def _read(self, folder: str, real: str, above: frozenset[str]) -> None:
+        if self.once and real in self.known:
+            self._pass_over(folder, ROUND)
+            return
+        self.known.add(real)
         try:
             with os.scandir(folder) as scan:
                 entries = sorted(scan, key=lambda entry: entry.name)
@@ -97,26 +110,25 @@ class _Walker:
             elif entry.is_dir():
                 self.folders.append((entry.path, target, above | {real}))
             else:
-                self._add(entry.path, target)
+                self._add(entry.path, target, _stat(entry))
 
     def _follow(self, path: str, link: str, above: frozenset[str]) -> None:
         real = os.path.realpath(link)
         if not self._allowed(real):
             self._pass_over(path, OUTSIDE)
-        elif not (found := _stat(real)):
+        elif not (found := _stat(Path(real))):
             self._pass_over(path, DANGLING)
         elif not stat.S_ISDIR(found.st_mode):
-            self._add(path, real)
+            self._add(path, real, found)
         elif real in above or link in self.followed:
             self._pass_over(path, ROUND)
         else:
             self.followed.add(link)
             self.folders.append((path, real, above))
 
-    def _add(self, path: str, real: str) -> None:
-        found = _stat(real)
+    def _add(self, path: str, real: str, found: os.stat_result | None) -> None:
         if found and stat.S_ISREG(found.st_mode):
-            self.found.files.append(LocalFile(path, real, found.st_size, found.st_mtime))
+            self.found.files.append(LocalFile(path, real, found))
         else:
             self._pass_over(path, SPECIAL)
 
@@ -130,8 +142,8 @@ class _Walker:
         self.found.passed_over.append(PassedOver(url, reason))
 
 
-def _stat(path: str) -> os.stat_result | None:
+def _stat(path: Path | os.DirEntry[str]) -> os.stat_result | None:
     try:
-        return Path(path).stat()
+        return path.stat()
     except (OSError, ValueError):  # gone, not permitted, or a link that names no path
         return None

@@ -9,7 +9,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -25,7 +25,7 @@ from speechmill.codecs.fetch import PACKAGES
 from speechmill.pipeline import links, web_files
 from speechmill.pipeline.atomic_write import replace_file
 from speechmill.pipeline.errors import InputError, StorageError, StorageNotFound, StorageUnavailable
-from speechmill.pipeline.links import PassedOver
+from speechmill.pipeline.links import DANGLING, PassedOver
 from speechmill.pipeline.metrics import STORAGE_BYTES, STORAGE_REQUESTS, STORAGE_RETRIES, record
 from speechmill.pipeline.redaction import public_text, public_url, remember_options
 from speechmill.pipeline.retry import Backoff
@@ -62,6 +62,9 @@ class Found:
 
     url: str
     file: FileInfo
+
+
+Listing = tuple[list[FileInfo], list[PassedOver]]
 
 
 @dataclass
@@ -107,20 +110,49 @@ class Storage:
 
         def walk(fs: fsspec.AbstractFileSystem, path: str) -> tuple[list[Found], list[PassedOver]]:
             found = links.walk(path, roots)
-            return [
-                Found(escape_bytes(f.path), FileInfo(escape_bytes(f.real), f.size, str(f.mtime)))
-                for f in found.files
-            ], [PassedOver(escape_bytes(one.url), one.reason) for one in found.passed_over]
+            files = [
+                Found(
+                    escape_bytes(each.path),
+                    FileInfo(escape_bytes(each.real), each.stat.st_size, str(each.stat.st_mtime)),
+                )
+                for each in found.files
+            ]
+            return files, _escaped(found.passed_over)
 
         return self._try("list", url, walk)
 
-    def glob(self, pattern: str) -> list[FileInfo]:
-        """Every object that matches a pattern of `*`, `**`, `?` and `[…]`, sorted by URL."""
+    def list_linked(self, url: str) -> Listing:
+        """Every file below a folder, sorted by URL, and what was passed over.
 
-        def glob(fs: fsspec.AbstractFileSystem, path: str) -> list[FileInfo]:
+        On a local disk, links are followed that lead below the folder; no folder is read twice.
+        """
+        if not is_local(self.absolute(url)):
+            return self.list_files(url), []
+
+        def walk(_: fsspec.AbstractFileSystem, path: str) -> Listing:
+            found = links.walk(path, [path], once=True)
+            files = [
+                FileInfo(escape_bytes(each.path), each.stat.st_size, _stamp(each.stat))
+                for each in found.files
+            ]
+            return files, _escaped(found.passed_over)
+
+        return self._try("list", url, walk)
+
+    def glob(self, pattern: str) -> Listing:
+        """Every object that matches a pattern of `*`, `**`, `?` and `[…]`, sorted by URL.
+
+        Links to nothing are passed over.
+        """
+
+        def glob(fs: fsspec.AbstractFileSystem, path: str) -> Listing:
             is_web = web_files.is_web(fs)
             entries = _glob_web(fs, path) if is_web else fs.glob(path, detail=True)
-            return [self._listed(file) for file in _objects(fs, entries)]
+            linked = [name for name, details in entries.items() if details.get("islink")]
+            gone = {name for name in linked if not fs.exists(name)}
+            kept = {name: entries[name] for name in entries.keys() - gone}
+            passed_over = [PassedOver(_unstripped(fs, name), DANGLING) for name in sorted(gone)]
+            return [self._listed(file) for file in _objects(fs, kept)], passed_over
 
         return self._try("list", pattern, glob)
 
@@ -263,9 +295,7 @@ class Storage:
         fs, path = _opened(url, protocol, options)
         if hasattr(fs, "retries"):
             fs.retries = 1
-        if _is_local(fs) and "\\x" in path and not os.path.lexists(path):
-            path = unescape_bytes(path)  # of a listing
-        return fs, str(path)
+        return fs, _unescaped(path) if _is_local(fs) else path
 
 
 class _Reader(io.RawIOBase):
@@ -424,6 +454,28 @@ def _info(fs: fsspec.AbstractFileSystem, path: str, details: dict[str, Any]) -> 
     if isinstance(stamp, datetime):
         stamp = stamp.timestamp()
     return FileInfo(_unstripped(fs, path), int(details["size"] or 0), str(stamp).strip('"'))
+
+
+def local_files(paths: Iterable[str]) -> dict[str, FileInfo]:
+    """Those of these paths of this machine that lead to a file, by one look at each."""
+    found = {path: links.file_at(_unescaped(path)) for path in paths}
+    return {
+        path: FileInfo(path, stat.st_size, _stamp(stat)) for path, stat in found.items() if stat
+    }
+
+
+def _unescaped(path: str) -> str:
+    """The path of a file of this machine, as a listing gives it."""
+    return unescape_bytes(path) if "\\x" in path and not os.path.lexists(path) else path
+
+
+def _stamp(found: os.stat_result) -> str:
+    """The etag of a local file, as `_info` makes it from what fsspec says."""
+    return str(found.st_mtime or found.st_ctime)
+
+
+def _escaped(passed_over: list[PassedOver]) -> list[PassedOver]:
+    return [PassedOver(escape_bytes(one.url), one.reason) for one in passed_over]
 
 
 def _is_local(fs: fsspec.AbstractFileSystem) -> bool:

@@ -18,9 +18,9 @@ from speechmill.pipeline.quality.reconstruct import reconstruct
 from speechmill.pipeline.quality.scoring import Scorer, scored, scoring_processes
 from speechmill.pipeline.quality.signal import SIGNAL_METRICS, match_length
 from speechmill.pipeline.quality.speech import similarity, speaker_model, word_error_rate
-from speechmill.pipeline.quality.testset import Utterance, read_test_set
+from speechmill.pipeline.quality.testset import Utterance
 from tests.conftest import REPOSITORY
-from tests.corpus import encode, tar_bytes, tone
+from tests.corpus import encode, tar_bytes, tone, write_corpus
 
 BEST = {"pesq": 4.64, "stoi": 1.0, "si_sdr": 100.0, "mel": 0.0, "stft": 0.0}
 HIGHER_IS_BETTER = {"pesq", "stoi", "si_sdr"}
@@ -113,6 +113,14 @@ def test_processes_score_in_the_order_of_the_pairs(speech):
         assert list(scored(pairs, scorer, processes)) == alone
 
 
+def test_a_link_to_nothing_beside_the_shards_ends_no_evaluation(tmp_path, storage):
+    write_corpus(tmp_path, num_shards=1, clips_per_shard=2, seconds=0.3)
+    (tmp_path / "gone.tar").symlink_to("no")
+    settings = testset.TestSetSettings([str(tmp_path)])
+    utterances, rejects = testset.read_test_set(settings, AudioSettings(), Limits(), storage)
+    assert (len(utterances), rejects) == (2, {})
+
+
 def test_an_unknown_metric_is_named():
     with pytest.raises(InputError, match=r"no metric 'psq'.*pesq, stoi"):
         Scorer(["psq"])
@@ -122,7 +130,7 @@ def test_a_folder_of_compressed_tars_is_a_test_set(tmp_path, storage):
     data = gzip.compress(tar_bytes([("a.flac", encode(tone(0.5)))]))
     (tmp_path / "a.tar.gz").write_bytes(data)
     settings = testset.TestSetSettings([f"{tmp_path}/"])
-    [clip], rejects = read_test_set(settings, AudioSettings(), Limits(), storage)
+    [clip], rejects = testset.read_test_set(settings, AudioSettings(), Limits(), storage)
     assert (clip.key, rejects) == ("a", {})
 
 

@@ -1,8 +1,11 @@
+import os
+from collections import Counter
+
 import pytest
 
 from speechmill.pipeline.errors import InputError
-from speechmill.pipeline.links import OUTSIDE, PassedOver
-from speechmill.pipeline.shards.listing import NO_TAR, PACKED_TOO, TWICE, Shard, list_shards
+from speechmill.pipeline.links import DANGLING, HIDDEN, OUTSIDE, ROUND, SPECIAL, PassedOver
+from speechmill.pipeline.shards.listing import NO_TAR, PACKED_TOO, Shard, list_shards
 from speechmill.pipeline.storage import Storage
 from tests.corpus import tar_bytes
 
@@ -17,6 +20,16 @@ def folder(tmp_path):
 
 def names(sources, storage):
     return [shard.url.rpartition("/")[2] for shard in list_shards(sources, storage)]
+
+
+def names_and_reasons(folder, sources, storage):
+    """The shards of sources below a folder, and why other files there are none."""
+    left: list[PassedOver] = []
+    found = [shard.url for shard in list_shards(sources, storage, left)]
+    assert len({one.url for one in left}) == len(left)
+    return [url.removeprefix(f"{folder}/") for url in found], {
+        one.url.removeprefix(f"{folder}/"): one.reason for one in left
+    }
 
 
 def test_a_folder_lists_every_tar_below_it_sorted(folder, storage):
@@ -165,19 +178,95 @@ def test_linked_folders_and_what_is_no_shard_are_named(folder, storage):
     for name in ("a.zip", ".hidden", "pack.json"):
         (folder / name).write_bytes(b"PK")
     (folder / "b" / "a-002.tgz").write_bytes(b"the same again")
-    passed_over: list[PassedOver] = []
-    found = list_shards([str(folder)], storage, passed_over)
-    assert found == list_shards([f"{folder}/*.tar", f"{folder}/b/*.tar*"], storage)
-    assert {one.url.removeprefix(f"{folder}/"): one.reason for one in passed_over} == {
+    assert list_shards([str(folder)], storage) == list_shards(
+        [f"{folder}/*.tar", f"{folder}/b/*.tar*"], storage
+    )
+    _, reasons = names_and_reasons(folder, [str(folder)], storage)
+    assert reasons == {
         "a.zip": NO_TAR,
+        ".hidden": HIDDEN,
         "b/notes.txt": NO_TAR,
         "out": OUTSIDE,
-        "to-b/a-002.tar": TWICE,
-        "to-b/c.tar.gz": TWICE,
+        "to-b": ROUND,
         "b/a-002.tgz": PACKED_TOO,
-        "to-b/a-002.tgz": TWICE,
-        "to-b/notes.txt": TWICE,
     }
+
+
+def test_a_link_to_nothing_costs_no_other_shard(folder, storage):
+    for name, target in {"a-002.tar": "no", "loop.tar": "loop.tar", "b/x.tar": "y" * 300}.items():
+        (folder / name).symlink_to(target)
+    os.mkfifo(folder / "pipe.tar")
+    links = {"a-002.tar": DANGLING, "loop.tar": DANGLING}
+    found, reasons = names_and_reasons(folder, [str(folder)], storage)
+    assert found == ["a-000.tar", "a-001.tar", "b/a-002.tar", "b/c.tar.gz"]
+    others = {"b/x.tar": DANGLING, "pipe.tar": SPECIAL, "b/notes.txt": NO_TAR}
+    assert reasons == links | others
+    assert names_and_reasons(folder, [f"{folder}/*.tar"], storage) == (found[:2], links)
+    assert names([f"{folder}/a-{{000..001}}.tar"], storage) == found[:2]
+    with pytest.raises(InputError, match=r"1 of 2 shards do not exist: .*a-002\.tar"):
+        list_shards([f"{folder}/a-{{001..002}}.tar"], storage)
+    for name in ("a-000.tar", "a-001.tar"):
+        (folder / name).unlink()
+    with pytest.raises(InputError, match=r"no \.tar found at .*a-002\.tar is a link to nothing"):
+        list_shards([f"{folder}/a-*.tar"], storage)
+
+
+def test_no_folder_is_read_twice_whatever_the_links_are(folder, storage):
+    """A folder behind a link is read if no path without links leads to it."""
+    for name in (".store/in/x.tar", ".store/y.tar"):
+        (folder / name).parent.mkdir(exist_ok=True, parents=True)
+        (folder / name).write_bytes(b"")
+    links = {"h1": ".store/in", "h2": ".store", "b/round": "../b", "b/up": "..", "b/n": "a-002.tar"}
+    for name, target in links.items():
+        (folder / name).symlink_to(target)
+    found, reasons = names_and_reasons(folder, [str(folder)], storage)
+    assert found[4:] == ["h1/x.tar", "h2/y.tar"]
+    assert reasons.pop(".store") == HIDDEN
+    assert reasons == {"b/n": NO_TAR, "b/notes.txt": NO_TAR} | dict.fromkeys(
+        ("h2/in", "b/round", "b/up"), ROUND
+    )
+
+
+def test_only_a_link_that_the_user_names_leads_out_of_a_folder(folder, storage, tmp_path_factory):
+    outside = tmp_path_factory.mktemp("outside")
+    (outside / "z.tar").write_bytes(b"")
+    source = folder / "b" / "only"
+    source.mkdir()
+    for name, target in {"z.tar": outside / "z.tar", "all": outside}.items():
+        (source / name).symlink_to(target)
+    _, reasons = names_and_reasons(folder, [str(folder)], storage)
+    assert reasons == {"b/only/z.tar": OUTSIDE, "b/only/all": OUTSIDE, "b/notes.txt": NO_TAR}
+    for named in ("z.tar", "*.tar", "**/*.tar", "all/z.tar", "all/"):
+        assert names([f"{source}/{named}"], storage) == ["z.tar"]
+    with pytest.raises(InputError, match=r"leads out .* by a glob, such as /.*/only/\*\*/\*\.tar$"):
+        list_shards([f"{source}/"], storage)
+    both = [str(folder), f"{source}/z.tar", f"{source}/all/"]
+    found, reasons = names_and_reasons(folder, both, storage)
+    assert found[-3:] == ["b/c.tar.gz", "b/only/all/z.tar", "b/only/z.tar"]
+    assert reasons == {"b/notes.txt": NO_TAR}
+
+
+def test_a_folder_is_read_once_and_no_path_below_it_is_looked_up(folder, storage, monkeypatch):
+    looks: Counter[str] = Counter()
+    for name in ("stat", "lstat", "scandir"):
+        look = getattr(os, name)
+
+        def counted(path, *args, name=name, look=look, **kwargs):
+            looks[name] += str(path).startswith(f"{folder}/")
+            return look(path, *args, **kwargs)
+
+        monkeypatch.setattr(os, name, counted)
+    list_shards([str(folder)], storage)
+    assert looks == Counter(scandir=1)  # of b/; what it yields knows its size
+
+
+def test_a_caller_that_takes_no_list_warns_of_the_shards_that_it_passes_over(
+    folder, storage, caplog
+):
+    (folder / "a-002.tar").symlink_to("no")
+    list_shards([str(folder)], storage)
+    [warning] = caplog.messages
+    assert warning == f"passed over 1, {DANGLING}, such as {folder}/a-002.tar"
 
 
 def test_a_packed_tar_is_a_shard_of_its_own_name_without_suffix(folder, storage):

@@ -2,7 +2,6 @@
 
 from speechmill.jobs.config import to_yaml
 from speechmill.jobs.display import ShardDisplay
-from speechmill.jobs.passed_over import passed_over_lines
 from speechmill.jobs.schemas import EnhanceConfig
 from speechmill.jobs.shard_run import RunOutput, run_shards
 from speechmill.pipeline.enhance.api import load_enhancer
@@ -26,10 +25,8 @@ def enhance_shards(config: EnhanceConfig, display: ShardDisplay) -> Totals:
     settings = PairSettings(config.audio, config.limits, config.gate)
     passed_over: list[PassedOver] = []
     shards = list_shards(config.shards, storage, passed_over)
-    for line in passed_over_lines(passed_over):
-        display.line(line)
     folder = PairedShards(storage.absolute(config.output), storage)
     job = EnhanceJob(folder.root, storage, config.enhancer, enhancer.revision, settings)
     facts = {"enhancer": config.enhancer.name, "revision": enhancer.revision}
     output = RunOutput(folder, pairs_identity(enhancer, settings), facts, to_yaml(config))
-    return run_shards(shards, [output], job, config, display)
+    return run_shards(shards, [output], job, config, display, passed_over)

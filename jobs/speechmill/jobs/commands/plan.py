@@ -1,11 +1,14 @@
 """`speechmill plan`: what `tokenize` would do with a configuration; nothing is written."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from rich.console import Console
 
+from speechmill.codecs import CodecInfo
 from speechmill.jobs.commands.tokenize import identity_of
+from speechmill.jobs.config import for_each_codec
 from speechmill.jobs.display import facts_table
 from speechmill.jobs.passed_over import passed_over_summary
 from speechmill.jobs.schemas import TokenizeConfig
@@ -34,15 +37,26 @@ class Plan:
     passed_over: str  # what is no shard, by reason
 
 
-def plan_run(config: TokenizeConfig) -> Plan:
-    """Return what a run with this configuration would do.
+def plan_runs(config: TokenizeConfig) -> list[Plan]:
+    """Return what a run with this configuration would do, for each codec.
 
     Raises the errors that `tokenize` raises before it starts.
     """
     storage = Storage(config.storage, config.storage_patience)
-    codec = config.codec.info()
+    codecs = [(single, single.codec.info()) for single in for_each_codec(config)]
     passed_over: list[PassedOver] = []
     shards = list_shards(config.shards, storage, passed_over)
+    left = passed_over_summary(passed_over)
+    return [_plan(*each, shards, left, storage) for each in codecs]
+
+
+def _plan(
+    config: TokenizeConfig,
+    codec: CodecInfo,
+    shards: Sequence[Shard],
+    passed_over: str,
+    storage: Storage,
+) -> Plan:
     dataset = TokenDataset(storage.absolute(config.output), storage)
     found = dataset.read_identity()
     if found is not None:
@@ -64,7 +78,7 @@ def plan_run(config: TokenizeConfig) -> Plan:
         failed_before=sum(shard.name in failed for shard in todo),
         todo_hours=None if seconds is None else seconds / 3600,
         todo_seconds=seconds / speed if seconds is not None and speed else None,
-        passed_over=passed_over_summary(passed_over),
+        passed_over=passed_over,
     )
 
 

@@ -7,7 +7,6 @@ from speechmill.codecs import CodecInfo, codec_card
 from speechmill.codecs.shapes import ShapeSettings
 from speechmill.jobs.config import for_each_codec, to_yaml
 from speechmill.jobs.display import ShardDisplay
-from speechmill.jobs.passed_over import passed_over_lines
 from speechmill.jobs.schemas import TokenizeConfig
 from speechmill.jobs.shard_run import RunOutput, run_shards
 from speechmill.pipeline.audio.recordings import Recordings
@@ -34,15 +33,13 @@ def tokenize_shards(config: TokenizeConfig, display: ShardDisplay) -> Totals:
         display.line(f"codec    {codec.title}, revision {codec.revision}, {codec.kbps:.2f} kbit/s")
     passed_over: list[PassedOver] = []
     shards = list_shards(config.shards, storage, passed_over)
-    for line in passed_over_lines(passed_over):
-        display.line(line)
     Recordings(config.decode_settings(), codecs)  # refuses settings that do not fit the codecs
     wanted = tuple(_codec_output(*pair, storage) for pair in zip(configs, codecs, strict=True))
     longest = tuple(_longest_clip(*pair) for pair in zip(configs, wanted, strict=True))
     settings = replace(config.decode_settings(), longest_clips=longest)
     job = TokenizeJob(wanted, storage, settings)
     outputs = [_run_output(*pair, storage) for pair in zip(configs, wanted, strict=True)]
-    return run_shards(shards, outputs, job, config, display)
+    return run_shards(shards, outputs, job, config, display, passed_over)
 
 
 def _longest_clip(config: TokenizeConfig, output: CodecOutput) -> float:

@@ -146,7 +146,9 @@ def _is_audio(source: str, storage: Storage) -> bool:
         return True
     if source.endswith((*TARS, ".txt")) or "{" in source or is_pattern(source):
         return False
-    return not any(info.url.endswith(TARS) for info in storage.list_files(source))
+    listed, passed_over = storage.list_linked(source)
+    urls = [info.url for info in listed] + [one.url for one in passed_over]
+    return not any(url.endswith(TARS) for url in urls)
 
 
 def _samples_of_shards(

@@ -1,26 +1,30 @@
 """A shard is one tar: the unit of work, of failure and of commit."""
 
 import hashlib
+import logging
 import posixpath
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from speechmill.pipeline.errors import InputError
-from speechmill.pipeline.links import HIDDEN, PassedOver
+from speechmill.pipeline.links import HIDDEN, OUTSIDE, PassedOver
 from speechmill.pipeline.redaction import public_url
 from speechmill.pipeline.shards.shard_lists import exists, expand_sources
-from speechmill.pipeline.storage import FileInfo, Storage, is_local
-from speechmill.pipeline.text import replace_escaped
+from speechmill.pipeline.storage import FileInfo, Listing, Storage, is_local, join, local_files
+from speechmill.pipeline.text import replace_escaped, shown
 
 PLAN = "pack.json"  # of `pack`, beside the tars
 NO_TAR = "not a .tar by its name"
-TWICE = "behind a link to a folder that is read already"
 PACKED_TOO = "beside the same tar without gzip"
 TARS = (".tar", ".tar.gz", ".tgz")
 
 _PARALLEL_REQUESTS = 16
 _WEB = ("http://", "https://")
+_NO_SHARDS = (NO_TAR, HIDDEN)
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +54,17 @@ def list_shards(
 
     A source is a tar, a brace range (`s3://b/x-{000..127}.tar`), a glob, a folder (every `.tar`,
     `.tar.gz` and `.tgz` below it, but hidden ones) or a list: a `.txt` with one source per line,
-    relative to its own folder. What is no shard in a folder is added to `passed_over`. This takes
+    relative to its own folder. Links that lead below the folder are followed; a link that a glob or
+    a path names may lead anywhere. What a folder or glob has beside its shards is added to
+    `passed_over`; without this list, a warning counts what may be a shard. In a store, this takes
     one listing per folder, never a request per shard. Raises `InputError` for a tar that does not
     exist, for a source without tars, and for two tars with one part.
     """
     if isinstance(sources, str) or not sources:
         raise InputError(f"shards must be a list of at least one tar, folder or glob: {sources!r}")
     found: dict[str, FileInfo] = {}
+    folders: set[str] = set()
+    left: list[PassedOver] = []
     tars: list[str] = []
     on_web_servers: list[str] = []
     for source in expand_sources(sources, storage):
@@ -64,12 +72,21 @@ def list_shards(
             on_web_servers.append(source)
         elif source.endswith(TARS) and not is_pattern(source):
             tars.append(storage.absolute(source))
-        elif is_pattern(source):
-            found |= _visible(storage.glob(source), source, storage)
         else:
-            found |= _visible(_tars_below(source, storage, passed_over), source, storage)
+            infos, others = _matches(source, storage)
+            if not infos:
+                raise InputError(_none_found(source, others))
+            found |= {info.url: info for info in infos}
+            folders.add(storage.absolute(source).rstrip("/"))
+            left += others
     found |= _look_up(tars, storage)
     found |= _look_up_each(on_web_servers, storage)
+    read = found.keys() | folders
+    left = [one for one in dict.fromkeys(left) if one.url not in read]
+    if passed_over is None:
+        _warn(left)
+    else:
+        passed_over += left
     shards = [Shard(i.url, i.size, i.etag) for i in sorted(found.values(), key=lambda i: i.url)]
     _refuse_names(shards)
     return shards
@@ -79,37 +96,58 @@ def _without_suffix(name: str) -> str:
     return next((name.removesuffix(tar) for tar in TARS if name.endswith(tar)), name)
 
 
-def _tars_below(
-    source: str, storage: Storage, passed_over: list[PassedOver] | None
-) -> list[FileInfo]:
-    """Every tar below a folder; the rest is passed over."""
-    infos = storage.list_files(source)
-    tars = [info for info in infos if info.url.endswith(TARS)]
-    plain = {info.url for info in tars if info.url.endswith(".tar")}
-    packed_too = {
-        url for url in {info.url for info in tars} - plain if f"{_without_suffix(url)}.tar" in plain
+def _matches(source: str, storage: Storage) -> Listing:
+    """Every tar of a folder or a glob, and what is passed over there.
+
+    macOS writes a hidden `._x.tar` beside `x.tar`. What the source itself names is not hidden.
+    """
+    infos, left = storage.glob(source) if is_pattern(source) else storage.list_linked(source)
+    named = set(storage.absolute(source).split("/"))
+    hidden = {
+        info.url
+        for info in infos
+        if any(part[:1] == "." and part not in named for part in info.url.split("/"))
     }
-    if passed_over is not None:
-        passed_over += _others_below(storage.absolute(source), infos, storage)
-        passed_over += [PassedOver(url, PACKED_TOO) for url in packed_too]
-    return [info for info in tars if info.url not in packed_too]
+    left += [PassedOver(url, HIDDEN) for url in sorted(hidden)]
+    infos = [info for info in infos if info.url not in hidden]
+    if is_pattern(source):
+        return infos, left
+    reasons = _reasons(infos)
+    left += [PassedOver(url, reason) for url, reason in reasons.items() if reason]
+    return [info for info in infos if info.url not in reasons], left
 
 
-def _others_below(root: str, infos: list[FileInfo], storage: Storage) -> Iterator[PassedOver]:
-    """What a folder holds beside its tars."""
-    for info in infos:
-        path = info.url[len(root) :]
-        if not info.url.endswith(TARS) and "/." not in path and not path.endswith(f"/{PLAN}"):
-            yield PassedOver(info.url, NO_TAR)
-    if is_local(root):
-        yield from _links(root, {info.url for info in infos}, storage)
+def _reasons(infos: Sequence[FileInfo]) -> dict[str, str]:
+    """Why files of a folder are no shards; empty for the plan of `pack`, which nobody misses."""
+    tars = {info.url for info in infos if info.url.endswith(".tar")}
+    reasons = {}
+    for url in (info.url for info in infos):
+        if not url.endswith(TARS):
+            reasons[url] = "" if url.endswith(f"/{PLAN}") else NO_TAR
+        elif url not in tars and f"{_without_suffix(url)}.tar" in tars:
+            reasons[url] = PACKED_TOO
+    return reasons
 
 
-def _links(root: str, listed: set[str], storage: Storage) -> list[PassedOver]:
-    """Links to folders, which a listing does not follow, and others that lead nowhere."""
-    found, left = storage.walk(root, [root])
-    left = [one for one in left if one.reason != HIDDEN and one.url not in listed]
-    return left + [PassedOver(each.url, TWICE) for each in found if each.url not in listed]
+def _none_found(source: str, left: Sequence[PassedOver]) -> str:
+    """What to say of a source without shards."""
+    said = f"no .tar found at {source}; "
+    if missed := [one for one in left if one.reason not in _NO_SHARDS]:
+        said += f"{missed[0].url} is {missed[0].reason}"
+        if missed[0].reason == OUTSIDE:
+            glob = join(source, "**", "*.tar")
+            said += f": to follow links anywhere, name them by a glob, such as {glob}"
+        return said
+    pack = "`speechmill pack` makes shards of audio"
+    return said + ("does its page link to them?" if source.startswith(_WEB) else pack)
+
+
+def _warn(left: Sequence[PassedOver]) -> None:
+    """Log what may be a shard, for callers that do not say it themselves."""
+    missed = [one for one in left if one.reason not in _NO_SHARDS]
+    for reason, count in Counter(one.reason for one in missed).items():
+        first = next(one.url for one in missed if one.reason == reason)
+        logger.warning("passed over %d, %s, such as %s", count, reason, shown(first))
 
 
 def _refuse_names(shards: Sequence[Shard]) -> None:
@@ -151,30 +189,13 @@ def is_pattern(source: str) -> bool:
     return any(mark in source for mark in "*?[") and not exists(source)
 
 
-def _visible(infos: list[FileInfo], source: str, storage: Storage) -> dict[str, FileInfo]:
-    """The files by URL, without hidden ones: macOS writes `._x.tar` beside `x.tar`.
-
-    A file or folder that the source itself names is not hidden.
-    """
-    named = set(storage.absolute(source).split("/"))
-    found = {
-        info.url: info
-        for info in infos
-        if not any(part[:1] == "." and part not in named for part in info.url.split("/"))
-    }
-    if not found:
-        pack = "`speechmill pack` makes shards of audio"
-        cure = "does its page link to them?" if source.startswith(_WEB) else pack
-        raise InputError(f"no .tar found at {source}; {cure}")
-    return found
-
-
 def _look_up(tars: list[str], storage: Storage) -> dict[str, FileInfo]:
-    """Size and etag of single tars, by one listing per folder."""
+    """Size and etag of single tars: a look at each on this machine, else a listing per folder."""
+    found = local_files(tar for tar in tars if is_local(tar))
     by_folder: dict[str, list[str]] = {}
     for tar in tars:
-        by_folder.setdefault(posixpath.dirname(tar), []).append(tar)
-    found: dict[str, FileInfo] = {}
+        if not is_local(tar):
+            by_folder.setdefault(posixpath.dirname(tar), []).append(tar)
     for folder, names in by_folder.items():
         prefix = posixpath.commonprefix([posixpath.basename(name) for name in names])
         listed = {info.url: info for info in storage.list_files(folder, prefix)}
