@@ -6,10 +6,10 @@ For speech, dr_flac takes 0.6 of the time of libFLAC.
 import io
 from typing import Any
 
-import miniaudio
 import numpy as np
 import numpy.typing as npt
 import soundfile
+from miniaudio import ffi, lib
 
 from speechmill.pipeline.audio.containers.flac import FlacHeader
 from speechmill.pipeline.blob import Blob
@@ -19,17 +19,24 @@ from speechmill.pipeline.errors import TruncatedAudio, UndecodableAudio
 def read_flac(data: Blob, header: FlacHeader) -> npt.NDArray[Any]:
     """Decode the whole file to int16 of shape (T, C).
 
-    dr_flac skips every frame with a wrong checksum, so damage shows as a wrong length.
+    dr_flac skips every frame with a wrong checksum, so damage shows as a wrong length. It writes
+    into our array: `miniaudio.flac_read_s16` would copy the samples.
     """
+    encoded = data[:]
+    decoder = lib.ma_dr_flac_open_memory(ffi.from_buffer(encoded), len(encoded), ffi.NULL)
+    if decoder == ffi.NULL:
+        raise UndecodableAudio("dr_flac finds no FLAC stream")
     try:
-        decoded = miniaudio.flac_read_s16(data[:])
-    except miniaudio.DecodeError as error:
-        raise UndecodableAudio(f"dr_flac: {error}") from error
-    if decoded.num_frames != header.num_samples:
+        samples_TC = np.empty((header.num_samples, header.num_channels), np.int16)
+        target = ffi.from_buffer("ma_dr_flac_int16[]", samples_TC)
+        num_read = lib.ma_dr_flac_read_pcm_frames_s16(decoder, header.num_samples, target)
+    finally:
+        lib.ma_dr_flac_close(decoder)
+    if num_read != header.num_samples:
         raise TruncatedAudio(
-            f"the header claims {header.num_samples} samples, the body holds {decoded.num_frames}"
+            f"the header claims {header.num_samples} samples, the body holds {num_read}"
         )
-    return np.asarray(decoded.samples, dtype=np.int16).reshape(-1, header.num_channels)
+    return samples_TC
 
 
 def encode_flac(audio_T: npt.NDArray[Any], sample_rate: int) -> bytes:
