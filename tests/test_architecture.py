@@ -100,7 +100,7 @@ def test_only_a_few_files_import_ray_and_fsspec():
         "run/ray_worker.py",
         "run/ray_workers.py",
     ]
-    assert users("pipeline", "fsspec") == ["storage.py"]
+    assert users("pipeline", "fsspec") == ["filesystems.py"]
     assert users("jobs", "ray") == ["training/distributed.py"]
     assert users("jobs", "fsspec") == []
     assert users("pipeline", "webdataset") == ["shards/webdataset.py"]

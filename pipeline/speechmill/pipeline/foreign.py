@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from urllib.parse import unquote
 
 from speechmill.pipeline.errors import InputError
-from speechmill.pipeline.storage import Storage, is_local
+from speechmill.pipeline.filesystems import is_local
+from speechmill.pipeline.storage import Storage
 
 PROTOCOLS = ("file", "s3", "hf", "gs", "az")
 _CONFIGURED = ("http", "https")

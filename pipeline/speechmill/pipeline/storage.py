@@ -1,37 +1,45 @@
 """Objects on local disk, s3://, memory:// or any other store that fsspec supports.
 
-The only module that imports fsspec. It turns errors of the backends into `StorageError` and retries
-temporary faults; no other module does, and the retries of s3fs and botocore are off.
+It turns errors of the backends into `StorageError` and retries temporary faults; no other module
+does, and the retries of s3fs and botocore are off.
 """
 
 import io
 import logging
 import os
-import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from datetime import datetime
 from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
 
-import fsspec
-from fsspec.core import url_to_fs
-from fsspec.utils import glob_translate
-
-from speechmill.codecs.fetch import PACKAGES
-from speechmill.pipeline import links, web_files
+from speechmill.pipeline import web_files
 from speechmill.pipeline.atomic_write import replace_file
 from speechmill.pipeline.errors import InputError, StorageError, StorageNotFound, StorageUnavailable
-from speechmill.pipeline.links import DANGLING, PassedOver
+from speechmill.pipeline.filesystems import (
+    FileInfo,
+    FileSystem,
+    FoundFile,
+    Listing,
+    file_details,
+    file_info,
+    find_files,
+    glob_files,
+    is_local,
+    is_local_disk,
+    linked_files,
+    open_filesystem,
+    url_of,
+    walk_files,
+)
+from speechmill.pipeline.links import PassedOver
 from speechmill.pipeline.metrics import STORAGE_BYTES, STORAGE_REQUESTS, STORAGE_RETRIES, record
 from speechmill.pipeline.redaction import public_text, public_url, remember_options
 from speechmill.pipeline.retry import Backoff
 from speechmill.pipeline.signed_urls import SignedUrls
 from speechmill.pipeline.storage_errors import http_status, translated
-from speechmill.pipeline.text import escape_bytes, unescape_bytes
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -40,31 +48,9 @@ READ_AHEAD = 8 * 2**20  # bytes per ranged GET of a streamed object
 _READ_SIZE = 2**20  # bytes of one read of the buffer: tars are read in many small parts
 LEFTOVER_AGE = 24 * 3600.0  # s; no write to a local disk takes longer
 _RETRY = Backoff(first=0.2, longest=20.0)
-_UNCHAINED = ("file", "s3", "s3a", "hf", "gs", "gcs", "az", "abfs", "http", "https")
-_NO_RETRIES = {"total_max_attempts": 1, "mode": "standard"}  # for botocore
 
 logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
-
-
-@dataclass(frozen=True, slots=True)
-class FileInfo:
-    """An entry of a listing; its URL is without credentials."""
-
-    url: str
-    size: int  # bytes
-    etag: str  # changes with the content: the store's ETag, or the modification time
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """A file below a folder: its URL there, and the file itself, which a link may lead to."""
-
-    url: str
-    file: FileInfo
-
-
-Listing = tuple[list[FileInfo], list[PassedOver]]
 
 
 @dataclass
@@ -90,36 +76,19 @@ class Storage:
 
     def list_files(self, url: str, prefix: str = "") -> list[FileInfo]:
         """Every object below a folder whose name starts with `prefix`, sorted by URL."""
+        files = self._try("list", url, lambda fs, path: find_files(fs, path, prefix))
+        return [self._listed(file) for file in files]
 
-        def find(fs: fsspec.AbstractFileSystem, path: str) -> list[FileInfo]:
-            narrowed = {"prefix": prefix} if prefix and "s3" in fs.protocol else {}
-            is_web = web_files.is_web(fs)
-            entries = web_files.find(fs, path) if is_web else fs.find(path, detail=True, **narrowed)
-            found = _objects(fs, entries)
-            return [self._listed(file) for file in found]
-
-        return self._try("list", url, find)
-
-    def walk(self, url: str, roots: Sequence[str] | None) -> tuple[list[Found], list[PassedOver]]:
+    def walk(
+        self, url: str, roots: Sequence[str] | None
+    ) -> tuple[list[FoundFile], list[PassedOver]]:
         """Every file below a folder, sorted by URL, and what was passed over.
 
         On a local disk, links are followed that lead below one of `roots`; if that is None, all.
         """
         if not is_local(url):
-            return [Found(info.url, info) for info in self.list_files(url)], []
-
-        def walk(fs: fsspec.AbstractFileSystem, path: str) -> tuple[list[Found], list[PassedOver]]:
-            found = links.walk(path, roots)
-            files = [
-                Found(
-                    escape_bytes(each.path),
-                    FileInfo(escape_bytes(each.real), each.stat.st_size, str(each.stat.st_mtime)),
-                )
-                for each in found.files
-            ]
-            return files, _escaped(found.passed_over)
-
-        return self._try("list", url, walk)
+            return [FoundFile(info.url, info) for info in self.list_files(url)], []
+        return self._try("list", url, lambda _, path: walk_files(path, roots))
 
     def list_linked(self, url: str) -> Listing:
         """Every file below a folder, sorted by URL, and what was passed over.
@@ -128,37 +97,18 @@ class Storage:
         """
         if not is_local(self.absolute(url)):
             return self.list_files(url), []
-
-        def walk(_: fsspec.AbstractFileSystem, path: str) -> Listing:
-            found = links.walk(path, [path], once=True)
-            files = [
-                FileInfo(escape_bytes(each.path), each.stat.st_size, _stamp(each.stat))
-                for each in found.files
-            ]
-            return files, _escaped(found.passed_over)
-
-        return self._try("list", url, walk)
+        return self._try("list", url, lambda _, path: linked_files(path))
 
     def glob(self, pattern: str) -> Listing:
         """Every object that matches a pattern of `*`, `**`, `?` and `[…]`, sorted by URL.
 
         Links to nothing are passed over.
         """
-
-        def glob(fs: fsspec.AbstractFileSystem, path: str) -> Listing:
-            is_web = web_files.is_web(fs)
-            entries = _glob_web(fs, path) if is_web else fs.glob(path, detail=True)
-            linked = [name for name, details in entries.items() if details.get("islink")]
-            gone = {name for name in linked if not fs.exists(name)}
-            kept = {name: entries[name] for name in entries.keys() - gone}
-            passed_over = [PassedOver(_unstripped(fs, name), DANGLING) for name in sorted(gone)]
-            return [self._listed(file) for file in _objects(fs, kept)], passed_over
-
-        return self._try("list", pattern, glob)
+        files, passed_over = self._try("list", pattern, glob_files)
+        return [self._listed(file) for file in files], passed_over
 
     def info(self, url: str) -> FileInfo:
-        file = self._try("info", url, lambda fs, path: _info(fs, path, _details(fs, path)))
-        return self._listed(file)
+        return self._listed(self._try("info", url, file_info))
 
     def exists(self, url: str) -> bool:
         try:
@@ -171,7 +121,7 @@ class Storage:
         """The canonical spelling of a URL, used to compare and store it, without credentials."""
         with _named(public_url(url)):
             fs, path = self._resolve(url)
-        return self._urls.public(_unstripped(fs, path))
+        return self._urls.public(url_of(fs, path))
 
     def open(self, url: str) -> BinaryIO:
         """A sequential reader that prefetches ranges and never holds the whole object."""
@@ -191,8 +141,8 @@ class Storage:
     def read_tail(self, url: str, size: int) -> bytes:
         """The last `size` bytes of an object, or all bytes of a smaller one."""
 
-        def tail(fs: fsspec.AbstractFileSystem, path: str) -> bytes:
-            whole = _details(fs, path)["size"]
+        def tail(fs: FileSystem, path: str) -> bytes:
+            whole = file_details(fs, path)["size"]
             wanted = min(size, whole)
             data: bytes = fs.cat_file(path, start=whole - wanted, end=whole) if wanted else b""
             return _whole(data, wanted)[len(data) - wanted :]  # all comes without ranges
@@ -204,8 +154,8 @@ class Storage:
     def put(self, url: str, data: bytes) -> None:
         """Write an object atomically."""
 
-        def put(fs: fsspec.AbstractFileSystem, path: str) -> None:
-            if _is_local(fs):
+        def put(fs: FileSystem, path: str) -> None:
+            if is_local_disk(fs):
                 replace_file(Path(path), data)
             else:
                 fs.pipe_file(path, data)
@@ -219,9 +169,9 @@ class Storage:
         A store without conditional writes replaces it.
         """
 
-        def put(fs: fsspec.AbstractFileSystem, path: str) -> bool:
+        def put(fs: FileSystem, path: str) -> bool:
             try:
-                if _is_local(fs):
+                if is_local_disk(fs):
                     replace_file(Path(path), data, exclusive=True)
                 else:
                     fs.pipe_file(path, data, mode="create")
@@ -245,9 +195,9 @@ class Storage:
         """Remove the temporary files of killed local writes; returns their number."""
         old = time.time() - LEFTOVER_AGE
 
-        def clear(fs: fsspec.AbstractFileSystem, path: str) -> int:
+        def clear(fs: FileSystem, path: str) -> int:
             count = 0
-            for leftover in Path(path).glob(".*.tmp") if _is_local(fs) else ():
+            for leftover in Path(path).glob(".*.tmp") if is_local_disk(fs) else ():
                 with suppress(FileNotFoundError):  # another run removes them too
                     if leftover.stat().st_mtime < old:
                         leftover.unlink()
@@ -256,9 +206,7 @@ class Storage:
 
         return self._try("delete", url, clear)
 
-    def _try(
-        self, kind: str, url: str, operation: Callable[[fsspec.AbstractFileSystem, str], Result]
-    ) -> Result:
+    def _try(self, kind: str, url: str, operation: Callable[[FileSystem, str], Result]) -> Result:
         """Run an operation; retry it after temporary faults until `patience` is over."""
         started = time.monotonic()
         attempt = 0
@@ -283,19 +231,9 @@ class Storage:
         url = self._urls.public(file.url)
         return file if url == file.url else replace(file, url=url)
 
-    def _resolve(self, url: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    def _resolve(self, url: str) -> tuple[FileSystem, str]:
         self._urls.public(url)
-        url = self._urls.whole(url)
-        protocol = "file" if is_local(url) else url.partition("://")[0]
-        # A cached listing from before a commit would hide it.
-        options = {"use_listings_cache": False} | self.options.get(protocol, {})
-        if protocol in ("s3", "s3a"):
-            config = options.get("config_kwargs", {})
-            options["config_kwargs"] = config | {"retries": _NO_RETRIES}
-        fs, path = _opened(url, protocol, options)
-        if hasattr(fs, "retries"):
-            fs.retries = 1
-        return fs, _unescaped(path) if _is_local(fs) else path
+        return open_filesystem(self._urls.whole(url), self.options)
 
 
 class _Reader(io.RawIOBase):
@@ -316,7 +254,7 @@ class _Reader(io.RawIOBase):
         view = memoryview(buffer).cast("B")
         wanted = max(0, min(len(view), self._size - self._position))
 
-        def read(fs: fsspec.AbstractFileSystem, path: str) -> bytes:
+        def read(fs: FileSystem, path: str) -> bytes:
             stream = self._stream or self._open(fs, path)
             self._stream = None
             stream.seek(self._position)
@@ -353,9 +291,9 @@ class _Reader(io.RawIOBase):
             self._stream.close()
         super().close()
 
-    def _open(self, fs: fsspec.AbstractFileSystem, path: str) -> BinaryIO:
+    def _open(self, fs: FileSystem, path: str) -> BinaryIO:
         # A web server that says the size to a range only would be asked in vain.
-        known = {"size": _details(fs, path)["size"]} if web_files.is_web(fs) else {}
+        known = {"size": file_details(fs, path)["size"]} if web_files.is_web(fs) else {}
         stream: Any = fs.open(path, "rb", block_size=READ_AHEAD, cache_type="readahead", **known)
         details = getattr(stream, "details", None) or {}
         version = (stream.size, str(details.get("ETag", "")))
@@ -382,106 +320,12 @@ def _named(url: str) -> Iterator[None]:
             raise InputError(f"{url}: {said}") from error
 
 
-def _opened(
-    url: str, protocol: str, options: dict[str, Any]
-) -> tuple[fsspec.AbstractFileSystem, str]:
-    """The filesystem of a URL and the path there.
-
-    fsspec takes `::` for a chain of protocols, as in `simplecache::s3://…`. But names in a listing
-    may hold it too, so after one of these protocols it is a part of the name.
-    """
-    try:
-        if protocol not in _UNCHAINED:
-            fs, path = url_to_fs(url, **options)
-            return fs, str(path)
-        kind = fsspec.get_filesystem_class(protocol)
-        path = kind._strip_protocol(url)
-        return kind(**kind._get_kwargs_from_urls(url) | options), str(path)
-    except ImportError as error:
-        package = PACKAGES.get(protocol)
-        cure = f"pip install {package}" if package else str(error)
-        raise InputError(
-            f"{public_url(url)}: {protocol}:// needs a package that is missing: {cure}"
-        ) from error
-    except ValueError as error:
-        if all(part in fsspec.available_protocols() for part in protocol.split("::")):
-            raise
-        raise InputError(
-            f"{public_url(url)}: there is no protocol {protocol!r}; use a path, s3://, hf://, "
-            "gs://, az:// or https://"
-        ) from error
-
-
-def _details(fs: fsspec.AbstractFileSystem, path: str) -> dict[str, Any]:
-    return web_files.details(fs, path) if web_files.is_web(fs) else dict(fs.info(path))
-
-
-def _glob_web(fs: fsspec.AbstractFileSystem, pattern: str) -> dict[str, dict[str, Any]]:
-    folder = re.split(r"[*\[]", pattern, maxsplit=1)[0].rpartition("/")[0] + "/"
-    matches = re.compile(glob_translate(pattern)).match
-    return {url: details for url, details in web_files.find(fs, folder).items() if matches(url)}
-
-
 def _whole(data: bytes, size: int) -> bytes:
     if len(data) < size:
         raise StorageUnavailable(f"the body ended after {len(data)} of {size} bytes")
     return data
 
 
-def is_local(url: str) -> bool:
-    """Whether a URL is a path on this machine."""
-    return url.startswith(("/", "file://")) or "://" not in url
-
-
 def join(url: str, *parts: str) -> str:
     """The URL of an object below a folder."""
     return "/".join((url.rstrip("/"), *parts))
-
-
-def _objects(fs: fsspec.AbstractFileSystem, found: Mapping[str, dict[str, Any]]) -> list[FileInfo]:
-    """The results of a search, sorted by URL; links are followed, folders omitted.
-
-    s3fs also returns the folder itself if its first object is written during the listing.
-    """
-    followed = {name: fs.info(name) if d.get("islink") else d for name, d in found.items()}
-    files = [_info(fs, name, d) for name, d in followed.items() if d["type"] == "file"]
-    return sorted(files, key=lambda file: file.url)
-
-
-def _info(fs: fsspec.AbstractFileSystem, path: str, details: dict[str, Any]) -> FileInfo:
-    stamps = ("ETag", "etag", "mtime", "LastModified", "created")
-    stamp = next((details[name] for name in stamps if details.get(name)), "")
-    if isinstance(stamp, datetime):
-        stamp = stamp.timestamp()
-    return FileInfo(_unstripped(fs, path), int(details["size"] or 0), str(stamp).strip('"'))
-
-
-def local_files(paths: Iterable[str]) -> dict[str, FileInfo]:
-    """Those of these paths of this machine that lead to a file, by one look at each."""
-    found = {path: links.file_at(_unescaped(path)) for path in paths}
-    return {
-        path: FileInfo(path, stat.st_size, _stamp(stat)) for path, stat in found.items() if stat
-    }
-
-
-def _unescaped(path: str) -> str:
-    """The path of a file of this machine, as a listing gives it."""
-    return unescape_bytes(path) if "\\x" in path and not os.path.lexists(path) else path
-
-
-def _stamp(found: os.stat_result) -> str:
-    """The etag of a local file, as `_info` makes it from what fsspec says."""
-    return str(found.st_mtime or found.st_ctime)
-
-
-def _escaped(passed_over: list[PassedOver]) -> list[PassedOver]:
-    return [PassedOver(escape_bytes(one.url), one.reason) for one in passed_over]
-
-
-def _is_local(fs: fsspec.AbstractFileSystem) -> bool:
-    return "file" in fs.protocol
-
-
-def _unstripped(fs: fsspec.AbstractFileSystem, path: str) -> str:
-    """The URL of a path, always valid UTF-8."""
-    return escape_bytes(path) if _is_local(fs) else str(fs.unstrip_protocol(path))

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from speechmill.pipeline.audio.containers.recognize import OTHER_SUFFIXES
 from speechmill.pipeline.errors import InputError
+from speechmill.pipeline.filesystems import FileInfo
 from speechmill.pipeline.links import HIDDEN, PassedOver
 from speechmill.pipeline.shards.manifests import MANIFESTS
 from speechmill.pipeline.shards.sources import (
@@ -22,7 +23,7 @@ from speechmill.pipeline.shards.sources import (
     SampleFiles,
     split_suffix,
 )
-from speechmill.pipeline.storage import FileInfo, Storage
+from speechmill.pipeline.storage import Storage
 from speechmill.pipeline.text import decode_text, replace_escaped
 
 NOT_AUDIO = "not audio by its name"

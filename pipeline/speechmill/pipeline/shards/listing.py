@@ -9,10 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from speechmill.pipeline.errors import InputError
+from speechmill.pipeline.filesystems import FileInfo, Listing, is_local, local_files
 from speechmill.pipeline.links import HIDDEN, OUTSIDE, PassedOver
 from speechmill.pipeline.redaction import public_url
 from speechmill.pipeline.shards.shard_lists import exists, expand_sources
-from speechmill.pipeline.storage import FileInfo, Listing, Storage, is_local, join, local_files
+from speechmill.pipeline.storage import Storage, join
 from speechmill.pipeline.text import replace_escaped, shown
 
 PLAN = "pack.json"  # of `pack`, beside the tars

@@ -18,6 +18,7 @@ import xxhash
 
 from speechmill.pipeline.audio.containers.recognize import AUDIO_SUFFIXES
 from speechmill.pipeline.errors import InputError
+from speechmill.pipeline.filesystems import is_local
 from speechmill.pipeline.foreign import Roots
 from speechmill.pipeline.links import PassedOver
 from speechmill.pipeline.shards.audio_folder import files_of_folder
@@ -31,7 +32,7 @@ from speechmill.pipeline.shards.sources import (
     files_of_manifest,
 )
 from speechmill.pipeline.shards.webdataset import SampleWriter
-from speechmill.pipeline.storage import Storage, is_local, join
+from speechmill.pipeline.storage import Storage, join
 
 READERS = 16  # concurrent reads: latency dominates for small objects
 

@@ -14,10 +14,11 @@ from itertools import chain
 from braceexpand import braceexpand
 
 from speechmill.pipeline.errors import InputError
+from speechmill.pipeline.filesystems import is_local
 from speechmill.pipeline.foreign import Roots, check_foreign, without_file
 from speechmill.pipeline.paths import absolute_path
 from speechmill.pipeline.shards.sources import clean_url
-from speechmill.pipeline.storage import Storage, is_local, join
+from speechmill.pipeline.storage import Storage, join
 
 MAX_NAMES = 1_000_000  # that one source or line may stand for
 MAX_TOTAL = 10_000_000  # that the lines of all lists may stand for

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import xxhash
 
 from speechmill.pipeline.errors import InputError
+from speechmill.pipeline.filesystems import FileInfo, is_local
 from speechmill.pipeline.foreign import Roots, check_foreign, without_file
 from speechmill.pipeline.links import PassedOver
 from speechmill.pipeline.paths import is_plain
@@ -23,7 +24,7 @@ from speechmill.pipeline.shards.manifests import (
     path_in,
     read_rows,
 )
-from speechmill.pipeline.storage import FileInfo, Storage, is_local, join
+from speechmill.pipeline.storage import Storage, join
 from speechmill.pipeline.text import clean, replace_escaped
 
 SIDECARS = ("json", "txt")
