@@ -23,6 +23,8 @@ _WIDTHS = {
     **dict.fromkeys(("PCM_32", "FLOAT"), (4,)),
     "DOUBLE": (8,),
 }
+# Other codings of which a container states the number of samples, and not that of packets.
+_COUNTED = ("DWVW_12", "DWVW_16", "DWVW_24")
 
 
 def read_with_libsndfile(recording: Recording, limits: Limits) -> Source:
@@ -65,13 +67,18 @@ def stream_of(data: Blob) -> BinaryIO:
 
 
 def _refuse_fewer(file: soundfile.SoundFile, held: Held) -> None:
-    if held.audio_bytes is None or file.subtype not in _WIDTHS:
-        return
-    widths = [width * file.channels for width in _WIDTHS[file.subtype]]
-    if file.frames not in {held.audio_bytes // width for width in widths}:
-        raise UndecodableAudio(
-            f"the header claims {file.frames} samples, there are {held.audio_bytes // widths[0]}"
-        )
+    if held.audio_bytes is not None and file.subtype in _WIDTHS:
+        widths = [width * file.channels for width in _WIDTHS[file.subtype]]
+        there_are = [held.audio_bytes // width for width in widths]
+        if file.frames not in there_are:
+            raise UndecodableAudio(
+                f"the header claims {file.frames} samples, there are {there_are[0]}"
+            )
+    if held.num_samples is not None and file.subtype in (*_WIDTHS, *_COUNTED):
+        if file.frames != held.num_samples:
+            raise UndecodableAudio(
+                f"the header claims {held.num_samples} samples, there are {file.frames}"
+            )
 
 
 def _all_blocks(

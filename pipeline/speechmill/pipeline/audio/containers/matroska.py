@@ -1,18 +1,20 @@
-"""WebM and Matroska (RFC 8794)."""
+"""WebM and Matroska (RFC 8794 and 9559)."""
 
 from speechmill.pipeline.audio.containers.held import Held, cut, joined
 from speechmill.pipeline.blob import Blob
 from speechmill.pipeline.errors import UndecodableAudio
 
 _EBML, _SEGMENT, _CLUSTER = 0x1A45DFA3, 0x18538067, 0x1F43B675  # ids of elements
+# Ids in a cluster: its time, place, previous size and silent tracks, blocks, padding and checksum.
+_IN_CLUSTER = {0xE7, 0xA7, 0xAB, 0x5854, 0xA0, 0xA3, 0xAF, 0xEC, 0xBF}
 
 
 def check_matroska(data: Blob) -> Held:
-    """Elements must follow each other up to the last byte.
+    """Elements must follow each other up to the last byte, in clusters too.
 
     The size of a segment or cluster may be unknown, as in live recordings.
     """
-    position = 0
+    position = end_of_cluster = 0
     while position < len(data):
         start = position
         kind, position = _number(data, position, keep_marker=True)
@@ -23,9 +25,14 @@ def check_matroska(data: Blob) -> Held:
             if kind not in (_SEGMENT, _CLUSTER):
                 unknown = f"element {kind:x} before byte {position} has an unknown size"
                 raise UndecodableAudio(unknown)
-        elif position + size > len(data):
+            continue
+        if position + size > len(data):
             raise cut(position + size - len(data))
-        elif kind != _SEGMENT:  # the elements in a segment are checked as well
+        if start < end_of_cluster and (kind not in _IN_CLUSTER or position + size > end_of_cluster):
+            raise UndecodableAudio(f"element {kind:x} at byte {start} does not fit into a cluster")
+        if kind == _CLUSTER:
+            end_of_cluster = position + size
+        elif kind != _SEGMENT:
             position += size
     return Held()
 

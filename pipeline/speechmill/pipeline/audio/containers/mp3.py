@@ -4,9 +4,11 @@ Headers by ISO/IEC 11172-3, section 2.4.2.3, and 13818-3; the tags of Xing and L
 encoders write (http://gabriel.mp3-tech.org/mp3infotag.html), that of Fraunhofer likewise.
 """
 
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from speechmill.pipeline.audio.containers.held import cut
+from speechmill.pipeline.audio.containers.held import cut, refuse_tail
 from speechmill.pipeline.audio.containers.tags import end_of_tags
 from speechmill.pipeline.blob import Blob, section, spool
 from speechmill.pipeline.errors import TruncatedAudio, UndecodableAudio
@@ -24,15 +26,23 @@ _RATES = {3: (44_100, 48_000, 32_000), 2: (22_050, 24_000, 16_000), 0: (11_025, 
 _MONO = 3
 _LONGEST = 2881  # bytes of a frame
 _DECODER_DELAY = 529  # samples
+_FRAME_END = 4  # bytes; encoders fill the rest of a frame, but not with zeros
+_FIELDS = 64  # bytes of a frame in which a tag begins
 _SURE = 4  # frames in a row that cannot be a coincidence
+_TAG = re.compile(rb"Xing|Info|VBRI")
 
 
 @dataclass(frozen=True, slots=True)
 class Tag:
     """The content of a first frame that holds no audio."""
 
-    num_frames: int  # that follow
+    num_frames: int  # that follow; some encoders count the first frame as well
+    num_bytes: int  # of all frames; 0: not stated
     delay: int  # samples by which the encoder and the decoder are late, where LAME's fields say so
+
+    def needs(self, num_bytes: int) -> int:
+        """The least number of frames, with the first one, in a file of so many bytes of frames."""
+        return self.num_frames + bool(self.delay or self.num_bytes > num_bytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,18 +138,44 @@ def scan_mp3(data: Blob) -> Mp3 | None:
         if begin == position:
             break
         position = begin
-    _check_end(data, position)
-    tag = _tag(data[start : start + _LONGEST], header)
-    if tag and tag.num_frames > num_frames:
-        raise TruncatedAudio(f"the tag counts {tag.num_frames} frames, there are {num_frames}")
-    return Mp3(runs, num_frames, header.samples, tag)
+    mp3 = Mp3(runs, num_frames, header.samples, _tag(data[start : start + _LONGEST], header))
+    _check_end(data, position, mp3)
+    if not mp3.is_counted:
+        _check_count(data, mp3, sizes)
+    return mp3
 
 
-def _check_end(data: Blob, position: int) -> None:
+def _check_end(data: Blob, position: int, mp3: Mp3) -> None:
     if position > len(data):
         raise cut(position - len(data))
     if any(data[position:]):
         raise UndecodableAudio(f"no MPEG audio frame at byte {position} of {len(data)}")
+    if mp3.is_counted:
+        return
+    refuse_tail(data, position)
+    if position < len(data) and not any(data[position - _FRAME_END : position]):
+        raise UndecodableAudio(f"zeros from a frame that ends at byte {position} on: a broken copy")
+
+
+def _check_count(data: Blob, mp3: Mp3, sizes: list[int]) -> None:
+    """Raise if the tags of one file or of joined ones count more frames than there are."""
+    num_bytes = sum(stop - start for start, stop in mp3.runs)
+    needed = sum(tag.needs(num_bytes) for tag in _tags(data, mp3, sizes))
+    if needed > mp3.num_frames:
+        raise TruncatedAudio(f"the tag counts {needed} frames, there are {mp3.num_frames}")
+
+
+def _tags(data: Blob, mp3: Mp3, sizes: list[int]) -> Iterator[Tag]:
+    """The tags of all first frames."""
+    if not _TAG.search(data):
+        return
+    for position, stop in mp3.runs:
+        while position < stop:
+            if _TAG.search(data, position, position + _FIELDS):
+                header = _header(data, position)
+                if header and (tag := _tag(data[position : position + _LONGEST], header)):
+                    yield tag
+            position += sizes[data[position + 2]]
 
 
 def _header(data: Blob, position: int) -> _Header | None:
@@ -202,7 +238,7 @@ def _tag(frame: bytes, header: _Header) -> Tag | None:
     if header.layer != 3:
         return None
     if frame[36:40] == b"VBRI":
-        return Tag(int.from_bytes(frame[50:54]), 0)
+        return Tag(int.from_bytes(frame[50:54]), int.from_bytes(frame[46:50]), 0)
     side = (17 if header.mono else 32) if header.version == 3 else (9 if header.mono else 17)
     for start in (4 + side, 6 + side):  # a checksum of the header takes two bytes
         flags = int.from_bytes(frame[start + 4 : start + 8])
@@ -220,7 +256,8 @@ def _xing_tag(frame: bytes, start: int, flags: int) -> Tag:
         raise UndecodableAudio("the checksum of the LAME tag in the first frame is wrong")
     has_delay = encoder in (b"LAME", b"Lavf", b"Lavc")
     delay = (int.from_bytes(frame[lame + 21 : lame + 24]) >> 12) + _DECODER_DELAY
-    return Tag(int.from_bytes(frame[start + 8 : start + 12]), delay if has_delay else 0)
+    num_frames, num_bytes = (int.from_bytes(frame[at : at + 4]) for at in (start + 8, start + 12))
+    return Tag(num_frames, num_bytes if flags & 2 else 0, delay if has_delay else 0)
 
 
 def _crc16(data: bytes) -> int:

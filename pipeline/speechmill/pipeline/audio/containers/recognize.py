@@ -92,6 +92,11 @@ def _wav(data: Blob) -> Recording | None:
     return _mp3(section(data, *inner)) if inner else recording
 
 
+def _caf(data: Blob) -> Recording:
+    """libsndfile takes a damaged packet of ALAC for silence."""
+    return _checked(data, "CAF", "caf", check_chunks, by_libsndfile=data[28:32] != b"alac")
+
+
 def _checked(
     data: Blob, name: str, demuxer: str, check: Callable[[Blob], Held], by_libsndfile: bool = True
 ) -> Recording:
@@ -120,7 +125,7 @@ _BY_FIRST_BYTES: dict[bytes, Callable[[Blob], Recording | None]] = {
     b"RIFX": _wav,
     b"RF64": _wav,
     b"FORM": _of("AIFF", "aiff", check_chunks),
-    b"caff": _of("CAF", "caf", check_chunks),
+    b"caff": _caf,
     b"riff": _of("Wave64", "w64", check_chunks),
     b".snd": _of("AU", "au", check_au),
     b"dns.": _of("AU", "au", check_au),
