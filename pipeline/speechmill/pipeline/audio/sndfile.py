@@ -74,11 +74,11 @@ def _refuse_fewer(file: soundfile.SoundFile, held: Held) -> None:
             raise UndecodableAudio(
                 f"the header claims {file.frames} samples, there are {there_are[0]}"
             )
-    if held.num_samples is not None and file.subtype in (*_WIDTHS, *_COUNTED):
-        if file.frames != held.num_samples:
-            raise UndecodableAudio(
-                f"the header claims {held.num_samples} samples, there are {file.frames}"
-            )
+    is_counted = held.num_samples is not None and file.subtype in (*_WIDTHS, *_COUNTED)
+    if is_counted and file.frames != held.num_samples:
+        raise UndecodableAudio(
+            f"the header claims {held.num_samples} samples, there are {file.frames}"
+        )
 
 
 def _all_blocks(

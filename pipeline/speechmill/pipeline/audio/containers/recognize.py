@@ -66,8 +66,7 @@ def _flac(data: Blob) -> Recording:
     header = flac_header(data)
     if header is None:
         raise UndecodableAudio("the stream info of the FLAC file is damaged")
-    check_flac(data, header)
-    held = Held(num_samples=header.num_samples or None)
+    held = Held(num_samples=check_flac(data, header))
     stated = bool(header.num_samples)
     return Recording("FLAC", [data], "flac", held, by_libsndfile=stated, flac=header)
 
