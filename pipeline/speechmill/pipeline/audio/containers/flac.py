@@ -13,8 +13,17 @@ _ANOTHER = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22")  # twice as fast as two ca
 _PACKED = slice(18, 26)  # 20 bits of rate, 3 of channels - 1, 5 of sample bits - 1, 36 of length
 _VARIABLE = 0xF9  # second byte of a frame that counts samples, where others count frames
 _RATES = {  # Hz, by their code; the rate may also be that of the file, or follow the header
-    1: 88_200, 2: 176_400, 3: 192_000, 4: 8_000, 5: 16_000, 6: 22_050, 7: 24_000, 8: 32_000,
-    9: 44_100, 10: 48_000, 11: 96_000,
+    1: 88_200,
+    2: 176_400,
+    3: 192_000,
+    4: 8_000,
+    5: 16_000,
+    6: 22_050,
+    7: 24_000,
+    8: 32_000,
+    9: 44_100,
+    10: 48_000,
+    11: 96_000,
 }
 _CRC8 = [0] * 256
 for _byte in range(256):

@@ -139,10 +139,20 @@ def scan_mp3(data: Blob) -> Mp3 | None:
             break
         position = begin
     mp3 = Mp3(runs, num_frames, header.samples, _tag(data[start : start + _LONGEST], header))
+    _check_begin(data, mp3, sizes)
     _check_end(data, position, mp3)
     if not mp3.is_counted:
         _check_count(data, mp3, sizes)
     return mp3
+
+
+def _check_begin(data: Blob, mp3: Mp3, sizes: list[int]) -> None:
+    """Raise if more than the rest of one frame precedes the first one."""
+    start = mp3.runs[0][0]
+    if not any(data[:start]):
+        return
+    if start > max(sizes[data[position + 2]] for position in _frames(data, mp3, sizes)):
+        raise UndecodableAudio(f"{start} bytes before the first MPEG audio frame are no frame")
 
 
 def _check_end(data: Blob, position: int, mp3: Mp3) -> None:
@@ -167,14 +177,18 @@ def _check_count(data: Blob, mp3: Mp3, sizes: list[int]) -> None:
 
 def _tags(data: Blob, mp3: Mp3, sizes: list[int]) -> Iterator[Tag]:
     """The tags of all first frames."""
-    if not _TAG.search(data):
-        return
+    for position in _frames(data, mp3, sizes) if _TAG.search(data) else ():
+        if _TAG.search(data, position, position + _FIELDS):
+            header = _header(data, position)
+            if header and (tag := _tag(data[position : position + _LONGEST], header)):
+                yield tag
+
+
+def _frames(data: Blob, mp3: Mp3, sizes: list[int]) -> Iterator[int]:
+    """The byte of each frame."""
     for position, stop in mp3.runs:
         while position < stop:
-            if _TAG.search(data, position, position + _FIELDS):
-                header = _header(data, position)
-                if header and (tag := _tag(data[position : position + _LONGEST], header)):
-                    yield tag
+            yield position
             position += sizes[data[position + 2]]
 
 
