@@ -10,6 +10,7 @@ import av
 import numpy as np
 from av.codec.context import Flags2
 
+from speechmill.pipeline.audio.containers.held import Held
 from speechmill.pipeline.audio.containers.recognize import Recording
 from speechmill.pipeline.audio.samples import BLOCK, Limits, Samples, Source, check_size
 from speechmill.pipeline.audio.sndfile import stream_of
@@ -97,7 +98,7 @@ def _frames(
             decoder = _decoder(audio)
             named = f"{named} with {decoder.name}"
             num_samples = yield from _decoded(container, audio, decoder, gaps)
-            _check_pcm(decoder.name, num_samples * audio.channels, recording.held.audio_bytes)
+            _check_pcm(decoder.name, num_samples, audio.channels, recording.held)
             return num_samples
     except av.FFmpegError as error:
         raise UndecodableAudio(f"{named}: FFmpeg: {error.strerror}") from error
@@ -184,14 +185,15 @@ class _Clock:
         )
 
 
-def _check_pcm(coding: str, num_samples: int, num_bytes: int | None) -> None:
-    """Raise unless the samples of all channels take the bytes that the container holds."""
+def _check_pcm(coding: str, num_samples: int, num_channels: int, held: Held) -> None:
+    """Raise unless there are as many samples of PCM as the container holds."""
     width = _PCM.fullmatch(coding)
-    if width is None or num_bytes is None:
+    if width is None or held.audio_bytes is None:
         return
-    there_are = num_bytes // (int(width[1] or 8) // 8)
-    if num_samples != there_are:
-        raise UndecodableAudio(f"there are {there_are} samples of {coding}, {num_samples} came out")
+    there_are = held.audio_bytes // (int(width[1] or 8) // 8 * num_channels)
+    for number in (there_are, held.num_samples):
+        if number not in (None, num_samples):
+            raise UndecodableAudio(f"{num_samples} samples of {coding} came out, not {number}")
 
 
 def _check_length(stated: float | None, end: float) -> None:

@@ -45,6 +45,8 @@ _LAYOUTS = {
     b"riff": _Layout(40, "<4s12xq", b"data", align=8, size_counts_head=True),
 }
 
+_FILES = (*_LAYOUTS, b"fLaC", b"OggS", b"wvpk", b"NIST")  # that look like chunks
+
 
 @dataclass(frozen=True, slots=True)
 class _Chunk:
@@ -105,7 +107,7 @@ def _walk(data: Blob) -> tuple[_Layout, dict[bytes, _Chunk], int]:
             end = _tail_begins(data, position, audio)
             refuse_tail(data, end_of_tags(data, end))
             break
-        if chunk.name in _LAYOUTS:
+        if chunk.name in _FILES:
             raise joined(position)
         if chunk.end > len(data):
             raise cut(chunk.end - len(data), layout.cure)
