@@ -9,6 +9,7 @@ _HEAD = 24  # bytes of an object's id and size
 _HEADER = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
 _PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 _DATA = bytes.fromhex("3626b2758e66cf11a6d900aa0062ce6c")
+_WAVE64 = b"riff"  # a file whose chunks are like objects
 _SIZES = slice(92, 100)  # of the properties: the least and the largest size of a packet
 _BEFORE_PACKETS = 50  # bytes of the object of packets
 
@@ -18,7 +19,7 @@ def check_asf(data: Blob) -> Held:
     position = packet_size = 0
     while position < len(data):
         kind = data[position : position + len(_HEADER)]
-        if position and kind == _HEADER:
+        if position and kind[:4] in (_HEADER[:4], _WAVE64):
             raise joined(position)
         head = data[position : position + _HEAD]
         size = int.from_bytes(head[16:], "little")

@@ -278,7 +278,14 @@ def _crc16(data: bytes) -> int:
     """CRC-16 with the polynomial 0x8005, reflected, from 0."""
     value = 0
     for byte in data:
-        value ^= byte
-        for _ in range(8):
-            value = value >> 1 ^ (0xA001 if value & 1 else 0)
+        value = value >> 8 ^ _CRC16[value & 0xFF ^ byte]
     return value
+
+
+def _crc16_of_byte(value: int) -> int:
+    for _ in range(8):
+        value = value >> 1 ^ (0xA001 if value & 1 else 0)
+    return value
+
+
+_CRC16 = [_crc16_of_byte(byte) for byte in range(256)]
