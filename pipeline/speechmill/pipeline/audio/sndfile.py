@@ -4,7 +4,7 @@ import io
 import mmap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import soundfile
@@ -58,12 +58,34 @@ class _Bytes(io.BytesIO):
         return super().seek(max(offset, 0) if whence == io.SEEK_SET else offset, whence)
 
 
+class _Mapped(io.RawIOBase):
+    """A mapped file that may be sought beyond its end, as decoders do in damaged files."""
+
+    def __init__(self, data: mmap.mmap):
+        self._data, self._position = data, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        part = self._data[self._position : self._position + len(buffer)]
+        buffer[: len(part)] = part
+        self._position += len(part)
+        return len(part)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        begin = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: len(self._data)}
+        self._position = max(0, begin[whence] + offset)
+        return self._position
+
+
 def stream_of(data: Blob) -> BinaryIO:
     """The data as a file at its start."""
-    if not isinstance(data, mmap.mmap):
-        return _Bytes(data)
-    data.seek(0)
-    return cast(BinaryIO, data)
+    stream = _Mapped(data) if isinstance(data, mmap.mmap) else _Bytes(data)
+    return cast(BinaryIO, stream)
 
 
 def _refuse_fewer(file: soundfile.SoundFile, held: Held) -> None:

@@ -25,6 +25,7 @@ _RATES = {  # Hz, by their code; the rate may also be that of the file, or follo
     10: 48_000,
     11: 96_000,
 }
+_BITS = {1: 8, 2: 12, 4: 16, 5: 20, 6: 24, 7: 32}  # of a sample, by their code
 _CRC8 = [0] * 256
 for _byte in range(256):
     _value = _byte
@@ -133,10 +134,12 @@ def _span(head: bytes, header: FlacHeader) -> tuple[int, int] | None:
 
 
 def _has_form(head: bytes, header: FlacHeader) -> bool:
-    """Whether a frame has the rate and the channels of the file."""
+    """Whether a frame has the rate, the channels and the sample bits of the file."""
     rate, channels = _RATES.get(head[2] & 15, header.sample_rate), head[3] >> 4
     num_channels = channels + 1 if channels < 8 else 2
-    return (rate, num_channels) == (header.sample_rate, header.num_channels)
+    bits = _BITS.get(head[3] >> 1 & 7, header.sample_bits)
+    found = (rate, num_channels, bits)
+    return found == (header.sample_rate, header.num_channels, header.sample_bits)
 
 
 def _block_size(code: int, head: bytes, position: int) -> int:
