@@ -210,3 +210,9 @@ def test_a_file_with_anything_behind_it_is_rejected_or_gives_the_samples_of_the_
     except SampleError:
         return
     np.testing.assert_array_equal(extended, samples(good(format, 0)))
+
+
+def test_alac_keeps_the_order_of_six_channels():
+    audio = np.stack([tone(1.0, seed=seed) for seed in range(6)], axis=1)
+    found = samples(encode(audio, format="CAF", subtype="ALAC_16"))
+    np.testing.assert_allclose(found, audio, atol=2**-14)

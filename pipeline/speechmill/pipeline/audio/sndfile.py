@@ -24,7 +24,7 @@ _WIDTHS = {
     "DOUBLE": (8,),
 }
 # Other codings of which a container states the number of samples, and not that of packets.
-_COUNTED = ("DWVW_12", "DWVW_16", "DWVW_24")
+_COUNTED = ("DWVW_12", "DWVW_16", "DWVW_24", "ALAC_16", "ALAC_20", "ALAC_24", "ALAC_32")
 
 
 def read_with_libsndfile(recording: Recording, limits: Limits) -> Source:

@@ -92,8 +92,9 @@ def _wav(data: Blob) -> Recording | None:
 
 
 def _caf(data: Blob) -> Recording:
-    """libsndfile takes a damaged packet of ALAC for silence."""
-    return _checked(data, "CAF", "caf", check_chunks, by_libsndfile=data[28:32] != b"alac")
+    """libsndfile does not notice damaged packets of ALAC; FFmpeg reorders over two channels."""
+    by_ffmpeg = data[28:32] == b"alac" and int.from_bytes(data[44:48]) <= 2
+    return _checked(data, "CAF", "caf", check_chunks, by_libsndfile=not by_ffmpeg)
 
 
 def _checked(
