@@ -7,6 +7,7 @@ encoders write (http://gabriel.mp3-tech.org/mp3infotag.html), that of Fraunhofer
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 from speechmill.pipeline.audio.containers.held import cut, refuse_tail
 from speechmill.pipeline.audio.containers.tags import end_of_tags
@@ -92,21 +93,23 @@ class _Header:
         """Bytes that the padding bit adds."""
         return 4 if self.layer == 1 else 1
 
-    def sizes(self, free: int) -> list[int]:
-        """Bytes of a frame by the third byte of its header, 0 where that differs from this stream.
 
-        `free` are the bytes of a frame of the free format without padding.
-        """
-        kbps = _KBPS[self.version == 3, self.layer]
-        sizes = [0] * 256
-        for index, rate in enumerate(kbps):
-            slots = self.samples // 8 * rate * 1000 // self.rate // self.slot
-            size = slots * self.slot if index else free
-            for padding in (0, 1) if size else ():
-                for private in (0, 1):
-                    byte = index << 4 | self.rate_index << 2 | padding << 1 | private
-                    sizes[byte] = size + padding * self.slot
-        return sizes
+@lru_cache(maxsize=64)
+def _sizes(header: _Header, free: int) -> tuple[int, ...]:
+    """Bytes of a frame by the third byte of its header, 0 where that differs from this stream.
+
+    `free` are the bytes of a frame of the free format without padding.
+    """
+    kbps = _KBPS[header.version == 3, header.layer]
+    sizes = [0] * 256
+    for index, rate in enumerate(kbps):
+        slots = header.samples // 8 * rate * 1000 // header.rate // header.slot
+        size = slots * header.slot if index else free
+        for padding in (0, 1) if size else ():
+            for private in (0, 1):
+                byte = index << 4 | header.rate_index << 2 | padding << 1 | private
+                sizes[byte] = size + padding * header.slot
+    return tuple(sizes)
 
 
 def scan_mp3(data: Blob) -> Mp3 | None:
@@ -120,7 +123,7 @@ def scan_mp3(data: Blob) -> Mp3 | None:
     header = None if start is None else _header(data, start)
     if start is None or header is None:
         return None
-    second, sizes = data[start + 1] | 1, header.sizes(_free_bytes(data, start, header))
+    second, sizes = data[start + 1] | 1, _sizes(header, _free_bytes(data, start, header))
     runs: list[tuple[int, int]] = []
     num_frames, length = 0, len(data) - 3
     position = begin = start
@@ -146,7 +149,7 @@ def scan_mp3(data: Blob) -> Mp3 | None:
     return mp3
 
 
-def _check_begin(data: Blob, mp3: Mp3, sizes: list[int]) -> None:
+def _check_begin(data: Blob, mp3: Mp3, sizes: tuple[int, ...]) -> None:
     """Raise if more than the rest of one frame precedes the first one."""
     start = mp3.runs[0][0]
     if not any(data[:start]):
@@ -167,7 +170,7 @@ def _check_end(data: Blob, position: int, mp3: Mp3) -> None:
         raise UndecodableAudio(f"zeros from a frame that ends at byte {position} on: a broken copy")
 
 
-def _check_count(data: Blob, mp3: Mp3, sizes: list[int]) -> None:
+def _check_count(data: Blob, mp3: Mp3, sizes: tuple[int, ...]) -> None:
     """Raise if the tags of one file or of joined ones count more frames than there are."""
     num_bytes = sum(stop - start for start, stop in mp3.runs)
     needed = sum(tag.needs(num_bytes) for tag in _tags(data, mp3, sizes))
@@ -175,7 +178,7 @@ def _check_count(data: Blob, mp3: Mp3, sizes: list[int]) -> None:
         raise TruncatedAudio(f"the tag counts {needed} frames, there are {mp3.num_frames}")
 
 
-def _tags(data: Blob, mp3: Mp3, sizes: list[int]) -> Iterator[Tag]:
+def _tags(data: Blob, mp3: Mp3, sizes: tuple[int, ...]) -> Iterator[Tag]:
     """The tags of all first frames."""
     for position in _frames(data, mp3, sizes) if _TAG.search(data) else ():
         if _TAG.search(data, position, position + _FIELDS):
@@ -184,7 +187,7 @@ def _tags(data: Blob, mp3: Mp3, sizes: list[int]) -> Iterator[Tag]:
                 yield tag
 
 
-def _frames(data: Blob, mp3: Mp3, sizes: list[int]) -> Iterator[int]:
+def _frames(data: Blob, mp3: Mp3, sizes: tuple[int, ...]) -> Iterator[int]:
     """The byte of each frame."""
     for position, stop in mp3.runs:
         while position < stop:
@@ -216,7 +219,7 @@ def _first_frame(data: Blob) -> int | None:
 
 def _follow(data: Blob, position: int, header: _Header) -> tuple[int, int]:
     """How many frames follow each other, up to a few, and where they end."""
-    second, sizes = data[position + 1] | 1, header.sizes(_free_bytes(data, position, header))
+    second, sizes = data[position + 1] | 1, _sizes(header, _free_bytes(data, position, header))
     for frames in range(_SURE):
         head = data[position : position + 3]
         size = sizes[head[2]] if len(head) == 3 else 0
