@@ -47,12 +47,17 @@ KINDS = {  # container, codec, rate and options
     "ac3 in wav": ("wav", "ac3", 48_000, {}),
 }
 FILES = {"wma": "v2_16k_5.0.wma", "speex": "speex.ogg", "amr with silence": "amr_dtx.amr"}
-ALL = [*FORMATS, *KINDS, *FILES, "flac without a length", "aac in wav"]
+MADE = {  # from a file of another format
+    "flac without a length": "flac",
+    "aac in wav": "aac",
+    "webm of a browser": "live webm",
+}
+ALL = [*FORMATS, *KINDS, *FILES, *MADE]
 
 # Whole if they are cut between two frames, of which nothing states how many there are.
 OPEN_ENDED = {
     *("aac", "amr", "amr with silence", "mp2", "mp3 without a count"),
-    *("fragmented mp4", "live webm", "flac without a length"),
+    *("fragmented mp4", "live webm", "webm of a browser", "flac without a length"),
 }
 # Decoded to the end of the last file.
 JOINED = {
@@ -74,13 +79,20 @@ def file(name: str) -> bytes:
         return good(name, 0)
     if name in FILES:
         return (ODD / FILES[name]).read_bytes()
-    if name == "flac without a length":
-        flac = good("flac", 0)
-        return flac[:21] + bytes([flac[21] & 0xF0]) + bytes(4) + flac[26:]
-    if name == "aac in wav":
-        return _in_wav(good("aac", 0))
+    if name in MADE:
+        return _made(name, file(MADE[name]))
     container, codec, rate, options = KINDS[name]
     return encode_with_ffmpeg(tone(0.6, rate), rate, container, codec, **options)
+
+
+def _made(name: str, data: bytes) -> bytes:
+    if name == "flac without a length":
+        return data[:21] + bytes([data[21] & 0xF0]) + bytes(4) + data[26:]
+    if name == "aac in wav":
+        return _in_wav(data)
+    at = data.index(b"\x1f\x43\xb6\x75") + 4  # a cluster, whose size becomes unknown
+    length = 9 - data[at].bit_length()
+    return data[:at] + (2 ** (7 * length + 1) - 1).to_bytes(length) + data[at + length :]
 
 
 def _in_wav(adts: bytes) -> bytes:
