@@ -95,6 +95,13 @@ def test_a_counted_mp3_cut_at_any_byte_is_rejected_also_between_its_last_two_fra
             samples(data[:at])
 
 
+def test_an_mp3_whose_tag_counts_its_own_frame_is_whole():
+    data = mp3(0.5)
+    at = data.index(b"Info") + 8
+    count = int.from_bytes(data[at : at + 4]) + 1
+    assert len(samples(data[:at] + count.to_bytes(4) + data[at + 4 :])) >= 0.5 * RATE
+
+
 def test_joined_mp3s_are_rejected_if_one_of_them_lacks_a_frame():
     one, other = mp3(0.5), mp3(0.6)
     size = len(one) - one.rindex(one[:2])  # of the last frame

@@ -41,10 +41,6 @@ class Tag:
     num_bytes: int  # of all frames; 0: not stated
     delay: int  # samples by which the encoder and the decoder are late, where LAME's fields say so
 
-    def needs(self, num_bytes: int) -> int:
-        """The least number of frames, with the first one, in a file of so many bytes of frames."""
-        return self.num_frames + bool(self.delay or self.num_bytes > num_bytes)
-
 
 @dataclass(frozen=True, slots=True)
 class Mp3:
@@ -171,9 +167,15 @@ def _check_end(data: Blob, position: int, mp3: Mp3) -> None:
 
 
 def _check_count(data: Blob, mp3: Mp3, sizes: tuple[int, ...]) -> None:
-    """Raise if the tags of one file or of joined ones count more frames than there are."""
+    """Raise if the tags of one file or of joined ones count more frames than there are.
+
+    Unless all bytes are there, a tag does not count its own frame.
+    """
+    tags = list(_tags(data, mp3, sizes))
     num_bytes = sum(stop - start for start, stop in mp3.runs)
-    needed = sum(tag.needs(num_bytes) for tag in _tags(data, mp3, sizes))
+    needed = sum(tag.num_frames for tag in tags)
+    if not all(tag.num_bytes for tag in tags) or sum(tag.num_bytes for tag in tags) > num_bytes:
+        needed += sum(bool(tag.delay or tag.num_bytes) for tag in tags)
     if needed > mp3.num_frames:
         raise TruncatedAudio(f"the tag counts {needed} frames, there are {mp3.num_frames}")
 
