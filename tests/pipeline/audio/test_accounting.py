@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from speechmill.pipeline.audio.decoders import open_audio
 from speechmill.pipeline.audio.samples import Limits, to_float
-from speechmill.pipeline.errors import SampleError, UndecodableAudio
+from speechmill.pipeline.errors import SampleError, TruncatedAudio, UndecodableAudio
 from tests.corpus import encode, encode_with_ffmpeg, tone
 from tests.damage import FORMATS, ID3, good
 
@@ -86,6 +86,46 @@ def test_a_flipped_bit_in_the_tag_of_lame_is_found():
         samples(bytes(damaged))
 
 
+@pytest.mark.parametrize(
+    "data", [mp3(0.5), encode(tone(0.5), format="MP3")], ids=["ffmpeg", "lame"]
+)
+def test_a_counted_mp3_cut_at_any_byte_is_rejected_also_between_its_last_two_frames(data):
+    for at in range(1, len(data)):
+        with pytest.raises(SampleError):
+            samples(data[:at])
+
+
+def test_an_mp3_whose_tag_counts_its_own_frame_is_whole():
+    data = mp3(0.5)
+    at = data.index(b"Info") + 8
+    count = int.from_bytes(data[at : at + 4]) + 1
+    assert len(samples(data[:at] + count.to_bytes(4) + data[at + 4 :])) >= 0.5 * RATE
+
+
+def test_joined_mp3s_are_rejected_if_one_of_them_lacks_a_frame():
+    one, other = mp3(0.5), mp3(0.6)
+    size = len(one) - one.rindex(one[:2])  # of the last frame
+    for data in (one[:-size] + other, other + one[:-size]):
+        with pytest.raises(TruncatedAudio, match="counts 4"):
+            samples(data)
+
+
+@pytest.mark.parametrize(("container", "codec"), [("mp3", "libmp3lame"), ("mp2", "mp2")])
+def test_mpeg_audio_without_a_count_that_goes_over_into_zeros_is_rejected(container, codec):
+    options = {"write_xing": "0"} if container == "mp3" else {}
+    data = encode_with_ffmpeg(tone(1.0, RATE), RATE, container, codec, **options)
+    for zeros in (2000, 5000):
+        with pytest.raises(UndecodableAudio, match=r"zeros|neither"):
+            samples(data[: len(data) // 2] + bytes(zeros))
+
+
+def test_an_mp3_after_more_bytes_than_a_frame_has_is_rejected():
+    plain = mp3(0.5, tagged=False)
+    np.testing.assert_array_equal(samples(bytes(2000) + plain), samples(plain))
+    with pytest.raises(UndecodableAudio, match="2000 bytes before the first"):
+        samples(b"\x55" * 2000 + plain)
+
+
 @pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
 def test_a_chained_ogg_gives_the_samples_of_all_links(subtype):
     links = [encode(tone(seconds), format="OGG", subtype=subtype) for seconds in (0.5, 0.7, 0.2)]
@@ -112,6 +152,38 @@ def test_a_wav_that_claims_less_than_it_holds_is_rejected_with_the_number_of_byt
     at = data.index(b"data") + 4
     with pytest.raises(UndecodableAudio, match=f"{64_000 - size} bytes from byte"):
         samples(data[:at] + size.to_bytes(4, "little") + data[at + 4 :])
+
+
+def with_bytes(data: bytes, at: int, written: bytes) -> bytes:
+    return data[:at] + written + data[at + len(written) :]
+
+
+def damage_of_headers() -> dict[str, bytes]:
+    aiff, caf, flac = good("aiff", 0), good("caf", 0), encode(tone(1.0))
+    alac = encode(tone(1.0), format="CAF", subtype="ALAC_16")
+    dwvw = encode(tone(1.0), format="AIFF", subtype="DWVW_16")
+    live = encode_with_ffmpeg(tone(1.0, 48_000), 48_000, "webm", "libopus")
+    endless = flac[:21] + bytes([flac[21] & 0xF0]) + bytes(4) + flac[26:]
+    return {
+        "au of a pipe": with_bytes(good("au", 0), 8, b"\xff" * 4),
+        "caf that is still written": with_bytes(caf, caf.index(b"data") + 4, b"\xff" * 8),
+        "aiff whose samples begin later": with_bytes(aiff, aiff.index(b"SSND") + 10, b"\1"),
+        "aiff with fewer samples": with_bytes(aiff, aiff.index(b"COMM") + 12, b"\1"),
+        "dwvw with zeros": with_bytes(dwvw, 20_000, bytes(2000)),
+        "alac with zeros": with_bytes(alac, 20_000, bytes(3000)),
+        "flac of another rate": with_bytes(flac, 18, b"\x07\xd0"),
+        "flac without a length or a first frame": with_bytes(
+            endless, endless.index(b"\xff\xf8"), b"\0"
+        ),
+        "webm with zeros": with_bytes(live, len(live) - 900, bytes(300)),
+        "wav and wavpack": good("wav", 0) + encode_with_ffmpeg(tone(0.5), RATE, "wv", "wavpack"),
+    }
+
+
+@pytest.mark.parametrize("data", damage_of_headers().values(), ids=damage_of_headers())
+def test_a_file_that_states_another_length_than_it_has_is_rejected(data):
+    with pytest.raises(SampleError):
+        samples(data)
 
 
 @pytest.mark.parametrize("name", ["VOC", "IRCAM", "PAF", "PVF", "AVR"])
@@ -145,3 +217,9 @@ def test_a_file_with_anything_behind_it_is_rejected_or_gives_the_samples_of_the_
     except SampleError:
         return
     np.testing.assert_array_equal(extended, samples(good(format, 0)))
+
+
+def test_alac_keeps_the_order_of_six_channels():
+    audio = np.stack([tone(1.0, seed=seed) for seed in range(6)], axis=1)
+    found = samples(encode(audio, format="CAF", subtype="ALAC_16"))
+    np.testing.assert_allclose(found, audio, atol=2**-14)

@@ -15,6 +15,7 @@ from speechmill.pipeline.audio.containers.recognize import recognize
 from speechmill.pipeline.audio.decoders import open_audio
 from speechmill.pipeline.audio.resample import AudioSettings, decode_audio
 from speechmill.pipeline.audio.samples import BLOCK, Limits, to_float
+from speechmill.pipeline.blob import spool
 from speechmill.pipeline.errors import OversizedAudio, SampleError, TruncatedAudio, UndecodableAudio
 from tests.corpus import encode, encode_with_ffmpeg, tone
 
@@ -163,6 +164,15 @@ def test_one_flipped_bit_anywhere_in_an_ogg_is_found(kind, place, bit):
     damaged[int(place * len(damaged))] ^= 1 << bit
     with pytest.raises(SampleError):
         decode(bytes(damaged))
+
+
+def test_a_mapped_file_whose_table_points_beyond_it_is_rejected_like_its_bytes(monkeypatch):
+    table = data("m4a").index(b"stco") + 12  # bytes of the first chunk
+    damaged = data("m4a")[:table] + b"\x7f\xff\xff\xff" + data("m4a")[table + 4 :]
+    monkeypatch.setattr("speechmill.pipeline.blob._IN_MEMORY", 0)
+    for encoded in (damaged, spool([damaged], len(damaged))):
+        with pytest.raises(SampleError):
+            decode(encoded)
 
 
 def test_a_missing_ogg_page_is_found():

@@ -1,5 +1,6 @@
 """Audio that the FFmpeg in PyAV decodes."""
 
+import re
 from collections.abc import Generator, Iterator
 from enum import StrEnum
 from itertools import chain
@@ -9,6 +10,7 @@ import av
 import numpy as np
 from av.codec.context import Flags2
 
+from speechmill.pipeline.audio.containers.held import Held
 from speechmill.pipeline.audio.containers.recognize import Recording
 from speechmill.pipeline.audio.samples import BLOCK, Limits, Samples, Source, check_size
 from speechmill.pipeline.audio.sndfile import stream_of
@@ -21,6 +23,7 @@ _TAIL = 0.1  # s of an encoder's padding that the stated length may include
 _JITTER = 0.020  # s by which a frame's time may differ from the end of the frames before it
 _SHARE = 0.9  # of a frame: a frame that is missing is no jitter
 _PACE = 0.01  # by which the expected time follows the clock of a live recording, per frame
+_PCM = re.compile(r"pcm_(?:[suf](\d+)(?:le|be)?|mulaw|alaw)")  # with the bits of a sample
 # FFmpeg's own decoders do not know the frames of silence.
 _DECODERS = {"amrnb": "libopencore_amrnb", "amrwb": "libopencore_amrwb"}
 
@@ -94,7 +97,9 @@ def _frames(
             audio = container.streams.audio[0]
             decoder = _decoder(audio)
             named = f"{named} with {decoder.name}"
-            return (yield from _decoded(container, audio, decoder, gaps))
+            num_samples = yield from _decoded(container, audio, decoder, gaps)
+            _check_pcm(decoder.name, num_samples, audio.channels, recording.held)
+            return num_samples
     except av.FFmpegError as error:
         raise UndecodableAudio(f"{named}: FFmpeg: {error.strerror}") from error
 
@@ -178,6 +183,17 @@ class _Clock:
             f"samples are missing after {self.num_samples}: {late:+.3f} s to the next frame"
             f"{cure if self._gaps else ''}"
         )
+
+
+def _check_pcm(coding: str, num_samples: int, num_channels: int, held: Held) -> None:
+    """Raise unless there are as many samples of PCM as the container holds."""
+    width = _PCM.fullmatch(coding)
+    if width is None or held.audio_bytes is None:
+        return
+    there_are = held.audio_bytes // (int(width[1] or 8) // 8 * num_channels)
+    for number in (there_are, held.num_samples):
+        if number not in (None, num_samples):
+            raise UndecodableAudio(f"{num_samples} samples of {coding} came out, not {number}")
 
 
 def _check_length(stated: float | None, end: float) -> None:

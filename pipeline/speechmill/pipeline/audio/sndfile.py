@@ -4,7 +4,7 @@ import io
 import mmap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import soundfile
@@ -23,6 +23,8 @@ _WIDTHS = {
     **dict.fromkeys(("PCM_32", "FLOAT"), (4,)),
     "DOUBLE": (8,),
 }
+# Other codings of which a container states the number of samples, and not that of packets.
+_COUNTED = ("DWVW_12", "DWVW_16", "DWVW_24", "ALAC_16", "ALAC_20", "ALAC_24", "ALAC_32")
 
 
 def read_with_libsndfile(recording: Recording, limits: Limits) -> Source:
@@ -56,21 +58,48 @@ class _Bytes(io.BytesIO):
         return super().seek(max(offset, 0) if whence == io.SEEK_SET else offset, whence)
 
 
+class _Mapped(io.RawIOBase):
+    """A mapped file that may be sought beyond its end, as decoders do in damaged files."""
+
+    def __init__(self, data: mmap.mmap):
+        self._data, self._position = data, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        part = self._data[self._position : self._position + len(buffer)]
+        buffer[: len(part)] = part
+        self._position += len(part)
+        return len(part)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        begin = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: len(self._data)}
+        self._position = max(0, begin[whence] + offset)
+        return self._position
+
+
 def stream_of(data: Blob) -> BinaryIO:
     """The data as a file at its start."""
-    if not isinstance(data, mmap.mmap):
-        return _Bytes(data)
-    data.seek(0)
-    return cast(BinaryIO, data)
+    stream = _Mapped(data) if isinstance(data, mmap.mmap) else _Bytes(data)
+    return cast(BinaryIO, stream)
 
 
 def _refuse_fewer(file: soundfile.SoundFile, held: Held) -> None:
-    if held.audio_bytes is None or file.subtype not in _WIDTHS:
-        return
-    widths = [width * file.channels for width in _WIDTHS[file.subtype]]
-    if file.frames not in {held.audio_bytes // width for width in widths}:
+    if held.audio_bytes is not None and file.subtype in _WIDTHS:
+        widths = [width * file.channels for width in _WIDTHS[file.subtype]]
+        there_are = [held.audio_bytes // width for width in widths]
+        if file.frames not in there_are:
+            raise UndecodableAudio(
+                f"the header claims {file.frames} samples, there are {there_are[0]}"
+            )
+    is_counted = held.num_samples is not None and file.subtype in (*_WIDTHS, *_COUNTED)
+    if is_counted and file.frames != held.num_samples:
         raise UndecodableAudio(
-            f"the header claims {file.frames} samples, there are {held.audio_bytes // widths[0]}"
+            f"the header claims {held.num_samples} samples, there are {file.frames}"
         )
 
 

@@ -3,7 +3,14 @@
 import struct
 from dataclasses import dataclass
 
-from speechmill.pipeline.audio.containers.held import Held, cut, joined, refuse_tail, unexplained
+from speechmill.pipeline.audio.containers.held import (
+    Held,
+    cut,
+    endless,
+    joined,
+    refuse_tail,
+    unexplained,
+)
 from speechmill.pipeline.audio.containers.tags import end_of_tags
 from speechmill.pipeline.blob import Blob
 from speechmill.pipeline.errors import UndecodableAudio
@@ -38,6 +45,8 @@ _LAYOUTS = {
     b"riff": _Layout(40, "<4s12xq", b"data", align=8, size_counts_head=True),
 }
 
+_FILES = (*_LAYOUTS, b"fLaC", b"OggS", b"wvpk", b"NIST")  # that look like chunks
+
 
 @dataclass(frozen=True, slots=True)
 class _Chunk:
@@ -51,8 +60,18 @@ def check_chunks(data: Blob) -> Held:
     layout, chunks, end = _walk(data)
     audio = chunks[layout.audio]
     num_bytes = max(0, audio.end - audio.body - layout.before_samples)
+    if data[:4] == b"FORM":  # the samples may begin later, on a block of a disk
+        num_bytes -= int.from_bytes(data[audio.body : audio.body + 4])
     mp3 = (audio.body, audio.end) if num_bytes and _holds_mp3(data, chunks) else None
-    return Held(num_bytes, _samples_of_packets(data, chunks), mp3, end)
+    return Held(num_bytes, _num_samples(data, chunks), mp3, end)
+
+
+def _num_samples(data: Blob, chunks: dict[bytes, _Chunk]) -> int | None:
+    """Samples of each channel by another chunk than that of the samples, if it states them."""
+    common = chunks.get(b"COMM")
+    if data[:4] == b"FORM" and common:
+        return int.from_bytes(data[common.body + 2 : common.body + 6])
+    return _samples_of_packets(data, chunks)
 
 
 def _samples_of_packets(data: Blob, chunks: dict[bytes, _Chunk]) -> int | None:
@@ -88,7 +107,7 @@ def _walk(data: Blob) -> tuple[_Layout, dict[bytes, _Chunk], int]:
             end = _tail_begins(data, position, audio)
             refuse_tail(data, end_of_tags(data, end))
             break
-        if chunk.name in _LAYOUTS:
+        if chunk.name in _FILES:
             raise joined(position)
         if chunk.end > len(data):
             raise cut(chunk.end - len(data), layout.cure)
@@ -115,7 +134,7 @@ def _chunk_at(data: Blob, position: int, layout: _Layout, large: int) -> _Chunk 
         return None
     body = position + head
     if name == layout.audio and size == _TO_THE_END:
-        return _Chunk(name, body, len(data))
+        raise endless("CAF")
     if name == layout.audio and large and size == 0xFFFFFFFF:
         size = large
     size -= head if layout.size_counts_head else 0

@@ -12,6 +12,20 @@ _STREAM_INFO = (b"\x00\x00\x00\x22", b"\x80\x00\x00\x22")  # head of the block t
 _ANOTHER = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22")  # twice as fast as two calls of `find`
 _PACKED = slice(18, 26)  # 20 bits of rate, 3 of channels - 1, 5 of sample bits - 1, 36 of length
 _VARIABLE = 0xF9  # second byte of a frame that counts samples, where others count frames
+_RATES = {  # Hz, by their code; the rate may also be that of the file, or follow the header
+    1: 88_200,
+    2: 176_400,
+    3: 192_000,
+    4: 8_000,
+    5: 16_000,
+    6: 22_050,
+    7: 24_000,
+    8: 32_000,
+    9: 44_100,
+    10: 48_000,
+    11: 96_000,
+}
+_BITS = {1: 8, 2: 12, 4: 16, 5: 20, 6: 24, 7: 32}  # of a sample, by their code
 _CRC8 = [0] * 256
 for _byte in range(256):
     _value = _byte
@@ -45,8 +59,8 @@ def flac_header(data: Blob) -> FlacHeader | None:
     )
 
 
-def check_flac(data: Blob, header: FlacHeader) -> None:
-    """Raise unless the frames end with the sample that the header claims.
+def check_flac(data: Blob, header: FlacHeader) -> int:
+    """The samples of each channel; raises unless the frames end with the sample that it claims.
 
     Bytes after the last frame are ignored, as decoders do, unless they are another FLAC file.
     """
@@ -54,17 +68,29 @@ def check_flac(data: Blob, header: FlacHeader) -> None:
     if another := _ANOTHER.search(data, begin):
         raise joined(another.start())
     if not header.num_samples:
-        return
+        return _end_of_last_frame(data, begin, header)
     last = 0  # sample after the last frame
     for start, end in _frames_from_the_end(data, begin, header):
         if start == header.num_samples:
             break
         if end == header.num_samples:
-            return
+            return end
         last = max(last, end)
     raise TruncatedAudio(
         f"the header claims {header.num_samples} samples, the last frame ends with sample {last}"
     )
+
+
+def _end_of_last_frame(data: Blob, begin: int, header: FlacHeader) -> int:
+    """The sample after the last frame, which is one that begins where another frame ends."""
+    ends: dict[int, int] = {}
+    for start, end in _frames_from_the_end(data, begin, header):
+        if end in ends:
+            return ends[end]
+        ends.setdefault(start, end)
+    if 0 not in ends:
+        raise UndecodableAudio("the FLAC frames do not follow each other")
+    return ends[0]
 
 
 def _end_of_metadata(data: Blob) -> int:
@@ -95,7 +121,7 @@ def _frames_from_the_end(data: Blob, begin: int, header: FlacHeader) -> Iterator
 
 def _span(head: bytes, header: FlacHeader) -> tuple[int, int] | None:
     """First sample and end of the frame with this header (section 9.1); None if it is not one."""
-    if len(head) < 6 or head[3] & 1:
+    if len(head) < 6 or head[3] & 1 or not _has_form(head, header):
         return None
     number, position = _coded_number(head, 4)
     size_code = head[2] >> 4
@@ -105,6 +131,15 @@ def _span(head: bytes, header: FlacHeader) -> tuple[int, int] | None:
         return None
     start = number if head[1] == _VARIABLE else number * header.block_size
     return start, start + size
+
+
+def _has_form(head: bytes, header: FlacHeader) -> bool:
+    """Whether a frame has the rate, the channels and the sample bits of the file."""
+    rate, channels = _RATES.get(head[2] & 15, header.sample_rate), head[3] >> 4
+    num_channels = channels + 1 if channels < 8 else 2
+    bits = _BITS.get(head[3] >> 1 & 7, header.sample_bits)
+    found = (rate, num_channels, bits)
+    return found == (header.sample_rate, header.num_channels, header.sample_bits)
 
 
 def _block_size(code: int, head: bytes, position: int) -> int:

@@ -9,6 +9,7 @@ from speechmill.pipeline.errors import UndecodableAudio
 # and 26.201, annex A); types without an entry are reserved.
 _AMR_NB = {0: 12, 1: 13, 2: 15, 3: 17, 4: 19, 5: 20, 6: 26, 7: 31, 8: 5, 15: 0}
 _AMR_WB = {0: 17, 1: 23, 2: 32, 3: 36, 4: 40, 5: 46, 6: 50, 7: 58, 8: 60, 9: 5, 14: 0, 15: 0}
+_AMR_PADDING = 0b10000011  # bits of that byte that are 0
 _AMR = {b"#!AMR\n": (_AMR_NB, 160), b"#!AMR-WB\n": (_AMR_WB, 320)}  # samples of a frame
 
 
@@ -58,9 +59,11 @@ def check_amr(data: Blob) -> Held:
         raise UndecodableAudio("AMR of several channels is not supported")
     sizes, samples = _AMR[magic]
     position, num_frames = len(magic), 0
+    padding = len(data[:].rstrip(b"\0"))  # zeros would be frames of lost speech
     while position < len(data):
-        kind = data[position] >> 3 & 15
-        if kind not in sizes:
+        head = data[position]
+        kind = head >> 3 & 15
+        if kind not in sizes or head & _AMR_PADDING or position >= padding:
             raise UndecodableAudio(f"no AMR frame at byte {position}")
         position += 1 + sizes[kind]
         num_frames += 1

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from speechmill.pipeline.audio.containers.held import Held, cut, refuse_tail
+from speechmill.pipeline.audio.containers.held import Held, cut, endless, refuse_tail
 from speechmill.pipeline.audio.containers.tags import end_of_tags
 from speechmill.pipeline.blob import Blob
 from speechmill.pipeline.errors import UndecodableAudio
@@ -15,7 +15,7 @@ def check_au(data: Blob) -> Held:
     order: Literal["big", "little"] = "big" if data[:4] == b".snd" else "little"
     start, size = (int.from_bytes(data[at : at + 4], order) for at in (4, 8))
     if size == _UNKNOWN:
-        return Held(len(data) - start)
+        raise endless("AU")
     if start + size > len(data):
         raise cut(start + size - len(data))
     refuse_tail(data, end_of_tags(data, start + size))

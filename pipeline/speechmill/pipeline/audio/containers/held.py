@@ -33,6 +33,14 @@ def unexplained(data: Blob, position: int) -> SampleError:
     )
 
 
+def endless(name: str) -> SampleError:
+    """The error for a header that leaves the size of the samples open."""
+    return UndecodableAudio(
+        f"the header of this {name} does not state the size of the samples, so a cut file would "
+        "look whole; if it was written to a pipe, write it to a file instead"
+    )
+
+
 def joined(position: int) -> SampleError:
     """The error for one file that follows another."""
     return UndecodableAudio(

@@ -1,33 +1,50 @@
-"""WebM and Matroska (RFC 8794)."""
+"""WebM and Matroska (RFC 8794 and 9559)."""
 
 from speechmill.pipeline.audio.containers.held import Held, cut, joined
 from speechmill.pipeline.blob import Blob
 from speechmill.pipeline.errors import UndecodableAudio
 
 _EBML, _SEGMENT, _CLUSTER = 0x1A45DFA3, 0x18538067, 0x1F43B675  # ids of elements
+_ANYWHERE = {0xEC, 0xBF}  # what fills space, and a checksum
+# In a cluster: its time, place, previous size and silent tracks, and its blocks.
+_IN_CLUSTER = {0xE7, 0xA7, 0xAB, 0x5854, 0xA0, 0xA3, 0xAF}
+# In a segment: an index, what the file is, tracks, cues, attachments, chapters and tags.
+_IN_SEGMENT = {
+    *(0x114D9B74, 0x1549A966, 0x1654AE6B, 0x1C53BB6B, 0x1941A469, 0x1043A770, 0x1254C367),
+    *(_EBML, _SEGMENT, _CLUSTER),
+}
 
 
 def check_matroska(data: Blob) -> Held:
-    """Elements must follow each other up to the last byte.
+    """Elements must follow each other up to the last byte, in clusters too.
 
-    The size of a segment or cluster may be unknown, as in live recordings.
+    The size of a segment or cluster may be unknown, as in live recordings: such a cluster ends at
+    the next element of the segment.
     """
-    position = 0
+    position, end_of_cluster, is_live = 0, 0, False
     while position < len(data):
         start = position
         kind, position = _number(data, position, keep_marker=True)
         size, position = _number(data, position)
+        end = len(data) if size is None else position + size
+        in_cluster = start < end_of_cluster and not (is_live and kind in _IN_SEGMENT)
         if kind == _EBML and start:
             raise joined(start)
-        if size is None:
-            if kind not in (_SEGMENT, _CLUSTER):
-                unknown = f"element {kind:x} before byte {position} has an unknown size"
-                raise UndecodableAudio(unknown)
-        elif position + size > len(data):
-            raise cut(position + size - len(data))
-        elif kind != _SEGMENT:  # the elements in a segment are checked as well
-            position += size
+        if end > len(data):
+            raise cut(end - len(data))
+        if not _may_stand(kind, size, in_cluster) or (in_cluster and end > end_of_cluster):
+            raise UndecodableAudio(f"the Matroska element {kind:x} at byte {start} is damaged")
+        if kind == _CLUSTER:
+            end_of_cluster, is_live = end, size is None
+        elif kind != _SEGMENT:
+            position = end
     return Held()
+
+
+def _may_stand(kind: int | None, size: int | None, in_cluster: bool) -> bool:
+    if size is None and kind not in (_SEGMENT, _CLUSTER):
+        return False
+    return kind in _ANYWHERE or kind in (_IN_CLUSTER if in_cluster else _IN_SEGMENT)
 
 
 def _number(data: Blob, start: int, keep_marker: bool = False) -> tuple[int | None, int]:

@@ -4,9 +4,12 @@ Headers by ISO/IEC 11172-3, section 2.4.2.3, and 13818-3; the tags of Xing and L
 encoders write (http://gabriel.mp3-tech.org/mp3infotag.html), that of Fraunhofer likewise.
 """
 
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
-from speechmill.pipeline.audio.containers.held import cut
+from speechmill.pipeline.audio.containers.held import cut, refuse_tail
 from speechmill.pipeline.audio.containers.tags import end_of_tags
 from speechmill.pipeline.blob import Blob, section, spool
 from speechmill.pipeline.errors import TruncatedAudio, UndecodableAudio
@@ -24,14 +27,18 @@ _RATES = {3: (44_100, 48_000, 32_000), 2: (22_050, 24_000, 16_000), 0: (11_025, 
 _MONO = 3
 _LONGEST = 2881  # bytes of a frame
 _DECODER_DELAY = 529  # samples
+_FRAME_END = 4  # bytes; encoders fill the rest of a frame, but not with zeros
+_FIELDS = 64  # bytes of a frame in which a tag begins
 _SURE = 4  # frames in a row that cannot be a coincidence
+_TAG = re.compile(rb"Xing|Info|VBRI")
 
 
 @dataclass(frozen=True, slots=True)
 class Tag:
     """The content of a first frame that holds no audio."""
 
-    num_frames: int  # that follow
+    num_frames: int  # that follow; some encoders count the first frame as well
+    num_bytes: int  # of all frames; 0: not stated
     delay: int  # samples by which the encoder and the decoder are late, where LAME's fields say so
 
 
@@ -82,21 +89,23 @@ class _Header:
         """Bytes that the padding bit adds."""
         return 4 if self.layer == 1 else 1
 
-    def sizes(self, free: int) -> list[int]:
-        """Bytes of a frame by the third byte of its header, 0 where that differs from this stream.
 
-        `free` are the bytes of a frame of the free format without padding.
-        """
-        kbps = _KBPS[self.version == 3, self.layer]
-        sizes = [0] * 256
-        for index, rate in enumerate(kbps):
-            slots = self.samples // 8 * rate * 1000 // self.rate // self.slot
-            size = slots * self.slot if index else free
-            for padding in (0, 1) if size else ():
-                for private in (0, 1):
-                    byte = index << 4 | self.rate_index << 2 | padding << 1 | private
-                    sizes[byte] = size + padding * self.slot
-        return sizes
+@lru_cache(maxsize=64)
+def _sizes(header: _Header, free: int) -> tuple[int, ...]:
+    """Bytes of a frame by the third byte of its header, 0 where that differs from this stream.
+
+    `free` are the bytes of a frame of the free format without padding.
+    """
+    kbps = _KBPS[header.version == 3, header.layer]
+    sizes = [0] * 256
+    for index, rate in enumerate(kbps):
+        slots = header.samples // 8 * rate * 1000 // header.rate // header.slot
+        size = slots * header.slot if index else free
+        for padding in (0, 1) if size else ():
+            for private in (0, 1):
+                byte = index << 4 | header.rate_index << 2 | padding << 1 | private
+                sizes[byte] = size + padding * header.slot
+    return tuple(sizes)
 
 
 def scan_mp3(data: Blob) -> Mp3 | None:
@@ -110,7 +119,7 @@ def scan_mp3(data: Blob) -> Mp3 | None:
     header = None if start is None else _header(data, start)
     if start is None or header is None:
         return None
-    second, sizes = data[start + 1] | 1, header.sizes(_free_bytes(data, start, header))
+    second, sizes = data[start + 1] | 1, _sizes(header, _free_bytes(data, start, header))
     runs: list[tuple[int, int]] = []
     num_frames, length = 0, len(data) - 3
     position = begin = start
@@ -128,18 +137,64 @@ def scan_mp3(data: Blob) -> Mp3 | None:
         if begin == position:
             break
         position = begin
-    _check_end(data, position)
-    tag = _tag(data[start : start + _LONGEST], header)
-    if tag and tag.num_frames > num_frames:
-        raise TruncatedAudio(f"the tag counts {tag.num_frames} frames, there are {num_frames}")
-    return Mp3(runs, num_frames, header.samples, tag)
+    mp3 = Mp3(runs, num_frames, header.samples, _tag(data[start : start + _LONGEST], header))
+    _check_begin(data, mp3, sizes)
+    _check_end(data, position, mp3)
+    if not mp3.is_counted:
+        _check_count(data, mp3, sizes)
+    return mp3
 
 
-def _check_end(data: Blob, position: int) -> None:
+def _check_begin(data: Blob, mp3: Mp3, sizes: tuple[int, ...]) -> None:
+    """Raise if more than the rest of one frame precedes the first one."""
+    start = mp3.runs[0][0]
+    if not any(data[:start]):
+        return
+    if start > max(sizes[data[position + 2]] for position in _frames(data, mp3, sizes)):
+        raise UndecodableAudio(f"{start} bytes before the first MPEG audio frame are no frame")
+
+
+def _check_end(data: Blob, position: int, mp3: Mp3) -> None:
     if position > len(data):
         raise cut(position - len(data))
     if any(data[position:]):
         raise UndecodableAudio(f"no MPEG audio frame at byte {position} of {len(data)}")
+    if mp3.is_counted:
+        return
+    refuse_tail(data, position)
+    if position < len(data) and not any(data[position - _FRAME_END : position]):
+        raise UndecodableAudio(f"zeros from a frame that ends at byte {position} on: a broken copy")
+
+
+def _check_count(data: Blob, mp3: Mp3, sizes: tuple[int, ...]) -> None:
+    """Raise if the tags of one file or of joined ones count more frames than there are.
+
+    Unless all bytes are there, a tag does not count its own frame.
+    """
+    tags = list(_tags(data, mp3, sizes))
+    num_bytes = sum(stop - start for start, stop in mp3.runs)
+    needed = sum(tag.num_frames for tag in tags)
+    if not all(tag.num_bytes for tag in tags) or sum(tag.num_bytes for tag in tags) > num_bytes:
+        needed += sum(bool(tag.delay or tag.num_bytes) for tag in tags)
+    if needed > mp3.num_frames:
+        raise TruncatedAudio(f"the tag counts {needed} frames, there are {mp3.num_frames}")
+
+
+def _tags(data: Blob, mp3: Mp3, sizes: tuple[int, ...]) -> Iterator[Tag]:
+    """The tags of all first frames."""
+    for position in _frames(data, mp3, sizes) if _TAG.search(data) else ():
+        if _TAG.search(data, position, position + _FIELDS):
+            header = _header(data, position)
+            if header and (tag := _tag(data[position : position + _LONGEST], header)):
+                yield tag
+
+
+def _frames(data: Blob, mp3: Mp3, sizes: tuple[int, ...]) -> Iterator[int]:
+    """The byte of each frame."""
+    for position, stop in mp3.runs:
+        while position < stop:
+            yield position
+            position += sizes[data[position + 2]]
 
 
 def _header(data: Blob, position: int) -> _Header | None:
@@ -166,7 +221,7 @@ def _first_frame(data: Blob) -> int | None:
 
 def _follow(data: Blob, position: int, header: _Header) -> tuple[int, int]:
     """How many frames follow each other, up to a few, and where they end."""
-    second, sizes = data[position + 1] | 1, header.sizes(_free_bytes(data, position, header))
+    second, sizes = data[position + 1] | 1, _sizes(header, _free_bytes(data, position, header))
     for frames in range(_SURE):
         head = data[position : position + 3]
         size = sizes[head[2]] if len(head) == 3 else 0
@@ -202,7 +257,7 @@ def _tag(frame: bytes, header: _Header) -> Tag | None:
     if header.layer != 3:
         return None
     if frame[36:40] == b"VBRI":
-        return Tag(int.from_bytes(frame[50:54]), 0)
+        return Tag(int.from_bytes(frame[50:54]), int.from_bytes(frame[46:50]), 0)
     side = (17 if header.mono else 32) if header.version == 3 else (9 if header.mono else 17)
     for start in (4 + side, 6 + side):  # a checksum of the header takes two bytes
         flags = int.from_bytes(frame[start + 4 : start + 8])
@@ -220,14 +275,22 @@ def _xing_tag(frame: bytes, start: int, flags: int) -> Tag:
         raise UndecodableAudio("the checksum of the LAME tag in the first frame is wrong")
     has_delay = encoder in (b"LAME", b"Lavf", b"Lavc")
     delay = (int.from_bytes(frame[lame + 21 : lame + 24]) >> 12) + _DECODER_DELAY
-    return Tag(int.from_bytes(frame[start + 8 : start + 12]), delay if has_delay else 0)
+    num_frames, num_bytes = (int.from_bytes(frame[at : at + 4]) for at in (start + 8, start + 12))
+    return Tag(num_frames, num_bytes if flags & 2 else 0, delay if has_delay else 0)
 
 
 def _crc16(data: bytes) -> int:
     """CRC-16 with the polynomial 0x8005, reflected, from 0."""
     value = 0
     for byte in data:
-        value ^= byte
-        for _ in range(8):
-            value = value >> 1 ^ (0xA001 if value & 1 else 0)
+        value = value >> 8 ^ _CRC16[value & 0xFF ^ byte]
     return value
+
+
+def _crc16_of_byte(value: int) -> int:
+    for _ in range(8):
+        value = value >> 1 ^ (0xA001 if value & 1 else 0)
+    return value
+
+
+_CRC16 = [_crc16_of_byte(byte) for byte in range(256)]

@@ -66,8 +66,7 @@ def _flac(data: Blob) -> Recording:
     header = flac_header(data)
     if header is None:
         raise UndecodableAudio("the stream info of the FLAC file is damaged")
-    check_flac(data, header)
-    held = Held(num_samples=header.num_samples or None)
+    held = Held(num_samples=check_flac(data, header))
     stated = bool(header.num_samples)
     return Recording("FLAC", [data], "flac", held, by_libsndfile=stated, flac=header)
 
@@ -90,6 +89,12 @@ def _wav(data: Blob) -> Recording | None:
     recording = _checked(data, "WAV", "wav", check_chunks)
     inner = recording.held.mp3
     return _mp3(section(data, *inner)) if inner else recording
+
+
+def _caf(data: Blob) -> Recording:
+    """libsndfile does not notice damaged packets of ALAC; FFmpeg reorders over two channels."""
+    by_ffmpeg = data[28:32] == b"alac" and int.from_bytes(data[44:48]) <= 2
+    return _checked(data, "CAF", "caf", check_chunks, by_libsndfile=not by_ffmpeg)
 
 
 def _checked(
@@ -120,7 +125,7 @@ _BY_FIRST_BYTES: dict[bytes, Callable[[Blob], Recording | None]] = {
     b"RIFX": _wav,
     b"RF64": _wav,
     b"FORM": _of("AIFF", "aiff", check_chunks),
-    b"caff": _of("CAF", "caf", check_chunks),
+    b"caff": _caf,
     b"riff": _of("Wave64", "w64", check_chunks),
     b".snd": _of("AU", "au", check_au),
     b"dns.": _of("AU", "au", check_au),

@@ -1,11 +1,14 @@
 """Tags that may stand before, behind or between the frames of any audio file."""
 
+import re
+
 from speechmill.pipeline.blob import Blob
 
 _ID3V1 = 128
 _ID3V1_EXTENDED = 227  # "TAG+", in front of an ID3v1 tag
 _LYRICS3 = b"LYRICSBEGIN"
 _LONGEST_LYRICS = 10**6
+_END_OF_LYRICS = re.compile(rb"LYRICS(?:200|END)")
 
 
 def end_of_tags(data: Blob, position: int = 0) -> int:
@@ -45,7 +48,5 @@ def _id3v2_bytes(head: bytes) -> int:
 
 
 def _lyrics_bytes(data: Blob, position: int) -> int:
-    window = data[position : position + _LONGEST_LYRICS]
-    ends = [window.find(mark) for mark in (b"LYRICS200", b"LYRICSEND")]
-    end = min((found for found in ends if found >= 0), default=-1)
-    return end + 9 if end >= 0 else 0
+    end = _END_OF_LYRICS.search(data, position, position + _LONGEST_LYRICS)
+    return end.end() - position if end else 0
