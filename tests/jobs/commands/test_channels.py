@@ -78,3 +78,14 @@ def test_a_channel_that_the_source_lacks_and_a_schema_of_the_future_are_found(da
     for arguments in (["verify", output], ["decode", output, f"{output}-audio"]):
         refused = invoke(*arguments)
         assert (refused.exit_code, "schema_version 3; this version" in refused.output) == (2, True)
+
+
+def test_shards_of_decoded_channels_are_read_as_a_sample_for_each(tmp_path, dataset):
+    output, config = dataset
+    assert invoke("decode", output, tmp_path / "again", "--shards").exit_code == 0
+    read = invoke("tokenize", config, f"shards=[{tmp_path}/again/]", f"output={tmp_path}/second")
+    assert (read.exit_code, "rejects       0" in read.output) == (0, True), read.output
+    [part] = (tmp_path / "second" / "tokens").iterdir()
+    keys = pq.read_table(part)["key"].to_pylist()
+    assert len(keys) == 8
+    assert {"call.ch0", "call.ch1", "call@1000.ch1", "mono"} < set(keys)
