@@ -82,6 +82,7 @@ def test_a_run_counts_by_reason_what_the_listing_passed_over(tmp_path: Path, ver
     [events] = (tmp_path / "out" / "runs").glob("*/events.jsonl")
     counts = json.loads(events.read_text().splitlines()[0])["passed_over"]
     assert counts == {"a link to nothing": 1, "not a .tar by its name": 2}
+    assert json.loads((events.parent / "summary.json").read_text())["listing_passed_over"] == counts
     assert totals.shards == 2
 
 

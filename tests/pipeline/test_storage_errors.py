@@ -11,6 +11,7 @@ from yarl import URL
 
 from speechmill.pipeline.errors import (
     BucketNotFound,
+    InputError,
     StorageDenied,
     StorageError,
     StorageNotFound,
@@ -140,3 +141,9 @@ def test_a_hub_that_is_overloaded_is_asked_again_while_patience_lasts():
 def test_a_refused_connection_is_not_a_missing_file():
     with pytest.raises(StorageUnavailable, match="tried"):
         Storage(patience=0.1).info("http://127.0.0.1:1/x.tar")
+
+
+@pytest.mark.parametrize("options", [{"bogus": 1}, {"client_kwargs": {"bogus": 1}}])
+def test_an_option_that_the_library_of_a_store_lacks_is_named(options):
+    with pytest.raises(InputError, match=r"s3://b/x: storage.s3 is wrong: .*'bogus'"):
+        Storage({"s3": {"key": "k", "secret": "s"} | options}).read_bytes("s3://b/x")

@@ -41,6 +41,7 @@ class RunOutput:
     needed: set[Shard] = field(default_factory=set)  # no part yet
     failed: dict[str, list[str]] = field(default_factory=dict)  # records of failures, by shard URL
     committed: set[str] = field(default_factory=set)  # names of parts
+    passed_over: dict[str, int] = field(default_factory=dict)  # by the listing, by reason
     log: RunLog = field(init=False)
 
     def claim(self, shards: Sequence[Shard]) -> None:
@@ -53,8 +54,8 @@ class RunOutput:
 
     def start(self, num_shards: int, passed_over: Sequence[PassedOver]) -> None:
         self.log = RunLog(self.folder.root, self.folder.storage, self.config_yaml)
-        by_reason = Counter(one.reason for one in passed_over)
-        facts = {**self.facts, "shards": num_shards, "passed_over": by_reason}
+        self.passed_over = Counter(one.reason for one in passed_over)
+        facts = {**self.facts, "shards": num_shards, "passed_over": self.passed_over}
         self.log.record(EventKind.RUN_STARTED, **facts)
 
     def take(self, event: Event) -> None:
@@ -82,7 +83,7 @@ class RunOutput:
             )
 
     def finish(self, status: RunStatus, totals: Totals) -> None:
-        self.log.finish(status, totals)
+        self.log.finish(status, totals, self.passed_over)
         write_report(self.folder, self.log.run_id)
 
     def _clear_failures(self, shard: Shard) -> None:

@@ -207,7 +207,10 @@ class Storage:
         return self._try("delete", url, clear)
 
     def _try(self, kind: str, url: str, operation: Callable[[FileSystem, str], Result]) -> Result:
-        """Run an operation; retry it after temporary faults until `patience` is over."""
+        """Run an operation; retry it after temporary faults until `patience` is over.
+
+        Raises `InputError` for an option that the library of the store does not know.
+        """
         started = time.monotonic()
         attempt = 0
         while True:
@@ -226,6 +229,11 @@ class Storage:
                 record(STORAGE_RETRIES, 1)
                 logger.info("attempt %d in %.1f s: %s", attempt + 1, delay, error)
                 time.sleep(delay)
+            except TypeError as error:
+                if "unexpected keyword argument" not in str(error) or not self.options:
+                    raise
+                section = f"storage.{url.partition('://')[0]}"
+                raise InputError(f"{public_url(url)}: {section} is wrong: {error}") from error
 
     def _listed(self, file: FileInfo) -> FileInfo:
         url = self._urls.public(file.url)

@@ -73,8 +73,20 @@ def test_a_channel_that_the_source_lacks_and_a_schema_of_the_future_are_found(da
     pq.write_table(table.set_column(len(table.column_names) - 1, "channel", wrong), part)
     found = invoke("verify", output)
     assert "rows are of a channel that the source lacks, first 9" in found.output
+    assert "rows of sources with several channels do not say of which" in found.output
     identity = json.loads((output / "dataset.json").read_text())
     (output / "dataset.json").write_text(json.dumps(identity | {"schema_version": 3}))
     for arguments in (["verify", output], ["decode", output, f"{output}-audio"]):
         refused = invoke(*arguments)
         assert (refused.exit_code, "schema_version 3; this version" in refused.output) == (2, True)
+
+
+def test_shards_of_decoded_channels_are_read_as_a_sample_for_each(tmp_path, dataset):
+    output, config = dataset
+    assert invoke("decode", output, tmp_path / "again", "--shards").exit_code == 0
+    read = invoke("tokenize", config, f"shards=[{tmp_path}/again/]", f"output={tmp_path}/second")
+    assert (read.exit_code, "rejects       0" in read.output) == (0, True), read.output
+    [part] = (tmp_path / "second" / "tokens").iterdir()
+    keys = pq.read_table(part)["key"].to_pylist()
+    assert len(keys) == 8
+    assert {"call.ch0", "call.ch1", "call@1000.ch1", "mono"} < set(keys)

@@ -1,5 +1,6 @@
 """`audio.channels: each` gives rows of every channel."""
 
+import itertools
 import json
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 
 from speechmill.codecs import Codec, codec_info, load_codec
 from speechmill.pipeline.audio.filters import FilterSettings
-from speechmill.pipeline.audio.recordings import ClipAudioSettings
+from speechmill.pipeline.audio.recordings import ClipAudioSettings, Recordings, RecordingSettings
 from speechmill.pipeline.audio.segment import SegmentSettings
 from speechmill.pipeline.shards.listing import list_shards
 from speechmill.pipeline.tokenize.batching import ShardEnd
@@ -129,3 +130,16 @@ def test_several_codecs_and_a_process_of_its_own_give_the_same_clips(storage):
     alone = [clips([info], Isolation.NONE)[0] for info in infos]
     assert clips(infos, Isolation.FULL) == clips(infos, Isolation.NONE) == alone
     assert [row["channel"] for _, rows in alone[0] for row in rows] == [0, 1, None]
+
+
+def test_a_silent_channel_is_not_read_ahead_of_the_others():
+    """Else the whole recording would be held for them."""
+    speech = np.tile(np.r_[tone(1.5), np.zeros(16_000, np.float32)], 40)
+    listens = np.where(np.arange(len(speech)) < len(speech) * 0.9, 0, speech)
+    settings = RecordingSettings(
+        ClipAudioSettings("each"), segment=SegmentSettings("silence", seconds=5)
+    )
+    recordings = Recordings(settings, [codec_info("null")])
+    starts = [clip.start for clip in recordings.clips(stereo(speech, listens))]
+    assert len(starts) == 44
+    assert max(before - after for before, after in itertools.pairwise(starts)) < 12

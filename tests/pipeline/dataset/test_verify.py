@@ -1,6 +1,7 @@
 import io
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pyarrow as pa
@@ -10,8 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from speechmill.pipeline.dataset.layout import TokenDataset, dataset_identity
+from speechmill.pipeline.dataset.reencode import reencode
 from speechmill.pipeline.dataset.verify import Verification, verify_files
 from speechmill.pipeline.errors import InputError
+from speechmill.pipeline.foreign import Roots
 from speechmill.pipeline.shards.listing import Shard, list_shards
 from speechmill.pipeline.storage import Storage
 from speechmill.pipeline.tokenize.decode import DecodeSettings
@@ -249,3 +252,29 @@ def test_verifying_takes_a_fixed_number_of_reads_per_part(dataset):
 
     assert verify_files(TokenDataset(dataset.root, Counting()), keys=False).faults == []
     assert Counting.reads == 1 + 2 * NUM_SHARDS
+
+
+@pytest.mark.parametrize("wrong", [None, "x", -1, {}])
+@pytest.mark.parametrize("field", ["audio_seconds", "codec", "rejects", "rows", "source"])
+def test_a_footer_of_a_stranger_costs_its_part_and_no_traceback(dataset, null_codec, field, wrong):
+    rewrite(dataset, footer=lambda footer: footer | {field: wrong})
+    assert verified(dataset).faults
+    roots = Roots.of([f"{dataset.root[:-4]}/in"], dataset.storage)
+    with suppress(InputError):
+        list(reencode(dataset, roots, 2, null_codec, DecodeSettings()))
+    with suppress(InputError):
+        dataset.sources(sorted(dataset.parts()))
+
+
+@pytest.mark.parametrize("column", ["num_codebooks", "num_frames", "index", "audio_xxh3"])
+def test_reencoding_names_the_rows_whose_numbers_are_odd(dataset, null_codec, column):
+    def zeros(table: pa.Table) -> pa.Table:
+        place = table.schema.get_field_index(column)
+        field = table.schema.field(place)
+        return table.set_column(place, field, pa.array([0] * len(table), field.type))
+
+    rewrite(dataset, zeros)
+    roots = Roots.of([f"{dataset.root[:-4]}/in"], dataset.storage)
+    found = list(reencode(dataset, roots, 99, null_codec, DecodeSettings()))
+    assert len(found) == 9
+    assert any(row.error for row in found)

@@ -1,6 +1,7 @@
 """`speechmill decode`: the tokens of a dataset as audio."""
 
 import io
+import json
 from collections.abc import Iterator
 
 import pyarrow as pa
@@ -93,6 +94,10 @@ def _write_tar(clips: Iterator[tuple[str, bytes, str]], stem: str, storage: Stor
     sink = io.BytesIO()
     with SampleWriter(sink) as tar:
         for name, flac, text in sorted(clips):
-            tar.write(name, {"flac": flac} | ({"txt": text.encode()} if text else {}))
+            members = {"flac": flac}
+            if "." in name.rpartition("/")[2]:
+                # A key ends at the first dot, unless its audio and another member share more.
+                members["json"] = json.dumps({"name": name}).encode()
+            tar.write(name, members | ({"txt": text.encode()} if text else {}))
     storage.put(f"{stem}.tar", sink.getvalue())
     return f"{stem}.tar"

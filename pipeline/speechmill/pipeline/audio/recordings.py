@@ -111,16 +111,20 @@ class Recordings:
         spans = [span for span in spans if not span.empty]
         source = open_audio(data, self.settings.limits, Gaps(self.settings.audio.gaps))
         counter = SampleCounter(source)
-        running = [
-            self._of_track(track, spans, source, counter) for track in self._tracks(source, counter)
-        ]
-        reached = dict.fromkeys(range(len(running)), 0.0)
+        tracks = list(self._tracks(source, counter))
+        running = [self._of_track(track, spans, source, counter) for track in tracks]
+        reached = dict.fromkeys(range(len(tracks)), 0.0)
         # The track that has been read least goes on, so that few blocks are held for the others.
         while reached:
             number = min(reached, key=lambda n: reached[n])
-            clip = next(running[number], None)
-            if clip is None:
+            try:
+                clip = next(running[number])
+            except StopIteration:
                 del reached[number]
+                continue
+            if clip is None:
+                track = tracks[number]
+                reached[number] = track.buffer.end / self.codecs[track.codec].sample_rate
             else:
                 reached[number] = clip.start or 0.0
                 yield clip
@@ -151,10 +155,13 @@ class Recordings:
 
     def _of_track(
         self, track: _Track, spans: Sequence[Span], source: Source, counter: SampleCounter
-    ) -> Iterator[Clip | Fault]:
+    ) -> Iterator[Clip | Fault | None]:
         empty = True
         try:
             for clip in self._cutters[track.codec](track.buffer, spans):
+                if clip is None:
+                    yield None
+                    continue
                 empty = False
                 clip.codec, clip.channel = track.codec, track.channel
                 clip.sample_rate, clip.num_channels = source.sample_rate, source.num_channels

@@ -85,7 +85,8 @@ class Span:
 
 
 Row = tuple[Any, Any, Any]  # start, end and text of a segment, as the JSON has them
-Cutter = Callable[[SampleBuffer, Sequence[Span]], Iterator[Clip]]
+# A None in between says that audio without a clip was read.
+Cutter = Callable[[SampleBuffer, Sequence[Span]], Iterator[Clip | None]]
 
 
 def cutter(settings: SegmentSettings, codec: CodecInfo, expansion: float = math.inf) -> Cutter:
@@ -249,8 +250,11 @@ def _is_time(value: object) -> bool:
 
 def _by_silence(
     buffer: SampleBuffer, codec: CodecInfo, settings: SegmentSettings
-) -> Iterator[Clip]:
-    """Yield speech with a margin of silence; split longer clips than `seconds` where quietest."""
+) -> Iterator[Clip | None]:
+    """Yield speech with a margin of silence; split longer clips than `seconds` where quietest.
+
+    In long silence, yield None, so that another channel of the recording can go on.
+    """
     step = codec.sample_rate // _STEPS_PER_SECOND
     pause = round(settings.silence_seconds * _STEPS_PER_SECOND)
     longest = round(settings.seconds * _STEPS_PER_SECOND)
@@ -264,6 +268,8 @@ def _by_silence(
         if begin is None:
             if not loud:
                 buffer.discard_before((position - margin) * step)
+                if position % _STEPS_AT_ONCE == _STEPS_AT_ONCE - 1:
+                    yield None
                 continue
             begin, recent = max(free, position - margin), []
         recent.append(loudness)

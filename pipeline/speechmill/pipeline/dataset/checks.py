@@ -111,7 +111,10 @@ def check_rows(
         where = "" if channel is None else f", channel {channel}"
         yield "duplicate", f"{len(twice)} keys come twice, first {key!r} at {start:g} s{where}"
     available = table["num_channels"].to_pylist()
-    pairs = zip(channels, available, strict=True)
+    pairs = list(zip(channels, available, strict=True))
+    unnamed = sum(one is None and number > 1 for one, number in pairs)
+    if unnamed and "channel" in table.column_names:
+        yield "rows", f"{unnamed} rows of sources with several channels do not say of which"
     if wrong := [one for one, number in pairs if one is not None and one >= number]:
         yield "rows", f"{len(wrong)} rows are of a channel that the source lacks, first {wrong[0]}"
     indices = table["index"].to_pylist()

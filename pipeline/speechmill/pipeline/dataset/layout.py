@@ -276,7 +276,8 @@ class TokenDataset(ShardOutput):
 
     def sources(self, names: Sequence[str]) -> list[dict[str, Any]]:
         """From the footers of the parts."""
-        return [footer["source"] for footer in self.footers(names)]
+        footers = zip(names, self.footers(names), strict=True)
+        return [asdict(self._source(name, footer)) for name, footer in footers]
 
     def footers(self, names: Iterable[str]) -> list[dict[str, Any]]:
         """The footer metadata of parts, in the order of `names`."""
@@ -286,7 +287,14 @@ class TokenDataset(ShardOutput):
         """The footers of the parts whose source tars lie below the roots, by name."""
         names = sorted(self.parts())
         footers = zip(names, self.footers(names), strict=True)
-        return {name: footer for name, footer in footers if roots.hold(shard_of(footer).url)}
+        return {
+            name: footer for name, footer in footers if roots.hold(self._source(name, footer).url)
+        }
+
+    def _source(self, name: str, footer: dict[str, Any]) -> Shard:
+        """The source of a part; raises `InputError` if its footer does not state one."""
+        with readable(self.part_url(name)):
+            return shard_of(footer)
 
     def _footer(self, name: str) -> dict[str, Any]:
         url = self.part_url(name)

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from speechmill.codecs.api import Codec
 from speechmill.codecs.errors import CodecError
-from speechmill.pipeline.dataset.layout import TokenDataset, shard_of
+from speechmill.pipeline.dataset.layout import TokenDataset, readable, shard_of
 from speechmill.pipeline.errors import SpeechmillError
 from speechmill.pipeline.foreign import Roots
 from speechmill.pipeline.tokenize.batching import Batch, BatchSettings
@@ -77,13 +77,20 @@ def reencode(
 def drawn_rows(
     dataset: TokenDataset, roots: Roots, count: int, seed: int, columns: list[str] | None = None
 ) -> Iterator[tuple[str, dict[str, Any], pa.Table]]:
-    """Name, footer and random rows of each drawn part whose tar lies below `roots`."""
+    """Name, footer and random rows of each drawn part whose tar lies below `roots`.
+
+    Raises `InputError` for a part that is damaged.
+    """
     held = dataset.footers_below(roots)
     names, footers = list(held), list(held.values())
-    for number, rows in _drawn([footer["rows"] for footer in footers], count, seed).items():
-        data = dataset.storage.read_bytes(dataset.part_url(names[number]))
-        table = pq.read_table(io.BytesIO(data), columns=columns)
-        yield names[number], footers[number], table.take(rows)
+    with readable(dataset.root):
+        drawn = _drawn([footer["rows"] for footer in footers], count, seed)
+    for number, rows in drawn.items():
+        url = dataset.part_url(names[number])
+        data = dataset.storage.read_bytes(url)
+        with readable(url):
+            table = pq.read_table(io.BytesIO(data), columns=columns).take(rows)
+        yield names[number], footers[number], table
 
 
 def _drawn(sizes: Sequence[int], count: int, seed: int) -> dict[int, list[int]]:
@@ -105,8 +112,12 @@ def _reencode_rows(
     codec: Codec,
     settings: DecodeSettings,
 ) -> Iterator[Reencoded]:
-    shard, only = shard_of(footer), set(wanted["index"].to_pylist())
     schema = token_schema(codec.info.codebook_sizes, max(SCHEMA_VERSIONS))
+    with readable(dataset.part_url(name)):
+        shard, device = shard_of(footer), str(footer["device"])
+        names = [n for n in _COMPARED if n != "channel" or n in wanted.column_names]
+        wanted = wanted.select(names).cast(pa.schema([schema.field(n) for n in names]))
+    only = set(wanted["index"].to_pylist())
     again: dict[tuple[int, float, int | None], dict[str, Any]] = {}
     reason = "the sample no longer gives this row"
 
@@ -123,7 +134,7 @@ def _reencode_rows(
         reason = f"{type(error).__name__}: {error}"
     for row, channel in zip(wanted.to_pylist(), channels_of(wanted), strict=True):
         now = again.get((row["index"], row["start"], channel))
-        yield _compared(row | {"channel": channel}, now, name, footer["device"], reason)
+        yield _compared(row | {"channel": channel}, now, name, device, reason)
 
 
 def _compared(
@@ -136,7 +147,11 @@ def _compared(
         return replace(result, error=reason)
     if now["audio_xxh3"] != row["audio_xxh3"]:
         return replace(result, error="the audio is not the one that was encoded")
+    if now["num_codebooks"] != books:
+        return replace(result, error=f"{now['num_codebooks']} codebooks, the row has {books}")
     if now["num_frames"] != row["num_frames"]:
         return replace(result, error=f"{now['num_frames']} frames, the row has {row['num_frames']}")
+    if len(now["codes"]) != len(row["codes"]):
+        return replace(result, error=f"{len(now['codes'])} codes, the row has {len(row['codes'])}")
     before_FK, now_FK = (np.array(r["codes"]).reshape(-1, books) for r in (row, now))
     return replace(result, mismatches=tuple((before_FK != now_FK).sum(axis=0).tolist()))

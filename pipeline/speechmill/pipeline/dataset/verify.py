@@ -157,7 +157,8 @@ class _PartCheck:
         try:
             table, footer = self._read(file)
             rejected = self._rejected(file, footer)
-            self._check(part, table, footer, rejected)
+            with _reading(file):
+                self._check(part, table, footer, rejected)
         except _Unreadable as error:
             part.findings.append(error.finding)
             return part
@@ -188,11 +189,10 @@ class _PartCheck:
         self, part: _Part, table: pa.Table, footer: dict[str, Any], rejected: pa.Table
     ) -> None:
         """Later checks rely on the results of earlier ones."""
-        with _reading(part.file):
-            source = shard_of(footer)
-            sizes = tuple(footer["codec"]["codebook_sizes"])
-            codec = CodecInfo(**footer["codec"] | {"codebook_sizes": sizes})
-            part.add(check_identity(footer, self.identity))
+        source = shard_of(footer)
+        sizes = tuple(footer["codec"]["codebook_sizes"])
+        codec = CodecInfo(**footer["codec"] | {"codebook_sizes": sizes})
+        part.add(check_identity(footer, self.identity))
         if source.name != _stem(part.file):
             message = f"holds the tokens of {source.url}, whose part is {source.name}.parquet"
             part.add([("name", message)])
@@ -232,10 +232,19 @@ class _PartCheck:
 
 @contextmanager
 def _reading(file: str) -> Iterator[None]:
-    """Turn any error of a Parquet reader into a finding about this file."""
+    """Turn what a damaged file raises, in a reader or a check, into a finding about this file."""
     try:
         yield
-    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
+    except (
+        pa.ArrowException,
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        OSError,
+        RecursionError,
+        TypeError,
+        ValueError,
+    ) as error:
         raise _Unreadable(file, error) from error
 
 

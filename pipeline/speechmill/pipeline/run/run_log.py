@@ -5,7 +5,7 @@ import logging
 import secrets
 import time
 from collections import deque
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -91,8 +91,10 @@ class RunLog:
             facts |= {"delay": round(event.delay, 3)}
         self.record(event.kind, **facts)
 
-    def finish(self, status: RunStatus, totals: Totals) -> None:
-        """Write the summary and close the log."""
+    def finish(
+        self, status: RunStatus, totals: Totals, passed_over: Mapping[str, int] | None = None
+    ) -> None:
+        """Write the summary and close the log; `passed_over` counts what is no shard, by reason."""
         self.record(EventKind.RUN_ENDED, status=status)
         self._flush()
         summary = {
@@ -102,6 +104,7 @@ class RunLog:
             "libraries": library_versions(),
             "bottleneck": bottleneck_sentence(totals, self.elapsed),
             **asdict(totals),
+            "listing_passed_over": dict(passed_over or {}),
         }
         self._writer.submit(self._write, SUMMARY, json.dumps(summary, indent=2) + "\n")
         self._writer.shutdown()
