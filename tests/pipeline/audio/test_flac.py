@@ -7,7 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from speechmill.pipeline.audio.containers.flac import flac_header
+from speechmill.pipeline.audio.decoders import open_audio
 from speechmill.pipeline.audio.flac import read_flac
+from speechmill.pipeline.audio.samples import Limits
 from speechmill.pipeline.errors import TruncatedAudio, UndecodableAudio
 from tests.corpus import encode, tone
 
@@ -50,3 +52,27 @@ def test_a_flipped_bit_is_found_or_changes_no_sample(at, bit):
 )
 def test_other_formats_are_left_to_other_decoders(data):
     assert flac_header(data) is None
+
+
+OTHERS = {
+    "the same file": FLAC,
+    "another of its length": encode(tone(1.0, seed=1)),
+    "longer": encode(tone(1.5)),
+    "two channels": encode(np.stack([AUDIO, AUDIO], 1)),
+    "another rate": encode(AUDIO, 8_000),
+    "24 bits": encode(AUDIO, subtype="PCM_24"),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("kept", [1.0, 0.5])
+def test_another_file_after_a_flac_is_refused(name, kept):
+    first = FLAC[: int(kept * len(FLAC))]
+    with pytest.raises((TruncatedAudio, UndecodableAudio)):
+        list(open_audio(first + OTHERS[name], Limits()).blocks)
+
+
+@pytest.mark.parametrize("tail", [b"TAG" + bytes(125), bytes(5000), FLAC[:4], FLAC[-3000:-2000]])
+def test_what_follows_the_last_frame_is_ignored_if_it_is_no_file(tail):
+    [samples_TC] = open_audio(FLAC + tail, Limits()).blocks
+    np.testing.assert_array_equal(samples_TC, decode(FLAC))
