@@ -141,12 +141,15 @@ def test_a_pause_of_years_is_over_the_limits_instead_of_the_memory():
 @pytest.mark.parametrize("kind", [*KINDS, "OPUS", "VORBIS"])
 @settings(max_examples=12, deadline=None)
 @given(share=st.floats(0.02, 0.999))
-def test_a_container_cut_anywhere_is_rejected(kind, share):
+def test_a_container_cut_anywhere_is_rejected_or_loses_only_a_tag(kind, share):
     cut = data(kind)[: int(len(data(kind)) * share)]
     if kind in ("live webm", "fragmented mp4", *NO_LENGTH):  # whole if cut between two blocks
         cut = cut[:-1] if _is_recognized(cut) else cut
-    with pytest.raises(SampleError):
-        decode(cut)
+    try:
+        found = decode(cut).audio_T
+    except SampleError:
+        return
+    np.testing.assert_array_equal(found, decode(data(kind)).audio_T)
 
 
 def _is_recognized(encoded: bytes) -> bool:
