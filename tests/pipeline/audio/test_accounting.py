@@ -45,6 +45,25 @@ def test_tags_and_padding_behind_change_no_sample(format, behind):
     np.testing.assert_array_equal(samples(good(format, 1) + behind), samples(good(format, 1)))
 
 
+@pytest.mark.parametrize("count", [1, 8, 4096])
+@pytest.mark.parametrize("format", ["vorbis", "opus", "m4a", "aac"])
+def test_zeros_that_fill_the_last_block_of_a_disk_change_no_sample(format, count):
+    data = good(format, 1)
+    np.testing.assert_array_equal(samples(data + bytes(count)), samples(data))
+
+
+@pytest.mark.parametrize("gap", [1, 3000, 20_000])
+@pytest.mark.parametrize("tag", [ID3, b""])
+def test_zeros_before_the_first_frame_of_an_mp3_change_no_sample(tag, gap):
+    data = good("mp3", 1)
+    np.testing.assert_array_equal(samples(tag + bytes(gap) + data), samples(data))
+
+
+def test_a_matroska_to_a_pipe_states_no_length_and_gives_every_sample():
+    data = encode_with_ffmpeg(tone(3.0, RATE), RATE, "matroska", "libmp3lame", live="1")
+    assert len(samples(data)) >= 3 * RATE
+
+
 @pytest.mark.parametrize("tag", [ID3, ID3[:10] + b"Xing".ljust(257), b""])
 def test_an_mp3_without_a_count_is_decoded_to_its_last_frame_whatever_words_its_tag_has(tag):
     plain = mp3(3.0, tagged=False)
@@ -144,6 +163,18 @@ def test_a_wav_without_the_byte_that_pads_its_last_chunk_gives_every_sample():
         padded = encode(tone(seconds), format="WAV", subtype=subtype)
         assert padded[-1] == 0
         np.testing.assert_array_equal(samples(padded[:-1]), samples(padded))
+
+
+@pytest.mark.parametrize("chunks", [["LIST"], ["LIST", "id3 ", "bext"]])
+def test_chunks_may_follow_samples_without_the_byte_that_pads_them(chunks):
+    audio_T = tone(0.1, 8_000)[:799]
+    plain = encode(audio_T, 8_000, format="WAV", subtype="PCM_U8").removesuffix(b"\0")
+    assert len(plain) % 2 == 1
+    for name in chunks:
+        plain += name.encode() + (6).to_bytes(4, "little") + b"abcdef"
+    np.testing.assert_array_equal(
+        samples(plain), samples(encode(audio_T, 8_000, format="WAV", subtype="PCM_U8"))
+    )
 
 
 @pytest.mark.parametrize("size", [0, 32_000])

@@ -139,7 +139,7 @@ def test_a_gzip_tar_that_is_cut_or_extended_is_refused():
     for behind in (b"x", b"\0\0x", data[:1], tar):
         with pytest.raises(ShardDamaged, match="is damaged gzip"):
             read(data + behind)
-    with pytest.raises(ShardDamaged, match="unpacked,: data follows the end marker"):
+    with pytest.raises(ShardDamaged, match="unpacked, has data after the end marker"):
         read(data + data)
     with pytest.raises(ShardDamaged, match="unpacked, is gzip"):
         read(gzip.compress(data))

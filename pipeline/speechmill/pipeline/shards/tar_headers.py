@@ -180,8 +180,8 @@ class TarHeaders:
         while block := self.stream.read(2**20):
             if block.count(0) != len(block):
                 raise ShardDamaged(
-                    f"{self.url}: data follows the end marker at byte {self._position - BLOCK}; of "
-                    "concatenated tars only the first would be read: pack them again"
+                    f"{self.url} has data after the end marker at byte {self._position - BLOCK}; "
+                    "of concatenated tars only the first would be read: pack them again"
                 )
 
 

@@ -42,7 +42,7 @@ _LAYOUTS = {
     b"RF64": _WAV,
     b"FORM": _Layout(_AFTER_TYPE, ">4sI", b"SSND", before_samples=8),
     b"caff": _Layout(8, ">4sq", b"data", before_samples=4, align=1),
-    b"riff": _Layout(40, "<4s12xq", b"data", align=8, size_counts_head=True),
+    b"riff": _Layout(40, "<4s12xq", b"data", align=8, size_counts_head=True, cure=_PIPE),
 }
 
 _FILES = (*_LAYOUTS, b"fLaC", b"OggS", b"wvpk", b"NIST")  # that look like chunks
@@ -105,6 +105,9 @@ def _walk(data: Blob) -> tuple[_Layout, dict[bytes, _Chunk], int]:
         audio = chunks.get(layout.audio)
         if chunk is None or (audio and chunk.end > len(data)):
             end = _tail_begins(data, position, audio)
+            if end < position and _chunk_at(data, end, layout, large):
+                position = end
+                continue
             refuse_tail(data, end_of_tags(data, end))
             break
         if chunk.name in _FILES:
@@ -116,7 +119,7 @@ def _walk(data: Blob) -> tuple[_Layout, dict[bytes, _Chunk], int]:
         if chunk.name == layout.audio and audio:
             raise unexplained(data, position)
         chunks.setdefault(chunk.name, chunk)
-        end = position = chunk.end + -chunk.end % layout.align
+        end = position = chunk.end + (chunk.body - chunk.end) % layout.align
     if layout.audio not in chunks:
         raise UndecodableAudio(f"there is no chunk {layout.audio.decode()!r} of samples")
     return layout, chunks, end

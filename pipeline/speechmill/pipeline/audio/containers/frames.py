@@ -28,7 +28,7 @@ def check_adts(data: Blob) -> Held:
         position += size
         if position > len(data):
             raise cut(position - len(data))
-    return Held()
+    return Held(end=position)
 
 
 def adts_bytes(data: Blob, position: int) -> int:

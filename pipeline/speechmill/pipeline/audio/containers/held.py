@@ -18,6 +18,7 @@ class Held:
     num_samples: int | None = None  # of each channel
     mp3: tuple[int, int] | None = None  # first byte and end of the MP3 that a WAV holds
     end: int | None = None  # byte after the container, padding included; None: of the data
+    states_length: bool = True  # else FFmpeg guesses the length by the bit rate
 
 
 def cut(missing: int, cure: str = "") -> SampleError:

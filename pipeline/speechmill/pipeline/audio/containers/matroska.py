@@ -5,12 +5,13 @@ from speechmill.pipeline.blob import Blob
 from speechmill.pipeline.errors import UndecodableAudio
 
 _EBML, _SEGMENT, _CLUSTER = 0x1A45DFA3, 0x18538067, 0x1F43B675  # ids of elements
+_INFO, _DURATION = 0x1549A966, 0x4489
 _ANYWHERE = {0xEC, 0xBF}  # what fills space, and a checksum
 # In a cluster: its time, place, previous size and silent tracks, and its blocks.
 _IN_CLUSTER = {0xE7, 0xA7, 0xAB, 0x5854, 0xA0, 0xA3, 0xAF}
 # In a segment: an index, what the file is, tracks, cues, attachments, chapters and tags.
 _IN_SEGMENT = {
-    *(0x114D9B74, 0x1549A966, 0x1654AE6B, 0x1C53BB6B, 0x1941A469, 0x1043A770, 0x1254C367),
+    *(0x114D9B74, _INFO, 0x1654AE6B, 0x1C53BB6B, 0x1941A469, 0x1043A770, 0x1254C367),
     *(_EBML, _SEGMENT, _CLUSTER),
 }
 
@@ -21,7 +22,7 @@ def check_matroska(data: Blob) -> Held:
     The size of a segment or cluster may be unknown, as in live recordings: such a cluster ends at
     the next element of the segment.
     """
-    position, end_of_cluster, is_live = 0, 0, False
+    position, end_of_cluster, is_live, states_length = 0, 0, False, False
     while position < len(data):
         start = position
         kind, position = _number(data, position, keep_marker=True)
@@ -34,17 +35,30 @@ def check_matroska(data: Blob) -> Held:
             raise cut(end - len(data))
         if not _may_stand(kind, size, in_cluster) or (in_cluster and end > end_of_cluster):
             raise UndecodableAudio(f"the Matroska element {kind:x} at byte {start} is damaged")
+        if kind == _INFO:
+            states_length = _DURATION in _kinds(data, position, end)
         if kind == _CLUSTER:
             end_of_cluster, is_live = end, size is None
         elif kind != _SEGMENT:
             position = end
-    return Held()
+    return Held(states_length=states_length)
 
 
 def _may_stand(kind: int | None, size: int | None, in_cluster: bool) -> bool:
     if size is None and kind not in (_SEGMENT, _CLUSTER):
         return False
     return kind in _ANYWHERE or kind in (_IN_CLUSTER if in_cluster else _IN_SEGMENT)
+
+
+def _kinds(data: Blob, position: int, end: int) -> set[int | None]:
+    """The ids of the elements in another."""
+    kinds = set()
+    while position < end:
+        kind, position = _number(data, position, keep_marker=True)
+        size, position = _number(data, position)
+        position += size or 0
+        kinds.add(kind)
+    return kinds
 
 
 def _number(data: Blob, start: int, keep_marker: bool = False) -> tuple[int | None, int]:

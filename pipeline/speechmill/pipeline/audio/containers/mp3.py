@@ -31,6 +31,7 @@ _FRAME_END = 4  # bytes; encoders fill the rest of a frame, but not with zeros
 _FIELDS = 64  # bytes of a frame in which a tag begins
 _SURE = 4  # frames in a row that cannot be a coincidence
 _TAG = re.compile(rb"Xing|Info|VBRI")
+_NOT_ZERO = re.compile(rb"[^\0]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,10 +149,13 @@ def scan_mp3(data: Blob) -> Mp3 | None:
 def _check_begin(data: Blob, mp3: Mp3, sizes: tuple[int, ...]) -> None:
     """Raise if more than the rest of one frame precedes the first one."""
     start = mp3.runs[0][0]
-    if not any(data[:start]):
+    begin = _after_zeros(data)
+    if begin == start:
         return
-    if start > max(sizes[data[position + 2]] for position in _frames(data, mp3, sizes)):
-        raise UndecodableAudio(f"{start} bytes before the first MPEG audio frame are no frame")
+    if start - begin > max(sizes[data[position + 2]] for position in _frames(data, mp3, sizes)):
+        raise UndecodableAudio(
+            f"{start - begin} bytes before the first MPEG audio frame are no frame"
+        )
 
 
 def _check_end(data: Blob, position: int, mp3: Mp3) -> None:
@@ -211,12 +215,19 @@ def _header(data: Blob, position: int) -> _Header | None:
 
 def _first_frame(data: Blob) -> int | None:
     """Where the first of several frames begins; a file of few frames begins with them."""
-    for position in range(min(len(data), _LONGEST)):
+    begin = _after_zeros(data)
+    for position in range(begin, min(len(data), begin + _LONGEST)):
         if data[position] == 0xFF and (header := _header(data, position)):
             frames, end = _follow(data, position, header)
-            if frames == _SURE or (position == 0 and frames and end + 3 >= len(data)):
+            if frames == _SURE or (position == begin and frames and end + 3 >= len(data)):
                 return position
     return None
+
+
+def _after_zeros(data: Blob) -> int:
+    """The first byte that is not 0; the padding of a tag may go on after it."""
+    found = _NOT_ZERO.search(data)
+    return found.start() if found else len(data)
 
 
 def _follow(data: Blob, position: int, header: _Header) -> tuple[int, int]:

@@ -14,7 +14,7 @@ def check_mpeg4(data: Blob) -> Held:
     seen: set[bytes] = set()
     while position < len(data):
         head = data[position : position + 16]
-        if len(head) < 8:
+        if len(head) < 8 and any(head):
             raise cut(8 - len(head))
         size, kind = int.from_bytes(head[:4]), head[4:8]
         if kind in _ONCE and kind in seen:

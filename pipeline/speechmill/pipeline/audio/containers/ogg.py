@@ -4,7 +4,7 @@ import struct
 import zlib
 from itertools import pairwise
 
-from speechmill.pipeline.audio.containers.held import cut
+from speechmill.pipeline.audio.containers.held import cut, refuse_tail
 from speechmill.pipeline.blob import Blob, section
 from speechmill.pipeline.errors import TruncatedAudio, UndecodableAudio
 
@@ -22,6 +22,9 @@ def ogg_links(data: Blob) -> list[Blob]:
     numbers: dict[int, int] = {}  # of the last page of each stream of this link
     position, flags = 0, _BEGIN
     while position < len(data):
+        if not any(data[position : position + 4]):
+            refuse_tail(data, position)
+            break
         page, before = _page(data, position), flags
         flags, serial, number = struct.unpack_from("<5xB8xII", page)
         if flags & _BEGIN and not before & _BEGIN:
@@ -33,7 +36,7 @@ def ogg_links(data: Blob) -> list[Blob]:
         numbers[serial] = number
         position += len(page)
     _refuse_open_end(flags)
-    return [section(data, *bounds) for bounds in pairwise([*begins, len(data)])]
+    return [section(data, *bounds) for bounds in pairwise([*begins, position])]
 
 
 def stated_samples(data: Blob) -> int | None:

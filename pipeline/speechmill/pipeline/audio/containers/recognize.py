@@ -58,7 +58,7 @@ def recognize(data: Blob) -> Recording | None:
     if data[4:8] in BOXES:
         return Recording("MP4", [data], "mov", check_mpeg4(data), by_libsndfile=False)
     if adts_bytes(data, 0):
-        return Recording("AAC", [data], "aac", check_adts(data), by_libsndfile=False)
+        return _checked(data, "AAC", "aac", check_adts, by_libsndfile=False)
     return _BY_FIRST_BYTES.get(data[:4], _mp3)(data)
 
 
