@@ -84,10 +84,10 @@ def with_codes(
 ) -> pa.RecordBatch:
     """Add the codes of a batch to its rows: flat, frame-major, without padding and context."""
     num_codebooks = codes_BFK.shape[2]
-    frame_BF = np.arange(codes_BFK.shape[1]) - first_frame_B[:, None]
-    valid_BF = (frame_BF >= 0) & (frame_BF < num_frames_B[:, None])
+    bounds = zip(codes_BFK, first_frame_B.tolist(), num_frames_B.tolist(), strict=True)
+    own_NK = np.concatenate([codes_FK[first : first + count] for codes_FK, first, count in bounds])
     item = schema.field("codes").type.value_field
-    flat = pa.array(codes_BFK[valid_BF].reshape(-1), type=pa.int64()).cast(item.type)
+    flat = pa.array(own_NK.reshape(-1), type=pa.int64()).cast(item.type)
     offsets = np.concatenate([[0], np.cumsum(num_frames_B * num_codebooks)]).astype(np.int32)
     added = {
         "codes": pa.ListArray.from_arrays(pa.array(offsets), flat, type=schema.field("codes").type),
