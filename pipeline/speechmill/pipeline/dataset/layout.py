@@ -77,20 +77,24 @@ def _segment_identity(segment: SegmentSettings) -> Any:
     return {name: value for name, value in asdict(segment).items() if name not in unset}
 
 
+# What damaged files of a dataset raise, in a Parquet reader or where their content is used.
+DAMAGE = (
+    pa.ArrowException,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
+
+
 @contextmanager
 def readable(what: str) -> Iterator[None]:
     """Turn what a damaged file of a dataset raises into an `InputError` in one line."""
     try:
         yield
-    except (
-        pa.ArrowException,
-        ArithmeticError,
-        AttributeError,
-        LookupError,
-        RecursionError,
-        TypeError,
-        ValueError,
-    ) as error:
+    except DAMAGE as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise InputError(f"{what} is damaged: {reason}; see `speechmill verify`") from error
 

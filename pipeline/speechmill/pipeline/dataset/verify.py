@@ -26,7 +26,7 @@ from speechmill.pipeline.dataset.checks import (
     check_rows,
     check_times,
 )
-from speechmill.pipeline.dataset.layout import TokenDataset, shard_of
+from speechmill.pipeline.dataset.layout import DAMAGE, TokenDataset, shard_of
 from speechmill.pipeline.errors import ShardError, StorageError
 from speechmill.pipeline.foreign import Roots
 from speechmill.pipeline.shards.listing import Shard
@@ -235,16 +235,7 @@ def _reading(file: str) -> Iterator[None]:
     """Turn what a damaged file raises, in a reader or a check, into a finding about this file."""
     try:
         yield
-    except (
-        pa.ArrowException,
-        ArithmeticError,
-        AttributeError,
-        LookupError,
-        OSError,
-        RecursionError,
-        TypeError,
-        ValueError,
-    ) as error:
+    except (*DAMAGE, OSError) as error:
         raise _Unreadable(file, error) from error
 
 

@@ -4,6 +4,7 @@ import struct
 from dataclasses import dataclass
 
 from speechmill.pipeline.audio.containers.held import (
+    PIPE,
     Held,
     cut,
     endless,
@@ -15,7 +16,6 @@ from speechmill.pipeline.audio.containers.tags import end_of_tags
 from speechmill.pipeline.blob import Blob
 from speechmill.pipeline.errors import UndecodableAudio
 
-_PIPE = "; if it was written to a pipe, write it to a file instead"
 _MPEG = (0x50, 0x55)  # codings of a WAV: MPEG audio of layers I and II, and of layer III
 _AFTER_TYPE = 12  # first chunk of the formats that state a type
 _TYPES = (b"WAVE", b"AIFF", b"AIFC")
@@ -35,14 +35,14 @@ class _Layout:
     cure: str = ""
 
 
-_WAV = _Layout(_AFTER_TYPE, "<4sI", b"data", cure=_PIPE)
+_WAV = _Layout(_AFTER_TYPE, "<4sI", b"data", cure=PIPE)
 _LAYOUTS = {
     b"RIFF": _WAV,
-    b"RIFX": _Layout(_AFTER_TYPE, ">4sI", b"data", cure=_PIPE),
+    b"RIFX": _Layout(_AFTER_TYPE, ">4sI", b"data", cure=PIPE),
     b"RF64": _WAV,
     b"FORM": _Layout(_AFTER_TYPE, ">4sI", b"SSND", before_samples=8),
     b"caff": _Layout(8, ">4sq", b"data", before_samples=4, align=1),
-    b"riff": _Layout(40, "<4s12xq", b"data", align=8, size_counts_head=True, cure=_PIPE),
+    b"riff": _Layout(40, "<4s12xq", b"data", align=8, size_counts_head=True, cure=PIPE),
 }
 
 _FILES = (*_LAYOUTS, b"fLaC", b"OggS", b"wvpk", b"NIST")  # that look like chunks

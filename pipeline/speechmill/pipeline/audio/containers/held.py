@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from speechmill.pipeline.blob import Blob
 from speechmill.pipeline.errors import SampleError, TruncatedAudio, UndecodableAudio
 
+PIPE = "; if it was written to a pipe, write it to a file instead"
 _PADDING = (
     4096  # zero bytes that may follow the audio, as some writers fill the last block of a disk
 )
@@ -38,7 +39,7 @@ def endless(name: str) -> SampleError:
     """The error for a header that leaves the size of the samples open."""
     return UndecodableAudio(
         f"the header of this {name} does not state the size of the samples, so a cut file would "
-        "look whole; if it was written to a pipe, write it to a file instead"
+        f"look whole{PIPE}"
     )
 
 
