@@ -5,7 +5,6 @@ import json
 from collections.abc import Iterator
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from speechmill.codecs import Codec
 from speechmill.jobs.display import Display, require_files
@@ -54,11 +53,8 @@ def decode_dataset(
     for name in sorted(dataset.parts()):
         if join(output, f"{name}.tar") in done or limit == count:
             continue
-        url = dataset.part_url(name)
-        with readable(url):
-            part = io.BytesIO(dataset.storage.read_bytes(url))
-            # `read` passes over a column that the part lacks, such as `channel`.
-            table = pq.ParquetFile(part).read(_DECODED)
+        table = dataset.read_columns(name, _DECODED)
+        with readable(dataset.part_url(name)):
             for _, message in check_code_values(table, codec.info):
                 raise ValueError(message)
             table = table.slice(0, None if limit is None else limit - count)

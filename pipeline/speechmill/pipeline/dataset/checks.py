@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from speechmill.codecs.api import CodecInfo
 from speechmill.pipeline.shards.listing import Shard
-from speechmill.pipeline.tokenize.schema import LAYOUT, SCHEMA_VERSIONS, channels_of
+from speechmill.pipeline.tokenize.schema import LAYOUT, SCHEMA_VERSIONS, channels_of, row_label
 
 NamedFault = tuple[str, str]
 
@@ -107,22 +107,24 @@ def check_rows(
     channels = channels_of(table)
     names = zip(table["key"].to_pylist(), table["start"].to_pylist(), channels, strict=True)
     if twice := [name for name, count in Counter(names).items() if count > 1]:
-        key, start, channel = twice[0]
-        where = "" if channel is None else f", channel {channel}"
-        yield "duplicate", f"{len(twice)} keys come twice, first {key!r} at {start:g} s{where}"
-    available = table["num_channels"].to_pylist()
-    pairs = list(zip(channels, available, strict=True))
-    unnamed = sum(one is None and number > 1 for one, number in pairs)
-    if unnamed and "channel" in table.column_names:
-        yield "rows", f"{unnamed} rows of sources with several channels do not say of which"
-    if wrong := [one for one, number in pairs if one is not None and one >= number]:
-        yield "rows", f"{len(wrong)} rows are of a channel that the source lacks, first {wrong[0]}"
+        yield "duplicate", f"{len(twice)} keys come twice, first {row_label(*twice[0])}"
     indices = table["index"].to_pylist()
     places = {*zip(indices, channels, strict=True), *((index, None) for index in indices)}
     rejects = zip(rejected["index"].to_pylist(), channels_of(rejected), strict=True)
     both = {index for index, channel in rejects if (index, channel) in places}
     if both and not segmented:
         yield "rejects", f"samples {_few(both)} of the tar are rows and rejects at once"
+
+
+def check_channels(table: pa.Table) -> Iterator[NamedFault]:
+    """Compare the channel of each row, in a dataset with this column, with those of its source."""
+    if "channel" not in table.column_names:
+        return
+    pairs = list(zip(channels_of(table), table["num_channels"].to_pylist(), strict=True))
+    if unnamed := sum(one is None and number > 1 for one, number in pairs):
+        yield "rows", f"{unnamed} rows of sources with several channels do not say of which"
+    if wrong := [one for one, number in pairs if one is not None and one >= number]:
+        yield "rows", f"{len(wrong)} rows are of a channel that the source lacks, first {wrong[0]}"
 
 
 def check_keys(found: dict[int, str], wanted: dict[int, str]) -> Iterator[str]:

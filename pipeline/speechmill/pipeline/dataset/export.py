@@ -41,11 +41,8 @@ def export_parts(
     for name in sorted(dataset.parts()):
         if name in done:
             continue
-        url = dataset.part_url(name)
-        with readable(url):
-            part = io.BytesIO(dataset.storage.read_bytes(url))
-            # `read` passes over a column that the part lacks, such as `channel`.
-            table = pq.ParquetFile(part).read([*_KEPT, "codes", "num_codebooks"])
+        table = dataset.read_columns(name, [*_KEPT, "codes", "num_codebooks"])
+        with readable(dataset.part_url(name)):
             for file, data in FORMATS[kind](name, table, pattern):
                 storage.put(join(output, "data", file), data)
         storage.put(join(output, "done", name), b"")

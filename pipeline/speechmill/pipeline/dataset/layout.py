@@ -1,5 +1,6 @@
 """An output on storage, shard by shard: its identity, what is done, and what is left to do."""
 
+import io
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -9,6 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from speechmill.codecs.api import CodecInfo
 from speechmill.codecs.errors import InvalidConfig
@@ -30,6 +32,16 @@ FOOTER_BYTES = 64 * 1024  # one ranged read, enough for the footer of nearly eve
 SCHEMA = "schema_version"
 AUDIO = "audio_version"  # of an identity; missing where it was 1
 BATCH = "batch"  # of `dataset.json`, if the dataset was begun on GPUs
+# What damaged files of a dataset raise, in a Parquet reader or where their content is used.
+DAMAGE = (
+    pa.ArrowException,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
 _PARALLEL_READS = 32
 _ADDED_SINCE = {"list": None, "texts": "text"}  # settings of segments
 
@@ -75,18 +87,6 @@ def _segment_identity(segment: SegmentSettings) -> Any:
         return "none"
     unset = {name: value for name, value in _ADDED_SINCE.items() if getattr(segment, name) == value}
     return {name: value for name, value in asdict(segment).items() if name not in unset}
-
-
-# What damaged files of a dataset raise, in a Parquet reader or where their content is used.
-DAMAGE = (
-    pa.ArrowException,
-    ArithmeticError,
-    AttributeError,
-    LookupError,
-    RecursionError,
-    TypeError,
-    ValueError,
-)
 
 
 @contextmanager
@@ -294,6 +294,15 @@ class TokenDataset(ShardOutput):
         return {
             name: footer for name, footer in footers if roots.hold(self._source(name, footer).url)
         }
+
+    def read_columns(self, name: str, columns: Sequence[str]) -> pa.Table:
+        """These columns of a part, but for those that it lacks, such as `channel`.
+
+        Raises `InputError` if the part is damaged.
+        """
+        data = self.storage.read_bytes(self.part_url(name))
+        with readable(self.part_url(name)):
+            return pq.ParquetFile(io.BytesIO(data)).read(columns)
 
     def _source(self, name: str, footer: dict[str, Any]) -> Shard:
         """The source of a part; raises `InputError` if its footer does not state one."""

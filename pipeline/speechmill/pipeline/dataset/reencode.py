@@ -23,6 +23,7 @@ from speechmill.pipeline.tokenize.encoders import BatchByBatch
 from speechmill.pipeline.tokenize.schema import (
     SCHEMA_VERSIONS,
     channels_of,
+    row_label,
     token_schema,
     with_codes,
 )
@@ -56,8 +57,7 @@ class Reencoded:
     @property
     def place(self) -> str:
         """The name of the row, for messages."""
-        channel = "" if self.channel is None else f", channel {self.channel}"
-        return f"{self.key!r} at {self.start:g} s{channel}"
+        return row_label(self.key, self.start, self.channel)
 
 
 def reencode(

@@ -19,6 +19,7 @@ import xxhash
 from speechmill.codecs.api import CodecInfo
 from speechmill.pipeline.dataset.checks import (
     NamedFault,
+    check_channels,
     check_code_values,
     check_counts,
     check_identity,
@@ -207,6 +208,7 @@ class _PartCheck:
         part.add(check_counts(table, footer, rejected))
         part.add(check_code_values(table, codec))
         part.add(check_times(table, codec))
+        part.add(check_channels(table))
         part.add(check_rows(table, rejected, source, self._segmented))
 
     @property

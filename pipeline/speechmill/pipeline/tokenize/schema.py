@@ -127,6 +127,12 @@ def channels_of(table: pa.Table) -> list[int | None]:
     return list(table["channel"].to_pylist())
 
 
+def row_label(key: str, start: float, channel: int | None) -> str:
+    """What messages call a row."""
+    label = f"{key!r} at {start:g} s"
+    return label if channel is None else f"{label}, channel {channel}"
+
+
 def row_name(key: str, start: float, channel: int | None) -> str:
     """A file name for one row: the key, with the start in ms if it is not 0, and the channel."""
     name = f"{key}@{round(start * 1000)}" if start else key
