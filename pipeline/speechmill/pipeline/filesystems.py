@@ -172,7 +172,8 @@ def walk_files(path: str, roots: Sequence[str] | None) -> tuple[list[FoundFile],
     files = [
         FoundFile(
             escape_bytes(each.path),
-            FileInfo(escape_bytes(each.real), each.stat.st_size, _stamp(each.stat)),
+            # The plan of a pack holds this time, also if it is 0.
+            FileInfo(escape_bytes(each.real), each.stat.st_size, str(each.stat.st_mtime)),
         )
         for each in found.files
     ]

@@ -198,6 +198,15 @@ def test_two_files_of_one_key_are_both_named(tmp_path: Path) -> None:
         pack(source, tmp_path / "out")
 
 
+def test_the_plan_holds_the_time_of_a_file_also_if_it_is_0(tmp_path: Path) -> None:
+    source = write_files(tmp_path / "in", {"a.flac": 900, "b.flac": 900})
+    for _ in range(2):
+        for path in source.iterdir():
+            os.utime(path, (0, 0))  # the time of the change of the file itself is now another
+        shards = pack(source, tmp_path / "out")
+    assert [shard.skipped for shard in shards] == [True]
+
+
 def test_an_output_of_another_plan_is_refused_untouched(tmp_path: Path) -> None:
     source = write_files(tmp_path / "in", {"a.wav": 1, "b.wav": 1})
     pack(source, tmp_path / "out")
