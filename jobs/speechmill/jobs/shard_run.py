@@ -3,7 +3,7 @@
 import signal
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -41,7 +41,6 @@ class RunOutput:
     needed: set[Shard] = field(default_factory=set)  # no part yet
     failed: dict[str, list[str]] = field(default_factory=dict)  # records of failures, by shard URL
     committed: set[str] = field(default_factory=set)  # names of parts
-    passed_over: dict[str, int] = field(default_factory=dict)  # by the listing, by reason
     log: RunLog = field(init=False)
 
     def claim(self, shards: Sequence[Shard]) -> None:
@@ -52,10 +51,10 @@ class RunOutput:
         for shard in set(shards) - self.needed:
             self._clear_failures(shard)
 
-    def start(self, num_shards: int, passed_over: Sequence[PassedOver]) -> None:
+    def start(self, num_shards: int, passed_over: Mapping[str, int]) -> None:
+        """Begin the log; `passed_over` counts, by reason, the files that are not shards."""
         self.log = RunLog(self.folder.root, self.folder.storage, self.config_yaml)
-        self.passed_over = Counter(one.reason for one in passed_over)
-        facts = {**self.facts, "shards": num_shards, "passed_over": self.passed_over}
+        facts = {**self.facts, "shards": num_shards, "passed_over": passed_over}
         self.log.record(EventKind.RUN_STARTED, **facts)
 
     def take(self, event: Event) -> None:
@@ -82,8 +81,8 @@ class RunOutput:
                 f"{missing[0]}; {UNREACHABLE}"
             )
 
-    def finish(self, status: RunStatus, totals: Totals) -> None:
-        self.log.finish(status, totals, self.passed_over)
+    def finish(self, status: RunStatus, totals: Totals, passed_over: Mapping[str, int]) -> None:
+        self.log.finish(status, totals, passed_over)
         write_report(self.folder, self.log.run_id)
 
     def _clear_failures(self, shard: Shard) -> None:
@@ -116,8 +115,9 @@ def run_shards(
     if not todo:
         display.line("nothing left to do")
         return Totals()
+    by_reason = Counter(one.reason for one in passed_over)
     for output in outputs:
-        output.start(len(todo), passed_over)
+        output.start(len(todo), by_reason)
     totals = Totals()
     status = RunStatus.ABORTED
     try:
@@ -128,7 +128,7 @@ def run_shards(
         raise
     finally:
         for output in outputs:
-            output.finish(status, totals)
+            output.finish(status, totals, by_reason)
     display.summary(totals, outputs[0].log.elapsed, passed_over)
     return totals
 

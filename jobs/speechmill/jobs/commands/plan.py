@@ -34,7 +34,7 @@ class Plan:
     failed_before: int  # of those to do
     todo_hours: float | None  # of audio; None before the first part
     todo_seconds: float | None  # time that it takes at the last run's speed
-    passed_over: str  # what is no shard, by reason
+    passed_over: str  # the files that are not shards, counted by reason
 
 
 def plan_runs(config: TokenizeConfig) -> list[Plan]:

@@ -94,7 +94,10 @@ class RunLog:
     def finish(
         self, status: RunStatus, totals: Totals, passed_over: Mapping[str, int] | None = None
     ) -> None:
-        """Write the summary and close the log; `passed_over` counts what is no shard, by reason."""
+        """Write the summary and close the log.
+
+        `passed_over` counts, by reason, the files that are not shards.
+        """
         self.record(EventKind.RUN_ENDED, status=status)
         self._flush()
         summary = {

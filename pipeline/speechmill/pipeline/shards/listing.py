@@ -98,7 +98,7 @@ def _without_suffix(name: str) -> str:
 
 
 def _matches(source: str, storage: Storage) -> Listing:
-    """Every tar of a folder or a glob, and what is passed over there.
+    """The tars of a folder or a glob, and the files that are passed over.
 
     macOS writes a hidden `._x.tar` beside `x.tar`. What the source itself names is not hidden.
     """
@@ -114,17 +114,18 @@ def _matches(source: str, storage: Storage) -> Listing:
     if is_pattern(source):
         return infos, left
     reasons = _reasons(infos)
-    left += [PassedOver(url, reason) for url, reason in reasons.items() if reason]
+    missed = {url: why for url, why in reasons.items() if not url.endswith(f"/{PLAN}")}
+    left += [PassedOver(url, why) for url, why in missed.items()]
     return [info for info in infos if info.url not in reasons], left
 
 
 def _reasons(infos: Sequence[FileInfo]) -> dict[str, str]:
-    """Why files of a folder are no shards; empty for the plan of `pack`, which nobody misses."""
+    """By URL, why some files of a folder are not shards."""
     tars = {info.url for info in infos if info.url.endswith(".tar")}
     reasons = {}
     for url in (info.url for info in infos):
         if not url.endswith(TARS):
-            reasons[url] = "" if url.endswith(f"/{PLAN}") else NO_TAR
+            reasons[url] = NO_TAR
         elif url not in tars and f"{_without_suffix(url)}.tar" in tars:
             reasons[url] = PACKED_TOO
     return reasons
