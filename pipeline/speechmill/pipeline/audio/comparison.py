@@ -7,8 +7,8 @@ import numpy.typing as npt
 from soundfile import LibsndfileError, SoundFile
 
 from speechmill.pipeline.audio.buffer import SampleBuffer
-from speechmill.pipeline.audio.containers.recognize import recognize
-from speechmill.pipeline.audio.decoders import open_audio, open_with_ffmpeg
+from speechmill.pipeline.audio.containers.recognize import Recording
+from speechmill.pipeline.audio.decoders import open_recording, open_with_ffmpeg, recognized
 from speechmill.pipeline.audio.ffmpeg import Gaps
 from speechmill.pipeline.audio.resample import AudioSettings, one_channel, resampled
 from speechmill.pipeline.audio.samples import BLOCK, Limits, Samples, Source, step_power, to_float
@@ -42,10 +42,11 @@ def compare_decoders(data: Blob, settings: AudioSettings, limits: Limits) -> Com
 
     Raises a `SampleError` if one of them rejects it.
     """
-    source = open_audio(data, limits, Gaps(settings.gaps))
-    coding = _coding(data)
+    recording = recognized(data)
+    source = open_recording(recording, limits, Gaps(settings.gaps))
+    coding = _coding(recording)
     alone = coding.startswith(_BY_LIBSNDFILE_ALONE) or source.num_channels > _FFMPEG_CHANNELS
-    other = None if alone else open_with_ffmpeg(data, limits)
+    other = None if alone else open_with_ffmpeg(recording, limits)
     if other is None:
         num_samples = sum(len(block_TC) for block_TC in source.blocks)
         return Comparison(num_samples / source.sample_rate, has_other=False)
@@ -63,10 +64,9 @@ def compare_decoders(data: Blob, settings: AudioSettings, limits: Limits) -> Com
     return Comparison(seconds, True, fault)
 
 
-def _coding(data: Blob) -> str:
+def _coding(recording: Recording) -> str:
     """Libsndfile's name of how the samples are stored; empty for what only FFmpeg reads."""
-    recording = recognize(data)
-    if recording is None or not recording.by_libsndfile:
+    if not recording.by_libsndfile:
         return ""
     try:
         with SoundFile(stream_of(recording.links[0])) as file:

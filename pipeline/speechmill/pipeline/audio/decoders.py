@@ -23,9 +23,19 @@ def open_audio(data: Blob, limits: Limits, gaps: Gaps = Gaps.REJECT) -> Source:
     Raises a `SampleError` for a file that is damaged or over the limits, here or while the blocks
     are read; the blocks before the error must not be used.
     """
+    return open_recording(recognized(data), limits, gaps)
+
+
+def recognized(data: Blob) -> Recording:
+    """The container of a file; raises `UndecodableAudio` if it is not supported."""
     recording = recognize(data)
     if recording is None:
         raise UndecodableAudio(_unsupported(data))
+    return recording
+
+
+def open_recording(recording: Recording, limits: Limits, gaps: Gaps) -> Source:
+    """The same as `open_audio`, for a file whose container is known."""
     if not recording.by_libsndfile:
         return read_with_ffmpeg(recording, limits, gaps)
     if recording.flac and recording.flac.sample_bits == 16:
@@ -38,10 +48,9 @@ def open_audio(data: Blob, limits: Limits, gaps: Gaps = Gaps.REJECT) -> Source:
         return _second_opinion(recording, limits, gaps, error)
 
 
-def open_with_ffmpeg(data: Blob, limits: Limits) -> Source | None:
+def open_with_ffmpeg(recording: Recording, limits: Limits) -> Source | None:
     """Decode with FFmpeg what `open_audio` gives to another decoder; None for other files."""
-    recording = recognize(data)
-    if recording is None or not recording.by_libsndfile:
+    if not recording.by_libsndfile:
         return None
     return read_with_ffmpeg(recording, limits, Gaps.REJECT)
 
