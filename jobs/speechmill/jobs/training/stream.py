@@ -143,8 +143,8 @@ class SampleStream:
             for sample in read_samples(
                 shard,
                 self.storage,
-                int(self.limits.member_mb * 1e6),
-                max_metadata_bytes=int(self.limits.metadata_mb * 1e6),
+                self.limits.member_bytes,
+                max_metadata_bytes=self.limits.metadata_bytes,
                 audio_member=self.audio_member,
             ):
                 if sample.index < first:

@@ -69,7 +69,7 @@ def _clips(config: TrainConfig, recipe: Recipe, storage: Storage) -> Iterator[Te
     settings = config.validation
     num_samples = round(settings.seconds * recipe.sample_rate)
     found = 0
-    max_bytes = int(config.limits.member_mb * 1e6)
+    max_bytes = config.limits.member_bytes
     for sample in intact_samples(settings.shards, storage, max_bytes, config.audio.member):
         try:
             data = sample.members[audio_suffix(sample, config.audio.member)]

@@ -28,6 +28,14 @@ class Limits:
     memory_mb: float = 4096.0  # MB of decoding, on top of the memory of the process
     expansion: float = 4.0  # times the recording: the sum of the spans that its metadata lists
 
+    @property
+    def member_bytes(self) -> int:
+        return int(self.member_mb * 1e6)
+
+    @property
+    def metadata_bytes(self) -> int:
+        return int(self.metadata_mb * 1e6)
+
     def __post_init__(self) -> None:
         if not self.expansion >= 1:
             raise InputError(f"limits.expansion is {self.expansion}; give at least 1")

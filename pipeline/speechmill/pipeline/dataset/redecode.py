@@ -38,7 +38,7 @@ def redecode(
             samples = read_samples(
                 shard,
                 dataset.storage,
-                int(settings.limits.member_mb * 1e6),
+                settings.limits.member_bytes,
                 audio_member=settings.audio.member,
             )
             for sample in samples:

@@ -74,8 +74,8 @@ def read_shard(
     for sample in read_samples(
         shard,
         storage,
-        int(limits.member_mb * 1e6),
-        max_metadata_bytes=int(limits.metadata_mb * 1e6),
+        limits.member_bytes,
+        max_metadata_bytes=limits.metadata_bytes,
         audio_member=audio_member,
         counts=names,
     ):

@@ -158,8 +158,8 @@ def _samples_of_shards(
         yield from read_samples(
             shard,
             storage,
-            int(limits.member_mb * 1e6),
-            max_metadata_bytes=int(limits.metadata_mb * 1e6),
+            limits.member_bytes,
+            max_metadata_bytes=limits.metadata_bytes,
             audio_member=member,
         )
 

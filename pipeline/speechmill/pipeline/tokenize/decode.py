@@ -81,8 +81,8 @@ def decode_shard(
     samples = read_samples(
         shard,
         storage,
-        int(settings.limits.member_mb * 1e6),
-        max_metadata_bytes=min(int(settings.limits.metadata_mb * 1e6), _LARGEST_STRING),
+        settings.limits.member_bytes,
+        max_metadata_bytes=min(settings.limits.metadata_bytes, _LARGEST_STRING),
         audio_member=settings.audio.member,
         counts=names,
     )
