@@ -50,7 +50,7 @@ Listing = tuple[list[FileInfo], list[PassedOver]]  # sorted by URL
 def open_filesystem(url: str, options: Mapping[str, dict[str, Any]]) -> tuple[FileSystem, str]:
     """The filesystem of a URL, with the options of its protocol, and the path there.
 
-    Raises `InputError` if its package is missing, or if there is no such protocol.
+    Raises `InputError` for an unknown protocol, and for one whose package is not installed.
     """
     protocol = "file" if is_local(url) else url.partition("://")[0]
     # A cached listing from before a commit would hide it.
@@ -87,7 +87,7 @@ def _opened(url: str, protocol: str, options: dict[str, Any]) -> tuple[FileSyste
         if all(part in fsspec.available_protocols() for part in protocol.split("::")):
             raise
         raise InputError(
-            f"{public_url(url)}: there is no protocol {protocol!r}; use a path, s3://, hf://, "
+            f"{public_url(url)}: {protocol!r} is not a known protocol; use a path, s3://, hf://, "
             "gs://, az:// or https://"
         ) from error
 

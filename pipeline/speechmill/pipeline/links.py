@@ -55,7 +55,7 @@ def walk(root: str, roots: Sequence[str] | None, *, once: bool = False) -> Walk:
 
 
 def file_at(path: str) -> os.stat_result | None:
-    """The size and times of a file, or of that which a link leads to; None for anything else."""
+    """Size and times of a file, also at the end of a link; None if there is no file."""
     found = _stat(Path(path))
     return found if found and stat.S_ISREG(found.st_mode) else None
 

@@ -73,7 +73,7 @@ def test_a_channel_that_the_source_lacks_and_a_schema_of_the_future_are_found(da
     pq.write_table(table.set_column(len(table.column_names) - 1, "channel", wrong), part)
     found = invoke("verify", output)
     assert "rows are of a channel that the source lacks, first 9" in found.output
-    assert "rows of sources with several channels do not say of which" in found.output
+    assert "rows do not name their channel, though the source has several" in found.output
     identity = json.loads((output / "dataset.json").read_text())
     (output / "dataset.json").write_text(json.dumps(identity | {"schema_version": 3}))
     for arguments in (["verify", output], ["decode", output, f"{output}-audio"]):

@@ -130,7 +130,7 @@ class Recordings:
                 yield clip
 
     def _tracks(self, source: Source, counter: SampleCounter) -> Iterator[_Track]:
-        """What is cut into clips: the recording, or each of its channels, for each codec."""
+        """For each codec, the audio to cut into clips: the recording, or each of its channels."""
         blocks = counter.count(source.blocks)
         channels: dict[int | None, Iterator[Samples]] = {None: blocks}
         if self.settings.audio.channels == EACH and source.num_channels > 1:

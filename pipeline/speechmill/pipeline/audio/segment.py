@@ -64,7 +64,7 @@ class Clip:
     codec: int = 0  # position among the codecs of the run
     sample_rate: int = 0  # Hz, of the source
     num_channels: int = 0  # of the source
-    channel: int | None = None  # of the source, counted from 0; None: the clip is of them all
+    channel: int | None = None  # of the source, counted from 0; None: not one channel alone
     key: str = ""
     index: int = 0  # position of the sample in its tar
     audio_xxh3: int = 0
@@ -85,7 +85,7 @@ class Span:
 
 
 Row = tuple[Any, Any, Any]  # start, end and text of a segment, as the JSON has them
-# A None in between says that audio without a clip was read.
+# It yields None to say that it has read some audio that gives no clip.
 Cutter = Callable[[SampleBuffer, Sequence[Span]], Iterator[Clip | None]]
 
 

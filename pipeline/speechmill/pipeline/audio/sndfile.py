@@ -24,7 +24,7 @@ _WIDTHS = {
     **dict.fromkeys(("PCM_32", "FLOAT"), (4,)),
     "DOUBLE": (8,),
 }
-# Other codings of which a container states the number of samples, and not that of packets.
+# A container states the samples of these codings too; of others it counts packets.
 _COUNTED = ("DWVW_12", "DWVW_16", "DWVW_24", "ALAC_16", "ALAC_20", "ALAC_24", "ALAC_32")
 
 

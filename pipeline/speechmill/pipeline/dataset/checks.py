@@ -122,7 +122,7 @@ def check_channels(table: pa.Table) -> Iterator[NamedFault]:
         return
     pairs = list(zip(channels_of(table), table["num_channels"].to_pylist(), strict=True))
     if unnamed := sum(one is None and number > 1 for one, number in pairs):
-        yield "rows", f"{unnamed} rows of sources with several channels do not say of which"
+        yield "rows", f"{unnamed} rows do not name their channel, though the source has several"
     if wrong := [one for one, number in pairs if one is not None and one >= number]:
         yield "rows", f"{len(wrong)} rows are of a channel that the source lacks, first {wrong[0]}"
 

@@ -170,7 +170,7 @@ class ShardOutput(ABC):
                 "files give other samples (docs/guide/tokenize.md says which). Set another "
                 f"output; or, if none of them is among yours, set {AUDIO} in {self.identity_file}"
             )
-        # Another schema comes of another setting, which is named instead.
+        # The schema depends on another setting, and that one is the better name for a difference.
         for key in sorted(wanted, key=lambda key: key == SCHEMA):
             if key in (AUDIO, canary.KEY) or (key == BATCH and key not in found):
                 continue

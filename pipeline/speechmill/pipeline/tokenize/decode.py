@@ -185,7 +185,7 @@ class _Decoder:
 
 
 def _that_count(faults: Sequence[Fault]) -> list[Fault]:
-    """Leave out the faults of a recording, or of a channel, that is rejected as a whole."""
+    """If a recording or a channel is rejected as a whole, its other faults do not count."""
     whole: dict[int | None, Fault] = {}
     for fault in faults:
         if fault.start is None:

@@ -60,7 +60,7 @@ def flac_header(data: Blob) -> FlacHeader | None:
 
 
 def check_flac(data: Blob, header: FlacHeader) -> int:
-    """The samples of each channel; raises unless the frames end with the sample that it claims.
+    """Return the samples of each channel; raise unless the frames end where the header says.
 
     Bytes after the last frame are ignored, as decoders do, unless they are another FLAC file.
     """

@@ -154,7 +154,7 @@ def _check_begin(data: Blob, mp3: Mp3, sizes: tuple[int, ...]) -> None:
         return
     if start - begin > max(sizes[data[position + 2]] for position in _frames(data, mp3, sizes)):
         raise UndecodableAudio(
-            f"{start - begin} bytes before the first MPEG audio frame are no frame"
+            f"the {start - begin} bytes before the first MPEG frame are more than the rest of one"
         )
 
 
