@@ -1,0 +1,141 @@
+"""The commands that read shards or audio, and those that list codecs and examples."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from speechmill.jobs.cli.app import AsJson, Config, Overrides, app, console, errors, exit_codes
+from speechmill.jobs.config import from_overrides, load_config
+from speechmill.jobs.display import Display, ShardDisplay, print_line
+from speechmill.jobs.schemas import EnhanceConfig, EvaluateConfig, PackConfig, TokenizeConfig
+from speechmill.pipeline.paths import absolute_path
+
+
+@app.command("tokenize")
+def tokenize_command(config: Config, overrides: Overrides = None) -> None:
+    """Encode shards into a token dataset; run it again to resume.
+
+    Workers run on Ray; workers.count=0 runs in this process, without Ray.
+    """
+    from speechmill.jobs.commands.tokenize import tokenize_shards
+
+    with exit_codes():
+        settings = load_config(TokenizeConfig, config, overrides or [])
+        totals = tokenize_shards(settings, ShardDisplay(console))
+    raise typer.Exit(1 if totals.failed else 0)
+
+
+@app.command("plan")
+def plan_command(config: Config, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Show what `tokenize` would do with a configuration, for each codec; nothing is written."""
+    from speechmill.jobs.commands.plan import plan_runs, plans_json, print_plan
+
+    with exit_codes():
+        settings = load_config(TokenizeConfig, config, overrides or [])
+        plans = plan_runs(settings)
+    if as_json:
+        print(plans_json(plans))
+    else:
+        for found in plans:
+            print_plan(found, console)
+
+
+@app.command("train")
+def train_command(config: Config, overrides: Overrides = None) -> None:
+    """Train or fine-tune a codec on shards; run it again to resume.
+
+    Workers run on Ray; workers.count=0 trains on the CPU in this process, without Ray.
+    """
+    with exit_codes():  # importing torch takes seconds, in which Ctrl-C may come
+        from speechmill.jobs.commands.train import train_codec
+        from speechmill.jobs.training.config import TrainConfig
+        from speechmill.jobs.training.display import TrainDisplay
+
+        train_codec(load_config(TrainConfig, config, overrides or []), TrainDisplay(console))
+
+
+@app.command("fit-kmeans")
+def fit_kmeans_command(config: Config, overrides: Overrides = None) -> None:
+    """Fit the k-means codebook of a codec to features of shards; run it again to resume."""
+    with exit_codes():
+        from speechmill.jobs.commands.fit_kmeans import fit_codebook
+        from speechmill.jobs.training.kmeans import FitConfig
+
+        fit_codebook(load_config(FitConfig, config, overrides or []), Display(console))
+
+
+@app.command("pack")
+def pack_command(
+    source: Annotated[
+        str, typer.Argument(help="folder of audio, or .jsonl/.json/.csv/.tsv manifest")
+    ],
+    output: Annotated[str, typer.Argument(help="folder for the shards, local or a URL")],
+    overrides: Overrides = None,
+) -> None:
+    """Pack audio files and their metadata into WebDataset shards; run it again to resume."""
+    from speechmill.jobs.commands.pack import pack_audio
+
+    with exit_codes():
+        # Quoted, because YAML takes a path such as 2024_01 for a number.
+        paths = [f"source={json.dumps(source)}", f"output={json.dumps(output)}"]
+        settings = from_overrides(PackConfig, [*(overrides or []), *paths])
+        pack_audio(settings, Display(console))
+
+
+@app.command("enhance")
+def enhance_command(config: Config, overrides: Overrides = None) -> None:
+    """Write shards of original and enhanced audio, for training; run it again to resume.
+
+    Workers run on Ray; workers.count=0 runs in this process, without Ray.
+    """
+    from speechmill.jobs.commands.enhance import enhance_shards
+
+    with exit_codes():
+        settings = load_config(EnhanceConfig, config, overrides or [])
+        totals = enhance_shards(settings, ShardDisplay(console, "enhancing"))
+    raise typer.Exit(1 if totals.failed else 0)
+
+
+@app.command("evaluate")
+def evaluate_command(config: Config, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Compare codecs or checkpoints on a test set: table, results.json and report.html."""
+    from speechmill.jobs.commands.evaluate import evaluate_codecs
+
+    with exit_codes():
+        settings = load_config(EvaluateConfig, config, overrides or [])
+        results = evaluate_codecs(settings, Display(errors if as_json else console))
+    if as_json:
+        print(results.to_json(), end="")
+
+
+@app.command("codecs")
+def codecs_command(as_json: AsJson = False) -> None:
+    """List the codecs: rates, codebooks, size, licence of the published weights, paper."""
+    from speechmill.jobs.commands.codecs import codecs_table, describe_codecs
+
+    with exit_codes():
+        found = describe_codecs()
+    if as_json:
+        print(json.dumps(found, indent=2))
+    else:
+        width = None if console.is_terminal else 200
+        Console(width=width, markup=False, emoji=False).print(codecs_table(found))
+
+
+@app.command("examples")
+def examples_command(
+    folder: Annotated[str | None, typer.Argument(help="copy them here; default: copy none")] = None,
+) -> None:
+    """Print where the example configurations and the sample speech are, or copy them."""
+    from speechmill.jobs.commands.examples import FOLDERS, copy_examples, examples_folder
+
+    with exit_codes():
+        if folder is None:
+            found = [examples_folder() / name for name in FOLDERS]
+        else:
+            found = copy_examples(Path(absolute_path(folder)))
+    for path in found:
+        print_line(console, str(path))
