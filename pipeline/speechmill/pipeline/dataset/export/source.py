@@ -1,0 +1,130 @@
+"""The parts of a dataset as an export reads them: checked, selected and encoded by row groups."""
+
+import io
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import xxhash
+
+from speechmill.codecs.api import CodecInfo
+from speechmill.pipeline.dataset.checks import check_code_values, check_identity
+from speechmill.pipeline.dataset.documents import Documents, Utterances, utterances_of
+from speechmill.pipeline.dataset.export.ids import Ids
+from speechmill.pipeline.dataset.export.part import Rows
+from speechmill.pipeline.dataset.layout import TokenDataset, readable
+from speechmill.pipeline.dataset.names import part_stem
+from speechmill.pipeline.dataset.where import Where
+from speechmill.pipeline.errors import DatasetConflict
+from speechmill.pipeline.tokenize.schema import token_schema
+
+_CODES = ("codes", "num_codebooks")
+_COLUMNS = token_schema((2,), version=2).names
+
+
+@dataclass(frozen=True, slots=True)
+class SourcePart:
+    """A part of a dataset by its footer."""
+
+    name: str
+    codec: CodecInfo
+    digest: str  # changes with the content of the part
+
+    @property
+    def stem(self) -> str:
+        """The name of its files in an export."""
+        return part_stem(self.name)
+
+
+def source_parts(dataset: TokenDataset) -> list[SourcePart]:
+    """All parts, sorted by name.
+
+    Raises `InputError` if a footer is damaged, and `DatasetConflict` if a part is of another codec
+    or another version of the schema than the dataset.
+    """
+    identity = dataset.require_identity()
+    names = sorted(dataset.parts())
+    footers = zip(names, dataset.footers(names), strict=True)
+    return [_source_part(dataset, name, footer, identity) for name, footer in footers]
+
+
+def _source_part(
+    dataset: TokenDataset, name: str, footer: dict[str, Any], identity: dict[str, Any]
+) -> SourcePart:
+    url = dataset.part_url(name)
+    with readable(url):
+        for _, message in check_identity(footer, identity):
+            raise DatasetConflict(
+                f"{url} does not belong to this dataset: {message}; move it away, see "
+                "`speechmill verify`"
+            )
+        sizes = tuple(footer["codec"]["codebook_sizes"])
+        codec = CodecInfo(**footer["codec"] | {"codebook_sizes": sizes})
+        digest = xxhash.xxh3_64_hexdigest(json.dumps(footer, sort_keys=True))
+        return SourcePart(name, codec, digest)
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """Reads the rows of parts that fulfil a condition, with a document for each."""
+
+    dataset: TokenDataset
+    ids: Ids
+    codebooks: int  # the first ones of the dataset
+    where: Where | None = None
+
+    def rows(self, part: SourcePart) -> Iterator[Rows]:
+        """The rows of a part that have a document, about a row group at a time.
+
+        The rows of one recording stay together, because a template may join their documents.
+        """
+        data = self.dataset.storage.read_bytes(self.dataset.part_url(part.name))
+        for table in _whole_recordings(self._selected(data, part.codec)):
+            found = utterances_of(table, part.codec.num_codebooks)
+            codes_NK = found.codes_NK[:, : self.codebooks]
+            documents = self.ids.encode(Utterances(codes_NK, found.num_frames_B, table))
+            has_one_B = documents.lengths_B > 0
+            if has_one_B.any():
+                kept = table.drop_columns(list(_CODES)).filter(pa.array(has_one_B))
+                yield Rows(kept, Documents(documents.ids, documents.lengths_B[has_one_B]))
+
+    def _selected(self, data: bytes, codec: CodecInfo) -> Iterator[pa.Table]:
+        """The row groups with the rows that fulfil the condition."""
+        # Metadata stays a dictionary: the rows of one recording share their JSON.
+        file = pq.ParquetFile(
+            io.BytesIO(data), page_checksum_verification=True, read_dictionary=["metadata"]
+        )
+        for group in range(file.num_row_groups):
+            table = file.read_row_group(group, _COLUMNS)
+            for _, message in check_code_values(table, codec):
+                raise ValueError(message)
+            yield self.where.select(table) if self.where else table
+
+
+def _whole_recordings(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    """Move rows from the end of each table to the next one that goes on with their recording."""
+    held: pa.Table | None = None
+    for table in tables:
+        joined = table if held is None else pa.concat_tables([held, table])
+        own = _same_recording_as_last(joined)
+        yield joined.slice(0, len(joined) - own)
+        held = joined.slice(len(joined) - own)
+    if held is not None:
+        yield held
+
+
+def _same_recording_as_last(table: pa.Table) -> int:
+    """The number of rows at the end that are of one recording."""
+    if not len(table):
+        return 0
+    last = table.slice(len(table) - 1)
+    same = pc.and_(
+        pc.equal(table["index"], last["index"][0]), pc.equal(table["shard"], last["shard"][0])
+    )
+    others = np.flatnonzero(~same.to_numpy())
+    return len(table) - (int(others[-1]) + 1 if len(others) else 0)
