@@ -195,7 +195,14 @@ KEYS = ["../../../private/id_ed25519", "HOME/private/call", "a\0b", "x" * 300, "
 
 
 @pytest.mark.parametrize(
-    "command", [["decode"], ["decode", "--shards"], ["export", "--format", "npy"]]
+    "command",
+    [
+        ["decode"],
+        ["decode", "--shards"],
+        ["export", "--format", "webdataset"],
+        ["export", "--format", "lhotse"],
+    ],
+    ids=" ".join,
 )
 def test_a_key_writes_only_below_the_output(speechmill: Run, home, command):
     dataset = make_dataset(home)
@@ -208,10 +215,10 @@ def test_a_key_writes_only_below_the_output(speechmill: Run, home, command):
         new = [path for path in home.rglob("*") if path not in before]
         assert [path for path in new if not path.is_relative_to(output.parents[1])] == []
         assert all(path.stat().st_mtime_ns == before[path] for path in before if path.is_file())
-        written = [path for path in new if path.suffix in (".flac", ".npy")]
-        for path in output.glob("*.tar"):
+        written = [path for path in new if path.suffix == ".flac"]
+        for path in output.rglob("*.tar"):
             with tarfile.open(path) as tar:
-                members = [name for name in tar.getnames() if name.endswith(".flac")]
+                members = [name for name in tar.getnames() if name.endswith((".flac", ".npy"))]
             assert not any(name.startswith("/") or ".." in name.split("/") for name in members)
             written += members
         assert len(written) == 8

@@ -1,6 +1,7 @@
 """A dataset with a row for each channel, through the commands."""
 
 import json
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -51,8 +52,11 @@ def test_it_is_verified_decoded_and_exported_with_its_channels(tmp_path, dataset
         *("half.ch0.flac", "half@1000.ch0.flac", "mono.flac", "mono@1000.flac"),
     }
 
-    assert invoke("export", output, tmp_path / "npy", "--format", "npy").exit_code == 0
-    assert {f"{path.stem}.flac" for path in (tmp_path / "npy").rglob("*.npy")} == names
+    assert invoke("export", output, tmp_path / "tars", "--format", "webdataset").exit_code == 0
+    [path] = (tmp_path / "tars").rglob("*.tar")
+    with tarfile.open(path) as tar:
+        members = {name for name in tar.getnames() if name.endswith(".npy")}
+    assert members == {f"{name[:-5].replace('.', '-')}.npy" for name in names}
     assert invoke("export", output, tmp_path / "parquet").exit_code == 0
     exported = pq.read_table(tmp_path / "parquet" / "data")
     assert exported["channel"].to_pylist() == [0, 1, 0, 1, 0, 0, None, None]

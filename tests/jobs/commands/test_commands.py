@@ -13,6 +13,7 @@ from typer.testing import CliRunner, Result
 from speechmill.codecs import load_codec
 from speechmill.jobs.cli import app
 from speechmill.jobs.display import Display, ShardDisplay, facts_table
+from speechmill.pipeline.dataset.export.ids import ids_from
 from speechmill.pipeline.dataset.layout import TokenDataset
 from speechmill.pipeline.shards.listing import list_shards
 from speechmill.pipeline.storage import Storage
@@ -199,19 +200,42 @@ def test_an_export_takes_its_pattern_from_the_command_line(tmp_path, dataset):
     rows = pq.read_table(tmp_path / "lm" / "data").to_pylist()
     assert {len(row["codes_2"]) - row["num_frames"] for row in rows} == {2}
     assert {tuple(row["codes_1"][:2]) for row in rows} == {(1024, 1024)}
-    assert json.loads((tmp_path / "lm" / "export.json").read_text())["pattern"]["shifts"] == [
-        0,
-        2,
-        2,
-    ]
+    stated = json.loads((tmp_path / "lm" / "export.json").read_text())
+    assert stated["ids"]["pattern"]["shifts"] == [0, 2, 2]
+
+
+def test_an_export_takes_a_template_and_a_condition_from_the_command_line(tmp_path, dataset):
+    done = speechmill(
+        *("export", dataset.root, tmp_path / "lm", "--format", "memmap", "--where", "index < 2"),
+        *("--template", "before", "--tokenizer", "bytes", "--text-size", "1000"),
+    )
+    assert done.exit_code == 0, done.output
+    assert "2 parts of 4 utterances" in done.output
+    ids = ids_from(json.loads((tmp_path / "lm" / "export.json").read_text()))
+    documents = np.load(min((tmp_path / "lm" / "data").glob("*.ids.npy")))
+    assert ids.template.texts_of(documents) == ["clip 0", "clip 1"]
+    assert ids.template.vocabulary.first_code == 1006
 
 
 @pytest.mark.parametrize(
     "wrong",
-    [("--format", "tfrecord"), ("--pattern", "zigzag"), ("--codebooks", "9"), ("--shifts", "a")],
+    [
+        *(
+            ("--format", "tfrecord"),
+            ("--format", "lhotse", "--pattern", "delay"),
+            ("--shifts", "a"),
+        ),
+        *(("--pattern", "zigzag"), ("--pattern", "delay", "--shifts", "1"), ("--codebooks", "9")),
+        *(("--coarse", "2"), ("--first-id", "5"), ("--template", "after", "--first-id", "5")),
+        *(("--tokenizer", "bytes"), ("--template", "x"), ("--where", "durration > 1")),
+        ("--template", "after", "--tokenizer", "none.json"),
+    ],
+    ids=" ".join,
 )
-def test_an_impossible_export_is_refused(tmp_path, dataset, wrong):
-    assert speechmill("export", dataset.root, tmp_path / "lm", *wrong).exit_code == 2
+def test_an_impossible_export_is_refused_in_one_line_and_writes_nothing(tmp_path, dataset, wrong):
+    done = speechmill("export", dataset.root, tmp_path / "lm", *wrong)
+    assert (done.exit_code, done.stderr.count("\n")) == (2, 1), done.output
+    assert not (tmp_path / "lm").exists()
 
 
 @pytest.mark.parametrize("command", ["status", "verify", "report", "decode", "export"])

@@ -130,30 +130,70 @@ def export_command(
         str, typer.Argument(help="folder for the files, local or a URL", callback=absolute_path)
     ],
     overrides: Overrides = None,
-    kind: Annotated[str, typer.Option("--format", help="parquet, megatron or npy")] = "parquet",
-    pattern: Annotated[str, typer.Option(help="parallel, delay or flatten")] = "parallel",
+    kind: Annotated[
+        str,
+        typer.Option("--format", help="parquet, hf, megatron, webdataset, lhotse, kaldi or memmap"),
+    ] = "parquet",
+    where: Annotated[
+        str | None, typer.Option(help="condition on the columns of a row: 'duration > 1'")
+    ] = None,
     codebooks: Annotated[
         int | None, typer.Option(help="use only so many of the codebooks, the first ones")
     ] = None,
+    pattern: Annotated[
+        str,
+        typer.Option(
+            help="parallel, delay, groups, flatten, codebook-major, coarse-fine or semantic"
+        ),
+    ] = "parallel",
+    flat: Annotated[
+        bool, typer.Option("--flat", help="write the rows of a pattern as one sequence of ids")
+    ] = False,
     shifts: Annotated[
-        str, typer.Option(help="rows of delay of each codebook; default: 0,1,2,…")
-    ] = "",
+        str | None, typer.Option(help="delay: rows of delay of each codebook; default: 0,1,2,…")
+    ] = None,
+    coarse: Annotated[
+        int | None, typer.Option(help="coarse-fine: number of coarse codebooks; default: 1")
+    ] = None,
+    frames: Annotated[int | None, typer.Option(help="groups: frames of a row; default: 2")] = None,
     first_id: Annotated[
-        int, typer.Option(help="first flat id: the size of the text vocabulary")
-    ] = 0,
+        int | None, typer.Option(help="first id of the codes: the size of the text vocabulary")
+    ] = None,
+    template: Annotated[
+        str | None,
+        typer.Option(help="write documents with text: none, before, after or interleaved"),
+    ] = None,
+    tokenizer: Annotated[
+        str | None, typer.Option(help="template: a tokenizer.json; default: bytes")
+    ] = None,
+    text_size: Annotated[
+        int | None, typer.Option(help="template: ids of text; default: those of the tokenizer")
+    ] = None,
+    multiple: Annotated[
+        int | None, typer.Option(help="template: round the number of ids up to a multiple of it")
+    ] = None,
+    without_text: Annotated[
+        str | None, typer.Option(help="template: keep (default) or skip rows without text")
+    ] = None,
 ) -> None:
     """Write a token dataset in the format and the pattern that a trainer reads."""
-    from speechmill.jobs.commands.export import export_dataset
+    from speechmill.jobs.commands.export import ExportOptions, export
 
     with exit_codes():
-        export_dataset(
-            dataset,
-            output,
-            kind,
-            pattern,
+        options = ExportOptions(
+            format=kind,
+            where=where,
             codebooks=codebooks,
+            pattern=pattern,
+            flat=flat,
             shifts=shifts,
+            coarse=coarse,
+            frames=frames,
             first_id=first_id,
-            overrides=overrides or [],
-            display=Display(console),
+            template=template,
+            tokenizer=tokenizer,
+            text_size=text_size,
+            multiple=multiple,
+            without_text=without_text,
         )
+        export(dataset, output, options, overrides or [], Display(console))

@@ -17,8 +17,8 @@ from speechmill.jobs.existing_dataset import (
 from speechmill.pipeline.audio.flac import encode_flac
 from speechmill.pipeline.dataset.checks import check_code_values
 from speechmill.pipeline.dataset.decode import decode_rows
-from speechmill.pipeline.dataset.export import file_names
 from speechmill.pipeline.dataset.layout import readable
+from speechmill.pipeline.dataset.names import file_names
 from speechmill.pipeline.errors import InputError
 from speechmill.pipeline.shards.webdataset import SampleWriter
 from speechmill.pipeline.storage import Storage, join

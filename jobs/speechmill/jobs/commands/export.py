@@ -1,40 +1,91 @@
 """`speechmill export`: a token dataset in the format and the pattern of a trainer."""
 
+from dataclasses import dataclass
+
 from speechmill.jobs.display import Display, require_files
 from speechmill.jobs.existing_dataset import check_codebooks, open_dataset
-from speechmill.pipeline.dataset.export import export_parts
-from speechmill.pipeline.dataset.layout import readable
+from speechmill.pipeline.dataset.export.exporter import DESCRIPTION, Export, export_dataset
+from speechmill.pipeline.dataset.export.formats import FORMATS
+from speechmill.pipeline.dataset.export.ids import Ids, PatternIds, TemplateIds
+from speechmill.pipeline.dataset.layout import TokenDataset, readable
 from speechmill.pipeline.dataset.patterns import make_pattern
-from speechmill.pipeline.errors import InputError
+from speechmill.pipeline.dataset.templates import make_template
+from speechmill.pipeline.dataset.text_tokenizers import load_tokenizer
+from speechmill.pipeline.dataset.where import Where
+from speechmill.pipeline.errors import InputError, check_choice
 from speechmill.pipeline.storage import join
 
 
-def export_dataset(
-    root: str,
-    output: str,
-    kind: str,
-    pattern: str,
-    *,
-    codebooks: int | None,
-    shifts: str,
-    first_id: int,
-    overrides: list[str],
-    display: Display,
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportOptions:
+    """The flags of the command; None for one that was not given."""
+
+    format: str = "parquet"
+    where: str | None = None
+    codebooks: int | None = None
+    pattern: str = "parallel"
+    flat: bool = False
+    shifts: str | None = None
+    coarse: int | None = None
+    frames: int | None = None
+    first_id: int | None = None
+    template: str | None = None
+    tokenizer: str | None = None
+    text_size: int | None = None
+    multiple: int | None = None
+    without_text: str | None = None
+
+
+def export(
+    root: str, output: str, options: ExportOptions, overrides: list[str], display: Display
 ) -> None:
-    """Write the parts that are not there yet; run it again to resume."""
+    """Write the parts that are not there yet or changed; run it again to resume."""
+    check_choice("format", options.format, FORMATS)
     dataset = open_dataset(root, overrides)
+    wanted = _export(dataset, options)
+    output = dataset.storage.absolute(output)
+    parts = rows = 0
+    for record in export_dataset(dataset, output, wanted):
+        display.line(f"{record.part}  {record.rows} utterances")
+        parts, rows = parts + 1, rows + record.rows
+    require_files([join(output, DESCRIPTION)], dataset.storage)
+    display.line(f"{parts} parts of {rows:,} utterances to {output}")
+
+
+def _export(dataset: TokenDataset, options: ExportOptions) -> Export:
     with readable(dataset.root):
         sizes = tuple(int(size) for size in dataset.require_identity()["codebook_sizes"])
-    num_codebooks = check_codebooks(codebooks, len(sizes), "the dataset")
-    settings = {"shifts": _numbers(shifts)} if shifts else {}
-    chosen = make_pattern(pattern, sizes[:num_codebooks], **settings)
-    storage = dataset.storage
-    output = storage.absolute(output)
-    parts = rows = 0
-    for _, count in export_parts(dataset, output, storage, kind, chosen, first_id):
-        parts, rows = parts + 1, rows + count
-    require_files([join(output, "export.json")], storage)
-    display.line(f"{parts} parts of {rows:,} utterances to {output}")
+    codebooks = check_codebooks(options.codebooks, len(sizes), "the dataset")
+    return Export(
+        format=options.format,
+        ids=_ids(sizes[:codebooks], options),
+        codebooks=codebooks,
+        where=Where(options.where) if options.where is not None else None,
+    )
+
+
+def _ids(sizes: tuple[int, ...], options: ExportOptions) -> Ids:
+    shifts = None if options.shifts is None else _numbers(options.shifts)
+    settings = {"shifts": shifts, "coarse": options.coarse, "frames": options.frames}
+    given = {name: value for name, value in settings.items() if value is not None}
+    pattern = make_pattern(options.pattern, sizes, **given)
+    is_sequence = FORMATS[options.format].one_sequence or options.template is not None
+    if options.flat or is_sequence:
+        pattern = pattern.flat()
+    for_templates = ("tokenizer", "text_size", "multiple", "without_text")
+    given = {name: value for name in for_templates if (value := getattr(options, name)) is not None}
+    if options.template is None:
+        if given:
+            raise InputError(f"{_flag(min(given))} is for documents with text: set --template too")
+        return PatternIds(pattern, options.first_id or 0)
+    if options.first_id is not None:
+        raise InputError("--first-id is for exports without a template; set --text-size")
+    tokenizer = load_tokenizer(given.pop("tokenizer")) if "tokenizer" in given else None
+    return TemplateIds(make_template(pattern, options.template, tokenizer=tokenizer, **given))
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def _numbers(text: str) -> tuple[int, ...]:

@@ -94,7 +94,7 @@ def readable(what: str) -> Iterator[None]:
     """Turn what a damaged file of a dataset raises into an `InputError` in one line."""
     try:
         yield
-    except DAMAGE as error:
+    except (*DAMAGE, OSError) as error:  # Arrow raises OSError for a wrong checksum
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise InputError(f"{what} is damaged: {reason}; see `speechmill verify`") from error
 
@@ -311,7 +311,8 @@ class TokenDataset(ShardOutput):
 
     def _footer(self, name: str) -> dict[str, Any]:
         url = self.part_url(name)
-        try:
-            return read_footer(self.storage.read_tail(url, FOOTER_BYTES))
-        except (pa.ArrowInvalid, OSError):  # a footer larger than the tail
-            return read_footer(self.storage.read_bytes(url))
+        with readable(url):
+            try:
+                return read_footer(self.storage.read_tail(url, FOOTER_BYTES))
+            except (pa.ArrowInvalid, OSError):  # a footer larger than the tail
+                return read_footer(self.storage.read_bytes(url))

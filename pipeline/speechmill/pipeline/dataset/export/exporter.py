@@ -15,7 +15,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib.metadata import version
 from itertools import chain
 from typing import Any
 
@@ -30,6 +29,7 @@ from speechmill.pipeline.dataset.where import Where
 from speechmill.pipeline.errors import DatasetConflict, InputError, StorageNotFound, check_choice
 from speechmill.pipeline.storage import Storage, join
 from speechmill.pipeline.tokenize import canary
+from speechmill.pipeline.tokenize.writer import library_versions
 
 VERSION = 2  # of the layout of an export
 DESCRIPTION = "export.json"
@@ -80,13 +80,13 @@ def export_dataset(dataset: TokenDataset, output: str, export: Export) -> Iterat
             continue
         if old:
             folder.remove(old)
-        with readable(dataset.part_url(source.name)):
-            records[stem] = folder.write(source, reader.rows(source), export)
+        records[stem] = folder.write(source, reader.rows(source), export)
         yield records[stem]
     if sources:
         codec = next(iter(sources.values())).codec
+        streams = export.ids.streams and len(export.ids.streams)
         written = [records[stem] for stem in sources]
-        folder.describe(Whole(folder.data, description, codec, written), export)
+        folder.describe(Whole(folder.data, description, codec, streams, written), export)
 
 
 def _description(dataset: TokenDataset, export: Export) -> dict[str, Any]:
@@ -101,7 +101,7 @@ def _description(dataset: TokenDataset, export: Export) -> dict[str, Any]:
         "num_codebooks": export.codebooks,
         "ids": export.ids.description(),
         "where": export.where.text if export.where else None,
-        _LIBRARIES: {name: version(name) for name in ("speechmill", "pyarrow", "numpy")},
+        _LIBRARIES: library_versions(),
     }
 
 

@@ -1,4 +1,4 @@
-"""What a format gets: one part of a dataset with a document for each row, and the whole after it."""
+"""What a format gets: a part of a dataset with a document for each row, and then the whole."""
 
 import json
 import re
@@ -103,6 +103,7 @@ class Whole:
     folder: str  # URL of the folder of the parts' files
     description: dict[str, Any]  # of `export.json`
     codec: CodecInfo
+    streams: int | None  # columns of a document; None: documents are sequences of ids
     records: Sequence[Record]
 
 

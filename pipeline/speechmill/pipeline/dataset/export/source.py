@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,14 +17,13 @@ from speechmill.pipeline.dataset.checks import check_code_values, check_identity
 from speechmill.pipeline.dataset.documents import Documents, Utterances, utterances_of
 from speechmill.pipeline.dataset.export.ids import Ids
 from speechmill.pipeline.dataset.export.part import Rows
-from speechmill.pipeline.dataset.layout import TokenDataset, readable
+from speechmill.pipeline.dataset.layout import SCHEMA, TokenDataset, readable
 from speechmill.pipeline.dataset.names import part_stem
 from speechmill.pipeline.dataset.where import Where
 from speechmill.pipeline.errors import DatasetConflict
-from speechmill.pipeline.tokenize.schema import token_schema
+from speechmill.pipeline.tokenize.schema import ROW_SCHEMA, token_schema
 
 _CODES = ("codes", "num_codebooks")
-_COLUMNS = token_schema((2,), version=2).names
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +32,7 @@ class SourcePart:
 
     name: str
     codec: CodecInfo
+    version: int  # of its schema
     digest: str  # changes with the content of the part
 
     @property
@@ -65,8 +65,8 @@ def _source_part(
             )
         sizes = tuple(footer["codec"]["codebook_sizes"])
         codec = CodecInfo(**footer["codec"] | {"codebook_sizes": sizes})
-        digest = xxhash.xxh3_64_hexdigest(json.dumps(footer, sort_keys=True))
-        return SourcePart(name, codec, digest)
+        digest = xxhash.xxh3_64_hexdigest(json.dumps(footer, sort_keys=True).encode())
+        return SourcePart(name, codec, footer[SCHEMA], digest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,27 +83,46 @@ class Reader:
 
         The rows of one recording stay together, because a template may join their documents.
         """
-        data = self.dataset.storage.read_bytes(self.dataset.part_url(part.name))
-        for table in _whole_recordings(self._selected(data, part.codec)):
-            found = utterances_of(table, part.codec.num_codebooks)
-            codes_NK = found.codes_NK[:, : self.codebooks]
-            documents = self.ids.encode(Utterances(codes_NK, found.num_frames_B, table))
-            has_one_B = documents.lengths_B > 0
-            if has_one_B.any():
-                kept = table.drop_columns(list(_CODES)).filter(pa.array(has_one_B))
-                yield Rows(kept, Documents(documents.ids, documents.lengths_B[has_one_B]))
+        for table in _whole_recordings(self._selected(part)):
+            if len(table):
+                found = utterances_of(table, part.codec.num_codebooks)
+                codes_NK = found.codes_NK[:, : self.codebooks]
+                documents = self.ids.encode(Utterances(codes_NK, found.num_frames_B, table))
+                yield from _with_documents(table.drop_columns(list(_CODES)), documents)
 
-    def _selected(self, data: bytes, codec: CodecInfo) -> Iterator[pa.Table]:
+    def _selected(self, part: SourcePart) -> Iterator[pa.Table]:
         """The row groups with the rows that fulfil the condition."""
-        # Metadata stays a dictionary: the rows of one recording share their JSON.
-        file = pq.ParquetFile(
-            io.BytesIO(data), page_checksum_verification=True, read_dictionary=["metadata"]
-        )
+        url = self.dataset.part_url(part.name)
+        data = self.dataset.storage.read_bytes(url)
+        with readable(url):
+            # Metadata stays a dictionary: the rows of one recording share their JSON.
+            file = pq.ParquetFile(
+                io.BytesIO(data), page_checksum_verification=True, read_dictionary=["metadata"]
+            )
         for group in range(file.num_row_groups):
-            table = file.read_row_group(group, _COLUMNS)
-            for _, message in check_code_values(table, codec):
-                raise ValueError(message)
+            with readable(url):
+                table = file.read_row_group(group)
+                _refuse_damage(table, part)
             yield self.where.select(table) if self.where else table
+
+
+def _refuse_damage(table: pa.Table, part: SourcePart) -> None:
+    """Raise unless a table is sound and has the columns and codes of its codec."""
+    table.validate(full=True)
+    wanted = token_schema(part.codec.codebook_sizes, part.version)
+    metadata = wanted.get_field_index("metadata")
+    if not table.schema.equals(wanted.set(metadata, ROW_SCHEMA.field("metadata"))):
+        raise ValueError("the columns are not those of a token dataset of this codec")
+    for _, message in check_code_values(table, part.codec):
+        raise ValueError(message)
+
+
+def _with_documents(table: pa.Table, documents: Documents) -> Iterator[Rows]:
+    """The rows that have a document, if any."""
+    has_one_B = documents.lengths_B > 0
+    if has_one_B.any():
+        kept = table.filter(pa.array(has_one_B))
+        yield Rows(kept, Documents(documents.ids, documents.lengths_B[has_one_B]))
 
 
 def _whole_recordings(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
