@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tokenizers import models, pre_tokenizers, processors, trainers
 
 from speechmill.pipeline.dataset.documents import Utterances
-from speechmill.pipeline.dataset.patterns import Delay, Flatten, Parallel
+from speechmill.pipeline.dataset.patterns import Delay, Flatten
 from speechmill.pipeline.dataset.templates import (
     TEXTS,
     WITHOUT_TEXT,
@@ -19,7 +19,7 @@ from speechmill.pipeline.dataset.templates import (
     template_from,
 )
 from speechmill.pipeline.dataset.text_tokenizers import Bytes, load_tokenizer
-from speechmill.pipeline.dataset.vocabulary import Vocabulary
+from speechmill.pipeline.dataset.vocabulary import SPECIALS, Vocabulary
 from speechmill.pipeline.errors import InputError
 from tests.pipeline.dataset.pattern_examples import frame_counts, patterns, split, utterances
 
@@ -82,7 +82,7 @@ def bpe(tmp_path_factory) -> Path:
 def test_a_document_gives_back_its_text_and_codes(pattern, text, frames, data, multiple):
     given_texts = data.draw(st.lists(texts, min_size=len(frames), max_size=len(frames)))
     read = rows(pattern.sizes, frames, given_texts)
-    template = make_template(pattern.flat(), text, multiple=multiple)
+    template = make_template(pattern, text, multiple=multiple)
     template = template_from(json.loads(json.dumps(template.description())))
     found = template.encode(read)
     documents = split(found.ids, found.lengths_B)
@@ -178,7 +178,6 @@ def test_a_file_that_is_no_tokenizer_is_refused(tmp_path, content):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"pattern": Parallel(SIZES)}, r"rows of 2 streams; take its flat\(\)"),
         ({"text": "behind"}, "text is 'behind'"),
         ({"without_text": "drop"}, "without_text is 'drop'"),
         ({"text": "none", "without_text": "skip"}, "set without_text to keep"),
@@ -200,6 +199,18 @@ def test_a_vocabulary_of_another_pattern_is_refused():
 def test_a_damaged_template_is_refused(change):
     with pytest.raises(InputError):
         template_from({**make_template(Flatten(SIZES), "before").description(), **change})
+
+
+def test_beside_rows_of_streams_text_stands_in_the_first():
+    template = make_template(Delay(SIZES), "before")
+    rows_TC = template.encode(rows(frames=[1], texts=["A"])).ids
+    pad, bos, eos, text, audio, end = (template.vocabulary.special(name) for name in SPECIALS)
+    assert rows_TC[:4].tolist() == [[bos, pad], [text, pad], [65, pad], [audio, pad]]
+    assert rows_TC[6:].tolist() == [[end, pad], [eos, pad]]
+    within = rows_TC[4:6] - np.array(template.vocabulary.first_ids)
+    assert (within[0, 1], within[1, 0]) == (16, 8)  # the padding of the pattern
+    with pytest.raises(InputError, match=r"the template gives \(rows, 2\)"):
+        template.segments_of(rows_TC[:, 0])
 
 
 @pytest.mark.parametrize("ids", ["text after bos", "half a frame", "a code as text"])
