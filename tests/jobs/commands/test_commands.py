@@ -199,7 +199,11 @@ def test_an_export_takes_its_pattern_from_the_command_line(tmp_path, dataset):
     rows = pq.read_table(tmp_path / "lm" / "data").to_pylist()
     assert {len(row["codes_2"]) - row["num_frames"] for row in rows} == {2}
     assert {tuple(row["codes_1"][:2]) for row in rows} == {(1024, 1024)}
-    assert json.loads((tmp_path / "lm" / "export.json").read_text())["delays"] == [0, 2, 2]
+    assert json.loads((tmp_path / "lm" / "export.json").read_text())["pattern"]["shifts"] == [
+        0,
+        2,
+        2,
+    ]
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from speechmill.jobs.display import Display, require_files
 from speechmill.jobs.existing_dataset import check_codebooks, open_dataset
 from speechmill.pipeline.dataset.export import export_parts
 from speechmill.pipeline.dataset.layout import readable
-from speechmill.pipeline.dataset.patterns import Pattern
+from speechmill.pipeline.dataset.patterns import make_pattern
 from speechmill.pipeline.errors import InputError
 from speechmill.pipeline.storage import join
 
@@ -26,11 +26,12 @@ def export_dataset(
     with readable(dataset.root):
         sizes = tuple(int(size) for size in dataset.require_identity()["codebook_sizes"])
     num_codebooks = check_codebooks(codebooks, len(sizes), "the dataset")
-    chosen = Pattern(pattern, sizes[:num_codebooks], _numbers(shifts), first_id)
+    settings = {"shifts": _numbers(shifts)} if shifts else {}
+    chosen = make_pattern(pattern, sizes[:num_codebooks], **settings)
     storage = dataset.storage
     output = storage.absolute(output)
     parts = rows = 0
-    for _, count in export_parts(dataset, output, storage, kind, chosen):
+    for _, count in export_parts(dataset, output, storage, kind, chosen, first_id):
         parts, rows = parts + 1, rows + count
     require_files([join(output, "export.json")], storage)
     display.line(f"{parts} parts of {rows:,} utterances to {output}")

@@ -36,10 +36,13 @@ class Documents:
 class Encoder(Protocol):
     """Turns rows into documents: a pattern with its vocabulary, or a template with text."""
 
-    columns: tuple[str, ...]  # of the dataset that it needs beside the codes, such as `text`
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """What it needs of the dataset beside the codes, such as `text`."""
+        ...
 
     def encode(self, utterances: Utterances) -> Documents:
-        """One document for each row, in their order."""
+        """One document for each row, in their order; of length 0 for a row that gives none."""
         ...
 
 

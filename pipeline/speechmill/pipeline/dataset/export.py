@@ -11,8 +11,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from speechmill.pipeline.dataset.documents import Codes
 from speechmill.pipeline.dataset.layout import TokenDataset, readable
-from speechmill.pipeline.dataset.patterns import VERSION, Codes, Pattern
+from speechmill.pipeline.dataset.patterns import Pattern
 from speechmill.pipeline.errors import InputError, check_choice
 from speechmill.pipeline.paths import safe_names
 from speechmill.pipeline.storage import Storage, join
@@ -30,38 +31,38 @@ def export_parts(
     storage: Storage,
     kind: str,
     pattern: Pattern,
+    first_id: int = 0,
 ) -> Iterator[tuple[str, int]]:
     """Write the missing parts below `data/`; yield the name of each one and its number of rows.
 
     `export.json` describes the ids; another export into the same folder is refused.
     """
     check_choice("format", kind, FORMATS)
-    _claim(output, storage, _description(dataset.require_identity(), kind, pattern))
+    pattern = pattern.flat() if kind == "megatron" else pattern
+    first_id = first_id if pattern.streams is None else 0
+    _claim(output, storage, _description(dataset.require_identity(), kind, pattern, first_id))
     done = {info.url.rpartition("/")[2] for info in storage.list_files(join(output, "done"))}
     for name in sorted(dataset.parts()):
         if name in done:
             continue
         table = dataset.read_columns(name, [*_KEPT, "codes", "num_codebooks"])
         with readable(dataset.part_url(name)):
-            for file, data in FORMATS[kind](name, table, pattern):
+            for file, data in FORMATS[kind](name, table, pattern, first_id):
                 storage.put(join(output, "data", file), data)
         storage.put(join(output, "done", name), b"")
         yield name, len(table)
 
 
-def _description(identity: dict[str, Any], kind: str, pattern: Pattern) -> dict[str, Any]:
+def _description(
+    identity: dict[str, Any], kind: str, pattern: Pattern, first_id: int
+) -> dict[str, Any]:
     """All facts needed to turn the ids back into codes."""
     facts = {name: identity[name] for name in ("codec", "revision", "trained", "frame_rate")}
     return facts | {
         "format": kind,
-        "pattern": pattern.name,
-        "pattern_version": VERSION,
-        "num_codebooks": len(pattern.sizes),
-        "codebook_sizes": list(pattern.sizes),
-        "delays": list(pattern.delays),
-        "padding": "the size of the codebook" if pattern.name == "delay" else None,
-        "first_ids": pattern.bases[:-1].tolist() if _is_flat(kind, pattern) else None,
-        "num_ids": int(pattern.bases[-1]) if _is_flat(kind, pattern) else None,
+        "pattern": pattern.description(),
+        "first_id": first_id,
+        "num_ids": first_id + pattern.num_ids,
     }
 
 
@@ -79,19 +80,17 @@ def _claim(output: str, storage: Storage, wanted: dict[str, Any]) -> None:
     storage.put(url, (json.dumps(wanted, indent=2) + "\n").encode())
 
 
-def _is_flat(kind: str, pattern: Pattern) -> bool:
-    return kind == "megatron" or pattern.name == "flatten"
-
-
-def _parquet(name: str, table: pa.Table, pattern: Pattern) -> Iterator[tuple[str, bytes]]:
+def _parquet(
+    name: str, table: pa.Table, pattern: Pattern, first_id: int
+) -> Iterator[tuple[str, bytes]]:
     """A column `input_ids`, or a column of codes for each codebook."""
     columns = {column: table[column] for column in _KEPT if column in table.column_names}
     codes = list(codes_of(table, len(pattern.sizes)))
-    if pattern.name == "flatten":
-        ids = [pattern.flat(codes_FK) for codes_FK in codes]
+    if pattern.streams is None:
+        ids = [pattern.encode(codes_FK) + first_id for codes_FK in codes]
         columns["input_ids"] = pa.array(ids, type=pa.list_(pa.int32()))
     else:
-        rows = [pattern.rows(codes_FK) for codes_FK in codes]
+        rows = [pattern.encode(codes_FK) for codes_FK in codes]
         for book in range(len(pattern.sizes)):
             kind = pa.uint16() if pattern.sizes[book] < 2**16 else pa.uint32()
             columns[f"codes_{book}"] = pa.array([r[:, book] for r in rows], type=pa.list_(kind))
@@ -100,9 +99,12 @@ def _parquet(name: str, table: pa.Table, pattern: Pattern) -> Iterator[tuple[str
     yield f"{name}.parquet", sink.getvalue()
 
 
-def _megatron(name: str, table: pa.Table, pattern: Pattern) -> Iterator[tuple[str, bytes]]:
-    ids = [pattern.flat(codes_FK) for codes_FK in codes_of(table, len(pattern.sizes))]
-    data, index = _indexed_dataset(ids, int(pattern.bases[-1]))
+def _megatron(
+    name: str, table: pa.Table, pattern: Pattern, first_id: int
+) -> Iterator[tuple[str, bytes]]:
+    codes = codes_of(table, len(pattern.sizes))
+    ids = [pattern.encode(codes_FK) + first_id for codes_FK in codes]
+    data, index = _indexed_dataset(ids, first_id + pattern.num_ids)
     yield f"{name}.bin", data
     yield f"{name}.idx", index
 
@@ -132,18 +134,20 @@ def file_names(table: pa.Table, suffix: str) -> list[str]:
     return safe_names((row_name(*place) for place in places), suffix)
 
 
-def _npy(name: str, table: pa.Table, pattern: Pattern) -> Iterator[tuple[str, bytes]]:
+def _npy(
+    name: str, table: pa.Table, pattern: Pattern, first_id: int
+) -> Iterator[tuple[str, bytes]]:
     """One file for each utterance, of shape (K, T), or (T,) for flat ids."""
     codes = codes_of(table, len(pattern.sizes))
     for file, codes_FK in zip(file_names(table, ".npy"), codes, strict=True):
-        flat = pattern.name == "flatten"
-        array = pattern.flat(codes_FK) if flat else pattern.rows(codes_FK).T
+        ids = pattern.encode(codes_FK)
+        array = ids + first_id if pattern.streams is None else ids.T
         sink = io.BytesIO()
         np.save(sink, np.ascontiguousarray(array, dtype=np.int32))
         yield f"{name}/{file}.npy", sink.getvalue()
 
 
-FORMATS: dict[str, Callable[[str, pa.Table, Pattern], Iterator[tuple[str, bytes]]]] = {
+FORMATS: dict[str, Callable[[str, pa.Table, Pattern, int], Iterator[tuple[str, bytes]]]] = {
     "parquet": _parquet,
     "megatron": _megatron,
     "npy": _npy,

@@ -1,74 +1,430 @@
-"""Patterns of codes for language models, applied and undone.
+"""Patterns: where each code of an utterance stands in what a language model reads, and back.
 
 A dataset stores codes un-delayed and un-offset. A pattern must be applied once: a reader that
 applies it a second time gets noise.
 
-    parallel   row t is frame t
-    delay      codebook k comes `shifts[k]` rows later (MusicGen, section 2.2); rows without a
-               frame hold the padding code, which is the size of the codebook
-    flatten    one sequence, frame after frame; every codebook has its own range of ids
+    flatten          one sequence, frame after frame
+    codebook-major   one sequence, codebook after codebook
+    coarse-fine      one sequence: the coarse codebooks of all frames, then the fine ones
+    semantic         one sequence of the first codebook
+    parallel         rows of one frame each
+    delay            rows in which codebook k comes `shifts[k]` rows late
+    groups           rows of several frames each
+
+Rows have a column for each stream, for models with a head for each codebook. A sequence has ids,
+with a range for each codebook; `flat` makes one of rows. Where a row has no code it has padding,
+which is the size of the codebook.
+
+The core of each pattern is `_place`, which says in which cell the code of a frame and a codebook
+stands. `encode` writes there, and `decode` reads there.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, fields, replace
 from itertools import accumulate
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
+from speechmill.pipeline.dataset.documents import Codes, Documents
 from speechmill.pipeline.errors import InputError, check_choice
 
-VERSION = 1
-NAMES = ("flatten", "delay", "parallel")
+Numbers = npt.NDArray[np.int64]
 
-Codes = npt.NDArray[Any]
+_LARGEST = 10_000  # shift or group; a larger one is a mistake that fills the memory
+
+
+def first_ids(sizes: Sequence[int], *, pads: bool) -> list[int]:
+    """The id of code 0 of each codebook, then the number of all ids."""
+    return list(accumulate((size + pads for size in sizes), initial=0))
+
+
+def is_int(value: Any, least: int, most: int = 2**31) -> bool:
+    """Whether a setting is a whole number in a range; JSON and YAML give others."""
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
 
 
 @dataclass(frozen=True, slots=True)
 class Pattern:
-    """A pattern for codebooks of these sizes."""
+    """A pattern for codebooks of these sizes; it takes arrays of int, and gives int32."""
 
-    name: str
     sizes: tuple[int, ...]
-    shifts: tuple[int, ...] = ()  # of each codebook, for delay; default 0, 1, 2, …
-    first_id: int = 0  # the lowest flat id, for instance the size of a text vocabulary
+
+    name: ClassVar[str]
+    version: ClassVar[int] = 1  # changes with what `encode` gives
+    pads: ClassVar[bool] = False
+    in_order: ClassVar[bool] = False  # codes come as they are stored, and without padding
 
     def __post_init__(self) -> None:
-        check_choice("pattern", self.name, NAMES)
-        if self.shifts and (len(self.shifts) != len(self.sizes) or min(self.shifts) < 0):
-            raise InputError(f"shifts {self.shifts} are not {len(self.sizes)} numbers from 0 up")
+        if not 1 <= len(self.sizes) <= 255 or not all(is_int(size, 1) for size in self.sizes):
+            raise InputError(
+                f"codebook sizes are {list(self.sizes)}; give 1 to 255 numbers from 1 up"
+            )
+        if first_ids(self.sizes, pads=True)[-1] >= 2**31:
+            raise InputError(f"codebooks of {list(self.sizes)} codes need ids of over 31 bits")
+        self._check()
 
     @property
-    def delays(self) -> tuple[int, ...]:
-        """The delay of each codebook in rows."""
-        if self.name != "delay":
-            return (0,) * len(self.sizes)
-        return self.shifts or tuple(range(len(self.sizes)))
+    def streams(self) -> tuple[int, ...] | None:
+        """The codebook of each column of the rows; None if this gives a sequence of ids."""
+        return None
 
     @property
-    def bases(self) -> npt.NDArray[np.int64]:
-        """The flat id of code 0 of each codebook, then the first id after all of them."""
-        padding = int(self.name == "delay")
-        return np.array(list(accumulate((n + padding for n in self.sizes), initial=self.first_id)))
+    def kept_sizes(self) -> tuple[int, ...]:
+        """The sizes of the codebooks that the model sees."""
+        return self.sizes
 
-    def rows(self, codes_FK: Codes) -> Codes:
-        """Arrange codes_FK as rows of shape (F + longest delay, K)."""
-        num_frames, longest = len(codes_FK), max(self.delays)
-        rows_TK = np.tile(np.array(self.sizes, dtype=np.int64), (num_frames + longest, 1))
-        for book, delay in enumerate(self.delays):
-            rows_TK[delay : delay + num_frames, book] = codes_FK[:, book]
-        return rows_TK
+    @property
+    def first_ids(self) -> list[int]:
+        """The id of code 0 of each codebook; 0 in rows, where each has a stream of its own."""
+        if self.streams is not None:
+            return [0] * len(self.kept_sizes)
+        return first_ids(self.kept_sizes, pads=self.pads)[:-1]
 
-    def frames(self, rows_TK: Codes) -> Codes:
-        """Undo `rows`."""
-        num_frames = len(rows_TK) - max(self.delays)
-        columns = [rows_TK[d : d + num_frames, k] for k, d in enumerate(self.delays)]
-        return np.stack(columns, axis=1)
+    @property
+    def num_ids(self) -> int:
+        """The number of ids of the sequences, or of the stream that has the most."""
+        if self.streams is not None:
+            return max(self.kept_sizes) + self.pads
+        return first_ids(self.kept_sizes, pads=self.pads)[-1]
 
-    def flat(self, codes_FK: Codes) -> Codes:
-        """The rows one after the other, as ids with a range for each codebook."""
-        return (self.rows(codes_FK) + self.bases[:-1]).reshape(-1)
+    def flat(self) -> "Pattern":
+        """This pattern as one sequence of ids: its rows one after the other."""
+        return self
 
-    def unflat(self, ids_N: Codes) -> Codes:
-        """Undo `flat`."""
-        return self.frames(ids_N.reshape(-1, len(self.sizes)).astype(np.int64) - self.bases[:-1])
+    def lengths(self, num_frames_B: Numbers) -> Numbers:
+        """The number of ids, or of rows, of utterances of so many frames."""
+        return self._num_rows(num_frames_B) * (self._width if self.streams is None else 1)
+
+    def encode(self, codes_FK: Codes) -> Codes:
+        """Arrange the codes of an utterance as (ids,) or (rows, streams)."""
+        codes_FK = np.asarray(codes_FK)
+        return self.encode_batch(codes_FK, np.array([len(codes_FK)])).ids
+
+    def encode_batch(self, codes_NK: Codes, num_frames_B: Numbers) -> Documents:
+        """Arrange the codes of many utterances, which come one after the other."""
+        self._require_codes(codes_NK, num_frames_B)
+        kept_NK = codes_NK[:, : len(self.kept_sizes)]
+        first_K = np.array(self.first_ids, dtype=np.int32)
+        if self.in_order:
+            cells = np.add(kept_NK, first_K, dtype=np.int32, casting="unsafe").reshape(-1)
+        else:
+            cells = np.tile(self._empty_row(), int(self._num_rows(num_frames_B).sum()))
+            for book, place_N in enumerate(self._places(num_frames_B)):
+                cells[place_N] = kept_NK[:, book].astype(np.int32) + first_K[book]
+        return Documents(self._shaped(cells), self.lengths(num_frames_B))
+
+    def decode(self, array: Codes) -> Codes:
+        """Undo `encode`: codes_FK of the codebooks that the pattern keeps.
+
+        Raises `InputError` if the array is not an output of this pattern.
+        """
+        cells = self._require_cells(np.asarray(array))
+        num_frames_B = np.array([self._num_frames(cells)])
+        if num_frames_B[0] < 0 or self._num_rows(num_frames_B)[0] * self._width != len(cells):
+            raise InputError(
+                f"{len(array)} {self._unit} are not an output of {self.name}: it gives "
+                f"{self._lengths}"
+            )
+        books = zip(self._places(num_frames_B), self.first_ids, strict=True)
+        codes_FK = np.stack([cells[place_F] - first for place_F, first in books], axis=1)
+        self._require_output(codes_FK, cells)
+        return codes_FK.astype(np.int32)
+
+    def codebooks(self, num_frames: int) -> Codes:
+        """The codebook of each id of an utterance, in the shape that `encode` gives."""
+        num_frames_B = np.array([num_frames])
+        found = np.tile(np.array(self._columns), int(self._num_rows(num_frames_B)[0]))
+        for book, place_F in enumerate(self._places(num_frames_B)):
+            found[place_F] = book
+        return self._shaped(found)
+
+    def description(self) -> dict[str, Any]:
+        """All that `pattern_from` needs, as plain JSON."""
+        settings = {name: getattr(self, name) for name in self.settings()}
+        return {
+            "name": self.name,
+            "version": self.version,
+            "codebook_sizes": list(self.sizes),
+            **{k: list(v) if isinstance(v, tuple) else v for k, v in settings.items()},
+        }
+
+    @classmethod
+    def settings(cls) -> list[str]:
+        """The names of what can be set beside the sizes of the codebooks."""
+        return [each.name for each in fields(cls) if each.name != "sizes"]
+
+    def _num_rows(self, num_frames_B: Numbers) -> Numbers:
+        return num_frames_B * len(self.kept_sizes) // self._width
+
+    def _place(self, frame_N: Numbers, num_frames_N: Numbers, book: int) -> Numbers:
+        """The cells for the codes of a codebook, counted row after row in each utterance."""
+        return frame_N * len(self.kept_sizes) + book
+
+    def _num_frames(self, cells: Numbers) -> int:
+        """Undo `_num_rows`, if the cells are an output of this pattern."""
+        return len(cells) // len(self.kept_sizes)
+
+    def _check(self) -> None:
+        """Raise `InputError` if the settings do not fit the codebooks."""
+
+    @property
+    def _lengths(self) -> str:
+        """What lengths an output has, for messages."""
+        return f"a multiple of {len(self.kept_sizes)}, whole frames"
+
+    @property
+    def _unit(self) -> str:
+        return "ids" if self.streams is None else "rows"
+
+    @property
+    def _columns(self) -> tuple[int, ...]:
+        """The codebook of each column of the rows; one column if the codebooks take turns."""
+        return (0,)
+
+    @property
+    def _width(self) -> int:
+        return len(self._columns)
+
+    def _shaped(self, cells: Codes) -> Codes:
+        return cells if self.streams is None else cells.reshape(-1, self._width)
+
+    def _empty_row(self) -> Codes:
+        padding = [n + first for n, first in zip(self.kept_sizes, self.first_ids, strict=True)]
+        return np.array([padding[book] for book in self._columns], dtype=np.int32)
+
+    def _places(self, num_frames_B: Numbers) -> Iterator[Numbers]:
+        """The cells for the codes of each codebook, counted through all utterances."""
+        cells_B = self._num_rows(num_frames_B) * self._width
+        first_cell_N = np.repeat(np.cumsum(cells_B) - cells_B, num_frames_B)
+        first_frame_N = np.repeat(np.cumsum(num_frames_B) - num_frames_B, num_frames_B)
+        frame_N = np.arange(len(first_frame_N)) - first_frame_N
+        num_frames_N = np.repeat(num_frames_B, num_frames_B)
+        for book in range(len(self.kept_sizes)):
+            yield first_cell_N + self._place(frame_N, num_frames_N, book)
+
+    def _require_codes(self, codes_NK: Codes, num_frames_B: Numbers) -> None:
+        if codes_NK.ndim != 2 or codes_NK.shape[1] != len(self.sizes):
+            raise InputError(
+                f"codes of shape {codes_NK.shape} do not fit {self.name}, which was made for "
+                f"{len(self.sizes)} codebooks: make it for the codebooks of the dataset"
+            )
+        if codes_NK.dtype.kind not in "iu":
+            raise InputError(f"codes are {codes_NK.dtype}; give whole numbers")
+        if num_frames_B.sum() != len(codes_NK):
+            raise InputError(f"{len(codes_NK)} frames of codes are not {num_frames_B.sum()}")
+        if codes_NK.size and (codes_NK.min() < 0 or codes_NK.max() >= min(self.sizes)):
+            self._require_legal(codes_NK)
+
+    def _require_legal(self, codes_NK: Codes) -> None:
+        wrong_NK = (codes_NK < 0) | (codes_NK >= np.array(self.sizes))
+        if wrong_NK.any():
+            frame, book = (int(at) for at in np.argwhere(wrong_NK)[0])
+            raise InputError(
+                f"code {codes_NK[frame, book]} of codebook {book} in frame {frame} is not in "
+                f"0..{self.sizes[book] - 1}: see `speechmill verify`"
+            )
+
+    def _require_cells(self, array: Codes) -> Numbers:
+        shape = (array.size,) if self.streams is None else (array.size // self._width, self._width)
+        if array.dtype.kind not in "iu" or array.shape != shape:
+            raise InputError(
+                f"an array of {array.dtype} and shape {array.shape} is not an output of "
+                f"{self.name}; give whole numbers of shape {shape}"
+            )
+        return array.reshape(-1).astype(np.int64)
+
+    def _require_output(self, codes_FK: Numbers, cells: Numbers) -> None:
+        """Raise unless these codes give these cells, with padding where it belongs."""
+        legal_FK = np.zeros((len(codes_FK), len(self.sizes)), dtype=np.int64)
+        legal_FK[:, : codes_FK.shape[1]] = codes_FK.clip(0, np.array(self.kept_sizes) - 1)
+        wrong = np.flatnonzero(self.encode(legal_FK).reshape(-1) != cells)
+        if len(wrong):
+            at = wrong[0] if self.streams is None else divmod(int(wrong[0]), self._width)
+            raise InputError(
+                f"{cells[wrong[0]]} at {at} is not an output of {self.name}; take the pattern "
+                "that made the array"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Flatten(Pattern):
+    """Frame after frame (MusicGen, section 2.2: flattening)."""
+
+    name: ClassVar[str] = "flatten"
+    in_order: ClassVar[bool] = True
+
+
+@dataclass(frozen=True, slots=True)
+class CodebookMajor(Pattern):
+    """All frames of the first codebook, then all of the second, and so on.
+
+    VALL-E predicts in this order (section 4.2): the first codebook autoregressively, then each of
+    the others given those before it.
+    """
+
+    name: ClassVar[str] = "codebook-major"
+
+    def _place(self, frame_N: Numbers, num_frames_N: Numbers, book: int) -> Numbers:
+        return book * num_frames_N + frame_N
+
+
+@dataclass(frozen=True, slots=True)
+class CoarseFine(Pattern):
+    """The coarse codebooks frame after frame, then the fine ones (AudioLM, section III)."""
+
+    coarse: int = field(default=1, kw_only=True)  # how many codebooks, the first ones
+
+    name: ClassVar[str] = "coarse-fine"
+
+    def _check(self) -> None:
+        if not is_int(self.coarse, 1, len(self.sizes) - 1):
+            raise InputError(
+                f"coarse is {self.coarse!r} of {len(self.sizes)} codebooks; coarse-fine needs at "
+                "least one coarse and one fine"
+            )
+
+    def _place(self, frame_N: Numbers, num_frames_N: Numbers, book: int) -> Numbers:
+        if book < self.coarse:
+            return frame_N * self.coarse + book
+        fine = len(self.sizes) - self.coarse
+        return num_frames_N * self.coarse + frame_N * fine + (book - self.coarse)
+
+
+@dataclass(frozen=True, slots=True)
+class Semantic(Pattern):
+    """The first codebook, the semantic one; `decode` gives codes_F1."""
+
+    name: ClassVar[str] = "semantic"
+    in_order: ClassVar[bool] = True
+
+    @property
+    def kept_sizes(self) -> tuple[int, ...]:
+        return self.sizes[:1]
+
+
+@dataclass(frozen=True, slots=True)
+class Rows(Pattern):
+    """A pattern of rows with a column for each stream."""
+
+    flattened: bool = field(default=False, kw_only=True)  # one row after the other, as ids
+
+    @property
+    def streams(self) -> tuple[int, ...] | None:
+        return None if self.flattened else self._columns
+
+    def flat(self) -> Pattern:
+        return replace(self, flattened=True)
+
+    def _check(self) -> None:
+        if not isinstance(self.flattened, bool):
+            raise InputError(f"flattened is {self.flattened!r}; give true or false")
+
+    @property
+    def _columns(self) -> tuple[int, ...]:
+        return tuple(range(len(self.sizes)))
+
+
+@dataclass(frozen=True, slots=True)
+class Parallel(Rows):
+    """Row t is frame t (MusicGen, section 2.2: parallel)."""
+
+    name: ClassVar[str] = "parallel"
+    in_order: ClassVar[bool] = True
+
+
+@dataclass(frozen=True, slots=True)
+class Delay(Rows):
+    """Codebook k comes `shifts[k]` rows late (MusicGen, section 2.2: delay)."""
+
+    shifts: tuple[int, ...] = field(default=(), kw_only=True)  # default 0, 1, 2, …
+
+    name: ClassVar[str] = "delay"
+    pads: ClassVar[bool] = True
+
+    def _check(self) -> None:
+        Rows._check(self)
+        right = len(self.shifts) in (0, len(self.sizes))
+        if not right or not all(is_int(shift, 0, _LARGEST) for shift in self.shifts):
+            raise InputError(
+                f"shifts {list(self.shifts)} are not {len(self.sizes)} numbers in 0..{_LARGEST}, "
+                "one for each codebook"
+            )
+        object.__setattr__(self, "shifts", self.shifts or tuple(range(len(self.sizes))))
+
+    def _num_rows(self, num_frames_B: Numbers) -> Numbers:
+        return num_frames_B + max(self.shifts)
+
+    def _place(self, frame_N: Numbers, num_frames_N: Numbers, book: int) -> Numbers:
+        return (frame_N + self.shifts[book]) * len(self.sizes) + book
+
+    def _num_frames(self, cells: Numbers) -> int:
+        return len(cells) // len(self.sizes) - max(self.shifts)
+
+    @property
+    def _lengths(self) -> str:
+        return f"rows of {len(self.sizes)} codebooks, at least {max(self.shifts)} of them"
+
+
+@dataclass(frozen=True, slots=True)
+class Groups(Rows):
+    """Rows of several frames, one after the other, as VALL-E 2 groups codes; the last is padded."""
+
+    frames: int = field(default=2, kw_only=True)  # of a row
+
+    name: ClassVar[str] = "groups"
+    pads: ClassVar[bool] = True
+
+    def _check(self) -> None:
+        Rows._check(self)
+        if not is_int(self.frames, 1, _LARGEST):
+            raise InputError(f"frames is {self.frames!r}; a group has 1 to {_LARGEST} frames")
+
+    @property
+    def _columns(self) -> tuple[int, ...]:
+        return tuple(range(len(self.sizes))) * self.frames
+
+    def _num_rows(self, num_frames_B: Numbers) -> Numbers:
+        return -(-num_frames_B // self.frames)
+
+    def _num_frames(self, cells: Numbers) -> int:
+        return int(np.count_nonzero(cells[:: len(self.sizes)] != self._empty_row()[0]))
+
+    @property
+    def _lengths(self) -> str:
+        return f"groups of {self.frames} frames of {len(self.sizes)} codes, only the last padded"
+
+
+PATTERNS: dict[str, type[Pattern]] = {
+    kind.name: kind
+    for kind in (Flatten, CodebookMajor, CoarseFine, Semantic, Parallel, Delay, Groups)
+}
+
+
+def make_pattern(name: str, sizes: Sequence[int], **settings: Any) -> Pattern:
+    """The pattern of this name; raises `InputError` for a setting that it does not have."""
+    check_choice("pattern", name, PATTERNS)
+    known = PATTERNS[name].settings()
+    for setting in settings:
+        if setting not in known:
+            others = f"; it has {', '.join(known)}" if known else ", nor any other setting"
+            raise InputError(f"the pattern {name} has no {setting}{others}")
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
+    return PATTERNS[name](tuple(sizes), **values)
+
+
+def pattern_from(description: dict[str, Any]) -> Pattern:
+    """The pattern of a `description()`, as an export or a model states it."""
+    facts = dict(description)
+    try:
+        name, version, sizes = (facts.pop(k) for k in ("name", "version", "codebook_sizes"))
+        check_choice("pattern", name, PATTERNS)
+        if version != PATTERNS[name].version:
+            raise InputError(
+                f"the pattern {name} is of version {version!r}; this version of speechmill knows "
+                f"{PATTERNS[name].version}; install the one that wrote it"
+            )
+        return make_pattern(name, sizes, **facts)
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{description} is not the description of a pattern: {error!r}") from error
