@@ -57,6 +57,9 @@ class PatternEncoder:
     def encode(self, utterances: Utterances) -> Documents:
         return self.pattern.encode_batch(utterances.codes_NK, utterances.num_frames_B)
 
+    def description(self) -> dict[str, Any]:
+        return self.pattern.description()
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Template:

@@ -54,14 +54,19 @@ class Split:
         return counted(positions, first, last)
 
 
-def split_here(rank: int | None, world_size: int | None) -> Split:
-    """The consumer that this process is; ranks are by default those of torch.distributed."""
-    if (rank is None) != (world_size is None):
+def ranks_here(rank: int | None, world_size: int | None) -> tuple[int, int]:
+    """The rank and the number of ranks, by default those of torch.distributed."""
+    if rank is not None and world_size is not None:
+        return rank, world_size
+    if rank is not None or world_size is not None:
         raise InputError(f"rank is {rank} and world_size {world_size}; set both or neither")
-    if rank is None or world_size is None:
-        rank, world_size = 0, 1
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            rank, world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    return 0, 1
+
+
+def split_here(rank: int, world_size: int) -> Split:
+    """The consumer that this process is: the rank itself, or a worker of its DataLoader."""
     worker = get_worker_info()
     if worker is None:
         return Split(rank, world_size)

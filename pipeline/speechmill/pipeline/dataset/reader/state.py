@@ -6,7 +6,7 @@ positions were given out, for any number of consumers.
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -184,13 +184,11 @@ def _merged(states: list[ReaderState], source: int, rows: int) -> Base:
     """What was given out of a dataset by all."""
     base = states[0].bases[source]
     last = max(max(state.places[source].epoch for state in states), *base.taken, base.epoch)
-    taken = {
-        epoch: _given_out(states, source, epoch, rows) for epoch in range(base.epoch, last + 1)
-    }
     first = min(state.places[source].epoch for state in states)
+    taken = {epoch: _given_out(states, source, epoch, rows) for epoch in range(first, last + 1)}
     while first <= last and taken[first].rows == [(0, rows)]:
         first += 1
-    return Base(first, {epoch: each for epoch, each in taken.items() if epoch >= first})
+    return Base(first, {e: each for e, each in taken.items() if e >= first and each != Taken()})
 
 
 def _given_out(states: list[ReaderState], source: int, epoch: int, rows: int) -> Taken:
@@ -209,38 +207,38 @@ def _given_out(states: list[ReaderState], source: int, epoch: int, rows: int) ->
     return Taken(done, left)
 
 
-def refuse_other(
-    saved: Mapping[str, Any], own: Mapping[str, Any], theirs: str, ours: str
-) -> None:
+def refuse_other(saved: Mapping[str, Any], own: Mapping[str, Any], theirs: str, ours: str) -> None:
     """Raise `InputError` with the first difference between two identities of readers."""
     for name in own:
-        if name == "datasets":
-            _refuse_other_datasets(saved.get(name, []), own[name], theirs, ours)
-        elif saved.get(name) != own[name]:
+        different = _difference(name, saved.get(name), own[name])
+        if different and name == "datasets":
             raise InputError(
-                f"{theirs} is of {name} = {saved.get(name)!r}, {ours} has {own[name]!r}; set "
-                f"{name} as it was, or start without the state"
+                f"{theirs} is of {_described(saved[name])}, {ours} has {_described(own[name])}; "
+                "the order of an epoch depends on them: name the parts of then by parts=, or begin "
+                "an epoch without the state"
+            )
+        if different:
+            path, old, new = different
+            raise InputError(
+                f"{theirs} is of {path} = {old!r}, {ours} has {new!r}; set {name} as it was, or "
+                "begin an epoch without the state"
             )
 
 
-def _refuse_other_datasets(
-    saved: Sequence[Mapping[str, Any]], own: Sequence[Mapping[str, Any]], theirs: str, ours: str
-) -> None:
-    if len(saved) != len(own):
-        raise InputError(f"{theirs} is of {len(saved)} datasets, {ours} has {len(own)}")
-    describe: Callable[[Mapping[str, Any]], str] = lambda facts: (
-        f"{facts.get('parts')} parts with {facts.get('rows')} rows"
+def _difference(path: str, old: Any, new: Any) -> tuple[str, Any, Any] | None:
+    """The innermost path of the first difference, with both values."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        for name in {**old, **new}:
+            if found := _difference(f"{path}.{name}", old.get(name), new.get(name)):
+                return found
+        return None
+    return None if old == new else (path, old, new)
+
+
+def _described(datasets: Sequence[Mapping[str, Any]]) -> str:
+    """The datasets in few words, which differ if the datasets do."""
+    return ", ".join(
+        f"{facts['rows']} rows in {facts['parts']} parts ({facts['digest']}) of {facts['codec']} "
+        f"{facts['revision']}"
+        for facts in datasets
     )
-    for number, (old, new) in enumerate(zip(saved, own, strict=True)):
-        for name in ("codec", "revision"):
-            if old.get(name) != new[name]:
-                raise InputError(
-                    f"{theirs} is of a dataset of {name} {old.get(name)!r}, dataset {number} of "
-                    f"{ours} is of {new[name]!r}"
-                )
-        if old.get("digest") != new["digest"]:
-            raise InputError(
-                f"{theirs} is of a dataset of {describe(old)}, dataset {number} of {ours} has "
-                f"{describe(new)}, and not the same ones; the order of an epoch depends on them: "
-                "name those of then by parts=, or begin an epoch without the state"
-            )
