@@ -11,7 +11,7 @@ from typing import Any
 
 from speechmill.pipeline.errors import InputError
 
-_COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
+COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
     ast.Eq: operator.eq,
     ast.NotEq: operator.ne,
     ast.Lt: operator.lt,
@@ -40,12 +40,12 @@ class Expression:
     """
 
     def __init__(self, text: str, setting: str):
-        self.text = text
+        self.text, self._setting = text, setting
         try:
-            self._tree = ast.parse(text.strip(), mode="eval").body
+            self.tree = ast.parse(text.strip(), mode="eval").body
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
             raise InputError(f"{setting} is {text!r}: {error}") from error
-        nodes = list(ast.walk(self._tree))
+        nodes = list(ast.walk(self.tree))
         if len(nodes) > _MOST_NODES:
             raise InputError(f"{setting} has {len(nodes)} parts; at most {_MOST_NODES} are allowed")
         for node in nodes:
@@ -57,7 +57,22 @@ class Expression:
 
     def __call__(self, fields: Any) -> bool:
         """Whether it is true for parsed JSON; raises `TypeError` or the like if types clash."""
-        return bool(_value(self._tree, fields))
+        return bool(_value(self.tree, fields))
+
+    @property
+    def names(self) -> list[str]:
+        """The names at the roots of its values, in alphabetical order."""
+        nodes = list(ast.walk(self.tree))
+        functions = {id(node.func) for node in nodes if isinstance(node, ast.Call)}
+        names = (node for node in nodes if isinstance(node, ast.Name))
+        return sorted({node.id for node in names if id(node) not in functions})
+
+    def conjuncts(self) -> "list[Expression]":
+        """The conditions that `and` joins, or only this one."""
+        match self.tree:
+            case ast.BoolOp(op=ast.And(), values=values):
+                return [Expression(ast.unparse(value), self._setting) for value in values]
+        return [self]
 
 
 def _is_allowed(node: ast.AST) -> bool:
@@ -108,7 +123,7 @@ def _compare(node: ast.Compare, fields: Any) -> bool:
     left = _value(node.left, fields)
     for operation, side in zip(node.ops, node.comparators, strict=True):
         right = _value(side, fields)
-        if not _COMPARISONS[type(operation)](left, right):
+        if not COMPARISONS[type(operation)](left, right):
             return False
         left = right
     return True
