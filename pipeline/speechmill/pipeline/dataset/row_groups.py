@@ -77,17 +77,26 @@ def _indexed(dataset: TokenDataset) -> list[RowGroup]:
 
 
 def _groups_of_part(dataset: TokenDataset, identity: dict[str, Any], name: str) -> list[RowGroup]:
-    url = dataset.part_url(name)
     metadata = dataset.metadata(name)
+    footer = checked_footer(dataset, identity, name, metadata)
+    with readable(dataset.part_url(name)):
+        groups = row_groups_of(metadata, name, len(identity["codebook_sizes"]))
+        if sum(group.frames for group in groups) != footer["frames"]:
+            raise ValueError(f"its footer counts {footer['frames']} frames, its codes are others")
+    return groups
+
+
+def checked_footer(
+    dataset: TokenDataset, identity: dict[str, Any], name: str, metadata: pq.FileMetaData
+) -> dict[str, Any]:
+    """The footer of a part; raises `DatasetConflict` if it is not of the dataset's identity."""
+    url = dataset.part_url(name)
     with readable(url):
         footer = footer_of(metadata)
         faults = [message for _, message in check_identity(footer, identity)]
-        groups = row_groups_of(metadata, name, len(identity["codebook_sizes"]))
-        if not faults and sum(group.frames for group in groups) != footer["frames"]:
-            raise ValueError(f"its footer counts {footer['frames']} frames, its codes are others")
     if faults:
         raise DatasetConflict(f"{url} is a part of another dataset: {faults[0]}; move it away")
-    return groups
+    return footer
 
 
 def row_groups_of(metadata: pq.FileMetaData, name: str, num_codebooks: int) -> list[RowGroup]:
