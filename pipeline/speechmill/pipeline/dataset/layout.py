@@ -22,7 +22,6 @@ from speechmill.pipeline.audio.recordings import RecordingSettings
 from speechmill.pipeline.audio.segment import SegmentSettings
 from speechmill.pipeline.errors import DatasetConflict, InputError, StorageNotFound
 from speechmill.pipeline.filesystems import FileInfo
-from speechmill.pipeline.foreign import Roots
 from speechmill.pipeline.shards.listing import Shard
 from speechmill.pipeline.storage import Storage, join
 from speechmill.pipeline.tokenize import canary
@@ -321,14 +320,6 @@ class TokenDataset(ShardOutput):
     def footers(self, names: Iterable[str]) -> list[dict[str, Any]]:
         """The footer metadata of parts, in the order of `names`."""
         return self._read_all(self._footer, names)
-
-    def footers_below(self, roots: Roots) -> dict[str, dict[str, Any]]:
-        """The footers of the parts whose source tars lie below the roots, by name."""
-        names = sorted(self.parts())
-        footers = zip(names, self.footers(names), strict=True)
-        return {
-            name: footer for name, footer in footers if roots.hold(self._source(name, footer).url)
-        }
 
     def read_columns(self, name: str, columns: Sequence[str]) -> pa.Table:
         """These columns of a part, but for those that it lacks, such as `channel`.

@@ -3,6 +3,7 @@
 The footer of such a file says what the footers of its parts say, with equal facts once.
 """
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Any
 
 from speechmill.pipeline.dataset.layout import COMPACTED
 
+PART_NAME = re.compile(r"[^/]+-[0-9a-f]{12}")  # <tar>-<12 hex>
 _SUMS = ("rows", "frames", "audio_seconds", "bad_json", "cleaned", "passed_over")
 _OWN = (*_SUMS, "rejects", "source")  # of each part, though they may be equal
 
@@ -54,8 +56,11 @@ def joined_footer(parts: Sequence[str], footers: Sequence[dict[str, Any]]) -> di
     return {**shared, **sums, "rejects": dict(sorted(rejects.items())), COMPACTED: {"parts": own}}
 
 
-def sections_of(file: str, footer: dict[str, Any]) -> list[Section]:
-    """The sections of a file in the order of its rows; one if it is a part."""
+def sections_in(file: str, footer: dict[str, Any]) -> list[Section]:
+    """The sections of a file in the order of its rows; one if it is a part.
+
+    Raises `ValueError` if they are damaged.
+    """
     if COMPACTED not in footer:
         return [Section(file, file, 0, footer)]
     shared = {
@@ -64,6 +69,11 @@ def sections_of(file: str, footer: dict[str, Any]) -> list[Section]:
     found, first = [], 0
     for own in footer[COMPACTED]["parts"]:
         whole = shared | {name: value for name, value in own.items() if name != "part"}
-        found.append(Section(file, str(own["part"]), first, whole))
+        if not PART_NAME.fullmatch(own["part"]):  # files are named after it
+            raise ValueError(f"{own['part']!r} is not the name of a part")
+        found.append(Section(file, own["part"], first, whole))
         first += found[-1].rows
+    whole = joined_footer([one.part for one in found], [one.footer for one in found])
+    if any(footer.get(name) != whole[name] for name in whole if name != COMPACTED):
+        raise ValueError("its footer is not the sum of those of its parts")
     return found

@@ -11,11 +11,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from speechmill.pipeline.dataset.compact.digest import ContentDigest
-from speechmill.pipeline.dataset.compact.inputs import Inputs, open_parquet
+from speechmill.pipeline.dataset.compact.inputs import Inputs
 from speechmill.pipeline.dataset.compact.plan import CompactionPlan
 from speechmill.pipeline.dataset.compact.regroup import regrouped
-from speechmill.pipeline.dataset.layout import COMPACTED, DAMAGE, SCHEMA, TokenDataset, readable
-from speechmill.pipeline.dataset.row_groups import INDEX, INDEX_SCHEMA, row_groups_of
+from speechmill.pipeline.dataset.layout import COMPACTED, DAMAGE, SCHEMA, TokenDataset
+from speechmill.pipeline.dataset.row_groups import INDEX, index_of
+from speechmill.pipeline.dataset.section_rows import open_parquet
 from speechmill.pipeline.dataset.sections import joined_footer
 from speechmill.pipeline.errors import StorageError, StorageNotFound
 from speechmill.pipeline.storage import join
@@ -170,23 +171,8 @@ def _compare(file: pq.ParquetFile, expected: dict[str, str]) -> None:
 
 
 def _index(plan: CompactionPlan, target: TokenDataset) -> bytes:
-    """Every row group of the files, from their own ends."""
-    num_codebooks = len(plan.identity["codebook_sizes"])
-
-    def groups(name: str) -> list[tuple[str, int, int, int, float]]:
-        metadata = target.metadata(name)
-        with readable(target.part_url(name)):
-            seconds = footer_of(metadata)[COMPACTED]["row_group_seconds"]
-            found = row_groups_of(metadata, name, num_codebooks)
-            return [
-                (group.part, group.number, group.rows, group.frames, length)
-                for group, length in zip(found, seconds, strict=True)
-            ]
-
     names = [plan.name(number) for number in range(len(plan.files))]
-    rows = [row for file in target.map_parts(groups, names) for row in file]
-    columns = [[row[place] for row in rows] for place in range(len(INDEX_SCHEMA.names))]
     sink = io.BytesIO()
-    table = pa.table(columns, schema=INDEX_SCHEMA)
+    table = index_of(target, names, len(plan.identity["codebook_sizes"]))
     pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
     return sink.getvalue()

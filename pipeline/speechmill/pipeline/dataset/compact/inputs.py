@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import IO, Any
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -15,6 +15,7 @@ from speechmill.pipeline.dataset.compact.digest import ContentDigest
 from speechmill.pipeline.dataset.compact.plan import PlannedPart
 from speechmill.pipeline.dataset.layout import SCHEMA, TokenDataset, readable
 from speechmill.pipeline.dataset.row_groups import checked_footer
+from speechmill.pipeline.dataset.section_rows import open_parquet
 from speechmill.pipeline.storage import join
 from speechmill.pipeline.tokenize.schema import ROW_SCHEMA, reject_schema, token_schema
 
@@ -104,11 +105,6 @@ class Inputs:
         read = self.source.storage.read_bytes
         rejects = read(_rejects_url(self.source, name)) if name in self.with_rejects else None
         return _Fetched(name, read(self.source.part_url(name)), rejects)
-
-
-def open_parquet(file: IO[bytes]) -> pq.ParquetFile:
-    """A file of rows, with its checksums verified."""
-    return pq.ParquetFile(file, page_checksum_verification=True, read_dictionary=["metadata"])
 
 
 def _rejects_url(dataset: TokenDataset, name: str) -> str:

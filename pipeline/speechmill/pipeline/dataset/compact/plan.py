@@ -22,6 +22,7 @@ from speechmill.pipeline.dataset.layout import (
     shard_of,
 )
 from speechmill.pipeline.dataset.row_groups import checked_footer
+from speechmill.pipeline.dataset.sections import PART_NAME
 from speechmill.pipeline.errors import DatasetConflict, InputError, StorageNotFound
 from speechmill.pipeline.storage import join
 from speechmill.pipeline.tokenize.writer import FOOTER_KEY
@@ -182,6 +183,10 @@ def _footprint(
     source: TokenDataset, identity: dict[str, Any], name: str
 ) -> tuple[str, int, int, int]:
     """The URL of the tar of a part, the bytes of its columns, 1 part and its rejects."""
+    if not PART_NAME.fullmatch(name):
+        raise DatasetConflict(
+            f"{source.part_url(name)} is not named <tar>-<12 hex>.parquet; move it away"
+        )
     metadata = source.metadata(name)
     footer = checked_footer(source, identity, name, metadata)
     with readable(source.part_url(name)):
