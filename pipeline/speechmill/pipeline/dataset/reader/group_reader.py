@@ -1,0 +1,51 @@
+"""Single row groups of a token dataset."""
+
+from functools import lru_cache
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from speechmill.pipeline.dataset.layout import TokenDataset, readable
+from speechmill.pipeline.dataset.row_groups import RowGroup
+from speechmill.pipeline.errors import InputError, StorageNotFound
+
+_KEPT_PARTS = 64  # whose Parquet metadata is kept
+
+
+class GroupReader:
+    """Reads some columns of a dataset, from threads too."""
+
+    def __init__(self, dataset: TokenDataset, columns: tuple[str, ...]):
+        self._dataset = dataset
+        self._columns = list(columns)
+        self._metadata = lru_cache(_KEPT_PARTS)(dataset.metadata)
+
+    def read(self, group: RowGroup) -> pa.Table:
+        """The columns, but for those that the part lacks, such as `channel`.
+
+        Raises `InputError` if the part is damaged, gone, or not the one that was listed.
+        """
+        url = self._dataset.part_url(group.part)
+        try:
+            metadata = self._metadata(group.part)
+            with readable(url), self._dataset.storage.open(url) as stream:
+                if _has(metadata, group):
+                    file = pq.ParquetFile(
+                        stream, metadata=metadata, pre_buffer=True, page_checksum_verification=True
+                    )
+                    return file.read_row_group(group.number, self._columns, use_threads=False)
+        except StorageNotFound as error:
+            raise InputError(
+                f"{url} is gone since the dataset was listed; make the reader again to read the "
+                "parts that are there"
+            ) from error
+        raise InputError(
+            f"{url} was replaced since the dataset was listed; make the reader again to read the "
+            "rows that it has now"
+        )
+
+
+def _has(metadata: pq.FileMetaData, group: RowGroup) -> bool:
+    if group.number >= metadata.num_row_groups:
+        return False
+    return bool(metadata.row_group(group.number).num_rows == group.rows)

@@ -1,0 +1,85 @@
+"""Documents, packed into sequences of one length."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from speechmill.pipeline.dataset.reader.feed import Drawn
+from speechmill.pipeline.dataset.reader.rows import Item
+
+PADDING = -1  # as the document of an id
+
+
+class Long(StrEnum):
+    """What becomes of a document that does not fit into the rest of a sequence."""
+
+    SPLIT = "split"  # it goes on in the next sequence; only the last sequence is padded
+    CUT = "cut"  # it begins the next sequence; one longer than a sequence loses its end
+    DROP = "drop"  # it begins the next sequence; one longer than a sequence is left out
+
+
+@dataclass(frozen=True, slots=True)
+class Packer:
+    """Fills sequences of `length` ids with documents, in their order."""
+
+    length: int
+    long: Long
+    pad_id: int
+
+    def sequences(self, documents: Iterator[Drawn]) -> Iterator[Item]:
+        """Sequences; before each is given out, the places of its documents are moved."""
+        pieces: list[npt.NDArray[Any]] = []
+        room = self.length
+        for drawn in documents:
+            if self.long != Long.SPLIT and not self._fits(drawn):
+                continue
+            whole = len(drawn.content)
+            if self.long != Long.SPLIT and whole - drawn.offset > room:
+                yield self._sequence(pieces, room)
+                pieces, room = [], self.length
+            start = drawn.offset
+            while start < whole:
+                stop = min(whole, start + room)
+                pieces.append(drawn.content[start:stop])
+                room -= stop - start
+                start = stop
+                if stop < whole:
+                    drawn.finish_up_to(stop)
+                else:
+                    drawn.finish()
+                if not room:
+                    yield self._sequence(pieces, 0)
+                    pieces, room = [], self.length
+        if pieces:
+            yield self._sequence(pieces, room)
+
+    def _fits(self, drawn: Drawn) -> bool:
+        """Whether a document stays; one that is too long is cut here."""
+        if len(drawn.content) - drawn.offset > self.length:
+            if self.long == Long.DROP:
+                drawn.finish()
+                return False
+            drawn.content = drawn.content[: drawn.offset + self.length]
+        return True
+
+    def _sequence(self, pieces: list[npt.NDArray[Any]], room: int) -> Item:
+        lengths = [len(piece) for piece in pieces]
+        if room:
+            pieces = [*pieces, np.full((room, *pieces[0].shape[1:]), self.pad_id, np.int32)]
+        bounds = np.append(0, np.cumsum([*lengths, room] if room else lengths))
+        names = [*range(len(lengths)), PADDING][: len(bounds) - 1]
+        sizes = np.diff(bounds)
+        return {
+            "input_ids": torch.from_numpy(np.concatenate(pieces, dtype=np.int64)),
+            "position_ids": torch.from_numpy(
+                np.arange(self.length) - np.repeat(bounds[:-1], sizes)
+            ),
+            "document_ids": torch.from_numpy(np.repeat(np.array(names), sizes)),
+            "cu_seqlens": torch.from_numpy(bounds.astype(np.int32)),
+            "max_seqlen": int(sizes.max()),
+        }
