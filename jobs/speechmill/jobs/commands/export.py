@@ -69,8 +69,7 @@ def _ids(sizes: tuple[int, ...], options: ExportOptions) -> Ids:
     settings = {"shifts": shifts, "coarse": options.coarse, "frames": options.frames}
     given = {name: value for name, value in settings.items() if value is not None}
     pattern = make_pattern(options.pattern, sizes, **given)
-    is_sequence = FORMATS[options.format].one_sequence or options.template is not None
-    if options.flat or is_sequence:
+    if options.flat or FORMATS[options.format].one_sequence:
         pattern = pattern.flat()
     for_templates = ("tokenizer", "text_size", "multiple", "without_text")
     given = {name: value for name in for_templates if (value := getattr(options, name)) is not None}

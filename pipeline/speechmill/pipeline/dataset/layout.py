@@ -100,7 +100,7 @@ def readable(what: str) -> Iterator[None]:
     """Turn what a damaged file of a dataset raises into an `InputError` in one line."""
     try:
         yield
-    except (*DAMAGE, OSError) as error:  # Arrow raises OSError for a wrong checksum
+    except DAMAGE as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise InputError(f"{what} is damaged: {reason}; see `speechmill verify`") from error
 

@@ -99,7 +99,6 @@ class TemplateIds:
 
     template: Template
 
-    streams = None
     by_frame = False
 
     @property
@@ -109,6 +108,10 @@ class TemplateIds:
     @property
     def num_ids(self) -> int:
         return self.template.vocabulary.num_ids
+
+    @property
+    def streams(self) -> tuple[int, ...] | None:
+        return self.template.pattern.streams
 
     def encode(self, utterances: Utterances) -> Documents:
         return self.template.encode(utterances)

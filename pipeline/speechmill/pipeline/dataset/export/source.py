@@ -1,6 +1,5 @@
 """The parts of a dataset as an export reads them: checked, selected and encoded by row groups."""
 
-import io
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,7 +8,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import xxhash
 
 from speechmill.codecs.api import CodecInfo
@@ -19,6 +17,7 @@ from speechmill.pipeline.dataset.export.ids import Ids
 from speechmill.pipeline.dataset.export.part import Rows
 from speechmill.pipeline.dataset.layout import SCHEMA, TokenDataset, readable
 from speechmill.pipeline.dataset.names import part_stem
+from speechmill.pipeline.dataset.section_rows import open_parquet
 from speechmill.pipeline.dataset.where import Where
 from speechmill.pipeline.errors import DatasetConflict
 from speechmill.pipeline.tokenize.schema import ROW_SCHEMA, token_schema
@@ -93,17 +92,14 @@ class Reader:
     def _selected(self, part: SourcePart) -> Iterator[pa.Table]:
         """The row groups with the rows that fulfil the condition."""
         url = self.dataset.part_url(part.name)
-        data = self.dataset.storage.read_bytes(url)
-        with readable(url):
-            # Metadata stays a dictionary: the rows of one recording share their JSON.
-            file = pq.ParquetFile(
-                io.BytesIO(data), page_checksum_verification=True, read_dictionary=["metadata"]
-            )
-        for group in range(file.num_row_groups):
+        with self.dataset.storage.open(url) as stream:
             with readable(url):
-                table = file.read_row_group(group)
-                _refuse_damage(table, part)
-            yield self.where.select(table) if self.where else table
+                file = open_parquet(stream)
+            for group in range(file.num_row_groups):
+                with readable(url):
+                    table = file.read_row_group(group)
+                    _refuse_damage(table, part)
+                yield self.where.select(table) if self.where else table
 
 
 def _refuse_damage(table: pa.Table, part: SourcePart) -> None:
