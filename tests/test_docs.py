@@ -6,16 +6,17 @@ import shlex
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
+import tokenizers
 import typer
+from typer.testing import CliRunner
 
 from speechmill.jobs.cli import app
 from speechmill.jobs.config import from_overrides, load_config
-from speechmill.pipeline.shards.listing import list_shards
-from speechmill.pipeline.storage import Storage
 from tests.conftest import REPOSITORY
-from tests.corpus import write_corpus
-from tests.one_shard import tokenize_one
+from tests.jobs.datasets import make_dataset
 
 PAGES = sorted(
     page
@@ -130,12 +131,30 @@ def test_the_reference_is_what_the_code_says():
         assert stored == text, f"{page} differs; run `python docs/reference/generate.py`"
 
 
-def test_the_page_on_tokens_reads_a_dataset(tmp_path, monkeypatch, null_codec):
-    write_corpus(tmp_path / "in", num_shards=1, clips_per_shard=3)
-    [shard] = list_shards([str(tmp_path / "in")], Storage())
-    tokenize_one(shard, str(tmp_path / "demo" / "tokens"), Storage(), null_codec)
+@pytest.mark.parametrize("page", ["read-the-tokens.md", "export.md"])
+def test_the_lines_for_each_consumer_of_tokens_run_in_the_order_of_the_page(
+    page, tmp_path, monkeypatch
+):
+    dataset = make_dataset(tmp_path)
+    (tmp_path / "demo").mkdir()
+    Path(dataset.root).rename(tmp_path / "demo" / "tokens")
+    tokenizers.Tokenizer(tokenizers.models.WordLevel({"?": 0}, "?")).save(
+        f"{tmp_path}/tokenizer.json"
+    )
     monkeypatch.chdir(tmp_path)
-    for snippet in blocks(REPOSITORY / "docs/guide/read-the-tokens.md", "python"):
-        found: dict = {}
-        exec(snippet, found)
-        assert found["codes_FK"].shape[1] == 8
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    codes = pq.read_table("demo/tokens/tokens")["codes"].to_pylist()
+    stored = [np.array(each).reshape(-1, 8).tolist() for each in codes]
+    for language, text in BLOCKS.findall((REPOSITORY / "docs/guide" / page).read_text()):
+        if language == "bash":
+            for line in text.splitlines():
+                if line.startswith(
+                    ("speechmill export", "speechmill compact", "speechmill decode")
+                ):
+                    done = CliRunner().invoke(app, shlex.split(line)[1:])
+                    assert done.exit_code == 0, done.output
+        elif language == "python":
+            found: dict = {}
+            exec(text, found)
+            if "codes_FK" in found:
+                assert np.asarray(found["codes_FK"]).tolist() in stored

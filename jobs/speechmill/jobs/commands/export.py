@@ -8,7 +8,7 @@ from speechmill.pipeline.dataset.export.exporter import DESCRIPTION, Export, exp
 from speechmill.pipeline.dataset.export.formats import FORMATS
 from speechmill.pipeline.dataset.export.ids import Ids, PatternIds, TemplateIds
 from speechmill.pipeline.dataset.layout import TokenDataset, readable
-from speechmill.pipeline.dataset.patterns import make_pattern
+from speechmill.pipeline.dataset.patterns import Pattern, make_pattern
 from speechmill.pipeline.dataset.templates import make_template
 from speechmill.pipeline.dataset.text_tokenizers import load_tokenizer
 from speechmill.pipeline.dataset.where import Where
@@ -58,33 +58,33 @@ def _export(dataset: TokenDataset, options: ExportOptions) -> Export:
     codebooks = check_codebooks(options.codebooks, len(sizes), "the dataset")
     return Export(
         format=options.format,
-        ids=_ids(sizes[:codebooks], options),
+        ids=_ids(_pattern(sizes[:codebooks], options), options),
         codebooks=codebooks,
         where=Where(options.where) if options.where is not None else None,
     )
 
 
-def _ids(sizes: tuple[int, ...], options: ExportOptions) -> Ids:
+def _pattern(sizes: tuple[int, ...], options: ExportOptions) -> Pattern:
     shifts = None if options.shifts is None else _numbers(options.shifts)
     settings = {"shifts": shifts, "coarse": options.coarse, "frames": options.frames}
     given = {name: value for name, value in settings.items() if value is not None}
     pattern = make_pattern(options.pattern, sizes, **given)
-    if options.flat or FORMATS[options.format].one_sequence:
-        pattern = pattern.flat()
-    for_templates = ("tokenizer", "text_size", "multiple", "without_text")
-    given = {name: value for name in for_templates if (value := getattr(options, name)) is not None}
+    return pattern.flat() if options.flat or FORMATS[options.format].one_sequence else pattern
+
+
+def _ids(pattern: Pattern, options: ExportOptions) -> Ids:
+    names = ("tokenizer", "text_size", "multiple", "without_text")
+    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
     if options.template is None:
         if given:
-            raise InputError(f"{_flag(min(given))} is for documents with text: set --template too")
+            flag = min(given).replace("_", "-")
+            raise InputError(f"--{flag} is for documents with text; set --template too")
         return PatternIds(pattern, options.first_id or 0)
     if options.first_id is not None:
         raise InputError("--first-id is for exports without a template; set --text-size")
-    tokenizer = load_tokenizer(given.pop("tokenizer")) if "tokenizer" in given else None
-    return TemplateIds(make_template(pattern, options.template, tokenizer=tokenizer, **given))
-
-
-def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
+    if "tokenizer" in given:
+        given["tokenizer"] = load_tokenizer(given["tokenizer"])
+    return TemplateIds(make_template(pattern, options.template, **given))
 
 
 def _numbers(text: str) -> tuple[int, ...]:

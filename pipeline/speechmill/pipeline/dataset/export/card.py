@@ -37,7 +37,7 @@ rows = load_dataset("PATH", split="train")  # PATH: this folder
 
 ## Back to codes and audio
 
-`export.json` says how codes became these ids. With `pip install speechmill`:
+`export.json` says how codes became these ids. With Speechmill installed:
 
 ```python
 import json

@@ -84,7 +84,7 @@ def export_dataset(dataset: TokenDataset, output: str, export: Export) -> Iterat
         yield records[stem]
     if sources:
         codec = next(iter(sources.values())).codec
-        streams = export.ids.streams and len(export.ids.streams)
+        streams = None if export.ids.streams is None else len(export.ids.streams)
         written = [records[stem] for stem in sources]
         folder.describe(Whole(folder.data, description, codec, streams, written), export)
 
