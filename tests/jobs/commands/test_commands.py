@@ -196,7 +196,7 @@ def test_an_export_takes_its_pattern_from_the_command_line(tmp_path, dataset):
     arguments = ("--pattern", "delay", "--codebooks", "3", "--shifts", "0,2,2")
     done = speechmill("export", dataset.root, tmp_path / "lm", *arguments)
     assert done.exit_code == 0, done.output
-    assert "2 parts of 8 utterances" in done.output
+    assert "2 parts of 8 documents" in done.output
     rows = pq.read_table(tmp_path / "lm" / "data").to_pylist()
     assert {len(row["codes_2"]) - row["num_frames"] for row in rows} == {2}
     assert {tuple(row["codes_1"][:2]) for row in rows} == {(1024, 1024)}
@@ -210,7 +210,7 @@ def test_an_export_takes_a_template_and_a_condition_from_the_command_line(tmp_pa
         *("--template", "before", "--tokenizer", "bytes", "--text-size", "1000"),
     )
     assert done.exit_code == 0, done.output
-    assert "2 parts of 4 utterances" in done.output
+    assert "2 parts of 4 documents" in done.output
     ids = ids_from(json.loads((tmp_path / "lm" / "export.json").read_text()))
     documents = np.load(min((tmp_path / "lm" / "data").glob("*.ids.npy")))
     assert ids.template.texts_of(documents) == ["clip 0", "clip 1"]

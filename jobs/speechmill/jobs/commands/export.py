@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 from speechmill.jobs.display import Display, require_files
 from speechmill.jobs.existing_dataset import check_codebooks, open_dataset
-from speechmill.pipeline.dataset.export.exporter import DESCRIPTION, Export, export_dataset
+from speechmill.pipeline.dataset.export.exporter import Export, export_dataset
+from speechmill.pipeline.dataset.export.folder import DESCRIPTION
 from speechmill.pipeline.dataset.export.formats import FORMATS
 from speechmill.pipeline.dataset.export.ids import Ids, PatternIds, TemplateIds
 from speechmill.pipeline.dataset.layout import TokenDataset, readable
@@ -44,12 +45,12 @@ def export(
     dataset = open_dataset(root, overrides)
     wanted = _export(dataset, options)
     output = dataset.storage.absolute(output)
-    parts = rows = 0
+    parts = documents = 0
     for record in export_dataset(dataset, output, wanted):
-        display.line(f"{record.part}  {record.rows} utterances")
-        parts, rows = parts + 1, rows + record.rows
+        display.line(f"{record.part}  {record.documents} documents")
+        parts, documents = parts + 1, documents + record.documents
     require_files([join(output, DESCRIPTION)], dataset.storage)
-    display.line(f"{parts} parts of {rows:,} utterances to {output}")
+    display.line(f"{parts} parts of {documents:,} documents to {output}")
 
 
 def _export(dataset: TokenDataset, options: ExportOptions) -> Export:

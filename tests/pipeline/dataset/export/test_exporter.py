@@ -71,7 +71,7 @@ def stop_everywhere(dataset: TokenDataset, export: Export, before=clear_output) 
         StoppingStore.begin()
         run(dataset, f"{ROOT}/out", export)
         assert StoppingStore.files("/store/out/") == calm, f"stopped after operation {n}"
-    assert len(seen) >= len(calm)
+    assert len(seen) > 3
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -109,7 +109,10 @@ def test_an_export_goes_on_while_its_dataset_grows(tmp_path):
     write_part(dataset, "in/b.tar", ["c"])
     assert [name[0] for name in run(dataset, tmp_path / "to", options("hf"))] == ["b"]
     assert run(dataset, tmp_path / "to", options("hf")) == []
-    assert "\n3 utterances" in (tmp_path / "to" / "README.md").read_text()
+    assert (
+        "\n3 documents: 0.00 hours of speech, 10 frames."
+        in (tmp_path / "to" / "README.md").read_text()
+    )
     assert len(list(READERS["hf"](tmp_path / "to"))) == 3
 
 
@@ -120,7 +123,7 @@ def test_a_folder_with_other_files_or_another_export_is_refused_with_the_differe
     run(dataset, tmp_path / "mine", options("memmap"))
     with pytest.raises(DatasetConflict, match="format = 'memmap', this one has 'kaldi'"):
         run(dataset, tmp_path / "mine", options("kaldi"))
-    with pytest.raises(DatasetConflict, match="where = None"):
+    with pytest.raises(DatasetConflict, match=r"where = None, this one has 'duration > 1'"):
         run(dataset, tmp_path / "mine", options("memmap", where=Where("duration > 1")))
     with pytest.raises(InputError, match=r"not empty, it holds dataset\.json"):
         run(dataset, dataset.root, options("memmap"))
@@ -205,6 +208,8 @@ def test_rows_of_a_recording_are_one_document_though_row_groups_cut_them(tmp_pat
     with_text = [row for row in stored(dataset) if row[1] is not None]
     found = [codes_FK for ids in documents for codes_FK in export.ids.codes_of(ids)]
     assert [len(export.ids.codes_of(ids)) for ids in documents] == [2, 2, 2]
+    [record] = (tmp_path / "to" / "done").iterdir()
+    assert json.loads(record.read_text())["frames"] == sum(len(row[2]) for row in with_text)
     for codes_FK, (_, _, wanted_FK) in zip(found, with_text, strict=True):
         np.testing.assert_array_equal(codes_FK, wanted_FK)
 

@@ -16,7 +16,7 @@ from speechmill.pipeline.text import shown
 _BODY = """\
 # Speech tokens of {codec}
 
-{rows:,} utterances: {hours:,.2f} hours of speech, {frames:,} frames.
+{documents:,} documents: {hours:,.2f} hours of speech, {frames:,} frames.
 
 {facts}
 
@@ -131,12 +131,13 @@ def _body(whole: Whole, facts: dict[str, Any]) -> str:
     columns = {name: text for name, text in _COLUMNS.items() if name not in left_out}
     template = whole.description["ids"].get("template")
     other = template is not None and template["tokenizer"]["kind"] != BYTES
+    frames = sum(record.frames for record in whole.records)
     module = "speechmill.pipeline.dataset.text_tokenizers"
     return _BODY.format(
         codec=_code(facts["codec"]),
-        rows=sum(record.rows for record in whole.records),
-        hours=sum(record.audio_seconds for record in whole.records) / 3600,
-        frames=sum(record.frames for record in whole.records),
+        documents=sum(record.documents for record in whole.records),
+        hours=frames / whole.codec.frame_rate / 3600,
+        frames=frames,
         facts=_table(facts, "fact", "value"),
         columns=_table(columns, "column", "content"),
         imports=f"\nfrom {module} import load_tokenizer" if other else "",

@@ -1,40 +1,30 @@
 """Exports a token dataset, part by part, into a folder that holds nothing else.
 
-    export.json         what was exported and how; written first
-    data/               the files of the format
-    done/<part>.json    what was written for a part; written after its files
-    README.md, …        files about all parts, for some formats; written last
-
 A part is written if it has no record in `done/`, or if it changed since, as after
 `speechmill drop`. So the export is a function of the dataset and the settings, however often it was
 stopped. No file holds a time.
 """
 
-import json
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any
 
-import pyarrow.compute as pc
-
+from speechmill.pipeline.dataset.export.folder import LIBRARIES, ExportFolder
 from speechmill.pipeline.dataset.export.formats import FORMATS
 from speechmill.pipeline.dataset.export.ids import Ids
-from speechmill.pipeline.dataset.export.part import Part, Record, Rows, Whole
+from speechmill.pipeline.dataset.export.part import Record, Whole
 from speechmill.pipeline.dataset.export.source import Reader, SourcePart, source_parts
-from speechmill.pipeline.dataset.layout import BATCH, DAMAGE, TokenDataset, readable
+from speechmill.pipeline.dataset.layout import BATCH, TokenDataset
 from speechmill.pipeline.dataset.where import Where
-from speechmill.pipeline.errors import DatasetConflict, InputError, StorageNotFound, check_choice
-from speechmill.pipeline.storage import Storage, join
+from speechmill.pipeline.errors import InputError, check_choice
 from speechmill.pipeline.tokenize import canary
 from speechmill.pipeline.tokenize.writer import library_versions
 
 VERSION = 2  # of the layout of an export
-DESCRIPTION = "export.json"
-_LIBRARIES = "libraries"  # of the description: those of the run that began the export
-_PARALLEL_READS = 32
+_THREADS = 8
+_IN_FLIGHT = 2**26  # bytes of parts that are written at a time, with ten times as much memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,26 +57,42 @@ def export_dataset(dataset: TokenDataset, output: str, export: Export) -> Iterat
     `output` is absolute. Raises `InputError` if the folder holds other files, and `DatasetConflict`
     if it holds another export.
     """
-    folder = _Folder(output, dataset.storage)
+    format = FORMATS[export.format]
+    folder = ExportFolder(output, dataset.storage, format, export.ids.num_ids)
     sources = {part.stem: part for part in source_parts(dataset)}
     description = folder.claim(_description(dataset, export))
     records = folder.records()
-    for stem in records.keys() - sources.keys():
-        folder.remove(records.pop(stem))
     reader = Reader(dataset, export.ids, export.codebooks, export.where)
-    for stem, source in sources.items():
-        old = records.get(stem)
-        if old and old.source == source.digest:
-            continue
-        if old:
-            folder.remove(old)
-        records[stem] = folder.write(source, reader.rows(source), export)
-        yield records[stem]
+
+    def write(source: SourcePart) -> Record:
+        return folder.write(source, reader.rows(source))
+
+    for stem, record in list(records.items()):
+        if stem not in sources or record.source != sources[stem].digest:
+            folder.remove(records.pop(stem))
+    missing = [part for stem, part in sources.items() if stem not in records]
+    for record in _in_parallel(write, missing):
+        records[record.stem] = record
+        yield record
     if sources:
         codec = next(iter(sources.values())).codec
         streams = None if export.ids.streams is None else len(export.ids.streams)
         written = [records[stem] for stem in sources]
-        folder.describe(Whole(folder.data, description, codec, streams, written), export)
+        folder.describe(Whole(folder.data, description, codec, streams, written))
+
+
+def _in_parallel(
+    write: Callable[[SourcePart], Record], parts: Sequence[SourcePart]
+) -> Iterator[Record]:
+    """Write parts, several at a time if they are small; the records keep the order."""
+    running: deque[tuple[int, Future[Record]]] = deque()
+    with ThreadPoolExecutor(_THREADS) as threads:
+        for part in parts:
+            while running and part.bytes + sum(size for size, _ in running) > _IN_FLIGHT:
+                yield running.popleft()[1].result()
+            running.append((part.bytes, threads.submit(write, part)))
+        while running:
+            yield running.popleft()[1].result()
 
 
 def _description(dataset: TokenDataset, export: Export) -> dict[str, Any]:
@@ -101,123 +107,5 @@ def _description(dataset: TokenDataset, export: Export) -> dict[str, Any]:
         "num_codebooks": export.codebooks,
         "ids": export.ids.description(),
         "where": export.where.text if export.where else None,
-        _LIBRARIES: library_versions(),
+        LIBRARIES: library_versions(),
     }
-
-
-@dataclass(frozen=True, slots=True)
-class _Folder:
-    """The folder of an export."""
-
-    url: str
-    storage: Storage
-
-    @property
-    def data(self) -> str:
-        return join(self.url, "data")
-
-    def claim(self, wanted: dict[str, Any]) -> dict[str, Any]:
-        """Write the description, or compare it with that of the folder; return that of the folder.
-
-        Removes temporary files that killed writes left on a local disk.
-        """
-        for folder in ("", "data", "done"):
-            self.storage.clear_leftovers(join(self.url, folder))
-        url = join(self.url, DESCRIPTION)
-        wanted = json.loads(json.dumps(wanted))
-        if not self.storage.exists(url):
-            self._refuse_other_files()
-            self.storage.put(url, _json(wanted))
-            return wanted
-        with readable(url):
-            found = dict(json.loads(self.storage.read_bytes(url)))
-        for name, value in wanted.items():
-            if name != _LIBRARIES and found.get(name) != value:
-                raise DatasetConflict(
-                    f"{self.url} holds an export with {name} = {found.get(name)!r}, this one has "
-                    f"{value!r}; set another output"
-                )
-        return found
-
-    def _refuse_other_files(self) -> None:
-        """Raise for files that are not hidden: a write that was killed leaves a hidden one."""
-        below = len(self.url) + 1
-        names = [info.url[below:] for info in self.storage.list_files(self.url)]
-        if others := [name for name in names if not name.startswith(".")]:
-            raise InputError(f"{self.url} is not empty, it holds {others[0]}; set another output")
-
-    def records(self) -> dict[str, Record]:
-        """The records of the parts that are written, by stem."""
-        urls = [info.url for info in self.storage.list_files(join(self.url, "done"))]
-        with ThreadPoolExecutor(_PARALLEL_READS) as threads:
-            found = threads.map(self._record, [url for url in urls if url.endswith(".json")])
-            return {record.stem: record for record in found}
-
-    def _record(self, url: str) -> Record:
-        try:
-            return Record.from_json(self.storage.read_bytes(url))
-        except DAMAGE as error:
-            raise InputError(
-                f"{url} is damaged: {error}; delete it, and its part is written again"
-            ) from error
-
-    def _record_url(self, stem: str) -> str:
-        return join(self.url, "done", f"{stem}.json")
-
-    def write(self, source: SourcePart, rows: Iterator[Rows], export: Export) -> Record:
-        """Write the files of a part, then its record; a part without rows has no files."""
-        counted = _Counted(rows)
-        files = []
-        if first := next(counted, None):
-            groups = chain([first], counted)
-            part = Part(source.stem, self.data, source.codec, export.ids.num_ids, groups)
-            for name, data in FORMATS[export.format].write(part):
-                self.storage.put(join(self.data, name), data)
-                files.append(name)
-        record = counted.record(source, files)
-        self.storage.put(self._record_url(record.stem), record.to_json())
-        return record
-
-    def remove(self, record: Record) -> None:
-        """Remove the files of a part, then its record."""
-        urls = [join(self.data, name) for name in record.files]
-        for url in (*urls, self._record_url(record.stem)):
-            with suppress(StorageNotFound):  # a run that was stopped removed it
-                self.storage.delete(url)
-
-    def describe(self, whole: Whole, export: Export) -> None:
-        """Write the files about all parts."""
-        for name, data in FORMATS[export.format].describe(whole):
-            self.storage.put(join(self.url, name), data)
-
-
-class _Counted:
-    """Counts the rows that pass."""
-
-    def __init__(self, groups: Iterator[Rows]):
-        self._groups = groups
-        self.rows = self.frames = self.ids = 0
-        self.audio_seconds = 0.0
-
-    def __iter__(self) -> "_Counted":
-        return self
-
-    def __next__(self) -> Rows:
-        group = next(self._groups)
-        table = group.table
-        self.rows += len(table)
-        self.frames += pc.sum(table["num_frames"]).as_py()
-        self.ids += int(group.documents.ids.size)
-        self.audio_seconds += pc.sum(pc.subtract(table["end"], table["start"])).as_py()
-        return group
-
-    def record(self, source: SourcePart, files: list[str]) -> Record:
-        """What was written for a part."""
-        counts = {name: getattr(self, name) for name in ("rows", "frames", "audio_seconds", "ids")}
-        return Record(
-            part=source.name, stem=source.stem, source=source.digest, files=files, **counts
-        )
-
-
-def _json(value: dict[str, Any]) -> bytes:
-    return (json.dumps(value, indent=2) + "\n").encode()

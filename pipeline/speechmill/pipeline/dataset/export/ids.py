@@ -31,6 +31,10 @@ class Ids(Encoder, Protocol):
         """Whether a document has an id, or a row of ids, for each frame."""
         ...
 
+    def num_frames(self, documents: Documents) -> int:
+        """The frames of all documents together."""
+        ...
+
     def codes_of(self, document: Codes) -> list[Codes]:
         """The codes_FK of each utterance of a document."""
         ...
@@ -74,7 +78,11 @@ class PatternIds:
 
     def encode(self, utterances: Utterances) -> Documents:
         found = self.pattern.encode_batch(utterances.codes_NK, utterances.num_frames_B)
-        return Documents(found.ids + np.int32(self.first_id), found.lengths_B)
+        ids = found.ids + np.int32(self.first_id) if self.first_id else found.ids
+        return Documents(ids, found.lengths_B)
+
+    def num_frames(self, documents: Documents) -> int:
+        return _codes_of_first_book(documents, self.streams, self.first_id, self.pattern.sizes[0])
 
     def codes_of(self, document: Codes) -> list[Codes]:
         return [self.pattern.decode(np.asarray(document).astype(np.int64) - self.first_id)]
@@ -116,6 +124,10 @@ class TemplateIds:
     def encode(self, utterances: Utterances) -> Documents:
         return self.template.encode(utterances)
 
+    def num_frames(self, documents: Documents) -> int:
+        codes = self.template.vocabulary.codes(0)
+        return _codes_of_first_book(documents, self.streams, codes.start, len(codes))
+
     def codes_of(self, document: Codes) -> list[Codes]:
         return self.template.audio_codes_of(document)
 
@@ -135,3 +147,13 @@ def ids_from(description: dict[str, Any], tokenizer: TextTokenizer | None = None
         return PatternIds(pattern_from(found["pattern"]), found["first_id"])
     except (KeyError, TypeError) as error:
         raise InputError(f"{description} is not that of an export: {error!r}") from error
+
+
+def _codes_of_first_book(
+    documents: Documents, streams: tuple[int, ...] | None, first_id: int, size: int
+) -> int:
+    """The number of codes of codebook 0: every frame has one in every pattern."""
+    ids = documents.ids
+    if streams is not None:
+        ids = ids[:, [book == 0 for book in streams]]
+    return int(np.count_nonzero((ids >= first_id) & (ids < first_id + size)))

@@ -1,5 +1,6 @@
 """Kaldi's ark and scp, for ESPnet and others that read with kaldiio."""
 
+import io
 import re
 import struct
 
@@ -19,17 +20,17 @@ def write(part: Part) -> Files:
     An id is the stem of the part and the key, since the scp of all parts are read as one, where the
     second of two equal ids would win. `.jsonl` holds the id and the columns of each row.
     """
-    ark, scp, text, lines = bytearray(), [], [], []
+    ark, scp, text, lines = io.BytesIO(), [], [], []
     url = join(part.folder, f"{part.stem}.ark")
     for row in part.utterances(_FORBIDDEN):
         utterance = f"{part.stem}/{row.name}"
-        ark += f"{utterance} ".encode()
-        scp.append(f"{utterance} {url}:{len(ark)}\n")
-        ark += _vector(row.ids) if row.ids.ndim == 1 else _matrix(row.ids.astype("<i4"))
+        ark.write(f"{utterance} ".encode())
+        scp.append(f"{utterance} {url}:{ark.tell()}\n")
+        ark.write(_vector(row.ids) if row.ids.ndim == 1 else _matrix(row.ids.astype("<i4")))
         lines.append(json_line({"id": utterance} | row.facts))
         if row.facts["text"] is not None:
             text.append(f"{utterance} {' '.join(row.facts['text'].split())}\n")
-    yield f"{part.stem}.ark", bytes(ark)
+    yield f"{part.stem}.ark", ark.getvalue()
     yield f"{part.stem}.jsonl", b"".join(lines)
     yield f"{part.stem}.text", "".join(text).encode()
     yield f"{part.stem}.scp", "".join(scp).encode()

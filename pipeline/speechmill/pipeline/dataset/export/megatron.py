@@ -1,5 +1,6 @@
 """`.bin` and `.idx` of Megatron-Core, which NeMo reads as well; each utterance is a document."""
 
+import io
 import struct
 
 import numpy as np
@@ -21,11 +22,11 @@ def write(part: Part) -> Files:
     lengths (i32), positions in the `.bin` in bytes (i64) and document ends (i64).
     """
     code, kind = _UINT16 if part.num_ids < _UINT16_IDS else _INT32
-    data, lengths = [], []
+    sink, lengths = io.BytesIO(), []
     for rows in part.groups:
-        data.append(rows.documents.ids.astype(kind).tobytes())
+        sink.write(rows.documents.ids.astype(kind).data)
         lengths.append(rows.documents.lengths_B)
-    yield f"{part.stem}.bin", b"".join(data)
+    yield f"{part.stem}.bin", sink.getvalue()
     lengths_B = np.concatenate(lengths)
     positions_B = (np.cumsum(lengths_B) - lengths_B) * kind.itemsize
     ends = np.arange(len(lengths_B) + 1, dtype="<i8")

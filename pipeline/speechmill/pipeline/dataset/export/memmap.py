@@ -9,11 +9,13 @@ from speechmill.pipeline.dataset.export.part import Array, Files, Part
 
 def write(part: Part) -> Files:
     """`<part>.ids.npy`, of shape (N,) or (N, streams), and `<part>.ends.npy`, int64."""
-    ids, lengths = [], []
+    groups, lengths = [], []
     for rows in part.groups:
-        ids.append(rows.documents.ids.astype(part.kind))
+        groups.append(rows.documents.ids.astype(part.kind))
         lengths.append(rows.documents.lengths_B)
-    yield f"{part.stem}.ids.npy", npy(np.concatenate(ids))
+    ids = np.concatenate(groups)
+    groups.clear()  # they are as large as the part
+    yield f"{part.stem}.ids.npy", npy(ids)
     yield f"{part.stem}.ends.npy", npy(np.cumsum(np.concatenate(lengths), dtype="<i8"))
 
 

@@ -8,6 +8,8 @@ import pyarrow.parquet as pq
 
 from speechmill.pipeline.dataset.export.part import Array, Files, Part, Rows
 
+_REPETITIVE = ("sample_rate", "num_channels", "metadata", "shard")
+
 
 def write(part: Part) -> Files:
     """One file with the row groups of the part."""
@@ -17,6 +19,8 @@ def write(part: Part) -> Files:
         sink,
         first.schema,
         compression="zstd",
+        use_dictionary=[*_REPETITIVE, *(f"{name}.list.element" for name in _lists(first))],
+        write_page_checksum=True,
         store_schema=False,  # or readers would get metadata as a dictionary
         dictionary_pagesize_limit=2**30,  # the JSON of a group may be larger than 1 MiB
     ) as file:
@@ -39,3 +43,7 @@ def _table(rows: Rows, part: Part) -> pa.Table:
 
 def _streams(ids_NC: Array) -> dict[str, Array]:
     return {f"codes_{stream}": ids_NC[:, stream] for stream in range(ids_NC.shape[1])}
+
+
+def _lists(table: pa.Table) -> list[str]:
+    return [field.name for field in table.schema if pa.types.is_list(field.type)]

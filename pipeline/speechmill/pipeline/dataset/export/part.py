@@ -40,6 +40,7 @@ class Rows:
 
     table: pa.Table  # all columns but the codes
     documents: Documents
+    num_frames: int  # of all documents, which may hold those of further rows
 
     def utterances(self, names: RowNames, kind: np.dtype[Any]) -> Iterator[Utterance]:
         """The rows one by one."""
@@ -77,9 +78,8 @@ class Record:
     part: str
     stem: str
     source: str
-    rows: int
+    documents: int
     frames: int
-    audio_seconds: float
     ids: int
     files: Sequence[str]
 

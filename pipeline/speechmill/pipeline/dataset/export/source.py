@@ -20,6 +20,7 @@ from speechmill.pipeline.dataset.names import part_stem
 from speechmill.pipeline.dataset.section_rows import open_parquet
 from speechmill.pipeline.dataset.where import Where
 from speechmill.pipeline.errors import DatasetConflict
+from speechmill.pipeline.filesystems import FileInfo
 from speechmill.pipeline.tokenize.schema import ROW_SCHEMA, token_schema
 
 _CODES = ("codes", "num_codebooks")
@@ -30,6 +31,7 @@ class SourcePart:
     """A part of a dataset by its footer."""
 
     name: str
+    bytes: int
     codec: CodecInfo
     version: int  # of its schema
     digest: str  # changes with the content of the part
@@ -47,15 +49,18 @@ def source_parts(dataset: TokenDataset) -> list[SourcePart]:
     or another version of the schema than the dataset.
     """
     identity = dataset.require_identity()
-    names = sorted(dataset.parts())
-    footers = zip(names, dataset.footers(names), strict=True)
-    return [_source_part(dataset, name, footer, identity) for name, footer in footers]
+    files = sorted(dataset.listed().items())
+    footers = dataset.footers([name for name, _ in files])
+    return [
+        _source_part(name, info, footer, identity)
+        for (name, info), footer in zip(files, footers, strict=True)
+    ]
 
 
 def _source_part(
-    dataset: TokenDataset, name: str, footer: dict[str, Any], identity: dict[str, Any]
+    name: str, info: FileInfo, footer: dict[str, Any], identity: dict[str, Any]
 ) -> SourcePart:
-    url = dataset.part_url(name)
+    url = info.url
     with readable(url):
         for _, message in check_identity(footer, identity):
             raise DatasetConflict(
@@ -65,7 +70,7 @@ def _source_part(
         sizes = tuple(footer["codec"]["codebook_sizes"])
         codec = CodecInfo(**footer["codec"] | {"codebook_sizes": sizes})
         digest = xxhash.xxh3_64_hexdigest(json.dumps(footer, sort_keys=True).encode())
-        return SourcePart(name, codec, footer[SCHEMA], digest)
+        return SourcePart(name, info.size, codec, footer[SCHEMA], digest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +92,11 @@ class Reader:
                 found = utterances_of(table, part.codec.num_codebooks)
                 codes_NK = found.codes_NK[:, : self.codebooks]
                 documents = self.ids.encode(Utterances(codes_NK, found.num_frames_B, table))
-                yield from _with_documents(table.drop_columns(list(_CODES)), documents)
+                has_one_B = documents.lengths_B > 0
+                if has_one_B.any():
+                    kept = table.drop_columns(list(_CODES)).filter(pa.array(has_one_B))
+                    documents = Documents(documents.ids, documents.lengths_B[has_one_B])
+                    yield Rows(kept, documents, self.ids.num_frames(documents))
 
     def _selected(self, part: SourcePart) -> Iterator[pa.Table]:
         """The row groups with the rows that fulfil the condition."""
@@ -111,14 +120,6 @@ def _refuse_damage(table: pa.Table, part: SourcePart) -> None:
         raise ValueError("the columns are not those of a token dataset of this codec")
     for _, message in check_code_values(table, part.codec):
         raise ValueError(message)
-
-
-def _with_documents(table: pa.Table, documents: Documents) -> Iterator[Rows]:
-    """The rows that have a document, if any."""
-    has_one_B = documents.lengths_B > 0
-    if has_one_B.any():
-        kept = table.filter(pa.array(has_one_B))
-        yield Rows(kept, Documents(documents.ids, documents.lengths_B[has_one_B]))
 
 
 def _whole_recordings(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
