@@ -57,7 +57,7 @@ class TokenReader(IterableDataset[Item]):
         tail: str = Tail.KEEP,
         long_documents: str = Long.SPLIT,
         pad_id: int = 0,
-        read_ahead: int = 2**27,  # bytes
+        read_ahead: int = 2**28,  # bytes
         storage: Storage | None = None,
     ):
         weighted = [(datasets, 1.0)] if isinstance(datasets, str | TokenDataset) else [*datasets]
