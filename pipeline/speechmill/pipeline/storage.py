@@ -191,9 +191,12 @@ class Storage:
     def delete(self, url: str) -> None:
         self._try("delete", url, lambda fs, path: fs.rm_file(path))
 
-    def clear_leftovers(self, url: str) -> int:
-        """Remove the temporary files of killed local writes; returns their number."""
-        old = time.time() - LEFTOVER_AGE
+    def clear_leftovers(self, url: str, before: float | None = None) -> int:
+        """Remove the temporary files of killed local writes; returns their number.
+
+        `before`, in s since the epoch, is by default a day ago.
+        """
+        old = time.time() - LEFTOVER_AGE if before is None else before
 
         def clear(fs: FileSystem, path: str) -> int:
             count = 0

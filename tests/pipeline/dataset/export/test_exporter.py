@@ -102,6 +102,17 @@ def test_an_export_follows_its_dataset_wherever_it_is_stopped(store):
     }
 
 
+def test_what_a_killed_write_left_does_not_disturb_the_readers(tmp_path):
+    dataset = odd_dataset(str(tmp_path / "tokens"), {"in/a.tar": ["a"]})
+    (tmp_path / "to").mkdir()
+    (tmp_path / "to" / ".export.json.1.tmp").touch()
+    run(dataset, tmp_path / "to", options("lhotse"))
+    (tmp_path / "to" / "data" / ".cuts.a.jsonl.gz.1.tmp").touch()
+    run(dataset, tmp_path / "to", options("lhotse"))
+    assert [key for key, _ in READERS["lhotse"](tmp_path / "to")] == ["a"]
+    assert not list((tmp_path / "to").rglob("*.tmp"))
+
+
 def test_an_export_goes_on_while_its_dataset_grows(tmp_path):
     dataset = odd_dataset(str(tmp_path / "tokens"), {"in/a.tar": ["a", "b"]})
     assert len(run(dataset, tmp_path / "to", options("hf"))) == 1

@@ -5,6 +5,8 @@ A part is written if it has no record in `done/`, or if it changed since, as aft
 stopped. No file holds a time.
 """
 
+import logging
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,6 +23,8 @@ from speechmill.pipeline.dataset.where import Where
 from speechmill.pipeline.errors import InputError, check_choice
 from speechmill.pipeline.tokenize import canary
 from speechmill.pipeline.tokenize.writer import library_versions
+
+logger = logging.getLogger(__name__)
 
 VERSION = 2  # of the layout of an export
 _THREADS = 8
@@ -57,6 +61,7 @@ def export_dataset(dataset: TokenDataset, output: str, export: Export) -> Iterat
     `output` is absolute. Raises `InputError` if the folder holds other files, and `DatasetConflict`
     if it holds another export.
     """
+    started = time.time()
     format = FORMATS[export.format]
     folder = ExportFolder(output, dataset.storage, format, export.ids.num_ids)
     sources = {part.stem: part for part in source_parts(dataset)}
@@ -70,6 +75,8 @@ def export_dataset(dataset: TokenDataset, output: str, export: Export) -> Iterat
     for stem, record in list(records.items()):
         if stem not in sources or record.source != sources[stem].digest:
             folder.remove(records.pop(stem))
+            if stem not in sources:
+                logger.warning("removed %s, which the dataset no longer has", record.part)
     missing = [part for stem, part in sources.items() if stem not in records]
     for record in _in_parallel(write, missing):
         records[record.stem] = record
@@ -79,6 +86,7 @@ def export_dataset(dataset: TokenDataset, output: str, export: Export) -> Iterat
         streams = None if export.ids.streams is None else len(export.ids.streams)
         written = [records[stem] for stem in sources]
         folder.describe(Whole(folder.data, description, codec, streams, written))
+    folder.clear_leftovers(started)  # of earlier runs: another one may be writing now
 
 
 def _in_parallel(

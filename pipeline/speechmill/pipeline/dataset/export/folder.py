@@ -40,12 +40,7 @@ class ExportFolder:
         return join(self.url, "data")
 
     def claim(self, wanted: dict[str, Any]) -> dict[str, Any]:
-        """Write the description, or compare it with that of the folder; return that of the folder.
-
-        Removes temporary files that killed writes left on a local disk.
-        """
-        for folder in ("", "data", "done"):
-            self.storage.clear_leftovers(join(self.url, folder))
+        """Write the description, or compare it with that of the folder, which is returned."""
         url = join(self.url, DESCRIPTION)
         wanted = json.loads(json.dumps(wanted))
         if not self.storage.exists(url):
@@ -113,6 +108,14 @@ class ExportFolder:
         for url in (*urls, self._record_url(record.stem)):
             with suppress(StorageNotFound):  # a run that was stopped removed it
                 self.storage.delete(url)
+
+    def clear_leftovers(self, before: float) -> None:
+        """Remove what writes that were killed before a time left on a local disk.
+
+        lhotse takes every file in `data/` for one of its own.
+        """
+        for folder in ("", "data", "done"):
+            self.storage.clear_leftovers(join(self.url, folder), before)
 
     def describe(self, whole: Whole) -> None:
         """Write the files about all parts."""
