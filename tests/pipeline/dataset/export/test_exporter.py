@@ -136,6 +136,9 @@ def test_a_folder_with_other_files_or_another_export_is_refused_with_the_differe
         run(dataset, tmp_path / "mine", options("kaldi"))
     with pytest.raises(DatasetConflict, match=r"where = None, this one has 'duration > 1'"):
         run(dataset, tmp_path / "mine", options("memmap", where=Where("duration > 1")))
+    (tmp_path / "mine" / "export.json").write_text('{"format": "memmap", "codec": "null"}')
+    with pytest.raises(DatasetConflict, match="export_version None"):
+        run(dataset, tmp_path / "mine", options("memmap"))
     with pytest.raises(InputError, match=r"not empty, it holds dataset\.json"):
         run(dataset, dataset.root, options("memmap"))
 

@@ -13,7 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from speechmill.pipeline.dataset.export.folder import LIBRARIES, ExportFolder
+from speechmill.pipeline.dataset.export.folder import EXPORT_VERSION, LIBRARIES, ExportFolder
 from speechmill.pipeline.dataset.export.formats import FORMATS
 from speechmill.pipeline.dataset.export.ids import Ids
 from speechmill.pipeline.dataset.export.part import Record, Whole
@@ -26,7 +26,7 @@ from speechmill.pipeline.tokenize.writer import library_versions
 
 logger = logging.getLogger(__name__)
 
-VERSION = 2  # of the layout of an export
+VERSION = 2  # of the files of an export; the first had `done/` without records
 _THREADS = 8
 _IN_FLIGHT = 2**26  # bytes of parts that are written at a time, with ten times as much memory
 
@@ -108,7 +108,7 @@ def _description(dataset: TokenDataset, export: Export) -> dict[str, Any]:
     may_be_added = (BATCH, canary.KEY)  # by a later run of `tokenize`
     identity = dataset.require_identity()
     return {
-        "export_version": VERSION,
+        EXPORT_VERSION: VERSION,
         "format": export.format,
         "dataset": dataset.root,
         "identity": {name: identity[name] for name in identity if name not in may_be_added},

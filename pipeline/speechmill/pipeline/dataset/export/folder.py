@@ -22,6 +22,7 @@ from speechmill.pipeline.errors import DatasetConflict, InputError, StorageNotFo
 from speechmill.pipeline.storage import Storage, join
 
 DESCRIPTION = "export.json"
+EXPORT_VERSION = "export_version"  # of the description
 LIBRARIES = "libraries"  # of the description: those of the run that began the export
 _PARALLEL_READS = 32
 

@@ -109,4 +109,4 @@ class Whole:
 
 def json_line(facts: dict[str, Any]) -> bytes:
     """One line of JSON."""
-    return (json.dumps(facts, ensure_ascii=False) + "\n").encode()
+    return (json.dumps(facts) + "\n").encode()
