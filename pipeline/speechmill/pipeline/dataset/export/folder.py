@@ -50,10 +50,13 @@ class ExportFolder:
             return wanted
         with readable(url):
             found = dict(json.loads(self.storage.read_bytes(url)))
-        for difference in sorted(_differences(found, wanted | {LIBRARIES: found.get(LIBRARIES)})):
+        if (version := found.get(EXPORT_VERSION)) != wanted[EXPORT_VERSION]:
             raise DatasetConflict(
-                f"{self.url} holds an export with {difference}; set another output"
+                f"{self.url} holds an export of {EXPORT_VERSION} {version}, and this version of "
+                f"speechmill writes {wanted[EXPORT_VERSION]}; set another output"
             )
+        for fact in sorted(_differences(found, wanted | {LIBRARIES: found.get(LIBRARIES)})):
+            raise DatasetConflict(f"{self.url} holds an export with {fact}; set another output")
         return found
 
     def _refuse_other_files(self) -> None:
