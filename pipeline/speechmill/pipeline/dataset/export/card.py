@@ -62,9 +62,8 @@ audio_BT = codec.decode(codes_BKF, torch.tensor([len(codes_FK)]))
 settings with which the audio was read and encoded, and the condition that chose the rows, if any.
 """
 
+_TOKENIZERS = "speechmill.pipeline.dataset.text_tokenizers"
 _COLUMNS = {
-    "input_ids": "the ids of the document",
-    "codes_0, codes_1, …": "the codes of each stream, one for each row of the pattern",
     "key": "the key of the sample",
     "num_frames": "frames of the codec",
     "start, end": "of the utterance in its recording, in s",
@@ -126,26 +125,29 @@ def _facts(whole: Whole) -> dict[str, Any]:
 
 
 def _body(whole: Whole, facts: dict[str, Any]) -> str:
-    name = "input_ids" if whole.streams is None else "codes_0, codes_1, …"
-    left_out = {"input_ids", "codes_0, codes_1, …"} - {name}
-    columns = {name: text for name, text in _COLUMNS.items() if name not in left_out}
-    template = whole.description["ids"].get("template")
-    other = template is not None and template["tokenizer"]["kind"] != BYTES
     frames = sum(record.frames for record in whole.records)
-    module = "speechmill.pipeline.dataset.text_tokenizers"
+    template = whole.description["ids"].get("template")
+    is_bytes = template is None or template["tokenizer"]["kind"] == BYTES
     return _BODY.format(
         codec=_code(facts["codec"]),
         documents=sum(record.documents for record in whole.records),
         hours=frames / whole.codec.frame_rate / 3600,
         frames=frames,
-        facts=_table(facts, "fact", "value"),
-        columns=_table(columns, "column", "content"),
-        imports=f"\nfrom {module} import load_tokenizer" if other else "",
-        tokenizer=', load_tokenizer("tokenizer.json")' if other else "",
+        facts=_table("fact", "value", {name: _code(value) for name, value in facts.items()}),
+        columns=_table("column", "content", {**_COLUMNS, **_ids_column(whole.streams)}),
+        imports="" if is_bytes else f"\nfrom {_TOKENIZERS} import load_tokenizer",
+        tokenizer="" if is_bytes else ', load_tokenizer("tokenizer.json")',
         document=_document(whole.streams),
         name=facts["codec"],
         revision=facts["revision"],
     )
+
+
+def _ids_column(streams: int | None) -> dict[str, str]:
+    if streams is None:
+        return {"input_ids": "the ids of the document"}
+    names = "codes_0" if streams == 1 else f"codes_0 … codes_{streams - 1}"
+    return {names: "the ids of each stream"}
 
 
 def _document(streams: int | None) -> str:
@@ -162,9 +164,9 @@ def _licence(codec: str) -> str:
         return "unknown"
 
 
-def _table(values: dict[str, Any], *head: str) -> str:
-    rows = [f"| {head[0]} | {head[1]} |", "|---|---|"]
-    return "\n".join([*rows, *(f"| {_code(k)} | {_code(v)} |" for k, v in values.items())])
+def _table(first: str, second: str, rows: dict[str, str]) -> str:
+    lines = (f"| `{name}` | {value} |" for name, value in rows.items())
+    return "\n".join([f"| {first} | {second} |", "|---|---|", *lines])
 
 
 def _code(value: object) -> str:

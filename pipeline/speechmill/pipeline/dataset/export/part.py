@@ -93,6 +93,8 @@ class Record:
         found = cls(**json.loads(data))
         if "/" in "".join([found.stem, *found.files]):
             raise ValueError(f"{found.files} are not names of files")
+        if not all(isinstance(n, int) for n in (found.documents, found.frames, found.ids)):
+            raise ValueError("its counts are not numbers")
         return found
 
 
