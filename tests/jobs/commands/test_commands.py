@@ -217,6 +217,18 @@ def test_an_export_takes_a_template_and_a_condition_from_the_command_line(tmp_pa
     assert ids.template.vocabulary.first_code == 1006
 
 
+def test_a_compacted_dataset_is_exported_as_its_parts_are(tmp_path, dataset):
+    assert speechmill("compact", dataset.root, tmp_path / "few").exit_code == 0
+    for root, output in ((dataset.root, "parts"), (tmp_path / "few", "one")):
+        done = speechmill("export", root, tmp_path / output, "--format", "memmap", "--flat")
+        assert done.exit_code == 0, done.output
+    found = [
+        np.concatenate([np.load(path) for path in sorted((tmp_path / name).rglob("*.ids.npy"))])
+        for name in ("parts", "one")
+    ]
+    np.testing.assert_array_equal(*found)
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
