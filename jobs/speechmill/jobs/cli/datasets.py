@@ -170,6 +170,9 @@ def compact_command(
     without_failed: Annotated[
         bool, typer.Option(help="compact although shards failed, without them")
     ] = False,
+    threads: Annotated[
+        int, typer.Option(help="files at the same time; each takes memory for two of its size")
+    ] = 2,
 ) -> None:
     """Write a token dataset of many parts as few large files; run it again to resume."""
     from speechmill.jobs.commands.compact import compact_dataset
@@ -180,6 +183,7 @@ def compact_command(
             output,
             file_mb=file_mb,
             without_failed=without_failed,
+            threads=threads,
             overrides=overrides or [],
             display=Display(console),
         )

@@ -2,7 +2,12 @@
 
 from speechmill.jobs.display import Display
 from speechmill.jobs.existing_dataset import last_summary, open_dataset
-from speechmill.pipeline.dataset.compact.files import finish, is_finished, write_files
+from speechmill.pipeline.dataset.compact.files import (
+    check_threads,
+    finish,
+    is_finished,
+    write_files,
+)
 from speechmill.pipeline.dataset.compact.plan import CompactionPlan, parts_since, recorded_plan
 from speechmill.pipeline.dataset.layout import TokenDataset
 from speechmill.pipeline.dataset.row_groups import INDEX
@@ -16,6 +21,7 @@ def compact_dataset(
     *,
     file_mb: float,
     without_failed: bool,
+    threads: int,
     overrides: list[str],
     display: Display,
 ) -> None:
@@ -23,6 +29,7 @@ def compact_dataset(
 
     Raises `DatasetConflict` for a compacted dataset that is finished and lacks newer parts.
     """
+    check_threads(threads)
     source = open_dataset(root, overrides)
     target = TokenDataset(source.storage.absolute(output).rstrip("/"), source.storage)
     plan = recorded_plan(source, target, file_mb, without_failed=without_failed)
@@ -36,12 +43,11 @@ def compact_dataset(
         display.line("nothing left to do")
         return
     _describe(plan, source, later, display)
-    with display.bar("compacting", len(plan.files)):
-        for file in write_files(plan, source, target):
-            display.line(
-                f"{file.name}  {file.parts} parts, {file.rows:,} utterances, {file.row_groups} row "
-                f"groups, {file.bytes / 1e6:.1f} MB"
-            )
+    for file in write_files(plan, source, target, threads):
+        display.line(
+            f"{file.name}  {file.parts} parts, {file.rows:,} utterances, {file.row_groups} row "
+            f"groups, {file.bytes / 1e6:.1f} MB"
+        )
     finish(plan, source, target)
     display.done(target.root, [join(target.root, INDEX)], target.storage)
 

@@ -34,7 +34,7 @@ NUMBERS = count()
 def compacted(source: TokenDataset, output: str = "", **options: Any) -> TokenDataset:
     """By default into files of some kB, beside the source."""
     output = output or f"{source.root}-compacted"
-    wanted = {"file_mb": 0.004, "without_failed": False, **options}
+    wanted = {"file_mb": 0.004, "without_failed": False, "threads": 2, **options}
     compact_dataset(source.root, output, overrides=[], display=QUIET, **wanted)
     return TokenDataset(output, source.storage)
 
@@ -171,7 +171,7 @@ def stop_after_first_file(source: TokenDataset) -> TokenDataset:
     target = TokenDataset(f"{source.root}-compacted", Stopping())
     plan = recorded_plan(source, target, 0.004, without_failed=False)
     with contextlib.suppress(Stopped):
-        list(write_files(plan, source, target))
+        list(write_files(plan, source, target, threads=1))
     return TokenDataset(target.root, source.storage)
 
 
@@ -307,6 +307,11 @@ def test_another_dataset_or_size_into_a_planned_folder_is_refused(source, tmp_pa
 def test_a_size_that_is_none_is_refused(source, file_mb):
     with pytest.raises(InputError, match=r"file_mb is .*; give"):
         compacted(source, file_mb=file_mb)
+
+
+def test_a_number_of_threads_out_of_range_is_refused(source):
+    with pytest.raises(InputError, match="threads is 0; give 1 to 16"):
+        compacted(source, threads=0)
 
 
 def test_failed_shards_are_only_left_out_if_the_user_says_so(source):

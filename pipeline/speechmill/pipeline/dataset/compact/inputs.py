@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from threading import Event
 from typing import Any
 
 import pyarrow as pa
@@ -16,6 +17,7 @@ from speechmill.pipeline.dataset.compact.plan import PlannedPart
 from speechmill.pipeline.dataset.layout import SCHEMA, TokenDataset, readable
 from speechmill.pipeline.dataset.row_groups import checked_footer
 from speechmill.pipeline.dataset.section_rows import open_parquet
+from speechmill.pipeline.errors import RunStopped
 from speechmill.pipeline.storage import join
 from speechmill.pipeline.tokenize.schema import ROW_SCHEMA, reject_schema, token_schema
 
@@ -40,6 +42,7 @@ class Inputs:
     identity: dict[str, Any]
     parts: Sequence[PlannedPart]
     with_rejects: set[str]  # names of all parts that have a file in `rejects/`
+    stop: Event  # set if the file is not wanted any more
     footers: list[dict[str, Any]] = field(default_factory=list)
     rejects: list[pa.Table] = field(default_factory=list)
     row_digest: ContentDigest = field(default_factory=ContentDigest)
@@ -53,9 +56,14 @@ class Inputs:
         return schema.set(place, ROW_SCHEMA.field("metadata"))
 
     def tables(self) -> Iterator[pa.Table]:
-        """The row groups of every part; raises `InputError` for a part that is damaged."""
+        """The row groups of every part.
+
+        Raises `InputError` for a part that is damaged, and `RunStopped` when it should stop.
+        """
         schema = self.schema
         for part in self._fetched():
+            if self.stop.is_set():
+                raise RunStopped("compaction was stopped")
             url = self.source.part_url(part.name)
             with readable(url):
                 file = open_parquet(io.BytesIO(part.rows))
