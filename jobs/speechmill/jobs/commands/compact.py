@@ -1,7 +1,7 @@
 """`speechmill compact`: the parts of a token dataset as few large files."""
 
 from speechmill.jobs.display import Display
-from speechmill.jobs.existing_dataset import last_summary, open_dataset
+from speechmill.jobs.existing_dataset import last_summary, open_dataset, run_ids
 from speechmill.pipeline.dataset.compact.files import (
     check_threads,
     finish,
@@ -9,7 +9,7 @@ from speechmill.pipeline.dataset.compact.files import (
     write_files,
 )
 from speechmill.pipeline.dataset.compact.plan import CompactionPlan, parts_since, recorded_plan
-from speechmill.pipeline.dataset.layout import TokenDataset
+from speechmill.pipeline.dataset.layout import TokenDataset, readable
 from speechmill.pipeline.dataset.row_groups import INDEX
 from speechmill.pipeline.errors import DatasetConflict
 from speechmill.pipeline.storage import join
@@ -59,5 +59,7 @@ def _describe(plan: CompactionPlan, source: TokenDataset, later: int, display: D
         display.line(f"failed   {len(plan.failed)} shards, whose rows will be missing")
     if later:
         display.line(f"later    {later} parts are newer than the plan, and will be missing")
-    if last_summary(source) is None:
+    with readable(join(source.root, "runs")):
+        is_open = bool(run_ids(source.root, source.storage)) and last_summary(source) is None
+    if is_open:
         display.line("note     the last run did not end: parts that come later will be missing")

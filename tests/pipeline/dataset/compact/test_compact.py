@@ -137,7 +137,7 @@ def test_a_footer_says_all_that_the_footers_of_its_parts_say(source):
 @pytest.mark.parametrize("done", [False, True], ids=["before", "after"])
 def test_stopped_at_any_operation_and_resumed_a_compaction_gives_the_same_bytes(done):
     StoppingStore.begin()
-    source = write_dataset(f"stopping://compact/{done}/out", [[3, 40], [60], [2]])
+    source = write_dataset(f"stopping://compact/{done}/out", [[3, 40], [60]])
     source.storage.put(f"{source.root}/runs/1/config.yaml", b"shards: []")
     source.storage.put(f"{source.root}/failed/x-0.json", json.dumps({"shard": "x"}).encode())
     StoppingStore.begin()
@@ -224,6 +224,42 @@ def test_a_flipped_bit_in_a_page_of_a_part_is_found(source):
     data[300] ^= 1
     source.storage.put(url, bytes(data))
     with pytest.raises(InputError, match=f"{url} is damaged"):
+        compacted(source)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"rows": 1}, "its footer counts 1 rows, there are 2"),
+        ({"frames": 1}, "its footer counts 1 frames, there are 4"),
+        ({"bad_json": "x"}, "TypeError"),
+        ({"source": {}}, "TypeError"),
+        ({"rejects": 1}, "AttributeError"),
+    ],
+)
+def test_a_footer_that_is_wrong_is_refused_in_one_line(source, change, message):
+    url = source.part_url(max(source.parts()))
+    rows = pq.read_table(url)
+    footer = json.dumps(json.loads(rows.schema.metadata[b"speechmill"]) | change)
+    pq.write_table(rows.replace_schema_metadata({"speechmill": footer}), url)
+    with pytest.raises(InputError, match=f"{url} is damaged: .*{message}"):
+        compacted(source)
+
+
+def test_rows_whose_codes_are_not_those_of_their_frames_are_refused(source):
+    url = source.part_url(max(source.parts()))
+    rows = pq.read_table(url)
+    field = rows.schema.field("codes")
+    codes = pa.array([[1] * 8, [1] * 24], field.type)
+    pq.write_table(rows.set_column(rows.schema.get_field_index("codes"), field, codes), url)
+    with pytest.raises(InputError, match="a row has another number of codes"):
+        compacted(source)
+
+
+def test_a_dataset_that_was_begun_in_the_folder_of_a_plan_stays(source):
+    target = stop_after_first_file(source)
+    target.storage.put(f"{target.root}/dataset.json", b"{}")
+    with pytest.raises(DatasetConflict, match="holds another dataset by now; set another folder"):
         compacted(source)
 
 

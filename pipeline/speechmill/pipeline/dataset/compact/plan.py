@@ -239,6 +239,9 @@ def _refuse_other(
     plan: CompactionPlan, identity: dict[str, Any], file_mb: float, target: TokenDataset
 ) -> None:
     """Raise `DatasetConflict` if a plan was made for another dataset or size."""
+    begun = target.read_identity()
+    if begun is not None and COMPACTED not in begun:
+        raise DatasetConflict(f"{target.root} holds another dataset by now; set another folder")
     # The first run on GPUs adds a key to the identity of a dataset.
     for key, value in plan.identity.items():
         if identity.get(key) != value:
