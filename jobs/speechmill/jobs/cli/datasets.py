@@ -166,7 +166,7 @@ def compact_command(
         str, typer.Argument(help="new folder, local or a URL", callback=absolute_path)
     ],
     overrides: Overrides = None,
-    file_mb: Annotated[float, typer.Option(help="largest size of a file, about")] = 384.0,
+    file_mb: Annotated[float, typer.Option(help="largest size of a file, about")] = 512.0,
     without_failed: Annotated[
         bool, typer.Option(help="compact although shards failed, without them")
     ] = False,
