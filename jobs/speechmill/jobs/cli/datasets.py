@@ -171,7 +171,7 @@ def compact_command(
         bool, typer.Option(help="compact although shards failed, without them")
     ] = False,
     threads: Annotated[
-        int, typer.Option(help="files at the same time; each takes memory for two of its size")
+        int, typer.Option(help="files at the same time; each takes 1.5 times its size in memory")
     ] = 2,
 ) -> None:
     """Write a token dataset of many parts as few large files; run it again to resume."""
