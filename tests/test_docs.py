@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from speechmill.jobs.cli import app
 from speechmill.jobs.config import from_overrides, load_config
+from tests.compact_parts import write_dataset
 from tests.conftest import REPOSITORY
 from tests.jobs.datasets import make_dataset
 
@@ -158,3 +159,15 @@ def test_the_lines_for_each_consumer_of_tokens_run_in_the_order_of_the_page(
             exec(text, found)
             if "codes_FK" in found:
                 assert np.asarray(found["codes_FK"]).tolist() in stored
+
+
+def test_the_page_on_compaction_reads_an_index(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_dataset("demo/tokens", [[50, 100], [150]])
+    page = REPOSITORY / "docs/guide/compact.md"
+    first = next(line for line in shell_lines(page) if line.startswith("speechmill compact demo"))
+    assert CliRunner().invoke(app, shlex.split(first)[1:]).exit_code == 0
+    found: dict = {}
+    for snippet in blocks(page, "python"):
+        exec(snippet, found)
+    assert (found["hours"] * 3600, found["frames"]) == (6.0, 300)

@@ -206,10 +206,13 @@ def compact_command(
         str, typer.Argument(help="new folder, local or a URL", callback=absolute_path)
     ],
     overrides: Overrides = None,
-    file_mb: Annotated[float, typer.Option(help="largest size of a file, about")] = 384.0,
+    file_mb: Annotated[float, typer.Option(help="largest size of a file, about")] = 512.0,
     without_failed: Annotated[
         bool, typer.Option(help="compact although shards failed, without them")
     ] = False,
+    threads: Annotated[
+        int, typer.Option(help="files at the same time; each takes 1.5 times its size in memory")
+    ] = 2,
 ) -> None:
     """Write a token dataset of many parts as few large files; run it again to resume."""
     from speechmill.jobs.commands.compact import compact_dataset
@@ -220,6 +223,7 @@ def compact_command(
             output,
             file_mb=file_mb,
             without_failed=without_failed,
+            threads=threads,
             overrides=overrides or [],
             display=Display(console),
         )

@@ -2,8 +2,11 @@
 
 import io
 import json
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from threading import Event
 from typing import Any
 
 import pyarrow as pa
@@ -18,7 +21,7 @@ from speechmill.pipeline.dataset.layout import COMPACTED, DAMAGE, SCHEMA, TokenD
 from speechmill.pipeline.dataset.row_groups import INDEX, index_of
 from speechmill.pipeline.dataset.section_rows import open_parquet
 from speechmill.pipeline.dataset.sections import joined_footer
-from speechmill.pipeline.errors import StorageError, StorageNotFound
+from speechmill.pipeline.errors import InputError, StorageError, StorageNotFound
 from speechmill.pipeline.storage import join
 from speechmill.pipeline.tokenize.schema import reject_schema
 from speechmill.pipeline.tokenize.writer import (
@@ -28,6 +31,8 @@ from speechmill.pipeline.tokenize.writer import (
     library_versions,
     parquet_writer,
 )
+
+MOST_THREADS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,24 +47,47 @@ class CompactedFile:
 
 
 def write_files(
-    plan: CompactionPlan, source: TokenDataset, target: TokenDataset
+    plan: CompactionPlan, source: TokenDataset, target: TokenDataset, threads: int
 ) -> Iterator[CompactedFile]:
-    """Write the files of a plan that are not there yet; yield each after it was read back.
+    """Write the files of a plan that are not there yet, and yield each after it was read back.
 
-    A file is read back before the next one is written. So of those that a killed process left, only
-    the last one is read again. Raises `InputError` for a damaged part, and `StorageError` for a
-    file that does not hold what was written.
+    Up to `threads` files are written at the same time, and always the first ones of those that are
+    left. So after a kill only the last few may not have been read back, and these are read again.
+    Raises `InputError` for a damaged part, and `StorageError` for a file that does not hold what
+    was written.
     """
     for folder in ("", "tokens", "rejects"):
         target.storage.clear_leftovers(join(target.root, folder))
     there, with_rejects = target.parts(), source.parts("rejects")
-    for number, parts in enumerate(plan.files):
-        name = plan.name(number)
-        if name not in there:
-            _write(name, Inputs(source, plan.identity, parts, with_rejects), target)
-        elif name != max(there):
-            continue
-        yield _read_back(name, [part.name for part in parts], target)
+    unread = sorted(there)[-MOST_THREADS:]
+    running: deque[Future[CompactedFile]] = deque()
+    stop = Event()
+    with ThreadPoolExecutor(threads) as pool:
+        try:
+            for number, parts in enumerate(plan.files):
+                name = plan.name(number)
+                if name in there and name not in unread:
+                    continue
+                inputs = Inputs(source, plan.identity, parts, with_rejects, stop)
+                running.append(pool.submit(_make, name, inputs, target, name in there))
+                if len(running) == threads:
+                    yield running.popleft().result()
+            for last in running:
+                yield last.result()
+        finally:
+            stop.set()
+
+
+def check_threads(threads: int) -> None:
+    """Raise `InputError` for a number of files at the same time that is out of range."""
+    if not 1 <= threads <= MOST_THREADS:
+        raise InputError(f"threads is {threads}; give 1 to {MOST_THREADS}")
+
+
+def _make(name: str, inputs: Inputs, target: TokenDataset, is_there: bool) -> CompactedFile:
+    if not is_there:
+        _write(name, inputs, target)
+    return _read_back(name, [part.name for part in inputs.parts], target)
 
 
 def finish(plan: CompactionPlan, source: TokenDataset, target: TokenDataset) -> None:

@@ -5,6 +5,8 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cached_property
+from threading import Event
 from typing import Any
 
 import pyarrow as pa
@@ -16,6 +18,8 @@ from speechmill.pipeline.dataset.compact.plan import PlannedPart
 from speechmill.pipeline.dataset.layout import SCHEMA, TokenDataset, readable
 from speechmill.pipeline.dataset.row_groups import checked_footer
 from speechmill.pipeline.dataset.section_rows import open_parquet
+from speechmill.pipeline.dataset.sections import joined_footer
+from speechmill.pipeline.errors import RunStopped
 from speechmill.pipeline.storage import join
 from speechmill.pipeline.tokenize.schema import ROW_SCHEMA, reject_schema, token_schema
 
@@ -40,12 +44,13 @@ class Inputs:
     identity: dict[str, Any]
     parts: Sequence[PlannedPart]
     with_rejects: set[str]  # names of all parts that have a file in `rejects/`
+    stop: Event  # set if the file is not wanted any more
     footers: list[dict[str, Any]] = field(default_factory=list)
     rejects: list[pa.Table] = field(default_factory=list)
     row_digest: ContentDigest = field(default_factory=ContentDigest)
     reject_digest: ContentDigest = field(default_factory=ContentDigest)
 
-    @property
+    @cached_property
     def schema(self) -> pa.Schema:
         """Of the rows; metadata is a dictionary, since the rows of a recording share it."""
         schema = token_schema(self.identity["codebook_sizes"], self.identity[SCHEMA])
@@ -53,9 +58,13 @@ class Inputs:
         return schema.set(place, ROW_SCHEMA.field("metadata"))
 
     def tables(self) -> Iterator[pa.Table]:
-        """The row groups of every part; raises `InputError` for a part that is damaged."""
-        schema = self.schema
+        """The row groups of every part.
+
+        Raises `InputError` for a part that is damaged, and `RunStopped` when it should stop.
+        """
         for part in self._fetched():
+            if self.stop.is_set():
+                raise RunStopped("compaction was stopped")
             url = self.source.part_url(part.name)
             with readable(url):
                 file = open_parquet(io.BytesIO(part.rows))
@@ -64,8 +73,7 @@ class Inputs:
             for number in range(file.num_row_groups):
                 with readable(url):
                     table = file.read_row_group(number)
-                    if not table.schema.remove_metadata().equals(schema):
-                        raise ValueError("its columns are not those of a token dataset")
+                    self._check(table)
                     rows, frames = rows + len(table), frames + pc.sum(table["num_frames"]).as_py()
                 self.row_digest.update(table)
                 yield table
@@ -73,7 +81,16 @@ class Inputs:
                 _compare("rows", rows, footer["rows"])
                 _compare("frames", frames, footer["frames"])
                 self._take_rejects(part, sum(footer["rejects"].values()))
+                joined_footer([part.name], [footer])  # raises here for counts that are no numbers
             self.footers.append(footer)
+
+    def _check(self, table: pa.Table) -> None:
+        if not table.schema.equals(self.schema):
+            raise ValueError("its columns are not those of a token dataset")
+        frames_B = pc.cast(table["num_frames"], pa.int64())
+        wanted_B = pc.multiply(frames_B, len(self.identity["codebook_sizes"]))
+        if not pc.all(pc.equal(pc.list_value_length(table["codes"]), wanted_B)).as_py():
+            raise ValueError("a row has another number of codes than num_frames * num_codebooks")
 
     def _take_rejects(self, part: _Fetched, count: int) -> None:
         schema = reject_schema(self.identity[SCHEMA])

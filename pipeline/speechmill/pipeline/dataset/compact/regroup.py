@@ -28,17 +28,16 @@ def regrouped(
     held: list[pa.Table] = []
     used_L = np.zeros(3, np.int64)
     for table in tables:
-        sizes_BL = np.cumsum(_sizes(table), axis=0)
-        start, before_L = 0, np.zeros(3, np.int64)
-        while start < len(table):
-            room_L = limits_L - used_L + before_L
-            ends = [np.searchsorted(sizes_BL[:, i], room_L[i], "right") for i in range(3)]
-            stop = max(int(min(ends)), start if held else start + 1)
-            if stop > start:
-                held.append(table.slice(start, stop - start))
-                used_L += sizes_BL[stop - 1] - before_L
-                start, before_L = stop, sizes_BL[stop - 1]
-            if start < len(table):
+        left = table
+        while len(left):
+            sizes_BL = used_L + np.cumsum(_sizes(left), axis=0)
+            fitting = int((sizes_BL <= limits_L).all(axis=1).sum())
+            count = fitting if held else max(fitting, 1)
+            if count:
+                held.append(left.slice(0, count))
+                used_L = sizes_BL[count - 1]
+            left = left.slice(count)
+            if len(left):
                 yield _joined(held)
                 held, used_L = [], np.zeros(3, np.int64)
     if held:
