@@ -212,7 +212,8 @@ class _UnwrittenPart(PartWriter):
     def _fixed_bytes(self, report: ShardReport) -> float:
         """The bytes of a part without rows, from the sizes with all rows and with every other."""
         arguments = (self.root, self.shard, _Sizes(), self.codec, self.provenance, self.version)
-        with _UnwrittenPart(*arguments) as fewer:
+        fewer = _UnwrittenPart(*arguments)
+        with fewer:
             fewer._batches = [batch.take(_every_other(len(batch))) for batch in self._batches]
             fewer._metadata = self._metadata
             fewer.close(self.part_end)

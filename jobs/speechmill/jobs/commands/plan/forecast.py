@@ -9,6 +9,7 @@ from speechmill.jobs.commands.plan.probe import Place, Probe, work_seconds
 from speechmill.jobs.commands.plan.sampling import Estimate, agreed
 from speechmill.pipeline.errors import InputError
 from speechmill.pipeline.filesystems import is_local
+from speechmill.pipeline.run.run_log import FLUSH_SECONDS
 from speechmill.pipeline.shards.listing import Shard
 from speechmill.pipeline.storage import REQUEST_BYTES
 from speechmill.pipeline.tokenize.probe import ProbedCodec, ProbedShard
@@ -18,10 +19,9 @@ Value = Callable[[ProbedCodec], float]  # of what a codec made of a part
 SCALES = (1, 8, 64, 512)  # GPUs, or machines
 _HEADS = 2  # of a shard: before it is opened, and when it is
 _LISTED = 1000  # objects that one LIST names
-_LISTS = 12  # of a run over a few shards, counted on S3, as are the next two
+_LISTS = 9  # of a run beside the pages of its listings, counted on S3, as are the next two
 _GETS, _HEADS_OF_A_RUN = 3, 9
 _PUTS = 5
-_LOG_SECONDS = 30.0  # between two writes of the log
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,10 +61,6 @@ class CodecForecast:
     rejecting_shards: Estimate  # which have a file in rejects/
     finished: Finished | None
     finished_fit: bool  # the finished parts are part of the estimates
-
-    @property
-    def puts(self) -> float:
-        return self.rejecting_shards.value
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,13 +156,14 @@ def forecast_run(
 ) -> RunForecast:
     """Return what the run takes; `todo` are the shards of each codec."""
     shards = sorted((s for stratum in probe.strata for s in stratum), key=lambda s: s.url)
+    walls = [_wall(probe, shards, units) for units in SCALES]
     return RunForecast(
         decode_cpu_seconds=probe.total(lambda part: part.decode_cpu_seconds),
         encode_seconds=probe.total(lambda part: part.encode_seconds),
         start_seconds=probe.start_seconds,
         place=probe.place,
-        requests=_requests(shards, codecs, todo, output),
-        walls=[_wall(probe, shards, units) for units in SCALES],
+        requests=_requests(shards, codecs, todo, output, walls[0]),
+        walls=walls,
     )
 
 
@@ -210,15 +207,17 @@ def _requests(
     codecs: Sequence[CodecForecast],
     todo: Sequence[Sequence[Shard]],
     output: str,
+    wall: Wall,
 ) -> Requests:
-    """Count requests as a run without faults makes them; the first of a run were counted on S3."""
+    """Count requests as a run without faults makes them; `wall` is its time on one unit."""
     remote = [shard for shard in shards if not is_local(shard.url)]
     gets = sum(ceil(shard.size / REQUEST_BYTES) for shard in remote)
     found = [gets, _HEADS * len(remote), ceil(len(remote) / _LISTED), 0]
     if not is_local(output):
         for codec, mine in zip(codecs, todo, strict=True):
             listings = 2 * ceil(len(mine) / _LISTED)
-            puts = len(mine) + round(codec.puts)
+            log = min(len(mine), int(wall.seconds.value / FLUSH_SECONDS))
+            puts = len(mine) + round(codec.rejecting_shards.value) + log
             for place, more in enumerate((_GETS, _HEADS_OF_A_RUN, _LISTS + listings, _PUTS + puts)):
                 found[place] += more
     return Requests(*found)

@@ -107,10 +107,10 @@ def probing_order(strata: Sequence[Sequence[Item]], seed: int = 0) -> list[Item]
 
 
 def estimate_sum(strata: Sequence[Stratum]) -> Estimate:
-    """Return the sum of a value over all shards; without any observed shard, 0 of unknown error."""
+    """Return the sum of a value over all shards; if none was observed, 0 of unknown error."""
     joined = _large_enough(strata)
     if not joined:
-        return Estimate(0.0, None)
+        return Estimate(0.0, None if strata else 0.0)
     pairs = [(stratum, one) for stratum in joined for one in stratum.observed]
     values = sum(stratum.weight * one.whole_value for stratum, one in pairs)
     sizes = sum(stratum.weight * one.size for stratum, one in pairs)

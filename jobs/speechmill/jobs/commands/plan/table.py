@@ -253,7 +253,8 @@ def _count(estimate: Estimate) -> str:
 def _error(estimate: Estimate) -> str:
     if estimate.relative is None:
         return ", error not known"
-    return f" ± {100 * estimate.relative:.2g} %" if estimate.relative else ""
+    percent = 100 * estimate.relative
+    return f" ± {percent:.{0 if percent >= 10 else 1}f} %" if percent else ""
 
 
 def _size(num_bytes: float) -> str:
