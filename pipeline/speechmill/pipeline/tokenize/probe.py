@@ -68,6 +68,11 @@ class ProbedShard(ShardReport):
     device: str
     codecs: dict[int, ProbedCodec]  # by position
 
+    @property
+    def work_seconds(self) -> float:
+        """The seconds in which it was decoded or encoded."""
+        return self.decode_cpu_seconds + self.encode_seconds
+
 
 @dataclass(frozen=True)
 class ProbeJob:
@@ -156,7 +161,7 @@ class Prober(Tokenizer):
             before = sum(part.shard == shard.name and part.warm for part in self._measured)
             seconds = self._seconds * 4**before
             speeds = [part for part in self._measured if part.warm] or self._measured
-            work = sum(part.decode_seconds + part.encode_seconds for part in speeds)
+            work = sum(part.work_seconds for part in speeds)
             speed = sum(part.bytes_read for part in speeds) / work if work else float("inf")
             return PartLimit(seconds * speed, seconds * _SLOW)
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from math import ceil, isfinite
 
-from speechmill.jobs.commands.plan.probe import Place, Probe, work_seconds
+from speechmill.jobs.commands.plan.probe import Place, Probe
 from speechmill.jobs.commands.plan.sampling import Estimate, agreed
 from speechmill.pipeline.errors import InputError
 from speechmill.pipeline.filesystems import is_local
@@ -177,7 +177,7 @@ def busy_seconds(probe: Probe) -> Estimate:
         encode = probe.total(lambda part: part.encode_seconds)
         decode = probe.total(lambda part: part.decode_cpu_seconds).times(1 / probe.place.cores)
         return max(encode, decode, key=lambda each: each.value)
-    work = probe.total(work_seconds)
+    work = probe.total(lambda part: part.work_seconds)
     return work.times(probe.seconds / probe.work_seconds if probe.work_seconds else 0.0)
 
 

@@ -112,8 +112,9 @@ def _listed(
 def _finished(dataset: TokenDataset, todo: Sequence[Shard]) -> Finished | None:
     """Return what some of the finished parts say about the shards to do."""
     files = dataset.storage.list_files(join(dataset.root, dataset.folder))
-    sizes = {info.url.rpartition("/")[2].removesuffix(".parquet"): info.size for info in files}
-    names = sorted(dataset.parts())
+    named = {info.url.rpartition("/")[2].removesuffix(dataset.suffix): info.size for info in files}
+    sizes = {name: size for name, size in named.items() if not name.startswith(".")}
+    names = sorted(sizes)
     chosen = names[:: max(1, len(names) // _SAMPLE)]
     footers = dataset.footers(chosen)
     audio, tokens = [], []

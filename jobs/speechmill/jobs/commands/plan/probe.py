@@ -58,6 +58,7 @@ class ProbeSize:
 class Place:
     """Where the probe ran, as the unit of the run that it stands for."""
 
+    device: str  # the name of the GPU, or `cpu`
     on_gpu: bool
     cores: float  # for each GPU, or of the machine
     in_process: bool  # one shard after the other, without Ray
@@ -73,7 +74,7 @@ class Probe:
     seconds: float = 0.0  # of all the parts
     work_seconds: float = 0.0  # in which the parts were decoded or encoded
     start_seconds: float = 0.0  # to start and to end workers
-    place: Place = field(default=Place(False, 1.0, True))
+    place: Place = field(default=Place("cpu", False, 1.0, True))
 
     @property
     def bytes_read(self) -> float:
@@ -83,7 +84,7 @@ class Probe:
         """Keep what came of a shard."""
         if isinstance(event.report, ProbedShard):
             self.parts[event.shard] = event.report
-            self.work_seconds += work_seconds(event.report)
+            self.work_seconds += event.report.work_seconds
         elif event.kind is EventKind.GIVE_UP and event.error:
             self.unreadable[event.shard] = event.error
 
@@ -132,11 +133,6 @@ class Probe:
         ] + [Observed(shard.size, shard.size, 0.0) for shard in group if shard in self.unreadable]
 
 
-def work_seconds(part: ProbedShard) -> float:
-    """Return the seconds in which a part was decoded or encoded."""
-    return part.decode_cpu_seconds + part.encode_seconds
-
-
 def probe_shards(
     job: TokenizeJob,
     needed: Mapping[Shard, Sequence[int]],
@@ -158,7 +154,7 @@ def probe_shards(
     began = time.perf_counter()
     with _start_pool(ProbeJob(job, share), workers, config, needed) as pool:
         _warm_up(pool, order)
-        probe.place = _place(pool, workers)
+        resources = getattr(pool, "resources", {"CPU": os.cpu_count() or 1, "GPU": 1})
         ready = time.perf_counter()
 
         def is_over() -> bool:
@@ -170,7 +166,8 @@ def probe_shards(
         ended = time.perf_counter()
     probe.seconds = ended - ready
     probe.start_seconds = ready - began + time.perf_counter() - ended
-    refuse_silent(probe)
+    _refuse_silent(probe)
+    probe.place = _place(probe, resources, workers)
     return probe
 
 
@@ -215,13 +212,13 @@ def _warm_up(pool: Pool, order: Sequence[Shard]) -> None:
         waiting -= {result.shard for result in pool.wait(_POLL_SECONDS)}
 
 
-def _place(pool: Pool, workers: WorkerSettings) -> Place:
-    found = getattr(pool, "resources", None) or {"CPU": os.cpu_count() or 1, "GPU": 1}
-    gpus = found.get("GPU", 0) if workers.num_gpus else 0
-    return Place(bool(gpus), found.get("CPU", 1) / (gpus or 1), workers.count == 0)
+def _place(probe: Probe, resources: Mapping[str, float], workers: WorkerSettings) -> Place:
+    gpus = resources.get("GPU", 0) if workers.num_gpus else 0
+    device = next(iter(probe.parts.values())).device
+    return Place(device, bool(gpus), resources.get("CPU", 1) / (gpus or 1), workers.count == 0)
 
 
-def refuse_silent(probe: Probe) -> None:
+def _refuse_silent(probe: Probe) -> None:
     """Raise `InputError` if the probe found nothing that a run could tokenize."""
     if not probe.parts and probe.unreadable:
         shard, error = next(iter(probe.unreadable.items()))

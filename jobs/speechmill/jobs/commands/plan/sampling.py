@@ -14,7 +14,8 @@ from math import hypot, inf, sqrt
 from typing import TypeVar
 
 _STRATA = 4
-_SMALLEST = 2  # shards of a stratum, without which its spread is not known
+_SHARDS = 4  # at least, of a stratum
+_OBSERVED = 2  # at least, to know its spread
 _QUANTILE = 1.6449  # of the normal distribution, for an interval of 90 %
 _QUANTILES = (6.3138, 2.92, 2.3534, 2.1318)  # of Student's distribution with 1, 2, 3, 4 degrees
 
@@ -90,7 +91,7 @@ class Stratum:
 def stratify(items: Sequence[Item], size: Callable[[Item], int]) -> list[list[Item]]:
     """Return the items in strata of rising size that hold about as many bytes each."""
     ordered = sorted(items, key=size)
-    count = max(1, min(_STRATA, len(ordered) // _SMALLEST))
+    count = max(1, min(_STRATA, len(ordered) // _SHARDS))
     ends = list(accumulate(map(size, ordered)))
     bounds = [bisect_left(ends, ends[-1] * (k + 1) / count) + 1 for k in range(count)]
     starts = [0, *bounds[:-1]]
@@ -152,7 +153,7 @@ def _large_enough(strata: Sequence[Stratum]) -> list[Stratum]:
 
 
 def _is_thin(stratum: Stratum) -> bool:
-    return not stratum.observed or (len(stratum.observed) < _SMALLEST and stratum.unread > 0)
+    return not stratum.observed or (len(stratum.observed) < _OBSERVED and stratum.unread > 0)
 
 
 def _variance(stratum: Stratum, ratio: float) -> float:
@@ -160,7 +161,7 @@ def _variance(stratum: Stratum, ratio: float) -> float:
     if not stratum.unread:
         return 0.0
     count = len(stratum.observed)
-    if count < _SMALLEST:
+    if count < _OBSERVED:
         return inf
     rests = [one.whole_value - ratio * one.size for one in stratum.observed]
     mean = sum(rests) / count

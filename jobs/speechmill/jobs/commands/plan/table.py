@@ -1,7 +1,7 @@
 """A plan as tables for a person, and as JSON for a script."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, fields
 from typing import Any
 
@@ -23,7 +23,7 @@ def print_plan(found: Plan, console: Console) -> None:
     tables = [_listed_rows(*pair, found) for pair in found.with_forecasts()]
     if found.run:
         several = {"run": f"{len(tables)} codecs at a time; all of it is decoded once"}
-        run_rows = _run_rows(found.run)
+        run_rows = _run_rows(found.run, found.forecasts)
         tables = [*tables, several | run_rows] if tables[1:] else [tables[0] | run_rows]
     for rows in tables:
         console.print(facts_table(rows))
@@ -73,11 +73,12 @@ def _audio(listed: Listed, forecast: CodecForecast | None) -> str:
     return "not known before the first part" if listed.todo else "0 h"
 
 
-def _run_rows(run: RunForecast) -> dict[str, str]:
+def _run_rows(run: RunForecast, forecasts: Sequence[CodecForecast]) -> dict[str, str]:
     place, encode, decode = run.place, run.encode_seconds, run.decode_cpu_seconds
+    audio = max(each.audio_seconds.value for each in forecasts)
     rows = {
-        "encoding": _work(encode, "GPU" if place.on_gpu else "CPU"),
-        "decoding": _work(decode, "core"),
+        "encoding": _work(encode, "GPU" if place.on_gpu else "CPU", audio),
+        "decoding": _work(decode, "core", audio),
     }
     if place.on_gpu:
         rows["CPU cores"] = f"{run.decode_cores:.1f} for each GPU to decode, and 1 to feed it"
@@ -92,10 +93,11 @@ def _run_rows(run: RunForecast) -> dict[str, str]:
     return rows
 
 
-def _work(seconds: Estimate, unit: str) -> str:
-    hours = seconds.times(1 / 3600)
-    said = f"{hours.value:,.4g} {unit}-hours" if hours.value >= 1 else duration(seconds.value)
-    return f"{said}{_error(seconds)}"
+def _work(seconds: Estimate, unit: str, audio: float) -> str:
+    hours = seconds.value / 3600
+    said = f"{hours:,.4g} {unit}-hours" if hours >= 1 else f"{duration(seconds.value)} of a {unit}"
+    speed = f", {audio / seconds.value:,.0f} x real time" if seconds.value else ""
+    return f"{said}{_error(seconds)}{speed}"
 
 
 def _scale_table(run: RunForecast, prices: Prices) -> Table:
@@ -128,7 +130,9 @@ def _notes(probe: Probe, run: RunForecast, prices: Prices) -> Iterator[str]:
     if probe.unreadable:
         shard = next(iter(probe.unreadable))
         yield f"{len(probe.unreadable)} probed shards cannot be read, such as {shard.url}"
-    if not run.place.on_gpu:
+    if run.place.on_gpu:
+        yield f"the speed is that of {run.place.device}, with {run.place.cores:g} cores for each"
+    else:
         yield f"the speed is that of this CPU ({run.place.cores:g} cores), not of a GPU"
     if (most := max(wall.units for wall in run.walls)) > shards:
         unit = "GPUs" if run.place.on_gpu else "machines"
@@ -212,7 +216,7 @@ def _run_json(found: Plan) -> dict[str, Any]:
             "unreadable_shards": len(probe.unreadable),
             "bytes_read": round(probe.bytes_read),
             "seconds": probe.seconds,
-            "on_gpu": run.place.on_gpu,
+            "device": run.place.device,
             "cores": run.place.cores,
         },
     }
