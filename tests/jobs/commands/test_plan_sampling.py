@@ -1,10 +1,17 @@
 """The estimator of `plan`: what a sample of shards says about all of them."""
 
 import random
+from dataclasses import fields
 
 import pytest
 
-from speechmill.jobs.commands.plan.forecast import finish_time
+from speechmill.jobs.commands.plan.forecast import (
+    Prices,
+    finish_time,
+    forecast_codec,
+    forecast_run,
+)
+from speechmill.jobs.commands.plan.probe import Place, Probe
 from speechmill.jobs.commands.plan.sampling import (
     Estimate,
     Observed,
@@ -14,6 +21,9 @@ from speechmill.jobs.commands.plan.sampling import (
     probing_order,
     stratify,
 )
+from speechmill.pipeline.shards.listing import Shard
+from speechmill.pipeline.tokenize.probe import ProbedCodec, ProbedShard
+from speechmill.pipeline.tokenize.writer import ShardReport
 
 
 def corpus(seed: int, count: int = 200) -> dict[int, tuple[int, float]]:
@@ -96,6 +106,29 @@ def test_finished_parts_sharpen_an_estimate_unless_they_contradict_it():
     assert agreed(Estimate(100, 10), Estimate(150, 5)) == (Estimate(100, 10), False)
     assert agreed(Estimate(100, 0.0), Estimate(104, 5)) == (Estimate(100, 0.0), True)
     assert agreed(Estimate(100, None), Estimate(104, 5)) == (Estimate(104, 5), True)
+
+
+def probe_on_gpu(cores: float) -> Probe:
+    """Two whole shards of 100 s each, encoded in 1 s and decoded in 4 s."""
+    shards = [Shard(f"s3://b/{n}.tar", 1000, "x") for n in range(2)]
+    report = ShardReport("x", 10, 50, 100.0, {}, encode_seconds=1.0, decode_cpu_seconds=4.0)
+    codecs = {0: ProbedCodec(report, 500, 0.0, 0)}
+    facts = {field.name: getattr(report, field.name) for field in fields(ShardReport)}
+    part = ProbedShard(
+        **facts, bytes_read=1000, whole=True, warm=True, device="H200", codecs=codecs
+    )
+    return Probe([shards], dict.fromkeys(shards, part), place=Place("H200", cores, False))
+
+
+@pytest.mark.parametrize(("cores", "seconds"), [(16, 2.0), (2, 4.0)])
+def test_a_gpu_is_as_fast_as_its_codec_if_enough_cores_decode(cores, seconds):
+    probe = probe_on_gpu(cores)
+    codec = forecast_codec(probe, 0, set(probe.parts), None)
+    run = forecast_run(probe, [codec], [list(probe.parts)], "s3://b/out")
+    assert (run.decode_cores, run.walls[0].seconds) == (4.0, Estimate(seconds, 0.0))
+    assert run.walls[1].seconds == Estimate(seconds / 2, 0.0)  # 8 GPUs, of which 2 have a shard
+    prices = Prices(gpu_hour=3.6, core_hour=0.36, million_requests=0.0)
+    assert run.cost(run.walls[0], prices) == pytest.approx(seconds * (3.6 + 5 * 0.36) / 3600)
 
 
 def test_a_run_ends_between_its_bounds_and_not_before_its_longest_shard():

@@ -51,7 +51,9 @@ def plan_command(
     with exit_codes():
         prices = Prices(gpu_hour=gpu_hour, core_hour=core_hour, million_requests=million_requests)
         size = ProbeSize.parse(probe)
-        found = plan_run(load_config(TokenizeConfig, config, overrides or []), size, prices)
+        settings = load_config(TokenizeConfig, config, overrides or [])
+        waiting = Display(Console(stderr=True, quiet=not errors.is_terminal))
+        found = plan_run(settings, size, prices, waiting.line)
     if as_json:
         print(plan_json(found))
     else:

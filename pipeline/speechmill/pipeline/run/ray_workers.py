@@ -79,10 +79,9 @@ class RayWorkers:
         self._draining: set[str] = set()
         self._check_at = self._grow_at = 0.0
         resources = ray.cluster_resources()
-        if one_worker:
-            count = min(1, worker_count(settings.num_gpus, resources))
-        else:
-            count = settings.count or worker_count(settings.num_gpus, resources)
+        wanted = None if one_worker else settings.count
+        count = wanted or worker_count(settings.num_gpus, resources)
+        count = min(count, 1) if one_worker else count
         self._may_grow = not one_worker and not settings.count and bool(settings.num_gpus)
         self._threads = settings.threads or max(1, int(resources.get("CPU", 1) / count))
         reading = shards_in_flight(settings, resources, count)

@@ -1,7 +1,7 @@
 """`speechmill plan`: what `tokenize` would do with a configuration; nothing is written there."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
 
@@ -58,8 +58,15 @@ class Plan:
         yield from zip_longest(self.codecs, self.forecasts)
 
 
-def plan_run(config: TokenizeConfig, size: ProbeSize, prices: Prices) -> Plan:
+def plan_run(
+    config: TokenizeConfig,
+    size: ProbeSize,
+    prices: Prices,
+    say: Callable[[str], None] = lambda text: None,
+) -> Plan:
     """Return what a run with this configuration would do and take, for each codec.
+
+    `say` gets a line before the probe begins, which takes a while.
 
     Raises the errors that `tokenize` raises before it starts, and `InputError` if a probe finds
     nothing to tokenize.
@@ -77,7 +84,7 @@ def plan_run(config: TokenizeConfig, size: ProbeSize, prices: Prices) -> Plan:
     if size.is_none or not needed:
         return Plan(listed, left, prices)
     job = tokenize_job(configs, codecs, storage)
-    probe = probe_shards(job, needed, config, size)
+    probe = probe_shards(job, needed, config, size, say)
     forecasts = [
         forecast_codec(probe, position, mine, listed[position].finished)
         for position, mine in enumerate(todo)

@@ -3,6 +3,7 @@
 import os
 import re
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field, replace
@@ -59,9 +60,12 @@ class Place:
     """Where the probe ran, as the unit of the run that it stands for."""
 
     device: str  # the name of the GPU, or `cpu`
-    on_gpu: bool
     cores: float  # for each GPU, or of the machine
     in_process: bool  # one shard after the other, without Ray
+
+    @property
+    def on_gpu(self) -> bool:
+        return self.device != "cpu"
 
 
 @dataclass
@@ -74,7 +78,7 @@ class Probe:
     seconds: float = 0.0  # of all the parts
     work_seconds: float = 0.0  # in which the parts were decoded or encoded
     start_seconds: float = 0.0  # to start and to end workers
-    place: Place = field(default=Place("cpu", False, 1.0, True))
+    place: Place = field(default=Place("cpu", 1.0, True))
 
     @property
     def bytes_read(self) -> float:
@@ -138,6 +142,7 @@ def probe_shards(
     needed: Mapping[Shard, Sequence[int]],
     config: TokenizeConfig,
     size: ProbeSize,
+    say: Callable[[str], None],
 ) -> Probe:
     """Tokenize parts of some shards into memory.
 
@@ -148,9 +153,11 @@ def probe_shards(
     order = probing_order(strata)[: size.shards]
     probe = Probe(strata)
     workers = config.workers
-    if workers.num_gpus and config.ray.address is None and not _has_gpu():
+    is_here = workers.count == 0 or config.ray.address is None
+    if workers.num_gpus and is_here and not _has_gpu():
         job, workers = _on_cpu(job), replace(workers, num_gpus=0)
     share = size.seconds and size.seconds / min(_PARTS, len(order))
+    say(f"probing some of {len(needed):,} shards, {_how_long(size, order)}")
     began = time.perf_counter()
     with _start_pool(ProbeJob(job, share), workers, config, needed) as pool:
         _warm_up(pool, order)
@@ -169,6 +176,12 @@ def probe_shards(
     _refuse_silent(probe)
     probe.place = _place(probe, resources, workers)
     return probe
+
+
+def _how_long(size: ProbeSize, order: Sequence[Shard]) -> str:
+    if size.seconds is None:
+        return f"{len(order)} of them to their end"
+    return f"for about {size.seconds:g} s after the codec has loaded"
 
 
 def _has_gpu() -> bool:
@@ -213,9 +226,9 @@ def _warm_up(pool: Pool, order: Sequence[Shard]) -> None:
 
 
 def _place(probe: Probe, resources: Mapping[str, float], workers: WorkerSettings) -> Place:
-    gpus = resources.get("GPU", 0) if workers.num_gpus else 0
     device = next(iter(probe.parts.values())).device
-    return Place(device, bool(gpus), resources.get("CPU", 1) / (gpus or 1), workers.count == 0)
+    units = resources.get("GPU") or 1.0 if device != "cpu" else 1.0
+    return Place(device, resources.get("CPU", 1.0) / units, workers.count == 0)
 
 
 def _refuse_silent(probe: Probe) -> None:
@@ -230,11 +243,10 @@ def _refuse_silent(probe: Probe) -> None:
     if not probe.parts:
         raise InputError("the probe ended before a shard did; give it more time with --probe 300s")
     if not any(part.rows for part in probe.parts.values()):
-        rejects: dict[str, int] = {}
+        rejects: Counter[str] = Counter()
         for part in probe.parts.values():
-            for error_name, count in part.rejects.items():
-                rejects[error_name] = rejects.get(error_name, 0) + count
-        found = ", ".join(f"{count} {name}" for name, count in sorted(rejects.items()))
+            rejects.update(part.rejects)
+        found = ", ".join(f"{count} {error_name}" for error_name, count in sorted(rejects.items()))
         raise InputError(
             f"{len(probe.parts)} probed shards hold no audio that would be tokenized, but "
             f"{found or 'no samples'}; docs/reference/errors.md explains the names, and --probe 0 "
