@@ -26,7 +26,7 @@ from speechmill.pipeline.tokenize.job import TokenizeJob
 from speechmill.pipeline.tokenize.writer import CodecOutput, PartWriter, ShardReport, combined
 
 # Of the first part of a process, which pays for imports and, on a GPU, for a graph of each width.
-_WARM_UP_BYTES = 2**20
+_WARM_UP_BYTES = 2**18
 _WARM_UP_BYTES_ON_GPU = 2**26
 _WARM_UP_SECONDS = 5.0
 _SLOW = 2.0  # times its share of the time, after which a part ends whatever was expected

@@ -76,7 +76,9 @@ class Probe:
     parts: dict[Shard, ProbedShard] = field(default_factory=dict)
     unreadable: dict[Shard, Exception] = field(default_factory=dict)
     seconds: float = 0.0  # of all the parts
+    last_at: float = 0.0  # when the last part ended, time.perf_counter()
     work_seconds: float = 0.0  # in which the parts were decoded or encoded
+    work_bytes: float = 0.0  # that they were made of; more than were read if some came again
     start_seconds: float = 0.0  # to start and to end workers
     place: Place = field(default=Place("cpu", 1.0, True))
 
@@ -88,7 +90,9 @@ class Probe:
         """Keep what came of a shard."""
         if isinstance(event.report, ProbedShard):
             self.parts[event.shard] = event.report
+            self.last_at = time.perf_counter()
             self.work_seconds += event.report.work_seconds
+            self.work_bytes += event.report.bytes_read
         elif event.kind is EventKind.GIVE_UP and event.error:
             self.unreadable[event.shard] = event.error
 
@@ -160,7 +164,7 @@ def probe_shards(
     say(f"probing some of {len(needed):,} shards, {_how_long(size, order)}")
     began = time.perf_counter()
     with _start_pool(ProbeJob(job, share), workers, config, needed) as pool:
-        _warm_up(pool, order)
+        warm_bytes = _warm_up(pool, order)
         resources = getattr(pool, "resources", {"CPU": os.cpu_count() or 1, "GPU": 1})
         ready = time.perf_counter()
 
@@ -171,8 +175,10 @@ def probe_shards(
             while cut := [shard for shard in order if not probe.knows(shard)]:
                 run(cut, pool, workers, probe.take, should_stop=is_over)
         ended = time.perf_counter()
-    probe.seconds = ended - ready
-    probe.start_seconds = ready - began + time.perf_counter() - ended
+    probe.seconds = max(0.0, probe.last_at - ready)  # parts that were broken off do not count
+    # Warm processes would have made these parts too, so only the rest of that time is a start.
+    warm_seconds = warm_bytes * probe.seconds / probe.work_bytes if probe.work_bytes else 0.0
+    probe.start_seconds = max(0.0, ready - began - warm_seconds) + time.perf_counter() - ended
     _refuse_silent(probe)
     probe.place = _place(probe, resources, workers)
     return probe
@@ -214,15 +220,18 @@ def _start_pool(
     return RayPool(job, workers, config.ray, needed, one_worker=True)
 
 
-def _warm_up(pool: Pool, order: Sequence[Shard]) -> None:
-    """Let every process of the pool start, import and compile before the clock does."""
+def _warm_up(pool: Pool, order: Sequence[Shard]) -> float:
+    """Let every process of the pool start, import and compile; return the bytes that it read."""
     while not (free := pool.free()):
         pool.wait(_POLL_SECONDS)
-    waiting = set(order[:free])
+    waiting, num_bytes = set(order[:free]), 0.0
     for shard in order[:free]:
         pool.submit(shard)
     while waiting:
-        waiting -= {result.shard for result in pool.wait(_POLL_SECONDS)}
+        for result in pool.wait(_POLL_SECONDS):
+            waiting.discard(result.shard)
+            num_bytes += result.report.bytes_read if isinstance(result.report, ProbedShard) else 0.0
+    return num_bytes
 
 
 def _place(probe: Probe, resources: Mapping[str, float], workers: WorkerSettings) -> Place:

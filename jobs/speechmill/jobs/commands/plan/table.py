@@ -89,7 +89,7 @@ def _run_rows(run: RunForecast, forecasts: Sequence[CodecForecast]) -> dict[str,
             f"{requests.total:,}: {requests.get:,} GET, {requests.head:,} HEAD, "
             f"{requests.list:,} LIST, {requests.put:,} PUT"
         )
-    rows["start, end"] = f"{run.start_seconds:.1f} s of each run"
+    rows["start, end"] = f"{duration(run.start_seconds)} of each run"
     return rows
 
 
