@@ -1,5 +1,6 @@
 """To find the shards that are left costs a request per page of a listing, not per shard."""
 
+import json
 from collections import Counter
 
 import pytest
@@ -8,6 +9,8 @@ from aiobotocore.client import AioBaseClient
 from speechmill.pipeline.dataset.layout import TokenDataset
 from speechmill.pipeline.shards.listing import list_shards
 from speechmill.pipeline.storage import Storage
+from tests.corpus import clip, corpus, tar_bytes
+from tests.jobs.conftest import invoke
 from tests.s3_server import fill_moto
 
 SHARDS = 1100
@@ -54,3 +57,26 @@ def test_a_manifest_in_many_folders_is_listed_by_folder(moto, moto_bucket, reque
     requests.clear()
     assert len(list_shards([f"{moto_bucket}/all.txt"], storage)) == 500
     assert requests.total() <= 1 + 2 * 5
+
+
+def test_a_plan_counts_the_requests_that_the_run_then_makes(
+    tmp_path, moto, moto_bucket, requests, monkeypatch
+):
+    for name, value in moto.environment.items():
+        monkeypatch.setenv(name, value)
+    storage = Storage()
+    odd = {"odd.tar": tar_bytes([("a.flac", clip(0.5)), ("b.flac", b"junk")])}
+    for name, data in (corpus(num_shards=3, clips_per_shard=2, seconds=0.4) | odd).items():
+        storage.put(f"{moto_bucket}/in/{name}", data)
+    path = tmp_path / "config.yaml"
+    path.write_text(
+        f"shards: [{moto_bucket}/in/]\noutput: {moto_bucket}/out\ncodec: {{name: 'null'}}"
+    )
+    local = ("workers.count=0", "workers.num_gpus=0")
+    [plan] = json.loads(invoke("plan", path, *local, "--probe", 4, "--json").stdout)
+    planned = plan["run"]["requests"]
+    requests.clear()
+    assert invoke("tokenize", path, *local).exit_code == 0
+    made = [requests[name] for name in ("GetObject", "HeadObject", "ListObjectsV2", "PutObject")]
+    for name, count in zip(("get", "head", "list", "put"), made, strict=True):
+        assert planned[name] == pytest.approx(count, abs=2), (name, made, planned)

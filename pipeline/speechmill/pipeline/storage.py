@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
 READ_AHEAD = 8 * 2**20  # bytes per ranged GET of a streamed object
 _READ_SIZE = 2**20  # bytes of one read of the buffer: tars are read in many small parts
+REQUEST_BYTES = _READ_SIZE + READ_AHEAD  # of a GET while an object is streamed
 LEFTOVER_AGE = 24 * 3600.0  # s; no write to a local disk takes longer
 _RETRY = Backoff(first=0.2, longest=20.0)
 

@@ -71,15 +71,15 @@ def test_a_plan_says_what_is_left_and_writes_nothing(tmp_path, dataset):
     dataset.storage.delete(dataset.part_url(part))
     config = f"{run_folder(dataset)}/config.yaml"
     before = dataset.storage.list_files(str(tmp_path))
-    [found] = json.loads(speechmill("plan", config, "--json").stdout)
+    [found] = json.loads(speechmill("plan", config, "--probe", "0", "--json").stdout)
     assert (found["shards"], found["todo"], found["is_new"]) == (2, 1, False)
     assert found["todo_hours"] == pytest.approx(4 * 0.4 / 3600, rel=0.5)
     assert dataset.storage.list_files(str(tmp_path)) == before
 
 
-def test_a_plan_for_a_new_output_knows_no_hours_and_one_for_another_codec_is_refused(dataset):
+def test_a_plan_without_a_probe_knows_no_hours_and_one_for_another_codec_is_refused(dataset):
     config = f"{run_folder(dataset)}/config.yaml"
-    fresh = speechmill("plan", config, f"output={dataset.root}-new")
+    fresh = speechmill("plan", config, f"output={dataset.root}-new", "--probe", "0")
     assert (fresh.exit_code, "not known before the first part" in fresh.output) == (0, True)
     other = speechmill("plan", config, "codec.name=pure-16k-small")
     assert (other.exit_code, "set another output" in other.stderr) == (2, True)

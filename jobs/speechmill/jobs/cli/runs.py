@@ -29,18 +29,35 @@ def tokenize_command(config: Config, overrides: Overrides = None) -> None:
 
 
 @app.command("plan")
-def plan_command(config: Config, overrides: Overrides = None, as_json: AsJson = False) -> None:
-    """Show what `tokenize` would do with a configuration, for each codec; nothing is written."""
-    from speechmill.jobs.commands.plan import plan_runs, plans_json, print_plan
+def plan_command(
+    config: Config,
+    overrides: Overrides = None,
+    probe: Annotated[
+        str, typer.Option(help="seconds (60s), whole shards (16), or 0 to list only")
+    ] = "60s",
+    gpu_hour: Annotated[float | None, typer.Option(help="price of one GPU for an hour")] = None,
+    core_hour: Annotated[float | None, typer.Option(help="price of a CPU core for an hour")] = None,
+    million_requests: Annotated[
+        float | None, typer.Option(help="price of a million requests to storage")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what `tokenize` would do and take, by a probe of some shards; nothing is written."""
+    from speechmill.jobs.commands.plan.forecast import Prices
+    from speechmill.jobs.commands.plan.plan import plan_run
+    from speechmill.jobs.commands.plan.probe import ProbeSize
+    from speechmill.jobs.commands.plan.table import plan_json, print_plan
 
     with exit_codes():
+        prices = Prices(gpu_hour=gpu_hour, core_hour=core_hour, million_requests=million_requests)
+        size = ProbeSize.parse(probe)
         settings = load_config(TokenizeConfig, config, overrides or [])
-        plans = plan_runs(settings)
+        waiting = Display(Console(stderr=True, quiet=not errors.is_terminal))
+        found = plan_run(settings, size, prices, waiting.line)
     if as_json:
-        print(plans_json(plans))
+        print(plan_json(found))
     else:
-        for found in plans:
-            print_plan(found, console)
+        print_plan(found, console)
 
 
 @app.command("train")

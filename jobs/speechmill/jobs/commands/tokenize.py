@@ -1,5 +1,6 @@
 """`speechmill tokenize`: shards in, a token dataset out; a second run resumes."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -33,13 +34,23 @@ def tokenize_shards(config: TokenizeConfig, display: ShardDisplay) -> Totals:
         display.line(f"codec    {codec.title}, revision {codec.revision}, {codec.kbps:.2f} kbit/s")
     passed_over: list[PassedOver] = []
     shards = list_shards(config.shards, storage, passed_over)
-    Recordings(config.decode_settings(), codecs)  # refuses settings that do not fit the codecs
+    job = tokenize_job(configs, codecs, storage)
+    outputs = [_run_output(*pair, storage) for pair in zip(configs, job.outputs, strict=True)]
+    return run_shards(shards, outputs, job, config, display, passed_over)
+
+
+def tokenize_job(
+    configs: Sequence[TokenizeConfig], codecs: Sequence[CodecInfo], storage: Storage
+) -> TokenizeJob:
+    """Return the job of a run; there is a configuration for each codec.
+
+    Raises `InputError` for settings that do not fit the codecs.
+    """
+    settings = configs[0].decode_settings()
+    Recordings(settings, codecs)
     wanted = tuple(_codec_output(*pair, storage) for pair in zip(configs, codecs, strict=True))
     longest = tuple(_longest_clip(*pair) for pair in zip(configs, wanted, strict=True))
-    settings = replace(config.decode_settings(), longest_clips=longest)
-    job = TokenizeJob(wanted, storage, settings)
-    outputs = [_run_output(*pair, storage) for pair in zip(configs, wanted, strict=True)]
-    return run_shards(shards, outputs, job, config, display, passed_over)
+    return TokenizeJob(wanted, storage, replace(settings, longest_clips=longest))
 
 
 def _longest_clip(config: TokenizeConfig, output: CodecOutput) -> float:

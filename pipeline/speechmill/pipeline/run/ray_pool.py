@@ -46,8 +46,13 @@ class RayPool:
         cluster: RaySettings,
         needed: Mapping[Shard, Sequence[int]] | None = None,
         on_worker_event: WorkerEventCallback = lambda kind, **facts: None,
+        one_worker: bool = False,
     ):
-        """`needed` lists the missing outputs, by position, of shards that do not need them all."""
+        """`needed` lists the missing outputs, by position, of shards that do not need them all.
+
+        With `one_worker` only one starts, whatever the settings say; raises `InputError` if none
+        fits.
+        """
         self._all_outputs = range(job.num_outputs)
         self._needed = needed or {}
         self._to_isolate: set[Shard] = set()  # their decoding process died
@@ -57,7 +62,8 @@ class RayPool:
         with ExitStack() as stack:
             stack.enter_context(connected(cluster))
             export_metrics()
-            self._workers = RayWorkers(job, settings, cluster.env, on_worker_event)
+            self.resources = ray.cluster_resources()
+            self._workers = RayWorkers(job, settings, cluster.env, on_worker_event, one_worker)
             self._cluster = stack.pop_all()
 
     def free(self, exclusive: bool = False) -> int:

@@ -68,6 +68,7 @@ class RayWorkers:
         settings: WorkerSettings,
         environment: dict[str, str],
         on_event: WorkerEventCallback,
+        one_worker: bool = False,
     ):
         self.starting: dict[ray.ObjectRef, WorkerState] = {}
         self._job = job
@@ -78,7 +79,10 @@ class RayWorkers:
         self._draining: set[str] = set()
         self._check_at = self._grow_at = 0.0
         resources = ray.cluster_resources()
-        count = settings.count or worker_count(settings.num_gpus, resources)
+        wanted = None if one_worker else settings.count
+        count = wanted or worker_count(settings.num_gpus, resources)
+        count = min(count, 1) if one_worker else count
+        self._may_grow = not one_worker and not settings.count and bool(settings.num_gpus)
         self._threads = settings.threads or max(1, int(resources.get("CPU", 1) / count))
         reading = shards_in_flight(settings, resources, count)
         self.slots = settings.shards_in_flight or reading + job.waiting_shards
@@ -213,7 +217,7 @@ class RayWorkers:
 
     def _grow(self, now: float) -> None:
         """Use the GPUs of nodes that joined late, unless the number of workers is fixed."""
-        if now < self._grow_at or self._settings.count or not self._settings.num_gpus:
+        if now < self._grow_at or not self._may_grow:
             return
         self._grow_at = now + _GROW_SECONDS
         wanted = int(ray.cluster_resources().get("GPU", 0) / self._settings.num_gpus)

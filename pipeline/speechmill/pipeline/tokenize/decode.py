@@ -1,6 +1,6 @@
 """The CPU half of tokenizing a shard: a tar in, batches of decoded audio out."""
 
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from enum import Enum
@@ -38,6 +38,8 @@ from speechmill.pipeline.tokenize.describe import (
 
 _LARGEST_STRING = 2**30  # bytes; a column of strings holds 2 GiB
 
+SampleStage = Callable[[Iterator[Sample | Reject]], Iterator[Sample | Reject]]
+
 
 @dataclass
 class DecodeSettings(RecordingSettings):
@@ -68,12 +70,14 @@ def decode_shard(
     codecs: Sequence[CodecInfo],
     only: Container[int] | None = None,
     isolation: Isolation = Isolation.NONE,
+    stage: SampleStage = iter,
 ) -> Iterator[Batch | ShardEnd]:
     """Yield every batch of a shard, then for each codec a `ShardEnd` with the rejects.
 
     Every recording is decoded once, whatever the number of codecs; each batch names its codec by
-    position. `only` selects samples by their position in the tar. Raises a `ShardError` or
-    `StorageError` if the shard cannot be read to its end.
+    position. `only` selects samples by their position in the tar; `stage` gets all samples first,
+    and may end before the tar does. Raises a `ShardError` or `StorageError` if the shard cannot be
+    read to its end.
     """
     recordings = _RECORDINGS[isolation](settings, codecs)
     decoder = _Decoder(settings, recordings, len(codecs))
@@ -92,7 +96,8 @@ def decode_shard(
         closing(recordings),
         memory_limit(_memory_mb(settings, codecs)) if watched else nullcontext(),
     ):
-        for clip in decoder.clips(s for s in samples if only is None or s.index in only):
+        chosen = (s for s in stage(samples) if only is None or s.index in only)
+        for clip in decoder.clips(chosen):
             for clips in batchers[clip.codec].add(clip):
                 yield concatenate_clips(clips, shard.url)
         for batcher in batchers:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 
 from speechmill.codecs import load_codec
-from speechmill.codecs.api import Codec
+from speechmill.codecs.api import Codec, CodecInfo
 from speechmill.codecs.errors import CheckpointError
 from speechmill.codecs.precision import kernel_library
 from speechmill.codecs.shapes import plan_shapes
@@ -70,8 +70,18 @@ class Tokenizer:
         needed: Sequence[int],
     ) -> ShardReport:
         """Tokenize a shard for the codecs in these positions; it is decoded once."""
+        return combined(self.reports(shard, stream, isolation, needed))
+
+    def reports(
+        self,
+        shard: Shard,
+        stream: Callable[..., Iterator[Any]],
+        isolation: Isolation,
+        needed: Sequence[int],
+    ) -> list[ShardReport]:
+        """Tokenize a shard like a call; return a report for each codec."""
         infos = [self.outputs[position].codec for position in needed]
-        batches = stream(decode_shard, shard, self.storage, self.settings, infos, None, isolation)
+        batches = stream(*self._decoding(shard, infos, isolation))
         interrupted = threading.Event()
         streams = split(takewhile(lambda _: not interrupted.is_set(), batches), len(needed))
         arguments = [
@@ -84,7 +94,7 @@ class Tokenizer:
             for position, of_codec in zip(needed, streams, strict=True)
         ]
         if len(arguments) == 1:  # in this thread, which Ctrl-C interrupts at once
-            return combined([tokenize_shard(*arguments[0])])
+            return [tokenize_shard(*arguments[0])]
         with ThreadPoolExecutor(len(arguments)) as threads:
             reports = [threads.submit(tokenize_shard, *each) for each in arguments]
             try:
@@ -92,7 +102,13 @@ class Tokenizer:
             except BaseException:  # Ctrl-C: a thread that still computed at exit would abort Python
                 interrupted.set()
                 raise
-        return combined([report.result() for report in reports])
+        return [report.result() for report in reports]
+
+    def _decoding(
+        self, shard: Shard, infos: Sequence[CodecInfo], isolation: Isolation
+    ) -> tuple[Any, ...]:
+        """The generator function that decodes a shard, and its arguments."""
+        return decode_shard, shard, self.storage, self.settings, infos, None, isolation
 
     def _check_canary(self, position: int) -> None:
         """Raise `DeviceWrong` if any codec of this worker was found to compute wrongly."""

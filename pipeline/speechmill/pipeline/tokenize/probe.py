@@ -1,0 +1,309 @@
+"""Tokenize parts of shards to measure what a run will take; nothing is written.
+
+The stages are those of a run: the same decoders, codec, batches, canary and Parquet writer.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from pathlib import PurePosixPath
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+
+from speechmill.codecs.api import CodecInfo
+from speechmill.pipeline.shards.listing import Shard
+from speechmill.pipeline.shards.tar_headers import BLOCK
+from speechmill.pipeline.shards.tar_reader import Reject, Sample
+from speechmill.pipeline.storage import Storage
+from speechmill.pipeline.tokenize.batching import Batch, ShardEnd
+from speechmill.pipeline.tokenize.decode import DecodeSettings, Isolation, decode_shard
+from speechmill.pipeline.tokenize.encode import Tokenizer, device_kind
+from speechmill.pipeline.tokenize.job import TokenizeJob
+from speechmill.pipeline.tokenize.writer import CodecOutput, PartWriter, ShardReport, combined
+
+# Of the first part of a process, which pays for imports and, on a GPU, for a graph of each width.
+_WARM_UP_BYTES = 2**18
+_WARM_UP_BYTES_ON_GPU = 2**26
+_WARM_UP_SECONDS = 5.0
+_SLOW = 2.0  # times its share of the time, after which a part ends whatever was expected
+
+
+@dataclass(frozen=True, slots=True)
+class PartLimit:
+    """How much of a shard is read: whole samples, until one of these is reached."""
+
+    num_bytes: float
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class PartEnd(ShardEnd):
+    """The end of the part of a shard that was read."""
+
+    bytes_read: float = 0.0  # of the tar
+    whole: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ProbedCodec:
+    """What one codec made of the part of a shard."""
+
+    report: ShardReport
+    part_bytes: int  # of the Parquet file in tokens/
+    fixed_bytes: float  # of them, those that do not grow with the rows, such as dictionaries
+    reject_bytes: int  # of the one in rejects/
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbedShard(ShardReport):
+    """What the part of a shard took and gave."""
+
+    bytes_read: float  # of the tar
+    whole: bool
+    warm: bool  # the process had finished a part before
+    device: str
+    codecs: dict[int, ProbedCodec]  # by position
+
+    @property
+    def work_seconds(self) -> float:
+        """The seconds in which it was decoded or encoded."""
+        return self.decode_cpu_seconds + self.encode_seconds
+
+
+@dataclass(frozen=True)
+class ProbeJob:
+    """A job that measures parts of shards; `seconds` is the work on each, None for whole shards."""
+
+    job: TokenizeJob
+    seconds: float | None
+
+    @property
+    def output(self) -> str:
+        return self.job.output
+
+    @property
+    def num_outputs(self) -> int:
+        return self.job.num_outputs
+
+    @property
+    def waiting_shards(self) -> int:
+        return self.job.waiting_shards
+
+    @property
+    def object_mb(self) -> float:
+        return self.job.object_mb
+
+    def load(self) -> Prober:
+        """Load the codecs as for a run."""
+        return Prober(self.job.outputs, self.job.storage, self.job.decode, self.seconds)
+
+
+class Prober(Tokenizer):
+    """Reads the first samples of each shard, and measures the part of the dataset they become."""
+
+    def __init__(
+        self,
+        outputs: Sequence[CodecOutput],
+        storage: Storage,
+        settings: DecodeSettings,
+        seconds: float | None,
+    ):
+        super().__init__(outputs, storage, settings)
+        self._seconds = seconds
+        self._measured: list[ProbedShard] = []
+        self._writers: dict[tuple[Shard, int], _UnwrittenPart] = {}
+        self._lock = threading.Lock()
+
+    def __call__(
+        self,
+        shard: Shard,
+        stream: Callable[..., Iterator[Any]],
+        isolation: Isolation,
+        needed: Sequence[int],
+    ) -> ProbedShard:
+        warm = bool(self._measured)
+        try:
+            reports = self.reports(shard, stream, isolation, needed)
+        finally:
+            writers = {position: self._writers.pop((shard, position), None) for position in needed}
+        ended = {position: writer for position, writer in writers.items() if writer}
+        codecs = {
+            position: ended[position].measured(report)
+            for position, report in zip(needed, reports, strict=True)
+        }
+        whole, end = combined(reports), ended[needed[0]].part_end
+        probed = ProbedShard(
+            **{field.name: getattr(whole, field.name) for field in fields(ShardReport)},
+            bytes_read=end.bytes_read,
+            whole=end.whole,
+            warm=warm,
+            device=device_kind(self.outputs[0].codec_options["device"]),
+            codecs=codecs,
+        )
+        with self._lock:
+            self._measured.append(probed)
+        return probed
+
+    def _limit(self, shard: Shard) -> PartLimit | None:
+        """How much to read of the next shard; None for all of it."""
+        with self._lock:
+            if not self._measured:
+                on_gpu = self.outputs[0].batch is not None
+                first = _WARM_UP_BYTES_ON_GPU if on_gpu else _WARM_UP_BYTES
+                return PartLimit(first, _WARM_UP_SECONDS)
+            if self._seconds is None:
+                return None
+            # Each time that a shard comes again, more of it is read.
+            before = sum(part.shard == shard.name and part.warm for part in self._measured)
+            seconds = self._seconds * 4**before
+            speeds = [part for part in self._measured if part.warm] or self._measured
+            work = sum(part.work_seconds for part in speeds)
+            speed = sum(part.bytes_read for part in speeds) / work if work else float("inf")
+            return PartLimit(seconds * speed, seconds * _SLOW)
+
+    def _decoding(
+        self, shard: Shard, infos: Sequence[CodecInfo], isolation: Isolation
+    ) -> tuple[Any, ...]:
+        limit = self._limit(shard)
+        return decode_part, shard, self.storage, self.settings, infos, isolation, limit
+
+    def _writer(self, shard: Shard, position: int) -> PartWriter:
+        writer = super()._writer(shard, position)
+        unwritten = _UnwrittenPart(
+            writer.root, shard, _Sizes(), writer.codec, writer.provenance, writer.version
+        )
+        self._writers[shard, position] = unwritten
+        return unwritten
+
+
+class _Sizes(Storage):
+    """A store that keeps only the size of what is written, by folder."""
+
+    def __post_init__(self) -> None:
+        self.sizes: dict[str, int] = {}
+
+    def put(self, url: str, data: bytes) -> None:
+        self.sizes[PurePosixPath(url).parent.name] = len(data)
+
+    def put_new(self, url: str, data: bytes) -> bool:
+        self.put(url, data)
+        return True
+
+
+class _UnwrittenPart(PartWriter):
+    """A part that is made as for a run, and measured."""
+
+    part_end = PartEnd([])
+
+    def close(self, end: ShardEnd) -> None:
+        assert isinstance(end, PartEnd)
+        self.part_end = end
+        super().close(end)
+
+    def measured(self, report: ShardReport) -> ProbedCodec:
+        sizes = self._sizes()
+        tokens, rejects = sizes["tokens"], sizes.get("rejects", 0)
+        fixed = 0.0 if self.part_end.whole or not report.rows else self._fixed_bytes(report)
+        return ProbedCodec(report, tokens, fixed, rejects)
+
+    def _sizes(self) -> dict[str, int]:
+        assert isinstance(self.storage, _Sizes)
+        return self.storage.sizes
+
+    def _fixed_bytes(self, report: ShardReport) -> float:
+        """The bytes of a part without rows, from the sizes with all rows and with every other."""
+        arguments = (self.root, self.shard, _Sizes(), self.codec, self.provenance, self.version)
+        fewer = _UnwrittenPart(*arguments)
+        with fewer:
+            fewer._batches = [batch.take(_every_other(len(batch))) for batch in self._batches]
+            fewer._metadata = self._metadata
+            fewer.close(self.part_end)
+        assert fewer.report
+        share = fewer.report.frames / max(1, report.frames)
+        if share >= 1:  # a single row
+            return 0.0
+        whole, less = self._sizes()["tokens"], fewer._sizes()["tokens"]
+        return min(whole, max(0.0, (less - share * whole) / (1 - share)))
+
+
+def decode_part(
+    shard: Shard,
+    storage: Storage,
+    settings: DecodeSettings,
+    codecs: Sequence[CodecInfo],
+    isolation: Isolation,
+    limit: PartLimit | None,
+) -> Iterator[Batch | ShardEnd]:
+    """Yield the batches of the first samples of a shard, then for each codec a `PartEnd`."""
+    source = _WatchedStorage(storage.options, storage.patience, storage._urls)
+    part = _Part(shard, source, limit)
+    for item in decode_shard(shard, source, settings, codecs, None, isolation, part.samples):
+        yield part.end(item) if isinstance(item, ShardEnd) else item
+
+
+class _WatchedStorage(Storage):
+    """A store that knows how far the object that it opened last has been read."""
+
+    _opened: BinaryIO
+
+    def open(self, url: str) -> BinaryIO:
+        self._opened = super().open(url)
+        return self._opened
+
+    def position(self) -> int:
+        return self._opened.tell()
+
+
+class _Part:
+    """The first samples of a shard, and the bytes that they take in the tar."""
+
+    def __init__(self, shard: Shard, source: _WatchedStorage, limit: PartLimit | None):
+        self._shard, self._source, self._limit = shard, source, limit
+        self._whole = False
+        self._count = self._first = self._last = 0
+        self._alone = 0  # bytes of the first sample
+
+    def samples(self, samples: Iterator[Sample | Reject]) -> Iterator[Sample | Reject]:
+        started = time.monotonic()
+        for sample in samples:
+            self._last = self._source.position()
+            self._first = self._first or self._last
+            self._alone = self._alone or _blocks(sample)
+            self._count += 1
+            yield sample
+            limit = self._limit
+            if limit and (
+                self.bytes_read >= limit.num_bytes or time.monotonic() - started >= limit.seconds
+            ):
+                return
+        self._whole = True
+
+    @property
+    def bytes_read(self) -> float:
+        """The bytes of the samples so far.
+
+        The reader is ahead: a sample is complete when the next one begins. The distance from the
+        first sample to the last does not show that.
+        """
+        if self._whole or self._count < 2:
+            return self._shard.size if self._whole else min(self._alone, self._shard.size)
+        return (self._last - self._first) * self._count / (self._count - 1)
+
+    def end(self, end: ShardEnd) -> PartEnd:
+        facts = {field.name: getattr(end, field.name) for field in fields(ShardEnd)}
+        return PartEnd(**facts, bytes_read=self.bytes_read, whole=self._whole)
+
+
+def _every_other(count: int) -> pa.Array:
+    return pa.array(range(0, count, 2), pa.int64())
+
+
+def _blocks(sample: Sample | Reject) -> int:
+    """The bytes that a sample takes in a tar with plain headers."""
+    if isinstance(sample, Reject):
+        return BLOCK + sample.num_bytes
+    return sum(BLOCK + -(-len(data) // BLOCK) * BLOCK for data in sample.members.values())
