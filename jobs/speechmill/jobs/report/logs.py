@@ -25,6 +25,10 @@ _MOST_FAILURES = 200  # of a run, that are kept
 _LAST_TIME = 4e10  # s since 1970: the year 3237
 _HUGE = 1e15  # no count and no time is as large
 _ID_TIME = "%Y%m%d-%H%M%S"  # how the id of a run begins
+_SECONDS = [
+    f"{name}_seconds"
+    for name in ("audio", "encode", "starved", "decode", "decode_cpu", "read", "write")
+]
 _FAILED = (EventKind.RETRY, EventKind.GIVE_UP, EventKind.ABORT)
 
 Logged = dict[str, Any]  # an event, as the log of a run has it
@@ -153,7 +157,8 @@ class _LogReader:
         data = self._content(name, info, min(_FILE_BYTES, self.bytes_left))
         self.bytes_left -= len(data or b"")
         wrong = []
-        for number, line in enumerate((data or b"").splitlines(), 1):
+        text = (data or b"").decode(errors="replace").rstrip("\n")
+        for number, line in enumerate(text.split("\n") if text else (), 1):
             try:
                 _take(run, json.loads(line))
             except DAMAGE:
@@ -193,26 +198,26 @@ def _take(run: Run, event: Logged) -> None:
 
 
 def _commit(event: Logged, time: float) -> Commit:
-    def seconds(name: str) -> float:
-        return _number(event.get(f"{name}_seconds", 0.0))
-
-    def measured(name: str) -> float | None:
-        return seconds(name) if f"{name}_seconds" in event else None
-
+    audio, encode, starved, decode, decode_cpu, read, write = _numbers(event, _SECONDS)
     rejects = {str(name)[:100]: int(_number(n)) for name, n in event.get("rejects", {}).items()}
     return Commit(
         time=time,
         shard=_name(event["shard"]),
         rows=int(_number(event["rows"])),
-        audio=_number(event["audio_seconds"]),
-        encode=seconds("encode"),
-        starved=seconds("starved"),
-        decode=seconds("decode"),
-        decode_cpu=seconds("decode_cpu"),
-        read=measured("read"),
-        write=measured("write"),
+        audio=audio,
+        encode=encode,
+        starved=starved,
+        decode=decode,
+        decode_cpu=decode_cpu,
+        read=read if "read_seconds" in event else None,
+        write=write if "write_seconds" in event else None,
         rejects=rejects,
     )
+
+
+def _numbers(event: Logged, names: Iterable[str]) -> list[float]:
+    """Return these values, 0 for those that are missing."""
+    return [_number(event.get(name, 0.0)) for name in names]
 
 
 def _name(value: Any) -> str:
@@ -223,9 +228,9 @@ def _name(value: Any) -> str:
 
 def _number(value: Any) -> float:
     """A count or a time; raises `ValueError` for what is neither."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < _HUGE:
+    if type(value) not in (int, float) or not 0 <= value < _HUGE:
         raise ValueError("not a number from 0 up")
-    return value
+    return float(value)
 
 
 def _time(text: Any) -> float:

@@ -1,6 +1,9 @@
 """The charts that a run and a dataset share: audio over time, and speed over time."""
 
+import math
+from bisect import bisect_right
 from collections.abc import Sequence
+from itertools import accumulate
 
 from speechmill.jobs.report.charts import Bar, Chart, scale, thinned
 from speechmill.jobs.report.logs import Commit, Run, commits_of
@@ -37,13 +40,12 @@ def first_commits(runs: Sequence[Run]) -> list[Commit]:
 
 
 def _progress(axis: TimeAxis, commits: Sequence[Commit]) -> Chart:
-    points, total = [(0.0, 0.0)], 0.0
-    for commit in commits:
-        total += commit.audio
-        points.append((axis.at(commit.time), total))
+    totals = list(accumulate(commit.audio for commit in commits))
+    total = totals[-1]
+    points = list(zip((commit.time for commit in commits), totals, strict=True))
     unit, seconds = ("h", 3600.0) if total >= 360 else ("s", 1.0)
     end, ticks = scale(total / seconds)
-    shown = thinned(points, _MOST_POINTS)
+    line = [(axis.at(time), audio / seconds / end) for time, audio in thinned(points, _MOST_POINTS)]
     return Chart(
         title="Audio committed",
         description=f"{audio_length(total)} of audio in {len(commits):,} shards. {_gaps(axis)}",
@@ -51,22 +53,19 @@ def _progress(axis: TimeAxis, commits: Sequence[Commit]) -> Chart:
         y_ticks=ticks,
         x_ticks=time_ticks(axis),
         x_unit="time, UTC",
-        line=[*((x, y / seconds / end) for x, y in shown), (100.0, total / seconds / end)],
+        line=[(0.0, 0.0), *line, (100.0, total / seconds / end)],
         bands=axis.bands,
         headings=("until", "audio"),
-        rows=[(moment(c.time), audio_length(a)) for c, a in _ends_of_spans(axis, commits)],
+        rows=[(moment(time), audio_length(audio)) for time, audio in _ends_of_spans(axis, points)],
     )
 
 
-def _ends_of_spans(axis: TimeAxis, commits: Sequence[Commit]) -> list[tuple[Commit, float]]:
-    """The last commit of each span, with the audio of all until then."""
-    last: dict[int, tuple[Commit, float]] = {}
-    total = 0.0
-    for commit in commits:
-        total += commit.audio
-        number = sum(span.start <= commit.time for span in axis.spans)
-        last[number] = commit, total
-    return list(last.values())
+def _ends_of_spans(
+    axis: TimeAxis, points: Sequence[tuple[float, float]]
+) -> list[tuple[float, float]]:
+    """The last point of each span."""
+    ends = [bisect_right(points, (span.end, math.inf)) - 1 for span in axis.spans]
+    return [points[place] for place in sorted(set(ends)) if place >= 0]
 
 
 def _speed(axis: TimeAxis, commits: Sequence[Commit], seconds: float) -> Chart:

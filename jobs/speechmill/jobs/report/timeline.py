@@ -121,8 +121,9 @@ def throughput(spans: Sequence[Span], commits: Sequence[tuple[float, float]]) ->
     total = sum(span.seconds for span in spans)
     counts = [max(1, round(wanted * span.seconds / total)) for span in spans]
     audio = [[0.0] * count for count in counts]
+    starts = [span.start for span in spans]
     for time, seconds in commits:
-        number = max(0, bisect_right(spans, time, key=lambda span: span.start) - 1)
+        number = max(0, bisect_right(starts, time) - 1)
         span, count = spans[number], counts[number]
         place = int((time - span.start) / span.seconds * count)
         audio[number][min(max(place, 0), count - 1)] += seconds
