@@ -13,6 +13,7 @@ import pytest
 from speechmill.jobs.report import parts as counting
 from speechmill.pipeline.dataset.layout import TokenDataset
 from speechmill.pipeline.storage import Storage
+from tests.corpus import write_corpus
 from tests.jobs.conftest import invoke
 from tests.jobs.datasets import make_dataset
 from tests.jobs.report.history import make_history
@@ -95,10 +96,9 @@ def test_no_tar_is_read_that_does_not_lie_below_a_source(history, tmp_path):
 
 def test_a_recording_that_was_replaced_is_not_shown_as_the_original(tmp_path):
     history = make_history(tmp_path)
-    for tar in (tmp_path / "in").glob("*.tar"):
-        tar.write_bytes(tar.read_bytes() + bytes(512))
-    text = visible(page_of(history, "--source", tmp_path / "in", audio=2))
-    assert text.count("was replaced after it was listed") == 2
+    write_corpus(tmp_path / "in", num_shards=2, clips_per_shard=4, seconds=0.5)
+    text = visible(page_of(history, "--source", tmp_path / "in", audio=12))
+    assert text.count("no original: the tar does not hold this recording any more") == 8
 
 
 def test_a_codec_that_cannot_be_loaded_costs_only_its_reconstructions(history, source):

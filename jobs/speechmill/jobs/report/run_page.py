@@ -8,7 +8,7 @@ from speechmill.jobs.report import render
 from speechmill.jobs.report.logs import Run, read_runs
 from speechmill.jobs.report.run_charts import time_charts
 from speechmill.jobs.report.wording import audio_length, lasted, limited
-from speechmill.jobs.report.work import slowest, stages_of
+from speechmill.jobs.report.work import sentence_of, slowest, stages_of
 from speechmill.pipeline.dataset.layout import ShardOutput
 from speechmill.pipeline.errors import InputError, StorageError
 from speechmill.pipeline.redaction import public_text
@@ -41,7 +41,7 @@ def run_page(run: Run, config: str, faults: list[str]) -> str:
     return render(
         "run.html",
         title=f"Run {limited(run.run_id, 60)}: {run.status}",
-        sentence=run.bottleneck,
+        sentence=sentence_of(run.bottleneck),
         facts=_facts(run),
         faults=[limited(fault, 500) for fault in faults],
         time_charts=time_charts([run]),

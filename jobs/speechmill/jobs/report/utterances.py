@@ -17,14 +17,14 @@ from speechmill.jobs.report.wording import ending, limited
 from speechmill.jobs.schemas import TokenizeConfig
 from speechmill.pipeline.audio.isolation import kept_process
 from speechmill.pipeline.audio.samples import Samples, to_float
-from speechmill.pipeline.dataset.layout import DAMAGE, FOOTER_BYTES, TokenDataset, shard_of
+from speechmill.pipeline.dataset.layout import DAMAGE, TokenDataset
 from speechmill.pipeline.dataset.reencode import ALONE
 from speechmill.pipeline.errors import SpeechmillError
 from speechmill.pipeline.foreign import Roots
+from speechmill.pipeline.shards.listing import Shard
 from speechmill.pipeline.tokenize.batching import Batch
 from speechmill.pipeline.tokenize.decode import DecodeSettings, Isolation, decode_shard
 from speechmill.pipeline.tokenize.schema import channels_of
-from speechmill.pipeline.tokenize.writer import read_footer
 
 _SOUND_BYTES = 3_400_000  # of all players of a page
 _BYTES_PER_SAMPLE = 1.5  # of speech in 16-bit FLAC and base64
@@ -33,7 +33,7 @@ _LONGEST = 20.0  # s that are played
 _LAST_SECOND = 1e9  # of no recording
 _COLUMNS = [
     *("key", "codes", "num_frames", "num_codebooks", "start", "end", "sample_rate"),
-    *("num_channels", "audio_xxh3", "text", "index", "channel"),
+    *("num_channels", "audio_xxh3", "text", "shard", "index", "channel"),
 ]
 
 Row = dict[str, Any]
@@ -134,6 +134,8 @@ def _rows(dataset: TokenDataset, places: Sequence[Place], faults: list[str]) -> 
             file = open_part(dataset.storage, place.part)
             table = read_group(file, place.group, _COLUMNS).slice(place.row, 1)
             [row] = table.to_pylist()
+            if not isinstance(row["shard"], str):
+                raise ValueError("a row that does not name its shard")
             if not 0 <= row["start"] < row["end"] < _LAST_SECOND:
                 raise ValueError(f"a row from {row['start']} to {row['end']} s")
             yield Utterance(row | {"channel": channels_of(table)[0]}, table, place.part)
@@ -202,14 +204,14 @@ def _originals(
     info: CodecInfo,
 ) -> dict[int, Samples]:
     """Return the audio that the codec was given, by position of the utterance."""
-    by_part: dict[str, dict[Identity, int]] = defaultdict(dict)
+    by_shard: dict[str, dict[Identity, int]] = defaultdict(dict)
     for place, one in enumerate(found.utterances):
-        by_part[one.part.name][one.identity] = place
+        by_shard[one.row["shard"]][one.identity] = place
     sounds: dict[int, Samples] = {}
     with kept_process():  # a recording that crashes its decoder costs only itself
-        for places in by_part.values():
+        for url, places in by_shard.items():
             wanted = [found.utterances[place] for place in places.values()]
-            heard, reason = _of_part(dataset, wanted, roots, settings, info)
+            heard, reason = _of_shard(dataset, url, wanted, roots, settings, info)
             sounds |= {places[identity]: audio_T for identity, audio_T in heard.items()}
             for one in wanted:
                 if one.identity not in heard:
@@ -217,19 +219,22 @@ def _originals(
     return sounds
 
 
-def _of_part(
+def _of_shard(
     dataset: TokenDataset,
+    url: str,
     wanted: Sequence[Utterance],
     roots: Roots,
     settings: DecodeSettings,
     info: CodecInfo,
 ) -> tuple[Sounds, str]:
-    """Read the tar of a part until all of its wanted rows are found; says why some are not."""
+    """Read a tar until all of its wanted rows are found; says why some are not."""
     left, heard = {one.identity: one for one in wanted}, Sounds()
     try:
-        shard = shard_of(read_footer(dataset.storage.read_tail(wanted[0].part.url, FOOTER_BYTES)))
-        if not roots.hold(shard.url):
-            return heard, f"{ending(shard.url)} is not below --source"
+        if not roots.hold(url):
+            return heard, f"{ending(url)} is not below --source"
+        # As it is now: what counts is that it holds the recording of the row.
+        tar = dataset.storage.info(url)
+        shard = Shard(tar.url, tar.size, tar.etag)
         alone, indices = replace(settings, batch=ALONE), {one.row["index"] for one in wanted}
         for batch in decode_shard(shard, dataset.storage, alone, [info], indices, Isolation.FULL):
             if isinstance(batch, Batch):

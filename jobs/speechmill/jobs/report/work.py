@@ -73,7 +73,12 @@ def bottleneck(commits: list[Commit]) -> str:
         decode=sum(commit.decode for commit in commits),
         decode_cpu=sum(commit.decode_cpu for commit in commits),
     )
-    return found.sentence[:1].upper() + found.sentence[1:] + "." if found else ""
+    return sentence_of(found.sentence) if found else ""
+
+
+def sentence_of(line: str) -> str:
+    """A line of a terminal as a sentence of a page."""
+    return f"{line[:1].upper()}{line[1:]}." if line else ""
 
 
 def slowest(commits: Iterable[Commit]) -> list[SlowShard]:
