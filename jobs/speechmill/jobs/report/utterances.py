@@ -18,11 +18,10 @@ from speechmill.jobs.schemas import TokenizeConfig
 from speechmill.pipeline.audio.isolation import kept_process
 from speechmill.pipeline.audio.samples import Samples, to_float
 from speechmill.pipeline.dataset.layout import DAMAGE, TokenDataset
-from speechmill.pipeline.dataset.reencode import ALONE
 from speechmill.pipeline.errors import SpeechmillError
 from speechmill.pipeline.foreign import Roots
 from speechmill.pipeline.shards.listing import Shard
-from speechmill.pipeline.tokenize.batching import Batch
+from speechmill.pipeline.tokenize.batching import ALONE, Batch
 from speechmill.pipeline.tokenize.decode import DecodeSettings, Isolation, decode_shard
 from speechmill.pipeline.tokenize.schema import channels_of
 

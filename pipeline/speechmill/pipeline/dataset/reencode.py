@@ -38,7 +38,7 @@ _COMPARED = [
     "num_codebooks",
     "audio_xxh3",
 ]
-ALONE = BatchSettings(seconds=1e-9, window_seconds=1e-9)  # each clip is a batch of its own
+_ALONE = BatchSettings(seconds=1e-9, window_seconds=1e-9)  # each clip is a batch of its own
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ def reencode(
     seed: int = 0,
 ) -> Iterator[Reencoded]:
     """Yield `count` random rows of the parts whose tars lie below `roots`, or all if fewer."""
-    settings = replace(settings, batch=ALONE)
+    settings = replace(settings, batch=_ALONE)
     for name, footer, rows in drawn_rows(dataset, roots, count, seed):
         yield from _reencode_rows(dataset, rows, name, footer, codec, settings)
 

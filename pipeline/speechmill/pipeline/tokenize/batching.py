@@ -36,6 +36,9 @@ class BatchSettings:
             )
 
 
+ALONE = BatchSettings(seconds=1e-9, window_seconds=1e-9)  # each clip is a batch of its own
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
     """Clips for one call of the codec, and their rows without the codes."""
