@@ -156,7 +156,7 @@ def test_each_damaged_file_is_named(history):
         path.write_text("{}\n[]\n" + path.read_text())
     min(root.glob("tokens/*.parquet")).write_bytes(b"PAR1")
     text = visible(page_of(history))
-    assert text.count("events.jsonl: 2 lines are damaged, the first is line 1") == 2
+    assert text.count("events.jsonl: 2 damaged lines, first line 1") == 2
     assert text.count(".parquet is not counted: ") == text.count(".parquet is not sampled: ") == 1
 
 
@@ -185,6 +185,15 @@ def test_codes_beyond_their_codebook_are_not_counted(history):
     assert "code 9999 of codebook 0, which has" in visible(page_of(history))
 
 
+def test_a_compacted_dataset_has_no_shards_to_do(history):
+    path = Path(history.root) / "dataset.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"compacted": {"source": "x"}}))
+    text = visible(page_of(history))
+    assert "A compacted dataset" in text
+    assert "files 3 compacted" in text
+    assert "in no log" not in text.lower()
+
+
 def test_a_large_dataset_is_estimated_from_a_sample_and_says_so(history, monkeypatch):
     monkeypatch.setattr(counting, "MOST_FOOTERS", 2)
     text = visible(page_of(history))
@@ -198,7 +207,7 @@ def test_the_page_of_a_run_has_its_numbers_and_its_damage(history):
     text = visible(page_of(history, "--run", killed.name))
     assert f"Run {killed.name}: did not end" in text
     assert "shards 1 done" in text
-    assert "events.jsonl: 1 lines are damaged" in text
+    assert "events.jsonl: 1 damaged line, first line" in text
     assert "retry, attempt 1" in text
     missing = invoke("report", history.root, "--run", "nope")
     assert (missing.exit_code, missing.stderr.count("\n")) == (2, 1)

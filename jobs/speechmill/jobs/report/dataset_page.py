@@ -17,7 +17,15 @@ from speechmill.jobs.report.sample import RowSample, choose_utterances, codebook
 from speechmill.jobs.report.timeline import working_spans
 from speechmill.jobs.report.token_charts import codebook_chart, duration_chart, rate_facts
 from speechmill.jobs.report.utterances import Listening, listen
-from speechmill.jobs.report.wording import audio_length, lasted, limited, moment, share, short
+from speechmill.jobs.report.wording import (
+    audio_length,
+    counted,
+    lasted,
+    limited,
+    moment,
+    share,
+    short,
+)
 from speechmill.jobs.report.work import bottleneck, slowest, stages_of
 from speechmill.pipeline.dataset.layout import DAMAGE, TokenDataset
 from speechmill.pipeline.errors import StorageNotFound
@@ -32,6 +40,7 @@ _STATE = {
     RunStatus.INTERRUPTED: "was interrupted; the same command resumes it",
     RunStatus.ABORTED: "was aborted by an error; the same command resumes it",
 }
+_COMPACTED = "compacted"  # of `dataset.json`
 _RUN_ID = 60  # characters
 
 
@@ -83,7 +92,12 @@ class Findings:
     def unlogged(self) -> int:
         """Parts that no log names: a run that is killed loses the end of its log."""
         logged = {commit.shard for commit in commits_of(self.runs)}
-        return sum(part.name not in logged for part in self.parts) if self.runs else 0
+        counts = self.runs and not self.is_compacted
+        return sum(part.name not in logged for part in self.parts) if counts else 0
+
+    @property
+    def is_compacted(self) -> bool:
+        return _COMPACTED in self.identity
 
 
 def dataset_page(
@@ -161,8 +175,10 @@ def _subtitle(found: Findings) -> str:
 def _sentence(found: Findings) -> str:
     """Return the state of the dataset as one would say it."""
     newest, failed = found.newest, found.failed
+    if found.is_compacted:
+        return "A compacted dataset, with the logs of the runs that made its rows."
     if newest is None:
-        return "No run has a log here: the dataset was made elsewhere, or compacted."
+        return "No run has a log here."
     counts = {"left": newest.left, "failed": failed}
     open_shards = [f"{count:,} {name}" for name, count in counts.items() if count]
     if newest.status not in (RunStatus.DONE, RunStatus.FAILED):
@@ -185,12 +201,14 @@ def _tiles(found: Findings, num_codebooks: int) -> list[Tile]:
     mean = contents.audio / contents.rows if contents.rows else 0.0
     rate = contents.frames / contents.audio if contents.audio else 0.0
     speed = f"{audio / work:,.0f} x" if work and audio else "-"
-    runs = f"{len(found.runs)} run{'s' * (len(found.runs) != 1)}"
+    runs = counted(len(found.runs), "run")
     return [
         Tile("audio", about + audio_length(contents.audio), _accuracy(contents)),
         Tile("utterances", about + short(contents.rows), f"{mean:.2f} s on average"),
         Tile("tokens", about + short(tokens), f"{num_codebooks} codebooks, {rate:.4g} frames/s"),
-        Tile("shards done", f"{len(found.parts):,}", _open_shards(found)),
+        Tile("shards done", f"{len(found.parts):,}", _open_shards(found))
+        if not found.is_compacted
+        else Tile("files", f"{len(found.parts):,}", "compacted"),
         Tile("real time", speed, f"{runs}, {lasted(work)}" if work else "no log"),
         Tile(
             "rejects",
@@ -202,7 +220,7 @@ def _tiles(found: Findings, num_codebooks: int) -> list[Tile]:
 
 def _accuracy(contents: Contents) -> str:
     if contents.exact:
-        return f"in {contents.parts:,} parts"
+        return f"in {counted(contents.parts, 'part')}"
     read = f"{contents.counted:,} of {contents.parts:,} footers"
     return f"± {share(contents.error, 1)}, from {read}" if contents.error else f"from {read}"
 
@@ -215,6 +233,8 @@ def _open_shards(found: Findings) -> str:
 
 
 def _progress(found: Findings) -> list[ProgressPart]:
+    if found.is_compacted:
+        return []
     left = (found.newest.left if found.newest else 0) or 0
     counts = [("good", "done", len(found.parts)), ("bad", "failed", found.failed)]
     counts.append(("rest", "left", max(0, left)))
@@ -231,13 +251,14 @@ def _progress(found: Findings) -> list[ProgressPart]:
 def _unlogged(count: int) -> str:
     if not count:
         return ""
-    return f"{count:,} parts are in no log: a run that is killed loses up to 30 s of its log."
+    return f"In no log: {counted(count, 'part')}. A killed run loses up to 30 s of its log."
 
 
 def _about_sample(found: Findings, sample: RowSample) -> str:
     rows, groups = len(sample.durations_N), len(sample.groups)
     of_all = share(rows, found.contents.rows)
-    text = f"From {rows:,} rows in {groups:,} row groups of {sample.parts:,} parts"
+    read = f"{counted(groups, 'row group')} of {counted(sample.parts, 'part')}"
+    text = f"From {counted(rows, 'row')} in {read}"
     return f"{text}, {of_all} of the utterances" + ("." if of_all == "100 %" else ", by chance.")
 
 
@@ -281,7 +302,9 @@ def _about(found: Findings, options: PageOptions) -> dict[str, str]:
 
 
 def _counts(counts: Any) -> str:
-    return ", ".join(f"{limited(name, 60)} ({n:,} parts)" for name, n in counts.most_common(5))
+    return ", ".join(
+        f"{limited(name, 60)} ({counted(n, 'part')})" for name, n in counts.most_common(5)
+    )
 
 
 def _shown_faults(faults: list[str]) -> list[str]:

@@ -9,7 +9,7 @@ from itertools import count
 from typing import Any
 
 from speechmill.jobs.existing_dataset import UNFINISHED
-from speechmill.jobs.report.wording import limited
+from speechmill.jobs.report.wording import counted, limited
 from speechmill.pipeline.dataset.layout import DAMAGE, ShardOutput
 from speechmill.pipeline.errors import InputError, StorageError
 from speechmill.pipeline.filesystems import FileInfo
@@ -115,7 +115,7 @@ def read_runs(dataset: ShardOutput, faults: list[str], only: str | None = None) 
         files[run_id][name] = info
     wanted = sorted(run_id for run_id, own in files.items() if "config.yaml" in own)
     if len(wanted) > MOST_RUNS:
-        faults.append(f"{len(wanted) - MOST_RUNS} early runs are left out")
+        faults.append(f"{counted(len(wanted) - MOST_RUNS, 'early run')} left out")
         wanted = wanted[-MOST_RUNS:]
     reader = _LogReader(dataset, faults)
     chosen = [run_id for run_id in wanted if only in (None, run_id)]
@@ -164,7 +164,7 @@ class _LogReader:
             except DAMAGE:
                 wrong.append(number)
         if wrong:
-            self._fault(f"{name}: {len(wrong)} lines are damaged, the first is line {wrong[0]}")
+            self._fault(f"{name}: {counted(len(wrong), 'damaged line')}, first line {wrong[0]}")
 
     def _content(self, name: str, info: FileInfo, limit: int) -> bytes | None:
         """Return the bytes of a file, or None after a fault."""

@@ -55,6 +55,11 @@ def lasted(seconds: float) -> str:
     return " ".join(f"{count:,} {name}" for count, name in counts[first : first + 2] if count)
 
 
+def counted(number: int, noun: str) -> str:
+    """1 part, 2,000 parts."""
+    return f"{number:,} {noun}" + "s" * (number != 1)
+
+
 def share(part: float, whole: float) -> str:
     """A percentage; one above 0 is never shown as 0."""
     percent = 100 * part / whole if whole else 0.0

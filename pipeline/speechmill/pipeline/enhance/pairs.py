@@ -29,7 +29,7 @@ from speechmill.pipeline.errors import (
     UnsuitableAudio,
 )
 from speechmill.pipeline.shards.listing import Shard
-from speechmill.pipeline.shards.tar_reader import TarCounts, Reject, Sample, read_samples
+from speechmill.pipeline.shards.tar_reader import Reject, Sample, TarCounts, read_samples
 from speechmill.pipeline.shards.webdataset import SampleWriter
 from speechmill.pipeline.storage import Storage
 from speechmill.pipeline.text import message_of

@@ -20,7 +20,7 @@ from speechmill.pipeline.errors import (
     StreamBroken,
 )
 from speechmill.pipeline.shards.listing import Shard
-from speechmill.pipeline.shards.tar_reader import TarCounts, Reject, Sample, read_samples
+from speechmill.pipeline.shards.tar_reader import Reject, Sample, TarCounts, read_samples
 from speechmill.pipeline.storage import Storage
 from speechmill.pipeline.tokenize.batching import (
     Batch,
