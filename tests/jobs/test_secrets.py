@@ -22,12 +22,13 @@ from omegaconf import OmegaConf
 from rich.console import Console
 
 from speechmill.jobs.commands.plan import plan_runs, print_plan
+from speechmill.jobs.commands.report import report_dataset
 from speechmill.jobs.commands.tokenize import tokenize_shards
 from speechmill.jobs.commands.verify import VerifyOptions, print_verification, verify_dataset
 from speechmill.jobs.config import for_each_codec, from_overrides, to_yaml
 from speechmill.jobs.display import ShardDisplay
 from speechmill.jobs.existing_dataset import open_dataset
-from speechmill.jobs.report.run_page import write_report
+from speechmill.jobs.report.dataset_page import PageOptions
 from speechmill.jobs.schemas import TokenizeConfig
 from speechmill.jobs.training.checkpoints import run_identity
 from speechmill.pipeline.errors import InputError, StorageError
@@ -134,7 +135,7 @@ def test_no_secret_is_in_what_a_run_leaves_or_shows_and_it_listens_on_the_loopba
             [token] = watch.tokens
             assert watch.listening == {"127.0.0.1"}
         dataset = open_dataset(str(tmp_path / name), [])
-        write_report(dataset)
+        report_dataset(dataset.root, PageOptions(clips=0), [])
         for found in plan_runs(config):
             print_plan(found, console)
         print_verification(*verify_dataset(dataset.root, VerifyOptions(), []), console)

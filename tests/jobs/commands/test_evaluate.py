@@ -95,7 +95,7 @@ def test_a_metric_leaves_out_the_clips_on_which_it_is_not_defined_and_names_them
 class Page(HTMLParser):
     """Checks that every element is closed in its place, and collects the URLs that it loads."""
 
-    EMPTY = frozenset({"meta", "img", "br"})
+    EMPTY = frozenset({"meta", "link", "img", "br"})
 
     def __init__(self, text):
         super().__init__()

@@ -40,6 +40,14 @@ def test_a_decision_is_logged_with_its_reason(log, tmp_path):
     assert (event["reason"], event["delay"]) == ("the worker died", 1.5)
 
 
+def test_a_run_that_is_killed_soon_has_its_start_in_its_log(log, tmp_path):
+    log.record(EventKind.RUN_STARTED, shards=7)
+    log.record(EventKind.WORKER_READY)
+    log._writing.result()
+    [started] = events(log, tmp_path)
+    assert (started["event"], started["shards"]) == ("run started", 7)
+
+
 @pytest.mark.parametrize("file_bytes", [1, 300, 10**9])
 def test_events_continue_in_another_file_when_one_is_full(
     tmp_path, storage, monkeypatch, file_bytes

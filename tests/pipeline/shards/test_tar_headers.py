@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from speechmill.pipeline.errors import ShardCut, ShardDamaged, ShardError
 from speechmill.pipeline.shards.listing import list_shards
-from speechmill.pipeline.shards.tar_reader import NameCounts, Sample, read_samples
+from speechmill.pipeline.shards.tar_reader import Sample, TarCounts, read_samples
 from speechmill.pipeline.storage import Storage
 from tests.corpus import tar_bytes
 
@@ -116,7 +116,7 @@ def test_tars_of_all_formats_give_the_members_of_tarfile(form):
 
 
 def test_a_name_that_is_not_utf8_is_cleaned_and_counted():
-    counts = NameCounts()
+    counts = TarCounts()
     [sample] = read(header(b"espa\xf1ol.wav", more=b"wave") + bytes(1024), counts=counts)
     assert (sample.key, counts.cleaned) == ("espa\ufffdol", 1)
 

@@ -1,3 +1,4 @@
+import time
 from contextlib import closing
 from dataclasses import asdict, replace
 
@@ -11,6 +12,7 @@ from speechmill.codecs import codec_info, load_codec
 from speechmill.codecs.shapes import ShapeSettings
 from speechmill.pipeline.errors import ShardCut, StreamBroken
 from speechmill.pipeline.shards.listing import list_shards
+from speechmill.pipeline.storage import Storage
 from speechmill.pipeline.tokenize.batching import BatchSettings
 from speechmill.pipeline.tokenize.decode import DecodeSettings, Isolation, decode_shard
 from speechmill.pipeline.tokenize.device import pad_clips
@@ -61,6 +63,25 @@ def test_tokens_do_not_depend_on_the_batches(tmp_path, storage, shard, codec_nam
         tables.append(pq.read_table(part(tmp_path / name, shard)))
     assert tables[0].equals(tables[1])
     assert tables[0].equals(tables[2])
+
+
+class SlowStorage(Storage):
+    """Takes its time to begin a tar and to put a part."""
+
+    def open(self, url):
+        time.sleep(0.2)
+        return super().open(url)
+
+    def put_new(self, url, data):
+        time.sleep(0.3)
+        return super().put_new(url, data)
+
+
+def test_a_report_says_how_long_reading_and_writing_took(tmp_path, storage, null_codec, shard):
+    fast = tokenize_one(shard, str(tmp_path / "fast"), storage, null_codec)
+    slow = tokenize_one(shard, str(tmp_path / "slow"), SlowStorage(), null_codec)
+    assert 0 < fast.read_seconds < slow.read_seconds >= 0.2
+    assert 0 < fast.write_seconds < slow.write_seconds >= 0.3
 
 
 def test_codes_are_flat_and_frame_major(tmp_path, storage, null_codec):

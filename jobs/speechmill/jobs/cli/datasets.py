@@ -82,14 +82,41 @@ def verify_command(
 def report_command(
     output: Dataset,
     overrides: Overrides = None,
-    run: Annotated[str | None, typer.Option(help="id of the run; default: the newest")] = None,
+    html: Annotated[
+        str | None,
+        typer.Option(
+            help="where to write the page, local or a URL; default: OUTPUT/report.html",
+            parser=absolute_path,
+            metavar="FILE",
+        ),
+    ] = None,
+    audio: Annotated[int, typer.Option(help="utterances to listen to; 0: none")] = 12,
+    source: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="folder of source tars, local or a URL, for the originals; may be repeated",
+            parser=absolute_path,
+            metavar="URL",
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="seed of what is chosen by chance")] = 0,
+    run: Annotated[
+        str | None, typer.Option(help="id of a run: write its runs/<run id>/report.html again")
+    ] = None,
 ) -> None:
-    """Write runs/<run id>/report.html again, also for a run that was killed."""
-    from speechmill.jobs.existing_dataset import open_dataset
-    from speechmill.jobs.report.run_page import write_report
+    """Write one HTML page about a token dataset and all its runs.
+
+    Source tars are read only below --source, because a dataset of others may name any file.
+    """
+    from speechmill.jobs.commands.report import report_dataset, report_run
+    from speechmill.jobs.report.dataset_page import PageOptions
 
     with exit_codes():
-        url = write_report(open_dataset(output, overrides or []), run)
+        if run is None:
+            options = PageOptions(audio, tuple(source or ()), seed)
+            url = report_dataset(output, options, overrides or [], html)
+        else:
+            url = report_run(output, run, overrides or [], html)
     print_line(console, url)
 
 

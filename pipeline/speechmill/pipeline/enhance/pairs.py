@@ -29,7 +29,7 @@ from speechmill.pipeline.errors import (
     UnsuitableAudio,
 )
 from speechmill.pipeline.shards.listing import Shard
-from speechmill.pipeline.shards.tar_reader import NameCounts, Reject, Sample, read_samples
+from speechmill.pipeline.shards.tar_reader import Reject, Sample, TarCounts, read_samples
 from speechmill.pipeline.shards.webdataset import SampleWriter
 from speechmill.pipeline.storage import Storage
 from speechmill.pipeline.text import message_of
@@ -70,7 +70,7 @@ def read_shard(
 ) -> Iterator[Sample | ShardEnd]:
     """Yield the samples of a tar, then one `ShardEnd` with the rejected members."""
     rejects = []
-    names = NameCounts()
+    names = TarCounts()
     for sample in read_samples(
         shard,
         storage,

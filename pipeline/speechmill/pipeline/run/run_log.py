@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import secrets
 import time
 from collections import deque
@@ -58,7 +59,8 @@ class RunLog:
         self._latest: deque[ShardReport] = deque(maxlen=LATEST)
         self._writer = ThreadPoolExecutor(1, "run-log")
         self._writing: Future[None] | None = None
-        self._flushed = self._started = time.monotonic()
+        self._started = time.monotonic()
+        self._flushed = -math.inf  # the start is written at once, for a run that is killed
         self._put("config.yaml", config_yaml)
 
     @property

@@ -97,10 +97,12 @@ class Totals:
     rows: int = 0
     frames: int = 0
     audio_seconds: float = 0.0
-    encode_seconds: float = 0.0  # summed over workers, like the next three
+    encode_seconds: float = 0.0  # summed over workers, like the next five
     starved_seconds: float = 0.0
     decode_seconds: float = 0.0
     decode_cpu_seconds: float = 0.0
+    read_seconds: float = 0.0  # part of decode_seconds
+    write_seconds: float = 0.0
     bad_json: int = 0
     cleaned: int = 0  # names and texts with U+FFFD for what is not UTF-8
     passed_over: int = 0  # members that macOS added
@@ -118,6 +120,8 @@ class Totals:
             self.starved_seconds += event.report.starved_seconds
             self.decode_seconds += event.report.decode_seconds
             self.decode_cpu_seconds += event.report.decode_cpu_seconds
+            self.read_seconds += event.report.read_seconds
+            self.write_seconds += event.report.write_seconds
             self.bad_json += event.report.num_bad_json
             self.cleaned += event.report.num_cleaned
             self.passed_over += event.report.num_passed_over

@@ -5,6 +5,7 @@ rest; this reader raises with the byte where the tar is cut. `keys` says which m
 sample.
 """
 
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import BinaryIO
@@ -57,11 +58,12 @@ class Reject:
 
 
 @dataclass(slots=True)
-class NameCounts:
-    """Members whose names are not taken as they are."""
+class TarCounts:
+    """What reading a tar met and took; filled while it is read."""
 
-    cleaned: int = 0  # with U+FFFD for bytes that are not UTF-8
+    cleaned: int = 0  # members whose names have U+FFFD for bytes that are not UTF-8
     passed_over: int = 0  # what macOS adds to archives, which is not part of the corpus
+    seconds: float = 0.0  # waiting for storage, unpacking gzip and finding members
 
 
 def read_samples(
@@ -71,7 +73,7 @@ def read_samples(
     *,
     max_metadata_bytes: int | None = None,
     audio_member: str | None = None,
-    counts: NameCounts | None = None,
+    counts: TarCounts | None = None,
 ) -> Iterator[Sample | Reject]:
     """Yield the samples of a tar in order, and a `Reject` for each invalid one.
 
@@ -79,14 +81,28 @@ def read_samples(
     `audio_member` is the suffix that the settings name, and `counts` is filled while the tar is
     read. Raises `ShardCut`, `ShardDamaged` or `ShardChanged` if the tar itself is at fault.
     """
+    counts = counts or TarCounts()
+    started = time.perf_counter()
     listed = storage.info(shard.url)
     if (listed.size, listed.etag) != (shard.size, shard.etag):
         raise ShardChanged(f"{shard.url} was replaced after it was listed; run again")
     with storage.open(shard.url) as stream:
         headers = _headers(stream, shard)
         reader = _MemberReader(headers, max_member_bytes, max_metadata_bytes)
-        members = reader.members(counts or NameCounts())
+        counts.seconds += time.perf_counter() - started
+        members = _timed(reader.members(counts), counts)
         yield from _checked(group_members(members, max_member_bytes, audio_member))
+
+
+def _timed(members: Iterator[Member], counts: TarCounts) -> Iterator[Member]:
+    """Yield the same members, and count the seconds that reading them takes."""
+    while True:
+        started = time.perf_counter()
+        member = next(members, None)
+        counts.seconds += time.perf_counter() - started
+        if member is None:
+            return
+        yield member
 
 
 def _headers(stream: BinaryIO, shard: Shard) -> TarHeaders:
@@ -135,7 +151,7 @@ class _MemberReader:
     max_bytes: int
     max_metadata_bytes: int | None
 
-    def members(self, counts: NameCounts) -> Iterator[Member]:
+    def members(self, counts: TarCounts) -> Iterator[Member]:
         """Every member but folders and what macOS adds, with its data or its fault."""
         for header in self.headers:
             if _is_of_macos(header.name):

@@ -36,6 +36,9 @@ class BatchSettings:
             )
 
 
+ALONE = BatchSettings(seconds=1e-9, window_seconds=1e-9)  # each clip is a batch of its own
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
     """Clips for one call of the codec, and their rows without the codes."""
@@ -56,6 +59,7 @@ class ShardEnd:
     num_bad_json: int = 0
     num_cleaned: int = 0  # names and texts with U+FFFD for what is not UTF-8
     num_passed_over: int = 0  # members that macOS added, which are not part of the corpus
+    read_seconds: float = 0.0  # spent reading the tar
     decode_seconds: float = 0.0  # spent reading and decoding
     decode_cpu_seconds: float = 0.0  # the part of them spent computing
     codec: int = 0  # position among the codecs of the run

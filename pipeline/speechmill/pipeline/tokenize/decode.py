@@ -20,7 +20,7 @@ from speechmill.pipeline.errors import (
     StreamBroken,
 )
 from speechmill.pipeline.shards.listing import Shard
-from speechmill.pipeline.shards.tar_reader import NameCounts, Reject, Sample, read_samples
+from speechmill.pipeline.shards.tar_reader import Reject, Sample, TarCounts, read_samples
 from speechmill.pipeline.storage import Storage
 from speechmill.pipeline.tokenize.batching import (
     Batch,
@@ -81,14 +81,14 @@ def decode_shard(
     """
     recordings = _RECORDINGS[isolation](settings, codecs)
     decoder = _Decoder(settings, recordings, len(codecs))
-    names = NameCounts()
+    counts = TarCounts()
     samples = read_samples(
         shard,
         storage,
         settings.limits.member_bytes,
         max_metadata_bytes=min(settings.limits.metadata_bytes, _LARGEST_STRING),
         audio_member=settings.audio.member,
-        counts=names,
+        counts=counts,
     )
     batchers = [Batcher(settings.batch, codec.sample_rate) for codec in codecs]
     watched = isolation is Isolation.WATCHED
@@ -104,13 +104,14 @@ def decode_shard(
             for clips in batcher.finish():
                 yield concatenate_clips(clips, shard.url)
     for codec, rejects in enumerate(decoder.rejects):
-        # With several codecs only the first end carries the time.
+        # With several codecs only the first end carries the times.
         cpu_seconds = 0.0 if codec else recordings.child_cpu_seconds
         yield ShardEnd(
             rejects,
             decoder.num_bad_json,
-            decoder.num_cleaned + names.cleaned,
-            names.passed_over,
+            decoder.num_cleaned + counts.cleaned,
+            counts.passed_over,
+            read_seconds=0.0 if codec else counts.seconds,
             decode_cpu_seconds=cpu_seconds,
             codec=codec,
         )

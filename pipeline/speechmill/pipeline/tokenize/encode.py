@@ -203,6 +203,7 @@ def tokenize_shard(
         writer.report,
         encode_seconds=done.seconds,
         starved_seconds=done.starved_seconds,
+        read_seconds=done.end.read_seconds,
         decode_seconds=done.end.decode_seconds,
         decode_cpu_seconds=done.end.decode_cpu_seconds,
     )

@@ -2,6 +2,7 @@
 
 import io
 import json
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -71,8 +72,10 @@ class ShardReport:
     num_passed_over: int = 0  # members that macOS added
     encode_seconds: float = field(default=0.0, compare=False)
     starved_seconds: float = field(default=0.0, compare=False)  # in which its device had no batch
-    decode_seconds: float = field(default=0.0, compare=False)
+    read_seconds: float = field(default=0.0, compare=False)  # of the tar, part of the next
+    decode_seconds: float = field(default=0.0, compare=False)  # reading and decoding
     decode_cpu_seconds: float = field(default=0.0, compare=False)
+    write_seconds: float = field(default=0.0, compare=False)  # Parquet, and storage
 
 
 def combined(reports: Sequence[ShardReport]) -> ShardReport:
@@ -83,8 +86,10 @@ def combined(reports: Sequence[ShardReport]) -> ShardReport:
         frames=sum(report.frames for report in reports),
         encode_seconds=sum(report.encode_seconds for report in reports),
         starved_seconds=max(report.starved_seconds for report in reports),
+        read_seconds=sum(report.read_seconds for report in reports),
         decode_seconds=sum(report.decode_seconds for report in reports),
         decode_cpu_seconds=sum(report.decode_cpu_seconds for report in reports),
+        write_seconds=sum(report.write_seconds for report in reports),
     )
 
 
@@ -138,6 +143,7 @@ class PartWriter:
             self._commit(self._end)
 
     def _commit(self, end: ShardEnd) -> None:
+        started = time.perf_counter()
         place = self.schema.get_field_index("metadata")
         schema = self.schema.set(place, pa.field("metadata", pa.int32()))
         table = pa.Table.from_batches(self._batches, schema=schema)
@@ -161,7 +167,7 @@ class PartWriter:
         schema = self.schema.set(place, ROW_SCHEMA.field("metadata"))
         # If a shard ran twice, the first part wins.
         self._put("tokens", schema, self._row_groups(table), report)
-        self.report = report
+        self.report = replace(report, write_seconds=time.perf_counter() - started)
 
     def _row_groups(self, table: pa.Table) -> Iterator[pa.Table]:
         """The rows in groups of bounded size, each with its distinct metadata."""
