@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -26,24 +26,29 @@ from speechmill.pipeline.shards.listing import Shard
 from speechmill.pipeline.storage import Storage, join
 from speechmill.pipeline.tokenize import canary
 from speechmill.pipeline.tokenize.schema import LAYOUT, SCHEMA_VERSIONS, schema_version
-from speechmill.pipeline.tokenize.writer import read_footer
+from speechmill.pipeline.tokenize.writer import footer_of
 
 FOOTER_BYTES = 64 * 1024  # one ranged read, enough for the footer of nearly every part
 SCHEMA = "schema_version"
 AUDIO = "audio_version"  # of an identity; missing where it was 1
 BATCH = "batch"  # of `dataset.json`, if the dataset was begun on GPUs
+COMPACTED = "compacted"  # of `dataset.json`, if `compact` made the dataset
 # What damaged files of a dataset raise, in a Parquet reader or where their content is used.
 DAMAGE = (
     pa.ArrowException,
     ArithmeticError,
     AttributeError,
     LookupError,
+    OSError,  # of Parquet metadata; those of a store are `StorageError`
     RecursionError,
     TypeError,
     ValueError,
 )
 _PARALLEL_READS = 32
+_PARQUET_END = 8  # bytes: the length of the metadata before them, and a mark
 _ADDED_SINCE = {"list": None, "texts": "text"}  # settings of segments
+
+Result = TypeVar("Result")
 
 
 def dataset_identity(
@@ -227,9 +232,7 @@ class ShardOutput(ABC):
     def sources(self, names: Sequence[str]) -> list[dict[str, Any]]:
         """Url, size and etag of the shard of each part, in the order of `names`."""
 
-    def _read_all(
-        self, read: Callable[[str], dict[str, Any]], names: Iterable[str]
-    ) -> list[dict[str, Any]]:
+    def _read_all(self, read: Callable[[str], Result], names: Iterable[str]) -> list[Result]:
         """Call `read` for every name, many at the same time; the results keep the order."""
         with ThreadPoolExecutor(_PARALLEL_READS) as threads:
             return list(threads.map(read, names))
@@ -283,6 +286,10 @@ class TokenDataset(ShardOutput):
         footers = zip(names, self.footers(names), strict=True)
         return [asdict(self._source(name, footer)) for name, footer in footers]
 
+    def map_parts(self, read: Callable[[str], Result]) -> list[Result]:
+        """Call `read` for the name of every part, many at the same time; sorted by name."""
+        return self._read_all(read, sorted(self.parts()))
+
     def footers(self, names: Iterable[str]) -> list[dict[str, Any]]:
         """The footer metadata of parts, in the order of `names`."""
         return self._read_all(self._footer, names)
@@ -309,9 +316,20 @@ class TokenDataset(ShardOutput):
         with readable(self.part_url(name)):
             return shard_of(footer)
 
-    def _footer(self, name: str) -> dict[str, Any]:
+    def metadata(self, name: str) -> pq.FileMetaData:
+        """The Parquet metadata of a part, by one read of its end, or two if they are large.
+
+        Raises `InputError` if they are damaged.
+        """
         url = self.part_url(name)
-        try:
-            return read_footer(self.storage.read_tail(url, FOOTER_BYTES))
-        except (pa.ArrowInvalid, OSError):  # a footer larger than the tail
-            return read_footer(self.storage.read_bytes(url))
+        data = self.storage.read_tail(url, FOOTER_BYTES)
+        size = int.from_bytes(data[-_PARQUET_END:-4], "little") + _PARQUET_END
+        if len(data) == FOOTER_BYTES < size:
+            data = self.storage.read_tail(url, size)
+        with readable(url):
+            return pq.read_metadata(io.BytesIO(data))
+
+    def _footer(self, name: str) -> dict[str, Any]:
+        metadata = self.metadata(name)
+        with readable(self.part_url(name)):
+            return footer_of(metadata)

@@ -237,7 +237,7 @@ def _reading(file: str) -> Iterator[None]:
     """Turn what a damaged file raises, in a reader or a check, into a finding about this file."""
     try:
         yield
-    except (*DAMAGE, OSError) as error:
+    except DAMAGE as error:
         raise _Unreadable(file, error) from error
 
 

@@ -34,7 +34,7 @@ from speechmill.pipeline.tokenize.schema import (
 FOOTER_KEY = "speechmill"
 ROWS_PER_GROUP = 4096
 _GROUP_TEXT = 2**26  # characters of text and distinct metadata, after which a row group ends
-_CODES = "codes.list.element"
+CODES_PATH = "codes.list.element"  # of the column of codes in a Parquet file
 # With shards of an hour and clips of 1 to 30 s, silence is then a tenth of all batches or less.
 _WAITING_SHARDS = 6
 # From this size on, codes split by byte are not larger than bit-packed dictionary indices.
@@ -199,9 +199,9 @@ class PartWriter:
         dictionary = [name for name in repetitive if name in columns]
         encoding: dict[str, Any] = {"compression": "zstd", "use_dictionary": dictionary}
         if "codes" in columns and max(self.codec.codebook_sizes) >= _BIG_CODEBOOK:
-            encoding["column_encoding"] = {_CODES: "BYTE_STREAM_SPLIT"}
+            encoding["column_encoding"] = {CODES_PATH: "BYTE_STREAM_SPLIT"}
         elif "codes" in columns:
-            dictionary.append(_CODES)
+            dictionary.append(CODES_PATH)
         return encoding
 
     def _footer(self, report: ShardReport) -> dict[str, Any]:
@@ -281,5 +281,9 @@ def library_versions() -> dict[str, str]:
 
 def read_footer(data: bytes) -> dict[str, Any]:
     """The `speechmill` metadata of a part, from its last bytes or all of them."""
-    metadata = pq.read_metadata(io.BytesIO(data)).metadata or {}
-    return dict(json.loads(metadata[FOOTER_KEY.encode()]))
+    return footer_of(pq.read_metadata(io.BytesIO(data)))
+
+
+def footer_of(metadata: pq.FileMetaData) -> dict[str, Any]:
+    """The `speechmill` metadata of a part, from its Parquet metadata."""
+    return dict(json.loads((metadata.metadata or {})[FOOTER_KEY.encode()]))

@@ -1,0 +1,101 @@
+"""The row groups of a token dataset: what a reader can read, and shuffle, without the rest."""
+
+import io
+import re
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from speechmill.pipeline.dataset.checks import check_identity
+from speechmill.pipeline.dataset.layout import COMPACTED, TokenDataset, readable
+from speechmill.pipeline.errors import DatasetConflict, InputError, StorageNotFound
+from speechmill.pipeline.storage import join
+from speechmill.pipeline.tokenize.writer import CODES_PATH, footer_of
+
+INDEX = "index.parquet"  # of a compacted dataset, beside `tokens/`
+INDEX_SCHEMA = pa.schema(
+    [
+        pa.field("part", pa.string(), nullable=False),
+        pa.field("row_group", pa.int32(), nullable=False),
+        pa.field("rows", pa.int32(), nullable=False),
+        pa.field("frames", pa.int64(), nullable=False),
+        pa.field("audio_seconds", pa.float64(), nullable=False),
+    ]
+)
+_COMPACTED_PART = re.compile(r"part-[0-9]{5,}")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class RowGroup:
+    """Some thousand rows of a part that lie together in its file."""
+
+    part: str  # name of the file below `tokens/`, without suffix
+    number: int  # of the row group in the file
+    rows: int
+    frames: int
+
+
+def list_row_groups(dataset: TokenDataset) -> list[RowGroup]:
+    """Every row group that is committed, sorted by part and number.
+
+    Of a compacted dataset its index is read, of another one the end of each part, many at the same
+    time. Raises `InputError` without a dataset, for a damaged file, or if the index is missing, and
+    `DatasetConflict` for a part of another codec, revision or schema than `dataset.json` says.
+    """
+    identity = dataset.require_identity()
+    if COMPACTED in identity:
+        return _indexed(dataset)
+    groups = dataset.map_parts(partial(_groups_of_part, dataset, identity))
+    return [group for part in groups for group in part]
+
+
+def read_index(dataset: TokenDataset) -> pa.Table:
+    """The index of a compacted dataset; raises `InputError` if it is missing or damaged."""
+    url = join(dataset.root, INDEX)
+    try:
+        data = dataset.storage.read_bytes(url)
+    except StorageNotFound as error:
+        raise InputError(
+            f"{url} is missing: {dataset.root} is not compacted yet; run `speechmill compact` again"
+        ) from error
+    with readable(url):
+        index = pq.read_table(io.BytesIO(data), page_checksum_verification=True)
+        if not index.schema.equals(INDEX_SCHEMA):
+            raise ValueError(f"its columns are {index.schema.names}")
+        for part in index["part"].unique().to_pylist():
+            if not _COMPACTED_PART.fullmatch(part):  # it becomes a part of a URL
+                raise ValueError(f"{part!r} is not the name of a part")
+        return index
+
+
+def _indexed(dataset: TokenDataset) -> list[RowGroup]:
+    columns = [read_index(dataset)[name].to_pylist() for name in INDEX_SCHEMA.names[:-1]]
+    return sorted(map(RowGroup, *columns))
+
+
+def _groups_of_part(dataset: TokenDataset, identity: dict[str, Any], name: str) -> list[RowGroup]:
+    url = dataset.part_url(name)
+    metadata = dataset.metadata(name)
+    with readable(url):
+        footer = footer_of(metadata)
+        faults = [message for _, message in check_identity(footer, identity)]
+        groups = row_groups_of(metadata, name, len(identity["codebook_sizes"]))
+        if not faults and sum(group.frames for group in groups) != footer["frames"]:
+            raise ValueError(f"its footer counts {footer['frames']} frames, its codes are others")
+    if faults:
+        raise DatasetConflict(f"{url} is a part of another dataset: {faults[0]}; move it away")
+    return groups
+
+
+def row_groups_of(metadata: pq.FileMetaData, name: str, num_codebooks: int) -> list[RowGroup]:
+    """The row groups of one part, by its Parquet metadata; no row of a part is without codes."""
+    paths = [metadata.schema.column(place).path for place in range(metadata.num_columns)]
+    codes = paths.index(CODES_PATH)
+    groups = map(metadata.row_group, range(metadata.num_row_groups))
+    return [
+        RowGroup(name, number, group.num_rows, group.column(codes).num_values // num_codebooks)
+        for number, group in enumerate(groups)
+    ]
