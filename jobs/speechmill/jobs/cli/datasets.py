@@ -157,3 +157,36 @@ def export_command(
             overrides=overrides or [],
             display=Display(console),
         )
+
+
+@app.command("drop")
+def drop_command(
+    output: Dataset,
+    overrides: Overrides = None,
+    keys: Annotated[
+        str | None,
+        typer.Option(
+            help="file of keys: one on each line, or .jsonl, .csv or .parquet with the column "
+            "key or audio_xxh3",
+            parser=absolute_path,
+            metavar="FILE",
+        ),
+    ] = None,
+    where: Annotated[
+        str | None, typer.Option(help='drop the rows for which this is true: "duration < 1"')
+    ] = None,
+    dry_run: Annotated[bool, typer.Option(help="say what would be dropped, write nothing")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Take rows out of a token dataset, and keep them out when it is resumed.
+
+    Without --keys and --where, drops again what earlier calls recorded.
+    """
+    from speechmill.jobs.commands.drop import drop_from_dataset, print_dropped
+
+    with exit_codes():
+        found = drop_from_dataset(output, keys, where, dry_run, overrides or [])
+        if as_json:
+            print(json.dumps(asdict(found), indent=2))
+        else:
+            print_dropped(found, console)

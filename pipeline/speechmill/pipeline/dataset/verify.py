@@ -22,17 +22,20 @@ from speechmill.pipeline.dataset.checks import (
     check_channels,
     check_code_values,
     check_counts,
+    check_dropped,
     check_identity,
     check_keys,
     check_rows,
     check_times,
 )
+from speechmill.pipeline.dataset.drop import read_drops
 from speechmill.pipeline.dataset.layout import DAMAGE, TokenDataset, shard_of
 from speechmill.pipeline.errors import ShardError, StorageError
 from speechmill.pipeline.foreign import Roots
 from speechmill.pipeline.shards.listing import Shard
 from speechmill.pipeline.shards.tar_reader import read_samples
 from speechmill.pipeline.storage import join
+from speechmill.pipeline.tokenize.drops import Drops
 from speechmill.pipeline.tokenize.schema import ROW_SCHEMA, reject_schema, token_schema
 from speechmill.pipeline.tokenize.writer import read_footer
 
@@ -110,7 +113,7 @@ def verify_files(
     files, strangers = _listed(dataset)
     rejects = dataset.parts("rejects")
     roots = Roots.of(sources, dataset.storage)
-    check = _PartCheck(dataset, identity, rejects, keys, roots)
+    check = _PartCheck(dataset, identity, rejects, keys, roots, read_drops(dataset))
     with ThreadPoolExecutor(_THREADS) as threads:
         parts = list(threads.map(check, files))
     found = Verification(
@@ -152,6 +155,7 @@ class _PartCheck:
     rejects: set[str]
     keys: bool | None
     roots: Roots
+    drops: Drops | None
 
     def __call__(self, file: str) -> _Part:
         part = _Part(file)
@@ -210,6 +214,8 @@ class _PartCheck:
         part.add(check_times(table, codec))
         part.add(check_channels(table))
         part.add(check_rows(table, rejected, source, self._segmented))
+        if self.drops:
+            part.add(check_dropped(table, rejected, source, self.drops))
 
     @property
     def _segmented(self) -> bool:

@@ -22,6 +22,7 @@ from speechmill.pipeline.shards.tar_reader import Reject
 from speechmill.pipeline.storage import Storage, join
 from speechmill.pipeline.tokenize.batching import ShardEnd
 from speechmill.pipeline.tokenize.canary import Reference
+from speechmill.pipeline.tokenize.drops import Drops
 from speechmill.pipeline.tokenize.schema import (
     LAYOUT,
     ROW_SCHEMA,
@@ -50,6 +51,7 @@ class CodecOutput:
     codec_options: dict[str, Any]  # the arguments of `load_codec`
     canary: Reference | None = None  # None: of an early version
     batch: ShapeSettings | None = None  # the shapes of its batches; None: as the clips come
+    drops: Drops | None = None  # what its dataset must not hold
 
     @property
     def waiting_shards(self) -> int:
@@ -94,7 +96,8 @@ class PartWriter:
     After an exception, or without `close`, nothing is written. Rejects are written before the part,
     so an existing part always has its rejects. `provenance` are more facts for the footer: the kind
     of device, the precision, whether the codec was compiled, and on a GPU the shapes of batches.
-    `version` is that of the schema.
+    `version` is that of the schema. `drops` are taken out of the part. An existing part is kept,
+    unless `replace` is set.
     """
 
     def __init__(
@@ -105,6 +108,8 @@ class PartWriter:
         codec: CodecInfo,
         provenance: dict[str, Any],
         version: int = 1,
+        drops: Drops | None = None,
+        replace: bool = False,
     ):
         self.root = root
         self.shard = shard
@@ -112,6 +117,8 @@ class PartWriter:
         self.codec = codec
         self.provenance = provenance
         self.version = version
+        self.drops = drops
+        self.replace = replace
         self.schema = token_schema(codec.codebook_sizes, version)
         self.report: ShardReport | None = None
         self._batches: list[pa.RecordBatch] = []
@@ -143,18 +150,22 @@ class PartWriter:
         table = pa.Table.from_batches(self._batches, schema=schema)
         order = [name for name in ("index", "start", "channel") if name in schema.names]
         table = _without(table, end.rejects).sort_by([(name, "ascending") for name in order])
+        rejects = end.rejects
+        if self.drops:
+            kept = self.drops.applied(table, rejects, self.shard.url)
+            table, rejects = kept.table, kept.rejects
         report = ShardReport(
             shard=self.shard.name,
             rows=len(table),
             frames=sum(table["num_frames"].to_pylist()),
             audio_seconds=sum(table["duration"].to_pylist()),
-            rejects=dict(sorted(Counter(reject.error for reject in end.rejects).items())),
+            rejects=dict(sorted(Counter(reject.error for reject in rejects).items())),
             num_bad_json=end.num_bad_json,
             num_cleaned=end.num_cleaned,
             num_passed_over=end.num_passed_over,
         )
-        if end.rejects:
-            rejected = reject_table(end.rejects, self.shard.url, self.version)
+        if rejects:
+            rejected = reject_table(rejects, self.shard.url, self.version)
             starts = range(0, len(rejected), ROWS_PER_GROUP)
             groups = (rejected.slice(start, ROWS_PER_GROUP) for start in starts)
             self._put("rejects", rejected.schema, groups, report)
@@ -190,7 +201,8 @@ class PartWriter:
             footer = json.dumps(self._footer(report), sort_keys=True)
             file.add_key_value_metadata({FOOTER_KEY: footer})
         name = f"{self.shard.name}.parquet"
-        put = self.storage.put_new if folder == "tokens" else self.storage.put
+        new = folder == "tokens" and not self.replace
+        put = self.storage.put_new if new else self.storage.put
         put(join(self.root, folder, name), sink.getvalue())
 
     def _encoding(self, columns: list[str]) -> dict[str, Any]:
