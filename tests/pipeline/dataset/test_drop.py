@@ -218,8 +218,8 @@ def test_a_key_file_comes_back_as_it_was_written(tmp_path, suffix):
 @pytest.mark.parametrize(
     ("name", "data", "named"),
     [
-        ("k.txt", b"", "has no keys"),
-        ("k.txt", b"\n\r\n", "has no keys"),
+        ("k.txt", b"", "is not a list of keys: it is empty"),
+        ("k.txt", b"\n\r\n", "is not a list of keys: it is empty"),
         ("k.txt", b"\xff\xfe\x00", "is not a list of keys: .*utf-8"),
         ("k.csv", b"", "is not a list of keys: Empty CSV"),
         ("k.csv", b"name,duration\nx,1\n", r"no column key or audio_xxh3, only \['name', 'dur"),

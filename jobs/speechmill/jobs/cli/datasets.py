@@ -190,3 +190,44 @@ def drop_command(
             print(json.dumps(asdict(found), indent=2))
         else:
             print_dropped(found, console)
+
+
+@app.command("duplicates")
+def duplicates_command(
+    output: Dataset,
+    others: Annotated[
+        list[str] | None, typer.Argument(help="more datasets, and key=value of the store")
+    ] = None,
+    by: Annotated[
+        str, typer.Option(help="audio: equal files; codes: equal codes, of one codec")
+    ] = "audio",
+    where: Annotated[
+        str | None, typer.Option(help='compare only rows for which this is true: "duration > 1"')
+    ] = None,
+    keys: Annotated[
+        str | None,
+        typer.Option(
+            "--output",
+            help="write all but the first of each group, for `speechmill drop --keys`: "
+            ".jsonl, .csv or .parquet",
+            parser=absolute_path,
+            metavar="FILE",
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List recordings or rows that are in token datasets more than once."""
+    from speechmill.jobs.commands.duplicates import (
+        print_duplicates,
+        report_duplicates,
+        split_arguments,
+    )
+
+    with exit_codes():
+        roots, overrides = split_arguments(others or [])
+        roots = [output, *map(absolute_path, roots)]
+        found = report_duplicates(roots, by, where, keys, overrides)
+        if as_json:
+            print(json.dumps(asdict(found), indent=2))
+        else:
+            print_duplicates(found, console)

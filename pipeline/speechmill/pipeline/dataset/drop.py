@@ -102,8 +102,8 @@ def named_entries(keys: pa.Table, dataset: TokenDataset) -> tuple[pa.Table, int]
     Raises `InputError` if all of them are of others.
     """
     own = keys["dataset"].fill_null(dataset.root).to_pylist()
-    mine = keys.filter(pa.array([root.rstrip("/") == dataset.root for root in own]))
-    if not len(mine):
+    mine = keys.filter(pa.array([root == dataset.root for root in own], pa.bool_()))
+    if len(keys) and not len(mine):
         other = next(root for root in own if root != dataset.root)
         raise InputError(f"no entry is of {dataset.root}; they are of datasets such as {other}")
     hashes = [None if key is None else key_sha256(key) for key in mine["key"].to_pylist()]

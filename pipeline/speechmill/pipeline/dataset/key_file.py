@@ -33,7 +33,8 @@ _FORMATS = ".parquet, .csv, .jsonl"
 def read_keys(url: str, storage: Storage) -> pa.Table:
     """The entries of a file, by the end of its name; the columns are those of `SCHEMA`.
 
-    Raises `InputError` if it is empty or damaged, or if an entry has neither key nor hash.
+    Raises `InputError` if it is damaged, a plain file without a key, or if an entry has neither key
+    nor hash. A table may be empty: `duplicates` has found none.
     """
     suffix = url.rpartition(".")[2].lower()
     parse = _PARSERS.get(suffix, _lines)
@@ -53,9 +54,7 @@ def read_keys(url: str, storage: Storage) -> pa.Table:
     except (pa.ArrowException, ValueError, TypeError, RecursionError) as error:
         raise InputError(f"{url} is not a list of keys: {' '.join(str(error).split())}") from error
     named = pa.compute.or_(*(table[name].is_valid() for name in _NAMES))
-    if not len(table):
-        raise InputError(f"{url} has no keys")
-    if not (good := named.to_pylist()) or not all(good):
+    if not all(good := named.to_pylist()):
         raise InputError(f"{url}: entry {good.index(False) + 1} has neither key nor audio_xxh3")
     return table
 
@@ -78,8 +77,10 @@ def writer_of(url: str) -> Callable[[pa.Table], bytes]:
 
 def _lines(data: bytes) -> pa.Table:
     """A key on each line."""
-    keys = [line.rstrip("\r") for line in data.decode("utf-8-sig").split("\n")]
-    return pa.table({"key": pa.array([key for key in keys if key], pa.string())})
+    lines = [line.rstrip("\r") for line in data.decode("utf-8-sig").split("\n")]
+    if not (keys := [line for line in lines if line]):
+        raise ValueError("it is empty")
+    return pa.table({"key": pa.array(keys, pa.string())})
 
 
 def _json_lines(data: bytes) -> pa.Table:
@@ -90,7 +91,7 @@ def _json_lines(data: bytes) -> pa.Table:
     names = [name for name in SCHEMA.names if any(name in row for row in rows)]
     fields = [SCHEMA.field(name) for name in names]
     columns = [pa.array([row.get(field.name) for row in rows], field.type) for field in fields]
-    return pa.table(columns, names=names) if names or rows else SCHEMA.empty_table()
+    return pa.table(columns, names=names) if rows else SCHEMA.empty_table()
 
 
 def _csv(data: bytes) -> pa.Table:
