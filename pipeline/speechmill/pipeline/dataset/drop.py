@@ -199,6 +199,8 @@ def _change_part(
     with readable(url):
         footer = read_footer(data)
         shard, version = shard_of(footer), footer["schema_version"]
+        if shard.name != name:  # it would be written over another part
+            raise ValueError(f"it is named for another tar than {shard.url}")
         table = pq.ParquetFile(io.BytesIO(data)).read([*COLUMNS, "duration"])
     before = _read_rejects(dataset, name, version) if has_rejects else []
     kept = drops.applied(table, before, shard.url)
