@@ -89,6 +89,26 @@ def test_a_dataset_is_verified_reported_and_decoded(codec: str, store: Any, tmp_
     assert len(list((tmp_path / "decoded").rglob("*.flac"))) == 7
 
 
+def test_a_dataset_is_compacted_and_then_used_as_before(store: Any, tmp_path: Path) -> None:
+    dataset, compacted = "s3://tokens/old/null", "s3://tokens/compacted"
+    speechmill("compact", dataset, compacted)
+    assert len(store.ls(f"{compacted}/tokens")) == len(store.ls(f"{compacted}/rejects")) == 1
+    verify = ("verify", compacted, "--source", "s3://corpus", "--tolerance", "0.1")
+    assert "7 rows" in speechmill(*verify, "--keys", "--reencode", "7", "--redecode", "1")
+    status = json.loads(speechmill("status", compacted, "--json"))
+    before = json.loads(speechmill("status", dataset, "--json"))
+    for changed in ("root", "parts", "compacted"):
+        del status[changed], before[changed]
+    assert status == before
+    assert "report.html" in speechmill("report", compacted)
+    for root, output in ((dataset, "before"), (compacted, "after")):
+        speechmill("decode", root, tmp_path / output, "--shards")
+    tars = [path.name for path in sorted((tmp_path / "before").iterdir())]
+    for name in tars:
+        assert (tmp_path / "before" / name).read_bytes() == (tmp_path / "after" / name).read_bytes()
+    assert len(tars) == 2
+
+
 def test_a_training_run_resumes_from_its_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

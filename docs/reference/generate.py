@@ -23,6 +23,7 @@ from speechmill.jobs.training.config import TrainConfig
 from speechmill.jobs.training.kmeans import FitConfig
 from speechmill.pipeline import errors as pipeline_errors
 from speechmill.pipeline import metrics
+from speechmill.pipeline.dataset.row_groups import INDEX_SCHEMA
 from speechmill.pipeline.tokenize.schema import SCHEMA_VERSIONS, reject_schema, token_schema
 
 FOLDER = Path(__file__).parent
@@ -64,7 +65,14 @@ One row per utterance, sorted by `index` and `start`. All rows of a segmented re
 One row per sample that could not be tokenized or was dropped, or per segment that a filter rejected
 or that was dropped.
 
-{rejects}"""
+{rejects}
+
+## index.parquet
+
+Of a [compacted dataset](../guide/compact.md): one row per row group of `tokens/*.parquet`, sorted
+by `part` and `row_group`.
+
+{index}"""
 TOKEN_COLUMNS = {
     "key": "the sample's key: its path in the tar, up to the first dot of the file name, or up to "
     "the last one if audio and another file share the longer name",
@@ -96,6 +104,13 @@ REJECT_COLUMNS = {
     "start": "s, of a rejected segment; null if the whole sample is rejected",
     "end": "s, of a rejected segment; null if the whole sample is rejected",
     "channel": "of the source; null if all are rejected. Only with `audio.channels: each`",
+}
+INDEX_COLUMNS = {
+    "part": "name of the file below `tokens/`, without `.parquet`",
+    "row_group": "number of the row group in the file, from 0",
+    "rows": "utterances of the row group",
+    "frames": "frames of all of them",
+    "audio_seconds": "s, `duration` of all of them",
 }
 ERRORS = """# Errors
 
@@ -243,7 +258,8 @@ def _columns() -> str:
     schema = token_schema(codec_info("null").codebook_sizes, version)
     tokens = _table_of_columns(schema, TOKEN_COLUMNS)
     rejects = _table_of_columns(reject_schema(version), REJECT_COLUMNS)
-    return COLUMNS.format(tokens=tokens, rejects=rejects)
+    index = _table_of_columns(INDEX_SCHEMA, INDEX_COLUMNS)
+    return COLUMNS.format(tokens=tokens, rejects=rejects, index=index)
 
 
 def _table_of_columns(schema: pa.Schema, meanings: dict[str, str]) -> str:

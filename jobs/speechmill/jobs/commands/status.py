@@ -9,7 +9,7 @@ from rich.console import Console
 from speechmill.jobs.display import facts_table, print_line
 from speechmill.jobs.existing_dataset import UNFINISHED, last_summary
 from speechmill.pipeline.dataset.drop import DROPPED
-from speechmill.pipeline.dataset.layout import TokenDataset, readable
+from speechmill.pipeline.dataset.layout import COMPACTED, TokenDataset, readable
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +31,7 @@ class Status:
     cleaned: int  # names and texts with U+FFFD for what is not UTF-8
     failed: list[dict[str, Any]]
     last_run: dict[str, Any] | None  # its summary; None if it did not end, or there was none
+    compacted: dict[str, Any] | None  # from which dataset, and how many parts it had
 
 
 def read_status(dataset: TokenDataset) -> Status:
@@ -62,6 +63,7 @@ def _status(dataset: TokenDataset, identity: dict[str, Any]) -> Status:
         cleaned=sum(footer.get("cleaned", 0) for footer in footers),
         failed=dataset.failures(),
         last_run=last_summary(dataset),
+        compacted=identity.get(COMPACTED),
     )
 
 
@@ -79,10 +81,12 @@ def _facts(found: Status) -> dict[str, str]:
     mark = "" if found.trained else " (untrained)"
     counts = {error: count for error, count in found.rejects.items() if error != DROPPED}
     rejects = ", ".join(f"{count} {error}" for error, count in counts.items())
+    made = found.compacted
     return {
         "dataset": found.root,
         "codec": f"{found.codec}{mark}, revision {found.revision}, {found.precision}",
         "parts": f"{found.parts}",
+        **({"compacted": f"from {made['parts']} parts of {made['source']}"} if made else {}),
         "utterances": f"{found.rows:,}",
         "audio": f"{found.audio_hours:,.3f} h",
         "frames": f"{found.frames:,}",
