@@ -12,14 +12,15 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from speechmill.jobs.commands import tokenize as command
+from speechmill.jobs.commands.compact import compact_dataset
 from speechmill.jobs.commands.drop import drop_from_dataset
 from speechmill.jobs.commands.status import read_status
 from speechmill.jobs.commands.tokenize import tokenize_shards
 from speechmill.jobs.config import from_overrides
-from speechmill.jobs.display import ShardDisplay
+from speechmill.jobs.display import Display, ShardDisplay
 from speechmill.jobs.schemas import TokenizeConfig
 from speechmill.pipeline.audio.isolation import kept_process
-from speechmill.pipeline.dataset import drop as module
+from speechmill.pipeline.dataset import drop_part as module
 from speechmill.pipeline.dataset.drop import write_record
 from speechmill.pipeline.dataset.key_file import SCHEMA, read_keys, write_keys
 from speechmill.pipeline.dataset.layout import TokenDataset
@@ -157,6 +158,25 @@ def test_no_file_of_the_dataset_names_a_dropped_sample(dataset):
     assert (reject["stage"], reject["error"], reject["member"]) == ("drop", "Dropped", "")
 
 
+def compacted(dataset: TokenDataset, name: str) -> TokenDataset:
+    output, display = f"{dataset.root}-{name}", Display(Console(quiet=True))
+    options = {"file_mb": 1.0, "without_failed": False, "threads": 1, "overrides": []}
+    compact_dataset(dataset.root, output, **options, display=display)
+    return TokenDataset(output, dataset.storage)
+
+
+@pytest.mark.parametrize("wanted", [{"text": "twin\na/bad\n"}, {"where": "key in ['b/0', 'twin']"}])
+def test_dropping_from_a_compacted_dataset_is_compacting_what_is_left(dataset, wanted):
+    small = compacted(dataset, "before")
+    assert drop(small, **wanted).rows == drop(dataset, **wanted).rows
+    assert faults(dataset) == verify_files(small).faults == []
+    left = compacted(dataset, "after")
+    for folder in ("tokens", "rejects", "index.parquet"):
+        one, other = ([*files(each, folder).values()] for each in (small, left))
+        assert one == other
+    assert drop(small, **wanted).parts_changed == 0
+
+
 def test_all_rows_of_a_part_can_be_dropped(dataset):
     assert drop(dataset, where="True").rows == 6
     assert rows(dataset) == []
@@ -287,30 +307,36 @@ def test_of_two_calls_at_the_same_time_none_brings_rows_back(dataset, monkeypatc
     assert faults(dataset) == []
 
 
-@pytest.mark.parametrize(("by", "done"), [("keys", True), ("where", False)])
-def test_stopped_at_any_operation_and_called_again_it_gives_the_same_bytes(by, done):
+@pytest.mark.parametrize(
+    ("by", "done", "kind"),
+    [("keys", True, "parts"), ("where", False, "parts"), ("keys", False, "compacted")],
+)
+def test_stopped_at_any_operation_and_called_again_it_gives_the_same_bytes(by, done, kind):
     store = f"{STORE}-{by}-{done}"
     StoppingStore.begin()
     write_tars(store)
     whole = tokenize(store)
+    if kind == "compacted":
+        whole = compacted(whole, "small")
+    folder = f"/{whole.root.partition('://')[2].strip('/')}/"
     wanted = {"text": "twin\na/bad\n"} if by == "keys" else {"where": "key in ['twin', 'a/0']"}
-    untouched = StoppingStore.files(f"/{store[11:]}/out/")
+    untouched = StoppingStore.files(folder)
     StoppingStore.begin()
     drop(whole, **wanted)
-    operations, calm = StoppingStore.operations, StoppingStore.files(f"/{store[11:]}/out/")
+    operations, calm = StoppingStore.operations, StoppingStore.files(folder)
     assert calm != untouched
     for n in range(operations):
         StoppingStore.begin()
-        for name in StoppingStore.files(f"/{store[11:]}/out/"):
-            StoppingStore.store.pop(f"/{store[11:]}/out/{name}")
+        for name in StoppingStore.files(folder):
+            StoppingStore.store.pop(f"{folder}{name}")
         for name, data in untouched.items():
-            whole.storage.put(f"{store}/out/{name}", data)
+            whole.storage.put(f"{whole.root}/{name}", data)
         StoppingStore.begin(stop_after=n, done_before_stop=done)
         with contextlib.suppress(Stopped):
             drop(whole, **wanted)
         StoppingStore.begin()
         drop(whole, **wanted)
-        assert StoppingStore.files(f"/{store[11:]}/out/") == calm, f"stopped after operation {n}"
+        assert StoppingStore.files(folder) == calm, f"stopped after operation {n}"
 
 
 KEYS = st.sampled_from("abc")

@@ -10,9 +10,10 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from speechmill.jobs.cli import app
+from speechmill.jobs.commands.compact import compact_dataset
 from speechmill.jobs.commands.tokenize import tokenize_shards
 from speechmill.jobs.config import from_overrides
-from speechmill.jobs.display import ShardDisplay
+from speechmill.jobs.display import Display, ShardDisplay
 from speechmill.jobs.schemas import TokenizeConfig
 from speechmill.pipeline.audio.isolation import kept_process
 from speechmill.pipeline.dataset.duplicates import AUDIO, CODES, find_duplicates
@@ -118,6 +119,16 @@ def test_a_recording_in_two_row_groups_is_one(dataset):
     table = pq.read_table(url)
     pq.write_table(pa.concat_tables([table, table]), url, row_group_size=1)
     assert copies(dataset) == [("out", "again", None), ("out", "x", None)]
+
+
+def test_a_compacted_dataset_has_the_same_duplicates(dataset):
+    options = {"file_mb": 1.0, "without_failed": False, "threads": 1, "overrides": []}
+    quiet = Display(Console(quiet=True))
+    compact_dataset(dataset.root, f"{dataset.root}-small", **options, display=quiet)
+    small = TokenDataset(f"{dataset.root}-small", dataset.storage)
+    for by in (AUDIO, CODES):
+        found, wanted = (find_duplicates([each], by).copies for each in (small, dataset))
+        assert found.drop_columns("dataset").equals(wanted.drop_columns("dataset"))
 
 
 def test_codes_of_two_revisions_are_not_compared(dataset, tmp_path):

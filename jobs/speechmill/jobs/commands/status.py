@@ -8,7 +8,7 @@ from rich.console import Console
 
 from speechmill.jobs.display import facts_table, print_line
 from speechmill.jobs.existing_dataset import UNFINISHED, last_summary
-from speechmill.pipeline.dataset.drop import DROPPED
+from speechmill.pipeline.dataset.drop_part import DROPPED
 from speechmill.pipeline.dataset.layout import COMPACTED, TokenDataset, readable
 
 

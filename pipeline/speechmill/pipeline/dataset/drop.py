@@ -8,32 +8,29 @@ kill at any point, the same command, or one that names nothing, does the rest.
 
 import hashlib
 import io
-from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from speechmill.codecs.api import CodecInfo
 from speechmill.pipeline.audio.recordings import EACH
+from speechmill.pipeline.dataset.compact.drop_file import change_file
+from speechmill.pipeline.dataset.compact.files import renew_index
+from speechmill.pipeline.dataset.drop_part import change_part
 from speechmill.pipeline.dataset.layout import COMPACTED, TokenDataset, readable, shard_of
+from speechmill.pipeline.dataset.section_rows import read_file
 from speechmill.pipeline.dataset.where import Where
-from speechmill.pipeline.errors import Dropped, InputError
-from speechmill.pipeline.shards.tar_reader import Reject
+from speechmill.pipeline.errors import InputError
 from speechmill.pipeline.storage import join
-from speechmill.pipeline.tokenize.batching import ShardEnd
 from speechmill.pipeline.tokenize.drops import COLUMNS, SCHEMA, Drops, key_sha256
-from speechmill.pipeline.tokenize.schema import reject_schema, reject_table, rejects_of
-from speechmill.pipeline.tokenize.writer import PartWriter, read_footer
 
 FOLDER = "dropped"  # of the records
-DROPPED = Dropped.__name__
 _THREADS = 8  # each holds one part in memory
-_COUNTED = ("rows", "frames", "audio_seconds", "rejects", "bad_json", "cleaned", "passed_over")
+_FILES = 2  # of a compacted dataset at the same time: each takes memory for two of its size
 
 Result = TypeVar("Result")
 
@@ -53,16 +50,6 @@ class DropReport:
     @property
     def unmatched(self) -> int:
         return self.entries - len(self.found)
-
-
-@dataclass(frozen=True, slots=True)
-class _Change:
-    """What one part loses."""
-
-    rows: int
-    audio_seconds: float
-    found: set[int]
-    changed: bool
 
 
 def read_records(dataset: TokenDataset) -> dict[str, pa.Table]:
@@ -118,14 +105,18 @@ def selected_entries(where: Where, dataset: TokenDataset) -> pa.Table:
 
     def selected(name: str) -> pa.Table:
         wanted = dict.fromkeys([*COLUMNS, "shard", *where.columns])
-        table = dataset.read_columns(name, list(wanted))
-        with readable(dataset.part_url(name)):
-            if len(table):
-                table = drops.applied(table, [], table["shard"][0].as_py()).table
-            rows = where.select(table)
-            columns = {name: rows[name] for name in SCHEMA.names if name in rows.column_names}
-            columns["key_sha256"] = pa.array(map(key_sha256, rows["key"].to_pylist()), pa.string())
-            return _entries(columns, identity)
+        tables = [SCHEMA.empty_table()]
+        for section, table in read_file(dataset, name, list(wanted)):
+            with readable(dataset.part_url(name)):
+                left = drops.applied(table, [], shard_of(section.footer).url).table
+                rows = where.select(left)
+                keys = [key_sha256(key) for key in rows["key"].to_pylist()]
+                columns = {
+                    field: rows[field] for field in SCHEMA.names if field in rows.schema.names
+                }
+                columns["key_sha256"] = pa.array(keys, pa.string())
+                tables.append(_entries(columns, identity))
+        return pa.concat_tables(tables)
 
     return Drops.of(_of_all_parts(selected, sorted(dataset.parts()))).entries
 
@@ -151,13 +142,8 @@ def drop_rows(dataset: TokenDataset, wanted: pa.Table, dry_run: bool = False) ->
 
     Of two calls at the same time, each applies all records, and looks for new ones before it ends:
     no rows come back, whichever writes a part last. With `dry_run`, nothing is written. Raises
-    `InputError` for a compacted dataset and for damaged files.
+    `InputError` for damaged files.
     """
-    if COMPACTED in dataset.require_identity():
-        raise InputError(
-            f"{dataset.root} is compacted; drop from the dataset that it was made from, and "
-            "compact that one again into a new folder"
-        )
     mine = Drops.of([wanted])
     if len(mine) and not dry_run:
         write_record(dataset, mine)
@@ -171,77 +157,27 @@ def drop_rows(dataset: TokenDataset, wanted: pa.Table, dry_run: bool = False) ->
 
 
 def _apply(dataset: TokenDataset, drops: Drops, report: DropReport, dry_run: bool) -> None:
-    names, rejected = sorted(dataset.parts()), dataset.parts("rejects")
-    concerned = [name for name in names if drops.may_concern(name)]
-
-    def change(name: str) -> _Change:
-        return _change_part(dataset, name, name in rejected, drops, dry_run)
-
+    identity, rejected = dataset.require_identity(), dataset.parts("rejects")
+    names = sorted(dataset.parts())
     report.parts = len(names)
-    for one in _of_all_parts(change, concerned):
+    if COMPACTED in identity:
+        in_file = partial(change_file, dataset, identity, drops=drops, dry_run=dry_run)
+        changes = _of_all_parts(lambda name: in_file(name, name in rejected), names, _FILES)
+        if not dry_run:
+            renew_index(dataset)
+    else:
+        names = [name for name in names if drops.may_concern(name)]
+        in_part = partial(change_part, dataset, drops=drops, dry_run=dry_run)
+        changes = _of_all_parts(lambda name: in_part(name, name in rejected), names)
+    for one in changes:
         report.parts_changed += one.changed
         report.rows += one.rows
         report.audio_seconds += one.audio_seconds
         report.found |= {number for number in one.found if number < report.entries}
 
 
-def _of_all_parts(work: Callable[[str], Result], names: Iterable[str]) -> list[Result]:
-    with ThreadPoolExecutor(_THREADS) as threads:
-        return list(threads.map(work, names))
-
-
-def _change_part(
-    dataset: TokenDataset, name: str, has_rejects: bool, drops: Drops, dry_run: bool
-) -> _Change:
-    """Rewrite one part, and its rejects before it, if it holds what is dropped."""
-    url = dataset.part_url(name)
-    data = dataset.storage.read_bytes(url)
-    with readable(url):
-        footer = read_footer(data)
-        shard, version = shard_of(footer), footer["schema_version"]
-        if shard.name != name:  # it would be written over another part
-            raise ValueError(f"it is named for another tar than {shard.url}")
-        table = pq.ParquetFile(io.BytesIO(data)).read([*COLUMNS, "duration"])
-    before = _read_rejects(dataset, name, version) if has_rejects else []
-    kept = drops.applied(table, before, shard.url)
-    after = reject_table(kept.rejects, shard.url, version)
-    # A call that was killed between the two files has dropped from the first one only.
-    counted = footer["rejects"].get(DROPPED, 0) == Counter(after["error"].to_pylist())[DROPPED]
-    same = len(kept.table) == len(table) and after.equals(reject_table(before, shard.url, version))
-    if not (same and counted) and not dry_run:
-        _rewrite(dataset, data, before, drops)
-    seconds = [pc.sum(rows["duration"]).as_py() or 0.0 for rows in (table, kept.table)]
-    lost = len(table) - len(kept.table)
-    return _Change(lost, seconds[0] - seconds[1], kept.found, not (same and counted))
-
-
-def _read_rejects(dataset: TokenDataset, name: str, version: int) -> list[Reject]:
-    url = join(dataset.root, "rejects", f"{name}.parquet")
-    data = dataset.storage.read_bytes(url)
-    with readable(url):
-        table = pq.read_table(io.BytesIO(data)).select(reject_schema(version).names)
-        return rejects_of(table)
-
-
-def _rewrite(dataset: TokenDataset, data: bytes, rejects: list[Reject], drops: Drops) -> None:
-    """Give the rows of a part to the writer again, which leaves out those that are dropped."""
-    footer = read_footer(data)
-    codec = footer["codec"]
-    writer = PartWriter(
-        dataset.root,
-        shard_of(footer),
-        dataset.storage,
-        CodecInfo(**codec | {"codebook_sizes": tuple(codec["codebook_sizes"])}),
-        {name: value for name, value in footer.items() if name not in _COUNTED},
-        footer["schema_version"],
-        drops,
-        replace=True,
-    )
-    table = pq.read_table(
-        io.BytesIO(data), page_checksum_verification=True, read_dictionary=["metadata"]
-    )
-    counts = [footer.get(name, 0) for name in ("bad_json", "cleaned", "passed_over")]
-    with writer:
-        for batch in table.to_batches():
-            writer.add(batch)
-        writer.close(ShardEnd(rejects, *counts))
+def _of_all_parts(
+    work: Callable[[str], Result], names: Iterable[str], threads: int = _THREADS
+) -> list[Result]:
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(work, names))
