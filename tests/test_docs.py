@@ -8,6 +8,7 @@ from types import ModuleType
 
 import pytest
 import typer
+from typer.testing import CliRunner
 
 from speechmill.jobs.cli import app
 from speechmill.jobs.config import from_overrides, load_config
@@ -16,6 +17,7 @@ from speechmill.pipeline.storage import Storage
 from tests.conftest import REPOSITORY
 from tests.corpus import write_corpus
 from tests.one_shard import tokenize_one
+from tests.token_parts import write_dataset
 
 PAGES = sorted(
     page
@@ -139,3 +141,15 @@ def test_the_page_on_tokens_reads_a_dataset(tmp_path, monkeypatch, null_codec):
         found: dict = {}
         exec(snippet, found)
         assert found["codes_FK"].shape[1] == 8
+
+
+def test_the_page_on_compaction_reads_an_index(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_dataset("demo/tokens", [[50, 100], [150]])
+    page = REPOSITORY / "docs/guide/compact.md"
+    first = next(line for line in shell_lines(page) if line.startswith("speechmill compact demo"))
+    assert CliRunner().invoke(app, shlex.split(first)[1:]).exit_code == 0
+    found: dict = {}
+    for snippet in blocks(page, "python"):
+        exec(snippet, found)
+    assert (found["hours"] * 3600, found["frames"]) == (6.0, 300)

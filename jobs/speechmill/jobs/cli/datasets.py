@@ -166,12 +166,12 @@ def compact_command(
         str, typer.Argument(help="new folder, local or a URL", callback=absolute_path)
     ],
     overrides: Overrides = None,
-    file_mb: Annotated[float, typer.Option(help="largest size of a file, about")] = 384.0,
+    file_mb: Annotated[float, typer.Option(help="largest size of a file, about")] = 512.0,
     without_failed: Annotated[
         bool, typer.Option(help="compact although shards failed, without them")
     ] = False,
     threads: Annotated[
-        int, typer.Option(help="files at the same time; each takes memory for two of its size")
+        int, typer.Option(help="files at the same time; each takes 1.5 times its size in memory")
     ] = 2,
 ) -> None:
     """Write a token dataset of many parts as few large files; run it again to resume."""

@@ -50,7 +50,7 @@ def decode_dataset(
     display.line(f"codec    {codec.info.title}, {codec.info.output_sample_rate} Hz")
     output = dataset.storage.absolute(output)
     done = {info.url for info in dataset.storage.list_files(output)} if shards else set()
-    skip = {url.rpartition("/")[2].removesuffix(".tar") for url in done}
+    skip = {url.removeprefix(join(output, "")).removesuffix(".tar") for url in done}
     count = 0
     for section, table in read_sections(dataset, _DECODED, skip):
         if limit == count:

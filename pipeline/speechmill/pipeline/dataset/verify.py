@@ -128,7 +128,7 @@ def verify_files(
         faults=[*strangers, *(finding for part in parts for finding in part.findings)],
     )
     found.faults += _same_source(parts)
-    if COMPACTED in identity and not found.faults:
+    if COMPACTED in identity and not any(one.check == "unreadable" for one in found.faults):
         found.faults += _index_faults(dataset, identity, sorted(map(_stem, files)))
     found.faults += _failures(dataset, {part.name for part in parts})
     (found.faults if unique_keys else found.notes).extend(_keys_across(parts))
@@ -284,10 +284,10 @@ def _source_keys(source: Shard, dataset: TokenDataset, member: str | None) -> It
 
 def _same_source(parts: list[_Part]) -> Iterator[Finding]:
     """A fault for each second part of a tar: readers would see its utterances twice."""
-    first: dict[str, str] = {}
+    first: dict[str, _Part] = {}
     for part in parts:
-        if part.source and first.setdefault(part.source.url, part.file) != part.file:
-            message = f"{part.source.url} has another part, {first[part.source.url]}; delete one"
+        if part.source and (other := first.setdefault(part.source.url, part)) is not part:
+            message = f"{part.source.url} has another part, {other.file}; delete one"
             yield Finding("duplicate", part.file, message)
 
 

@@ -3,7 +3,7 @@
 import contextlib
 import io
 import json
-from itertools import count, pairwise
+from itertools import accumulate, count, pairwise
 from typing import Any
 
 import pyarrow as pa
@@ -16,7 +16,7 @@ from rich.console import Console
 from speechmill.jobs.commands.compact import compact_dataset
 from speechmill.jobs.display import Display
 from speechmill.pipeline.dataset.compact.files import write_files
-from speechmill.pipeline.dataset.compact.plan import recorded_plan
+from speechmill.pipeline.dataset.compact.plan import cut_evenly, recorded_plan
 from speechmill.pipeline.dataset.compact.regroup import regrouped
 from speechmill.pipeline.dataset.layout import TokenDataset
 from speechmill.pipeline.dataset.row_groups import RowGroup, list_row_groups, read_index
@@ -88,6 +88,26 @@ def test_rows_and_rejects_keep_their_order_and_the_index_is_that_of_the_files(pa
     assert list_row_groups(target) == list(groups)
     assert read_index(target)["audio_seconds"].to_pylist() == pytest.approx(seconds)
     assert verify_files(target, keys=False).faults == []
+
+
+@given(
+    sizes=st.lists(st.integers(0, 100), min_size=1, max_size=60),
+    largest=st.floats(10, 300),
+)
+def test_files_are_about_equal_and_about_as_large_as_allowed(sizes, largest):
+    counts = cut_evenly(sizes, [0] * len(sizes), largest)
+    assert sum(counts) == len(sizes)
+    assert min(counts) > 0
+    ends = list(accumulate(counts, initial=0))
+    files = [sum(sizes[start:end]) for start, end in pairwise(ends)]
+    assert max(files) <= largest + max(sizes)
+    if len(files) > 1:
+        assert min(files) >= largest / 2 - max(sizes)
+
+
+def test_a_file_has_at_most_ten_thousand_parts_and_a_million_rejects():
+    assert cut_evenly([1] * 10_001, [0] * 10_001, 1e9) == [10_000, 1]
+    assert cut_evenly([1] * 3, [2**19] * 3, 1e9) == [2, 1]
 
 
 @pytest.fixture(scope="module")

@@ -51,8 +51,8 @@ def write_files(
 ) -> Iterator[CompactedFile]:
     """Write the files of a plan that are not there yet, and yield each after it was read back.
 
-    Some files are written at the same time, each after all that are `threads` before it. So a
-    killed process leaves only the last few without having read them back, and these are read again.
+    Up to `threads` files are written at the same time, and always the first ones of those that are
+    left. So after a kill only the last few may not have been read back, and these are read again.
     Raises `InputError` for a damaged part, and `StorageError` for a file that does not hold what
     was written.
     """

@@ -5,12 +5,13 @@ So a compaction that was killed goes on to the same files, though the dataset gr
 
 import io
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import accumulate, pairwise
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -93,7 +94,7 @@ def recorded_plan(
             identity,
             file_mb,
             _failed(source, {part.name for part in listed}, without_failed),
-            _split(source, identity, listed, file_mb),
+            _files(source, identity, listed, file_mb),
         )
         target.storage.put_new(_plan_url(target), _plan_bytes(plan))
         found = _read_plan(target)  # another process may have been first
@@ -155,34 +156,47 @@ def _failed(source: TokenDataset, parts: set[str], without_failed: bool) -> dict
     return failed
 
 
-def _split(
+def _files(
     source: TokenDataset, identity: dict[str, Any], parts: Sequence[PlannedPart], file_mb: float
 ) -> tuple[tuple[PlannedPart, ...], ...]:
-    """Cut the parts, in order, into files of about this size."""
+    """Cut the parts, in order, into files; what is known of each part is read from its footer."""
     if not parts:
         raise InputError(f"{source.root} has no parts yet; run `speechmill tokenize` first")
     found = source.map_parts(partial(_footprint, source, identity), [p.name for p in parts])
     first: dict[str, str] = {}
-    files: list[list[PlannedPart]] = []
-    limits_L = np.array([file_mb * 1e6, _PARTS_PER_FILE, _REJECTS_PER_FILE])
-    filled_L = limits_L
-    for part, (shard, *sizes) in zip(parts, found, strict=True):
+    for part, (shard, _, _) in zip(parts, found, strict=True):
         if (other := first.setdefault(shard, part.name)) != part.name:
             raise DatasetConflict(
                 f"{source.part_url(part.name)} and {other} are both of {shard}; delete one of them"
             )
-        if ((filled_L + sizes) > limits_L).any():
-            files.append([])
-            filled_L = np.zeros(3)
-        files[-1].append(part)
-        filled_L = filled_L + sizes
-    return tuple(map(tuple, files))
+    counts = cut_evenly([size for _, size, _ in found], [r for *_, r in found], file_mb * 1e6)
+    ends = list(accumulate(counts, initial=0))
+    return tuple(tuple(parts[start:end]) for start, end in pairwise(ends))
 
 
-def _footprint(
-    source: TokenDataset, identity: dict[str, Any], name: str
-) -> tuple[str, int, int, int]:
-    """The URL of the tar of a part, the bytes of its columns, 1 part and its rejects."""
+def cut_evenly(sizes: Sequence[int], rejects: Sequence[int], largest: float) -> list[int]:
+    """How many parts go into each file, so that the files are about equal.
+
+    They have up to about `largest` bytes, and of several none has much less than half of that.
+    """
+    total = sum(sizes)
+    number = max(1, math.ceil(total / largest))
+    counts: list[int] = []
+    before, place, held = 0, -1, 0
+    for size, rejected in zip(sizes, rejects, strict=True):
+        wanted = min(int((before + size / 2) * number / max(total, 1)), number - 1)
+        is_full = (counts and counts[-1] == _PARTS_PER_FILE) or held + rejected > _REJECTS_PER_FILE
+        if wanted != place or is_full:
+            counts.append(0)
+            place, held = wanted, 0
+        counts[-1] += 1
+        held += rejected
+        before += size
+    return counts
+
+
+def _footprint(source: TokenDataset, identity: dict[str, Any], name: str) -> tuple[str, int, int]:
+    """The URL of the tar of a part, the bytes of its columns, and the number of its rejects."""
     if not PART_NAME.fullmatch(name):
         raise DatasetConflict(
             f"{source.part_url(name)} is not named <tar>-<12 hex>.parquet; move it away"
@@ -193,7 +207,7 @@ def _footprint(
         groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
         columns = [g.column(place) for g in groups for place in range(metadata.num_columns)]
         size = sum(column.total_compressed_size for column in columns)
-        return shard_of(footer).url, size, 1, sum(footer["rejects"].values())
+        return shard_of(footer).url, size, sum(footer["rejects"].values())
 
 
 def _plan_url(target: TokenDataset) -> str:
