@@ -135,7 +135,11 @@ def test_the_facts_of_every_codec_are_known_without_torch():
 
 
 def test_decoding_audio_needs_no_torch():
-    assert not {"torch", "ray"} & modules_loaded_by("import speechmill.pipeline.tokenize.decode")
+    code = (
+        "import speechmill.pipeline.tokenize.decode;"
+        "from speechmill.pipeline.audio.vad import load_network; load_network()"
+    )
+    assert not {"torch", "ray", "silero_vad"} & modules_loaded_by(code)
 
 
 def find_cycle(graph: Graph) -> list[str]:

@@ -42,9 +42,9 @@ CONFIGURATION = """# Configuration keys
 
 `speechmill <command> CONFIG.yaml [key=value ...]`: the YAML file holds these keys, and the command
 line overrides them. An unknown key is an error that names the nearest valid one. `plan` takes the
-keys of `tokenize`; `pack` takes its keys on the command line only. `verify`, `decode`, `export`,
-`compact`, `report` and `status` take the keys of `tokenize` too: those of the store, and those that
-change the settings that made the dataset.
+keys of `tokenize`; `pack` takes its keys on the command line only. The commands over a dataset take
+the keys of `tokenize` too: those of the store, and those that change the settings that made the
+dataset.
 
 A relative path starts at the working directory of the command. `<name>` stands for a name of your
 own."""
@@ -62,7 +62,8 @@ One row per utterance, sorted by `index` and `start`. All rows of a segmented re
 
 ## rejects/*.parquet
 
-One row per sample that could not be tokenized, or per segment that a filter rejected.
+One row per sample that could not be tokenized or was dropped, or per segment that a filter rejected
+or that was dropped.
 
 {rejects}
 
@@ -92,14 +93,14 @@ TOKEN_COLUMNS = {
     "`audio.channels: each`, whose `schema_version` is 2",
 }
 REJECT_COLUMNS = {
-    "key": "the sample's key",
+    "key": "the sample's key; of a dropped sample `sha256:` and the SHA-256 of its key",
     "shard": "URL of the tar",
     "index": "position of the sample in the tar, from 0",
-    "member": "name of the member at fault",
+    "member": "name of the member at fault; empty for a dropped sample",
     "stage": "where it failed: " + ", ".join(f"`{stage}`" for stage in pipeline_errors.RejectStage),
     "error": "name of the [error](errors.md)",
     "message": "what is wrong, and the values found",
-    "num_bytes": "size of the member",
+    "num_bytes": "size of the member; 0 for a dropped sample",
     "start": "s, of a rejected segment; null if the whole sample is rejected",
     "end": "s, of a rejected segment; null if the whole sample is rejected",
     "channel": "of the source; null if all are rejected. Only with `audio.channels: each`",

@@ -180,9 +180,11 @@ def test_a_tilde_is_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_paths_among_the_arguments_of_commands_are_made_absolute() -> None:
-    others = {"kind", "pattern", "shifts", "run"}
-    # Of `pack` they become a PackConfig; `examples` has no path to make absolute by default.
+    others = {"kind", "pattern", "shifts", "run", "where", "by"}
+    # Of `pack` they become a PackConfig; `examples` has no path to make absolute by default; the
+    # datasets of `duplicates` stand among settings of the store.
     elsewhere = {("pack", "source"), ("pack", "output"), ("examples", "folder")}
+    elsewhere |= {("duplicates", "others")}
     for command in cli.app.registered_commands:
         assert command.callback
         hints = get_type_hints(command.callback, include_extras=True)

@@ -14,6 +14,7 @@ class RejectStage(StrEnum):
     DECODE = "decode"
     FILTER = "filter"
     ENHANCE = "enhance"
+    DROP = "drop"
 
 
 class SpeechmillError(Exception):
@@ -158,6 +159,10 @@ class DecodeOutOfMemory(SampleError):
 
 class BadSegments(SampleError):
     """The segments that the metadata lists do not fit the audio, or one of them is empty."""
+
+
+class Dropped(SampleError):
+    """`speechmill drop` takes it out."""
 
 
 class Unwanted(SampleError):

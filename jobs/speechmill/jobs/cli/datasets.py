@@ -254,3 +254,77 @@ def compact_command(
             overrides=overrides or [],
             display=Display(console),
         )
+
+
+@app.command("drop")
+def drop_command(
+    output: Dataset,
+    overrides: Overrides = None,
+    keys: Annotated[
+        str | None,
+        typer.Option(
+            help="file of keys: one on each line, or .jsonl, .csv or .parquet with the column "
+            "key or audio_xxh3",
+            parser=absolute_path,
+            metavar="FILE",
+        ),
+    ] = None,
+    where: Annotated[
+        str | None, typer.Option(help='drop the rows for which this is true: "duration < 1"')
+    ] = None,
+    dry_run: Annotated[bool, typer.Option(help="say what would be dropped, write nothing")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Take rows out of a token dataset, and keep them out when it is resumed.
+
+    Without --keys and --where, drops again what earlier calls recorded.
+    """
+    from speechmill.jobs.commands.drop import drop_from_dataset, print_dropped
+
+    with exit_codes():
+        found = drop_from_dataset(output, keys, where, dry_run, overrides or [])
+        if as_json:
+            print(json.dumps(asdict(found), indent=2))
+        else:
+            print_dropped(found, console)
+
+
+@app.command("duplicates")
+def duplicates_command(
+    output: Dataset,
+    others: Annotated[
+        list[str] | None, typer.Argument(help="more datasets, and key=value of the store")
+    ] = None,
+    by: Annotated[
+        str, typer.Option(help="audio: equal files; codes: equal codes, of one codec")
+    ] = "audio",
+    where: Annotated[
+        str | None, typer.Option(help='compare only rows for which this is true: "duration > 1"')
+    ] = None,
+    keys: Annotated[
+        str | None,
+        typer.Option(
+            "--output",
+            help="write all but the first of each group, for `speechmill drop --keys`: "
+            ".jsonl, .csv or .parquet",
+            parser=absolute_path,
+            metavar="FILE",
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List recordings or rows that are in token datasets more than once."""
+    from speechmill.jobs.commands.duplicates import (
+        print_duplicates,
+        report_duplicates,
+        split_arguments,
+    )
+
+    with exit_codes():
+        roots, overrides = split_arguments(others or [])
+        roots = [output, *map(absolute_path, roots)]
+        found = report_duplicates(roots, by, where, keys, overrides)
+        if as_json:
+            print(json.dumps(asdict(found), indent=2))
+        else:
+            print_duplicates(found, console)

@@ -8,6 +8,7 @@ from rich.console import Console
 
 from speechmill.jobs.display import facts_table, print_line
 from speechmill.jobs.existing_dataset import UNFINISHED, last_summary
+from speechmill.pipeline.dataset.drop_part import DROPPED
 from speechmill.pipeline.dataset.layout import COMPACTED, TokenDataset, readable
 
 
@@ -24,7 +25,8 @@ class Status:
     rows: int
     frames: int
     audio_hours: float
-    rejects: dict[str, int]
+    rejects: dict[str, int]  # with those that were dropped
+    dropped: int  # samples and segments
     bad_json: int
     cleaned: int  # names and texts with U+FFFD for what is not UTF-8
     failed: list[dict[str, Any]]
@@ -56,6 +58,7 @@ def _status(dataset: TokenDataset, identity: dict[str, Any]) -> Status:
         frames=sum(footer["frames"] for footer in footers),
         audio_hours=sum(footer["audio_seconds"] for footer in footers) / 3600,
         rejects=dict(sorted(rejects.items())),
+        dropped=rejects[DROPPED],
         bad_json=sum(footer["bad_json"] for footer in footers),
         cleaned=sum(footer.get("cleaned", 0) for footer in footers),
         failed=dataset.failures(),
@@ -76,7 +79,8 @@ def print_status(found: Status, console: Console) -> None:
 
 def _facts(found: Status) -> dict[str, str]:
     mark = "" if found.trained else " (untrained)"
-    rejects = ", ".join(f"{count} {error}" for error, count in found.rejects.items())
+    counts = {error: count for error, count in found.rejects.items() if error != DROPPED}
+    rejects = ", ".join(f"{count} {error}" for error, count in counts.items())
     made = found.compacted
     return {
         "dataset": found.root,
@@ -87,6 +91,7 @@ def _facts(found: Status) -> dict[str, str]:
         "audio": f"{found.audio_hours:,.3f} h",
         "frames": f"{found.frames:,}",
         "rejects": rejects or "0",
+        **({"dropped": f"{found.dropped:,} samples or segments"} if found.dropped else {}),
         "bad metadata": f"{found.bad_json}",
         **({"not UTF-8": f"{found.cleaned} names and texts"} if found.cleaned else {}),
         "failed shards": f"{len(found.failed)}",

@@ -11,6 +11,7 @@ from speechmill.jobs.display import ShardDisplay
 from speechmill.jobs.schemas import TokenizeConfig
 from speechmill.jobs.shard_run import RunOutput, run_shards
 from speechmill.pipeline.audio.recordings import Recordings
+from speechmill.pipeline.dataset.drop import read_drops
 from speechmill.pipeline.dataset.layout import TokenDataset, dataset_identity, recorded_batch
 from speechmill.pipeline.links import PassedOver
 from speechmill.pipeline.run.runner import Totals
@@ -36,7 +37,10 @@ def tokenize_shards(config: TokenizeConfig, display: ShardDisplay) -> Totals:
     shards = list_shards(config.shards, storage, passed_over)
     job = tokenize_job(configs, codecs, storage)
     outputs = [_run_output(*pair, storage) for pair in zip(configs, job.outputs, strict=True)]
-    return run_shards(shards, outputs, job, config, display, passed_over)
+    totals = run_shards(shards, outputs, job, config, display, passed_over)
+    for output in job.outputs:
+        _say_new_drops(output, storage, display)
+    return totals
 
 
 def tokenize_job(
@@ -51,6 +55,16 @@ def tokenize_job(
     wanted = tuple(_codec_output(*pair, storage) for pair in zip(configs, codecs, strict=True))
     longest = tuple(_longest_clip(*pair) for pair in zip(configs, wanted, strict=True))
     return TokenizeJob(wanted, storage, replace(settings, longest_clips=longest))
+
+
+def _say_new_drops(output: CodecOutput, storage: Storage, display: ShardDisplay) -> None:
+    """Say what to do about drops that were recorded after the workers got theirs."""
+    dataset = TokenDataset(output.output, storage)
+    if read_drops(dataset) != output.drops:
+        display.line(
+            f"dropped  rows were dropped while this run wrote: run `speechmill drop "
+            f"{dataset.root}` to drop them from its parts too"
+        )
 
 
 def _longest_clip(config: TokenizeConfig, output: CodecOutput) -> float:
@@ -68,11 +82,13 @@ def _device_type(config: TokenizeConfig) -> str:
 def _codec_output(config: TokenizeConfig, codec: CodecInfo, storage: Storage) -> CodecOutput:
     """Return the codec with its canary and its batches: those of the dataset if there is one."""
     output, options = storage.absolute(config.output), config.codec_options()
-    identity = TokenDataset(output, storage).read_identity()
+    dataset = TokenDataset(output, storage)
+    identity = dataset.read_identity()
     batch = batch_shapes(config, codec, identity or {})
     if identity is None:
         return CodecOutput(output, codec, options, reference_codes(codec, options), batch)
-    return CodecOutput(output, codec, options, stored_reference(identity, codec), batch)
+    canary, drops = stored_reference(identity, codec), read_drops(dataset)
+    return CodecOutput(output, codec, options, canary, batch, drops)
 
 
 def batch_shapes(

@@ -1,4 +1,4 @@
-"""Recordings cut into the clips that become rows: whole, by windows, by metadata or by silence.
+"""Recordings cut into the clips that become rows: whole, by windows, metadata, silence or speech.
 
 A window is encoded with context on both sides that its row does not keep. If the context covers
 the receptive field of a frame, the tokens of the windows are those of the whole recording.
@@ -13,8 +13,17 @@ import numpy as np
 
 from speechmill.codecs.api import CodecInfo
 from speechmill.pipeline.audio.buffer import SampleBuffer
-from speechmill.pipeline.audio.samples import Samples, step_power
-from speechmill.pipeline.errors import BadSegments, InputError, OversizedAudio, SilentAudio
+from speechmill.pipeline.audio.resample import AudioSettings, resampled
+from speechmill.pipeline.audio.samples import Samples, step_power, to_float
+from speechmill.pipeline.audio.vad import RATE as VAD_RATE
+from speechmill.pipeline.audio.vad import SpeechSettings, find_speech, load_network
+from speechmill.pipeline.errors import (
+    BadSegments,
+    InputError,
+    OversizedAudio,
+    SilentAudio,
+    check_choice,
+)
 
 _FAR = 2**62  # samples, beyond the end of any recording
 _TOLERANCE = 0.1  # s by which a span may exceed its recording: transcripts are rounded
@@ -26,8 +35,8 @@ _STEPS_AT_ONCE = 1000
 class SegmentSettings:
     """How a recording becomes rows; part of a token dataset's identity."""
 
-    by: str = "none"  # none | fixed | metadata | silence
-    seconds: float = 30.0  # of a fixed window; the longest clip between two silences
+    by: str = "none"  # none | fixed | metadata | silence | vad
+    seconds: float = 30.0  # of a fixed window; the longest clip of silence and vad
     context_seconds: float | None = None  # around a fixed window; default: the receptive field
     list: str | None = None  # key of a list of objects in the sample's JSON; null: lists of times
     starts: str = "start"  # key of a segment's start, s, or of the list of starts
@@ -35,16 +44,31 @@ class SegmentSettings:
     texts: str = "text"  # the same for the texts, which may be missing
     silence_db: float = -45.0  # of full scale; audio below this level is silence
     silence_seconds: float = 0.3  # the shortest silence that separates two clips
+    threshold: float = 0.5  # of vad: the probability from which audio is speech
+    min_speech: float = 0.25  # of vad, s; shorter speech is left out
+    min_silence: float = 0.1  # of vad, s; as much of it separates two clips
+    pad: float = 0.03  # of vad, s; is kept on both sides of speech
 
     def __post_init__(self) -> None:
-        if self.by not in ("none", "fixed", "metadata", "silence"):
-            raise InputError(f"segment.by is {self.by!r}; use none, fixed, metadata or silence")
+        check_choice("segment.by", self.by, ("none", "fixed", "metadata", "silence", "vad"))
         if self.seconds < 0.1:
             raise InputError(f"segment.seconds is {self.seconds}; give at least 0.1")
         if self.silence_seconds < 0.02:
             raise InputError(
                 f"segment.silence_seconds is {self.silence_seconds}; give 0.02 or more"
             )
+        if self.by == "vad":
+            self._check_vad()
+
+    def _check_vad(self) -> None:
+        if not 0 < self.threshold < 1:
+            raise InputError(f"segment.threshold is {self.threshold}; give one between 0 and 1")
+        for name in ("min_speech", "min_silence", "pad"):
+            if not 0 <= (value := getattr(self, name)) < self.seconds / 3:
+                raise InputError(
+                    f"segment.{name} is {value}; give 0 or more, and less than a third of "
+                    f"segment.seconds ({self.seconds:g})"
+                )
 
 
 @dataclass(slots=True)
@@ -102,6 +126,9 @@ def cutter(settings: SegmentSettings, codec: CodecInfo, expansion: float = math.
         return lambda buffer, spans: _by_spans(buffer, codec, spans, expansion)
     if settings.by == "silence":
         return lambda buffer, _: _by_silence(buffer, codec, settings)
+    if settings.by == "vad":
+        load_network()  # or say what is missing before any recording is read
+        return lambda buffer, _: _by_speech(buffer, codec, settings)
     return lambda buffer, _: _whole(buffer, codec)
 
 
@@ -286,6 +313,46 @@ def _by_silence(
         yield _take(buffer, begin * step, min((last + 1 + margin) * step, buffer.end), codec)
     elif not free:
         raise SilentAudio(f"nothing is louder than {settings.silence_db:g} dB")
+
+
+def _by_speech(
+    buffer: SampleBuffer, codec: CodecInfo, settings: SegmentSettings
+) -> Iterator[Clip | None]:
+    """Yield what Silero's detector takes for speech, and None after some seconds without a clip."""
+    speech = SpeechSettings(
+        threshold=settings.threshold,
+        min_speech=settings.min_speech,
+        min_silence=settings.min_silence,
+        pad=settings.pad,
+        longest=settings.seconds,
+    )
+    scale, silent = codec.sample_rate / VAD_RATE, True
+    for heard in find_speech(_for_detector(buffer, codec.sample_rate), speech):
+        for start, stop in heard.speech:
+            silent = False
+            yield _take(buffer, round(start * scale), min(round(stop * scale), buffer.end), codec)
+        buffer.discard_before(math.floor(heard.needed * scale))
+        if not heard.speech:
+            yield None
+    if silent:
+        raise SilentAudio(
+            f"no speech of {settings.min_speech:g} s or more; segment.threshold is "
+            f"{settings.threshold:g}"
+        )
+
+
+def _for_detector(buffer: SampleBuffer, rate: int) -> Iterator[Samples]:
+    """The whole recording at the rate of the detector; nothing is discarded."""
+
+    def seconds() -> Iterator[Samples]:
+        for start in range(0, _FAR, rate):
+            buffer.read_to(start + rate)
+            if start >= buffer.end:
+                return
+            yield to_float(buffer.read(start, min(start + rate, buffer.end)))
+
+    buffer.read_to(1)
+    return resampled(seconds(), rate, VAD_RATE, AudioSettings()) if buffer.end else iter(())
 
 
 def _take(buffer: SampleBuffer, start: int, stop: int, codec: CodecInfo) -> Clip:

@@ -13,7 +13,14 @@ import pyarrow.compute as pc
 
 from speechmill.codecs.api import CodecInfo
 from speechmill.pipeline.shards.listing import Shard
-from speechmill.pipeline.tokenize.schema import LAYOUT, SCHEMA_VERSIONS, channels_of, row_label
+from speechmill.pipeline.tokenize.drops import Drops, is_key
+from speechmill.pipeline.tokenize.schema import (
+    LAYOUT,
+    SCHEMA_VERSIONS,
+    channels_of,
+    rejects_of,
+    row_label,
+)
 
 NamedFault = tuple[str, str]
 
@@ -116,6 +123,17 @@ def check_rows(
         yield "rejects", f"samples {_few(both)} of the tar are rows and rejects at once"
 
 
+def check_dropped(
+    table: pa.Table, rejected: pa.Table, source: Shard, drops: Drops
+) -> Iterator[NamedFault]:
+    """Find rows and rejects that a record of dropped samples names."""
+    rejects = rejects_of(rejected)
+    kept = drops.applied(table, rejects, source.url)
+    rows = len(table) - len(kept.table)
+    if rows or sorted(map(repr, kept.rejects)) != sorted(map(repr, rejects)):
+        yield "dropped", f"{rows} rows are of samples that dropped/ names; run `speechmill drop`"
+
+
 def check_channels(table: pa.Table) -> Iterator[NamedFault]:
     """Compare the channel of each row, in a dataset with this column, with those of its source."""
     if "channel" not in table.column_names:
@@ -138,7 +156,8 @@ def check_keys(found: dict[int, str], wanted: dict[int, str]) -> Iterator[str]:
     if extra := found.keys() - wanted.keys():
         key = found[min(extra)]
         yield f"{len(extra)} rows or rejects are not samples of the tar, first {key!r}"
-    other = [index for index in found.keys() & wanted.keys() if found[index] != wanted[index]]
+    both = found.keys() & wanted.keys()
+    other = [index for index in both if not is_key(found[index], wanted[index])]
     if other:
         first = min(other)
         yield (

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from speechmill.codecs.api import CodecInfo
 from speechmill.codecs.errors import InvalidConfig
 from speechmill.codecs.shapes import ShapeSettings
+from speechmill.pipeline.audio import vad
 from speechmill.pipeline.audio.decoders import AUDIO_VERSION
 from speechmill.pipeline.audio.ffmpeg import Gaps
 from speechmill.pipeline.audio.filters import FilterSettings
@@ -31,6 +32,7 @@ from speechmill.pipeline.tokenize.writer import footer_of
 FOOTER_BYTES = 64 * 1024  # one ranged read, enough for the footer of nearly every part
 SCHEMA = "schema_version"
 AUDIO = "audio_version"  # of an identity; missing where it was 1
+VAD = "vad"  # sha256 of the network, if speech is segmented by it
 BATCH = "batch"  # of `dataset.json`, if the dataset was begun on GPUs
 COMPACTED = "compacted"  # of `dataset.json`, if `compact` made the dataset
 COMPACTION_PLAN = "plan.parquet"  # of a dataset that `compact` makes, its first file
@@ -47,7 +49,15 @@ DAMAGE = (
 )
 _PARALLEL_READS = 32
 _PARQUET_END = 8  # bytes: the length of the metadata before them, and a mark
-_ADDED_SINCE = {"list": None, "texts": "text"}  # settings of segments
+# Settings of segments, with the values that early datasets have.
+_ADDED_SINCE = {
+    "list": None,
+    "texts": "text",
+    "threshold": 0.5,
+    "min_speech": 0.25,
+    "min_silence": 0.1,
+    "pad": 0.03,
+}
 
 Result = TypeVar("Result")
 
@@ -82,6 +92,7 @@ def dataset_identity(
         "member": audio.member,
         **({} if audio.gaps == Gaps.REJECT else {"gaps": audio.gaps}),
         "segment": _segment_identity(recording.segment),
+        **({VAD: vad.SHA256} if recording.segment.by == "vad" else {}),
         "filters": {name: value for name, value in filters.items() if value != default[name]},
         **({BATCH: asdict(batch)} if batch else {}),
     }

@@ -57,8 +57,15 @@ def read_sections(
     """
     for file in sorted(dataset.parts()):
         if file not in skip:
-            with dataset.storage.open(dataset.part_url(file)) as stream:
-                yield from _sections_in(stream, file, dataset.part_url(file), columns, skip)
+            yield from read_file(dataset, file, columns, skip)
+
+
+def read_file(
+    dataset: TokenDataset, file: str, columns: Sequence[str], skip: Collection[str] = ()
+) -> Iterator[tuple[Section, pa.Table]]:
+    """The same for the shards of one file."""
+    with dataset.storage.open(dataset.part_url(file)) as stream:
+        yield from _sections_in(stream, file, dataset.part_url(file), columns, skip)
 
 
 def _sections_in(

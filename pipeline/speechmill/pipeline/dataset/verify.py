@@ -21,11 +21,13 @@ from speechmill.pipeline.dataset.checks import (
     check_channels,
     check_code_values,
     check_counts,
+    check_dropped,
     check_identity,
     check_keys,
     check_rows,
     check_times,
 )
+from speechmill.pipeline.dataset.drop import read_drops
 from speechmill.pipeline.dataset.layout import COMPACTED, DAMAGE, TokenDataset, shard_of
 from speechmill.pipeline.dataset.row_groups import COMPACTED_PART, INDEX, index_of, read_index
 from speechmill.pipeline.dataset.section_rows import RowReader, open_parquet
@@ -35,6 +37,7 @@ from speechmill.pipeline.foreign import Roots
 from speechmill.pipeline.shards.listing import Shard
 from speechmill.pipeline.shards.tar_reader import read_samples
 from speechmill.pipeline.storage import join
+from speechmill.pipeline.tokenize.drops import Drops
 from speechmill.pipeline.tokenize.schema import ROW_SCHEMA, reject_schema, token_schema
 from speechmill.pipeline.tokenize.writer import footer_of
 
@@ -112,7 +115,7 @@ def verify_files(
     files, strangers = _listed(dataset, is_compacted=COMPACTED in identity)
     rejects = dataset.parts("rejects")
     roots = Roots.of(sources, dataset.storage)
-    check = _FileCheck(dataset, identity, rejects, keys, roots)
+    check = _FileCheck(dataset, identity, rejects, keys, roots, read_drops(dataset))
     with ThreadPoolExecutor(_THREADS) as threads:
         parts = [part for file in threads.map(check, files) for part in file]
     found = Verification(
@@ -173,6 +176,7 @@ class _FileCheck:
     rejects: set[str]
     keys: bool | None
     roots: Roots
+    drops: Drops | None
 
     def __call__(self, file: str) -> list[_Part]:
         parts: list[_Part] = []
@@ -239,6 +243,8 @@ class _FileCheck:
         part.add(check_times(table, codec))
         part.add(check_channels(table))
         part.add(check_rows(table, rejected, source, self._segmented))
+        if self.drops:
+            part.add(check_dropped(table, rejected, source, self.drops))
 
     @property
     def _segmented(self) -> bool:

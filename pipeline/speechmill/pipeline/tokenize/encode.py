@@ -132,7 +132,15 @@ class Tokenizer:
             provenance["batch"] = asdict(output.batch)
             provenance["kernels"] = kernel_library(options["precision"])
         version = schema_version(self.settings.audio.channels)
-        return PartWriter(output.output, shard, self.storage, output.codec, provenance, version)
+        return PartWriter(
+            output.output,
+            shard,
+            self.storage,
+            output.codec,
+            provenance,
+            version,
+            output.drops,
+        )
 
 
 def _load(output: CodecOutput) -> Codec:

@@ -7,6 +7,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from speechmill.pipeline.audio.recordings import EACH
+from speechmill.pipeline.errors import RejectStage
 from speechmill.pipeline.shards.tar_reader import Reject
 
 SCHEMA_VERSIONS = (1, 2)  # 2 has the column `channel`
@@ -118,6 +119,12 @@ def reject_table(rejects: Sequence[Reject], shard_url: str, version: int = 1) ->
         for name in schema.names
     }
     return pa.Table.from_pydict(columns, schema=schema)
+
+
+def rejects_of(table: pa.Table) -> list[Reject]:
+    """The rejects of a table like that; raises `ValueError` or `TypeError` for another one."""
+    rows = table.drop_columns("shard").to_pylist()
+    return [Reject(**row | {"stage": RejectStage(row["stage"])}) for row in rows]
 
 
 def channels_of(table: pa.Table) -> list[int | None]:

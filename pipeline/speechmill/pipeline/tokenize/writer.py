@@ -23,6 +23,7 @@ from speechmill.pipeline.shards.tar_reader import Reject
 from speechmill.pipeline.storage import Storage, join
 from speechmill.pipeline.tokenize.batching import ShardEnd
 from speechmill.pipeline.tokenize.canary import Reference
+from speechmill.pipeline.tokenize.drops import Drops
 from speechmill.pipeline.tokenize.schema import (
     LAYOUT,
     ROW_SCHEMA,
@@ -51,6 +52,7 @@ class CodecOutput:
     codec_options: dict[str, Any]  # the arguments of `load_codec`
     canary: Reference | None = None  # None: of an early version
     batch: ShapeSettings | None = None  # the shapes of its batches; None: as the clips come
+    drops: Drops | None = None  # what its dataset must not hold
 
     @property
     def waiting_shards(self) -> int:
@@ -99,7 +101,8 @@ class PartWriter:
     After an exception, or without `close`, nothing is written. Rejects are written before the part,
     so an existing part always has its rejects. `provenance` are more facts for the footer: the kind
     of device, the precision, whether the codec was compiled, and on a GPU the shapes of batches.
-    `version` is that of the schema.
+    `version` is that of the schema. `drops` are taken out of the part. An existing part is kept,
+    unless `replace` is set.
     """
 
     def __init__(
@@ -110,6 +113,8 @@ class PartWriter:
         codec: CodecInfo,
         provenance: dict[str, Any],
         version: int = 1,
+        drops: Drops | None = None,
+        replace: bool = False,
     ):
         self.root = root
         self.shard = shard
@@ -117,6 +122,8 @@ class PartWriter:
         self.codec = codec
         self.provenance = provenance
         self.version = version
+        self.drops = drops
+        self.replace = replace
         self.schema = token_schema(codec.codebook_sizes, version)
         self.report: ShardReport | None = None
         self._batches: list[pa.RecordBatch] = []
@@ -147,20 +154,19 @@ class PartWriter:
         place = self.schema.get_field_index("metadata")
         schema = self.schema.set(place, pa.field("metadata", pa.int32()))
         table = pa.Table.from_batches(self._batches, schema=schema)
-        order = [name for name in ("index", "start", "channel") if name in schema.names]
-        table = _without(table, end.rejects).sort_by([(name, "ascending") for name in order])
+        table, rejects = self._kept(table, end.rejects)
         report = ShardReport(
             shard=self.shard.name,
             rows=len(table),
             frames=sum(table["num_frames"].to_pylist()),
             audio_seconds=sum(table["duration"].to_pylist()),
-            rejects=dict(sorted(Counter(reject.error for reject in end.rejects).items())),
+            rejects=dict(sorted(Counter(reject.error for reject in rejects).items())),
             num_bad_json=end.num_bad_json,
             num_cleaned=end.num_cleaned,
             num_passed_over=end.num_passed_over,
         )
-        if end.rejects:
-            rejected = reject_table(end.rejects, self.shard.url, self.version)
+        if rejects:
+            rejected = reject_table(rejects, self.shard.url, self.version)
             starts = range(0, len(rejected), ROWS_PER_GROUP)
             groups = (rejected.slice(start, ROWS_PER_GROUP) for start in starts)
             self._put("rejects", rejected.schema, groups, report)
@@ -168,6 +174,15 @@ class PartWriter:
         # If a shard ran twice, the first part wins.
         self._put("tokens", schema, self._row_groups(table), report)
         self.report = replace(report, write_seconds=time.perf_counter() - started)
+
+    def _kept(self, table: pa.Table, rejects: list[Reject]) -> tuple[pa.Table, list[Reject]]:
+        """The rows in order, without those that are rejected or dropped, and all rejects."""
+        order = [name for name in ("index", "start", "channel") if name in table.column_names]
+        table = _without(table, rejects).sort_by([(name, "ascending") for name in order])
+        if self.drops is None:
+            return table, rejects
+        kept = self.drops.applied(table, rejects, self.shard.url)
+        return kept.table, kept.rejects
 
     def _row_groups(self, table: pa.Table) -> Iterator[pa.Table]:
         """The rows in groups of bounded size, each with its distinct metadata."""
@@ -188,7 +203,8 @@ class PartWriter:
                 file.write_table(rows, row_group_size=len(rows))
             add_footer(file, self._footer(report))
         name = f"{self.shard.name}.parquet"
-        put = self.storage.put_new if folder == "tokens" else self.storage.put
+        new = folder == "tokens" and not self.replace
+        put = self.storage.put_new if new else self.storage.put
         put(join(self.root, folder, name), sink.getvalue())
 
     def _footer(self, report: ShardReport) -> dict[str, Any]:

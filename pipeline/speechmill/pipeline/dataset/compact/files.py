@@ -3,7 +3,7 @@
 import io
 import json
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from threading import Event
@@ -86,7 +86,7 @@ def check_threads(threads: int) -> None:
 
 def _make(name: str, inputs: Inputs, target: TokenDataset, is_there: bool) -> CompactedFile:
     if not is_there:
-        _write(name, inputs, target)
+        write_file(name, inputs, target)
     return _read_back(name, [part.name for part in inputs.parts], target)
 
 
@@ -99,7 +99,7 @@ def finish(plan: CompactionPlan, source: TokenDataset, target: TokenDataset) -> 
     for info in storage.list_files(runs):
         storage.put(f"{target.root}/runs{info.url[len(runs) :]}", storage.read_bytes(info.url))
     made = {"source": plan.source, "parts": len(plan.parts), "file_mb": plan.file_mb}
-    index = _index(plan, target)
+    index = _index([plan.name(number) for number in range(len(plan.files))], plan.identity, target)
     storage.put(join(target.root, target.identity_file), _json(plan.identity | {COMPACTED: made}))
     storage.put(join(target.root, INDEX), index)
 
@@ -113,8 +113,11 @@ def _json(value: Any) -> bytes:
     return (json.dumps(value, indent=2) + "\n").encode()
 
 
-def _write(name: str, inputs: Inputs, target: TokenDataset) -> None:
-    """Write the rejects of some parts, then their rows; an existing file of rows wins."""
+def write_file(name: str, inputs: Inputs, target: TokenDataset, *, replace: bool = False) -> None:
+    """Write the rejects of some parts, then their rows.
+
+    An existing file of rows wins, unless `replace` is set.
+    """
     sink, seconds = io.BytesIO(), []
     sizes = inputs.identity["codebook_sizes"]
     with parquet_writer(sink, inputs.schema, sizes) as file:
@@ -126,7 +129,8 @@ def _write(name: str, inputs: Inputs, target: TokenDataset) -> None:
     if inputs.reject_digest.rows:
         rejects = _rejects(inputs, footer)
         target.storage.put(_rejects_url(target, name), rejects)
-    target.storage.put_new(target.part_url(name), sink.getvalue())
+    put = target.storage.put if replace else target.storage.put_new
+    put(target.part_url(name), sink.getvalue())
 
 
 def _footer(inputs: Inputs, seconds: list[float]) -> dict[str, Any]:
@@ -198,9 +202,16 @@ def _compare(file: pq.ParquetFile, expected: dict[str, str]) -> None:
         raise ValueError(f"the column {differ[0]!r} holds other values")
 
 
-def _index(plan: CompactionPlan, target: TokenDataset) -> bytes:
-    names = [plan.name(number) for number in range(len(plan.files))]
+def renew_index(dataset: TokenDataset) -> None:
+    """Write the index again if it is not that of the files."""
+    url = join(dataset.root, INDEX)
+    index = _index(sorted(dataset.parts()), dataset.require_identity(), dataset)
+    if dataset.storage.read_bytes(url) != index:
+        dataset.storage.put(url, index)
+
+
+def _index(names: Sequence[str], identity: dict[str, Any], target: TokenDataset) -> bytes:
     sink = io.BytesIO()
-    table = index_of(target, names, len(plan.identity["codebook_sizes"]))
+    table = index_of(target, names, len(identity["codebook_sizes"]))
     pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
     return sink.getvalue()
