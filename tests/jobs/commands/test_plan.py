@@ -85,7 +85,7 @@ def test_the_table_says_where_the_speed_is_from_and_which_prices_are_missing(con
     ):
         assert said in done.stdout
     assert "--gpu-hour is not used" in done.stdout
-    assert "have no shard" in done.stdout
+    assert "4 shards for at most as many machines" in done.stdout
 
 
 def test_the_cost_is_that_of_the_cores_for_the_wall_time(config):

@@ -134,9 +134,9 @@ def _notes(probe: Probe, run: RunForecast, prices: Prices) -> Iterator[str]:
         yield f"the speed is that of {run.place.device}, with {run.place.cores:g} cores for each"
     else:
         yield f"the speed is that of this CPU ({run.place.cores:g} cores), not of a GPU"
-    if (most := max(wall.units for wall in run.walls)) > shards:
+    if max(wall.units for wall in run.walls) > shards:
         unit = "GPUs" if run.place.on_gpu else "machines"
-        yield f"more than {shards:,} {unit} of {most} have no shard: make smaller shards for them"
+        yield f"there are {shards:,} shards for at most as many {unit}; smaller shards feed more"
     yield from _price_notes(run, prices)
 
 
