@@ -185,6 +185,21 @@ def test_codes_beyond_their_codebook_are_not_counted(history):
     assert "code 9999 of codebook 0, which has" in visible(page_of(history))
 
 
+def test_columns_of_other_types_cost_a_line(history):
+    part = min(Path(history.root).glob("tokens/*.parquet"))
+    whole = part.read_bytes()
+    table = pq.read_table(part)
+    for name in table.column_names:
+        place = table.schema.get_field_index(name)
+        odd = pa.array([{"a": [1, None]}] * len(table))
+        rewritten(part, table.set_column(place, name, odd))
+        text = visible(page_of(history, audio=12))
+        assert "utterances 10" in text
+        needed = name not in ("num_codebooks", "num_channels", "metadata")
+        assert (f"tokens/{part.name}" in text) == needed, name
+        part.write_bytes(whole)
+
+
 def test_a_compacted_dataset_has_no_shards_to_do(history):
     path = Path(history.root) / "dataset.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"compacted": {"source": "x"}}))

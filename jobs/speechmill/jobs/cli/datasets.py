@@ -90,7 +90,7 @@ def report_command(
             metavar="FILE",
         ),
     ] = None,
-    audio: Annotated[int, typer.Option(help="utterances to listen to; 0: none")] = 12,
+    audio: Annotated[int, typer.Option(help="utterances to listen to, up to 100; 0: none")] = 12,
     source: Annotated[
         list[str] | None,
         typer.Option(

@@ -7,13 +7,15 @@ from speechmill.jobs.report.run_page import write_report
 from speechmill.pipeline.errors import InputError, StorageError
 from speechmill.pipeline.storage import join
 
+_MOST_CLIPS = 100  # a browser must hold their pictures
+
 
 def report_dataset(
     root: str, options: PageOptions, overrides: list[str], html: str | None = None
 ) -> str:
     """Write the page of a dataset, by default as its `report.html`, and return its URL."""
-    if options.clips < 0:
-        raise InputError(f"--audio is {options.clips}; give a number of utterances from 0 up")
+    if not 0 <= options.clips <= _MOST_CLIPS:
+        raise InputError(f"--audio is {options.clips}; give 0 to {_MOST_CLIPS} utterances")
     dataset = open_dataset(root, overrides)
     page = dataset_page(dataset, options, overrides, with_links=html is None)
     url = html or join(dataset.root, "report.html")

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from speechmill.codecs import Codec, CodecInfo
@@ -32,8 +33,13 @@ _LONGEST = 20.0  # s that are played
 _LAST_SECOND = 1e9  # of no recording
 _COLUMNS = [
     *("key", "codes", "num_frames", "num_codebooks", "start", "end", "sample_rate"),
-    *("num_channels", "audio_xxh3", "text", "shard", "index", "channel"),
+    *("audio_xxh3", "text", "shard", "index", "channel"),
 ]
+_TYPES: dict[type, tuple[str, ...]] = {
+    str: ("key", "shard"),
+    int: ("num_frames", "sample_rate", "audio_xxh3", "index"),
+    float: ("start", "end"),
+}
 
 Row = dict[str, Any]
 Identity = tuple[int, float, int | None]  # index, start and channel of a row of a part
@@ -133,13 +139,19 @@ def _rows(dataset: TokenDataset, places: Sequence[Place], faults: list[str]) -> 
             file = open_part(dataset.storage, place.part)
             table = read_group(file, place.group, _COLUMNS).slice(place.row, 1)
             [row] = table.to_pylist()
-            if not isinstance(row["shard"], str):
-                raise ValueError("a row that does not name its shard")
+            _check_types(row)
             if not 0 <= row["start"] < row["end"] < _LAST_SECOND:
                 raise ValueError(f"a row from {row['start']} to {row['end']} s")
             yield Utterance(row | {"channel": channels_of(table)[0]}, table, place.part)
         except (SpeechmillError, OSError, *DAMAGE) as error:
             faults.append(f"tokens/{place.part.name}.parquet: {type(error).__name__}: {error}")
+
+
+def _check_types(row: Row) -> None:
+    for kind, names in _TYPES.items():
+        for name in names:
+            if type(row[name]) is not kind:
+                raise TypeError(f"{name} of a row is {type(row[name]).__name__}")
 
 
 def _limit_lengths(utterances: Sequence[Utterance], info: CodecInfo, versions: int) -> None:
@@ -191,6 +203,7 @@ def _beginning(one: Utterance, info: CodecInfo) -> pa.Table:
 
 
 def _player(title: str, audio_T: Samples, rate: int, top: float) -> Player:
+    audio_T = np.nan_to_num(audio_T if len(audio_T) else np.zeros(1, np.float32))
     picture = spectrogram_url(audio_T, rate, top)
     return Player(title, flac_url(audio_T, rate), picture, f"{top / 1000:g} kHz")
 
