@@ -27,7 +27,7 @@ from speechmill.jobs.report.wording import (
     short,
 )
 from speechmill.jobs.report.work import bottleneck, slowest, stages_of
-from speechmill.pipeline.dataset.layout import DAMAGE, TokenDataset
+from speechmill.pipeline.dataset.layout import COMPACTED, DAMAGE, TokenDataset
 from speechmill.pipeline.errors import StorageNotFound
 from speechmill.pipeline.run.run_log import RunStatus
 from speechmill.pipeline.storage import join
@@ -40,7 +40,6 @@ _STATE = {
     RunStatus.INTERRUPTED: "was interrupted; the same command resumes it",
     RunStatus.ABORTED: "was aborted by an error; the same command resumes it",
 }
-_COMPACTED = "compacted"  # of `dataset.json`
 _RUN_ID = 60  # characters
 
 
@@ -97,7 +96,7 @@ class Findings:
 
     @property
     def is_compacted(self) -> bool:
-        return _COMPACTED in self.identity
+        return COMPACTED in self.identity
 
 
 def dataset_page(

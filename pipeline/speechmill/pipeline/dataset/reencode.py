@@ -18,7 +18,7 @@ from speechmill.pipeline.dataset.section_rows import RowReader, sections_below
 from speechmill.pipeline.dataset.sections import Section
 from speechmill.pipeline.errors import SpeechmillError
 from speechmill.pipeline.foreign import Roots
-from speechmill.pipeline.tokenize.batching import Batch, BatchSettings
+from speechmill.pipeline.tokenize.batching import ALONE, Batch
 from speechmill.pipeline.tokenize.decode import DecodeSettings, decode_shard
 from speechmill.pipeline.tokenize.encoders import BatchByBatch
 from speechmill.pipeline.tokenize.schema import (
@@ -39,7 +39,6 @@ _COMPARED = [
     "num_codebooks",
     "audio_xxh3",
 ]
-_ALONE = BatchSettings(seconds=1e-9, window_seconds=1e-9)  # each clip is a batch of its own
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +69,7 @@ def reencode(
     seed: int = 0,
 ) -> Iterator[Reencoded]:
     """Yield `count` random rows of the parts whose tars lie below `roots`, or all if fewer."""
-    settings = replace(settings, batch=_ALONE)
+    settings = replace(settings, batch=ALONE)
     for section, rows in drawn_rows(dataset, roots, count, seed):
         yield from _reencode_rows(dataset, rows, section, codec, settings)
 
