@@ -50,7 +50,7 @@ def dataset(tmp_path) -> TokenDataset:
 
 def speech_of_the_samples(folder: Path) -> None:
     shutil.copytree(REPOSITORY / "samples", folder)
-    lines = (folder / "manifest.jsonl").read_text().splitlines()[:12]
+    lines = (folder / "manifest.jsonl").read_text().splitlines()[:6]
     (folder / "manifest.jsonl").write_text("\n".join(lines))
 
 
@@ -77,7 +77,7 @@ def test_the_page_leads_from_speech_to_speech(tmp_path, monkeypatch, script):
     assert [entry["step"] for entry in log] == [1, 2]
     assert all(len(entry[f"{name}_bits"]) == 8 for entry in log for name in ("unigram", "held_out"))
     spoken, stored = codes(tmp_path / "lm/continued"), codes(tmp_path / "lm/compact")
-    assert len(spoken) == 2
+    assert len(spoken) == 1
     for key, codes_FK in spoken.items():
         told = min(50, len(stored[key])) - 7  # of a prompt, the last codebook comes 7 rows late
         np.testing.assert_array_equal(codes_FK[:told], stored[key][:told])

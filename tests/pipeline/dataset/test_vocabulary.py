@@ -53,6 +53,8 @@ def test_a_vocabulary_is_rebuilt_from_its_json(vocabulary):
         {"text_size": "many"},
         {"codebook_sizes": [4]},
         {"codebook_sizes": None},
+        {"codebook_sizes": [8, 0]},
+        {"pads": 1},
         {"specials": {"<|pad|>": 0}},
         {"num_ids": 7},
         {"multiple": 0},
