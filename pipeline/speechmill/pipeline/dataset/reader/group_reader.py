@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from speechmill.pipeline.dataset.layout import TokenDataset, readable
-from speechmill.pipeline.dataset.row_groups import RowGroup
+from speechmill.pipeline.dataset.row_groups import RowGroup, row_groups_of
 from speechmill.pipeline.errors import InputError, StorageNotFound
 
 _KEPT_PARTS = 64  # whose Parquet metadata is kept
@@ -15,10 +15,11 @@ _KEPT_PARTS = 64  # whose Parquet metadata is kept
 class GroupReader:
     """Reads some columns of a dataset, from threads too."""
 
-    def __init__(self, dataset: TokenDataset, columns: tuple[str, ...]):
+    def __init__(self, dataset: TokenDataset, columns: tuple[str, ...], num_codebooks: int):
         self._dataset = dataset
         self._columns = list(columns)
-        self._metadata = lru_cache(_KEPT_PARTS)(dataset.metadata)
+        self._num_codebooks = num_codebooks
+        self._part = lru_cache(_KEPT_PARTS)(self._read_part)
 
     def read(self, group: RowGroup) -> pa.Table:
         """The columns, but for those that the part lacks, such as `channel`.
@@ -27,25 +28,24 @@ class GroupReader:
         """
         url = self._dataset.part_url(group.part)
         try:
-            metadata = self._metadata(group.part)
+            metadata, groups = self._part(group.part)
+            if group not in groups[group.number : group.number + 1]:
+                raise InputError(
+                    f"{url} was replaced since the dataset was listed; make the reader again to "
+                    "read the rows that it has now"
+                )
             with readable(url), self._dataset.storage.open(url) as stream:
-                if _has(metadata, group):
-                    file = pq.ParquetFile(
-                        stream, metadata=metadata, pre_buffer=True, page_checksum_verification=True
-                    )
-                    return file.read_row_group(group.number, self._columns, use_threads=False)
+                file = pq.ParquetFile(
+                    stream, metadata=metadata, pre_buffer=True, page_checksum_verification=True
+                )
+                return file.read_row_group(group.number, self._columns, use_threads=False)
         except StorageNotFound as error:
             raise InputError(
                 f"{url} is gone since the dataset was listed; make the reader again to read the "
                 "parts that are there"
             ) from error
-        raise InputError(
-            f"{url} was replaced since the dataset was listed; make the reader again to read the "
-            "rows that it has now"
-        )
 
-
-def _has(metadata: pq.FileMetaData, group: RowGroup) -> bool:
-    if group.number >= metadata.num_row_groups:
-        return False
-    return bool(metadata.row_group(group.number).num_rows == group.rows)
+    def _read_part(self, name: str) -> tuple[pq.FileMetaData, list[RowGroup]]:
+        metadata = self._dataset.metadata(name)
+        with readable(self._dataset.part_url(name)):
+            return metadata, row_groups_of(metadata, name, self._num_codebooks)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -33,7 +33,7 @@ class Packer:
 
     def sequences(self, documents: Iterator[Drawn]) -> Iterator[Item]:
         """Sequences; before each is given out, the places of its documents are moved."""
-        pieces: list[npt.NDArray[Any]] = []
+        pieces: list[npt.NDArray[np.int32]] = []
         room = self.length
         for drawn in documents:
             if self.long != Long.SPLIT and not self._fits(drawn):
@@ -67,19 +67,24 @@ class Packer:
             drawn.content = drawn.content[: drawn.offset + self.length]
         return True
 
-    def _sequence(self, pieces: list[npt.NDArray[Any]], room: int) -> Item:
-        lengths = [len(piece) for piece in pieces]
+    def _sequence(self, pieces: list[npt.NDArray[np.int32]], room: int) -> Item:
+        shape = (self.length, *pieces[0].shape[1:])
+        ids, positions = np.empty(shape, np.int64), np.empty(self.length, np.int64)
+        documents, counted = np.empty(self.length, np.int64), np.arange(self.length)
+        bounds = [0]
+        for number, piece in enumerate(pieces):
+            start, stop = bounds[-1], bounds[-1] + len(piece)
+            ids[start:stop], documents[start:stop] = piece, number
+            positions[start:stop] = counted[: len(piece)]
+            bounds.append(stop)
         if room:
-            pieces = [*pieces, np.full((room, *pieces[0].shape[1:]), self.pad_id, np.int32)]
-        bounds = np.append(0, np.cumsum([*lengths, room] if room else lengths))
-        names = [*range(len(lengths)), PADDING][: len(bounds) - 1]
-        sizes = np.diff(bounds)
+            ids[-room:], documents[-room:] = self.pad_id, PADDING
+            positions[-room:] = counted[:room]
+            bounds.append(self.length)
         return {
-            "input_ids": torch.from_numpy(np.concatenate(pieces, dtype=np.int64)),
-            "position_ids": torch.from_numpy(
-                np.arange(self.length) - np.repeat(bounds[:-1], sizes)
-            ),
-            "document_ids": torch.from_numpy(np.repeat(np.array(names), sizes)),
-            "cu_seqlens": torch.from_numpy(bounds.astype(np.int32)),
-            "max_seqlen": int(sizes.max()),
+            "input_ids": torch.from_numpy(ids),
+            "position_ids": torch.from_numpy(positions),
+            "document_ids": torch.from_numpy(documents),
+            "cu_seqlens": torch.tensor(bounds, dtype=torch.int32),
+            "max_seqlen": max(stop - start for start, stop in pairwise(bounds)),
         }

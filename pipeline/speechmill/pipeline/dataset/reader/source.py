@@ -19,7 +19,7 @@ from speechmill.pipeline.dataset.row_groups import RowGroup, list_row_groups
 from speechmill.pipeline.dataset.where import Where
 from speechmill.pipeline.errors import InputError
 
-_BYTES_PER_CODE = 4  # of ids; codes have 2 or 4
+_BYTES_PER_CODE = 4  # of the int32 ids of most patterns; codes as they are stored have 2 or 4
 Loaded = tuple[Rows, Numbers]  # the rows that are wanted, and the place of each row among them
 
 
@@ -81,7 +81,8 @@ class Source:
         groups = (group for window, _ in ahead for group in window.groups)
         asked = (*self.columns, *(self.where.columns if self.where else ()))
         columns = tuple(dict.fromkeys(("codes", "num_frames", *asked)))
-        load = partial(self._load, GroupReader(self.dataset, columns), prepare)
+        reader = GroupReader(self.dataset, columns, self.num_codebooks)
+        load = partial(self._load, reader, prepare)
         loaded = read_ahead(groups, load, self._num_bytes, max_bytes)
         for window, mine in windows:
             yield from _shuffled(window, mine, [next(loaded) for _ in window.groups])

@@ -13,7 +13,7 @@ from speechmill.pipeline.dataset.documents import Encoder
 from speechmill.pipeline.dataset.layout import TokenDataset
 from speechmill.pipeline.dataset.reader.blank import ids_per_frame
 from speechmill.pipeline.dataset.reader.blend import Blend, Until, phases
-from speechmill.pipeline.dataset.reader.feed import Drawn, Feed, Reading
+from speechmill.pipeline.dataset.reader.feed import Feed, Reading
 from speechmill.pipeline.dataset.reader.packing import Long, Packer
 from speechmill.pipeline.dataset.reader.rows import EncodedRows, Item, PlainRows
 from speechmill.pipeline.dataset.reader.source import Source
@@ -57,7 +57,7 @@ class TokenReader(IterableDataset[Item]):
         tail: str = Tail.KEEP,
         long_documents: str = Long.SPLIT,
         pad_id: int = 0,
-        read_ahead: int = 2**27,  # bytes
+        read_ahead: int = 2**28,  # bytes
         storage: Storage | None = None,
     ):
         weighted = [(datasets, 1.0)] if isinstance(datasets, str | TokenDataset) else [*datasets]

@@ -1,0 +1,145 @@
+import re
+from pathlib import Path
+
+import pytest
+
+from speechmill.pipeline.dataset.patterns import make_pattern
+from speechmill.pipeline.dataset.reader import TokenReader
+from speechmill.pipeline.dataset.templates import PatternEncoder, make_template
+from speechmill.pipeline.errors import DatasetConflict, InputError
+from tests.token_parts import make_token_dataset, write_part
+
+SIZES = (1024,) * 8
+FLATTEN = PatternEncoder(make_pattern("flatten", SIZES))
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    return make_token_dataset(str(tmp_path / "out"), [[3, 5, 2], [4] * 5], rows_per_group=3)
+
+
+def refused(message: str, dataset, *arguments, **settings) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        list(TokenReader(dataset, *arguments, **settings))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"seed": -1}, "seed is -1"),
+        ({"shuffle_rows": 0}, "shuffle_rows is 0"),
+        ({"rank": 2, "world_size": 2}, "rank is 2 of 2"),
+        ({"rank": 1}, "set both or neither"),
+        ({"columns": ["texts"]}, "no column 'texts'; did you mean 'text'"),
+        ({"where": "speaker == 'x'"}, "no column 'speaker'"),
+        ({"until": "last"}, "until is 'last'; use one of first, all, never"),
+        ({"tail": "even"}, "tail is 'even'"),
+        ({"tail": "drop", "where": "duration > 1"}, "even_batches"),
+        ({"sequence_length": 9}, "sequence_length is set without encoder"),
+        ({"encoder": FLATTEN}, "encoder is set without sequence_length"),
+        ({"parts": ["x"]}, "it has none of `parts`"),
+    ],
+)
+def test_impossible_settings_are_refused(dataset, settings, message):
+    refused(message, dataset, **settings)
+
+
+def test_a_sequence_shorter_than_one_frame_is_refused_with_both_numbers(dataset):
+    refused("sequence_length is 7, and one frame alone has 8 ids", dataset, FLATTEN, 7)
+    refused("sequence_length is 0", dataset, FLATTEN, 0)
+    assert list(TokenReader(dataset, FLATTEN, 8))
+
+
+def test_a_pattern_for_other_codebooks_is_refused(dataset):
+    other = PatternEncoder(make_pattern("flatten", (1024, 1024)))
+    refused("made for 2 codebooks", dataset, other, 64)
+
+
+@pytest.mark.parametrize("weight", [0, -1, float("nan"), float("inf")])
+def test_a_weight_must_be_a_number_over_0(dataset, weight):
+    refused(f"is {weight}; give a number over 0", [(dataset, weight)])
+    refused("the list of datasets is empty", [])
+
+
+def test_a_dataset_without_rows_is_refused(tmp_path):
+    make_token_dataset(str(tmp_path / "none"), [])
+    refused("none has no rows to read; tokenize first", str(tmp_path / "none"))
+    refused("no token dataset at", str(tmp_path / "nowhere"))
+
+
+def test_a_part_of_another_codec_is_refused_by_name(dataset, tmp_path):
+    other = make_token_dataset(str(tmp_path / "other"), [[], [], [9]], codec="pure-16k-small")
+    name = max(other.parts())
+    dataset.storage.put(dataset.part_url(name), other.storage.read_bytes(other.part_url(name)))
+    with pytest.raises(DatasetConflict, match=rf"{name}\.parquet is a part of another dataset"):
+        TokenReader(dataset)
+
+
+def test_a_damaged_part_is_named_in_one_line(dataset):
+    reader, url = TokenReader(dataset), dataset.part_url(min(dataset.parts()))
+    data = bytearray(Path(url).read_bytes())
+    data[400] ^= 1  # among the pages of the columns that are read
+    Path(url).write_bytes(data)
+    with pytest.raises(InputError, match=re.escape(f"{url} is damaged")) as caught:
+        list(reader)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_part_that_disappears_or_is_replaced_is_named(dataset):
+    reader, name = TokenReader(dataset), min(dataset.parts())
+    data = Path(dataset.part_url(name)).read_bytes()
+    Path(dataset.part_url(name)).unlink()
+    with pytest.raises(InputError, match=rf"{name}\.parquet is gone since"):
+        list(reader)
+    other = Path(dataset.part_url(max(dataset.parts()))).read_bytes()
+    Path(dataset.part_url(name)).write_bytes(other)
+    assert other != data
+    with pytest.raises(InputError, match=rf"{name}\.parquet was replaced since"):
+        list(reader)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"seed": 1}, "seed = 0, this reader has 1; set seed as it was"),
+        ({"shuffle_rows": 9}, "shuffle_rows = 16384, this reader has 9"),
+        ({"sequence_length": 70}, "sequence_length = 64, this reader has 70"),
+        ({"encoder": make_template(make_pattern("flatten", SIZES), "after")}, "encoder.text = 'be"),
+        ({"encoder": FLATTEN}, r"encoder\.version|encoder\.text"),
+        ({"long_documents": "cut"}, "long_documents = 'split'"),
+        ({"where": "num_frames > 3"}, "where = None"),
+    ],
+)
+def test_a_state_of_another_reader_is_refused_with_the_difference(dataset, changed, message):
+    settings = {
+        "encoder": make_template(make_pattern("flatten", SIZES), "before"),
+        "sequence_length": 64,
+    }
+    state = TokenReader(dataset, **settings).state_dict()
+    with pytest.raises(InputError, match=message):
+        TokenReader(dataset, **settings | changed).load_state_dict(state)
+
+
+def test_a_state_of_another_dataset_is_refused_and_one_of_fewer_parts_names_the_cure(
+    dataset, tmp_path
+):
+    reader = TokenReader(dataset)
+    state, parts = reader.state_dict(), reader.parts
+    write_part(dataset, 7, [1, 2])
+    with pytest.raises(InputError, match=r"8 rows in 2 parts .* 10 rows in 3 parts .* by parts="):
+        TokenReader(dataset).load_state_dict(state)
+    then = TokenReader(dataset, parts=parts)
+    then.load_state_dict(state)
+    assert len(list(then)) == 8
+    other = make_token_dataset(str(tmp_path / "other"), [[3, 5, 2], [4] * 4 + [5]])
+    with pytest.raises(InputError, match="the state is of 8 rows"):
+        TokenReader(other).load_state_dict(state)
+
+
+def test_a_state_of_another_rank_is_refused(dataset):
+    state = TokenReader(dataset, rank=0, world_size=2).state_dict()
+    reader = TokenReader(dataset, rank=1, world_size=2)
+    reader.load_state_dict(state)
+    with pytest.raises(InputError, match=r"rank=0.*rank=1.*merge_states"):
+        list(reader)
