@@ -74,7 +74,7 @@ def test_the_page_leads_from_speech_to_speech(tmp_path, monkeypatch, script):
             done = CliRunner().invoke(app, [command, *given])
             assert done.exit_code == 0, done.output
     log = [json.loads(line) for line in (tmp_path / "lm/run/log.jsonl").open()]
-    assert [entry["step"] for entry in log] == [1, 2]
+    assert [entry["step"] for entry in log] == [0, 1, 2]
     assert all(len(entry[f"{name}_bits"]) == 8 for entry in log for name in ("unigram", "held_out"))
     spoken, stored = codes(tmp_path / "lm/continued"), codes(tmp_path / "lm/compact")
     assert len(spoken) == 1

@@ -127,7 +127,7 @@ class Log:
         self._start, self._best = time.perf_counter(), math.inf
         print(f"held-out bits by codebook\n{'unigram':>15}  {_columns(unigram)}")
 
-    def add(self, step: int, train_bits: float, found: list[float], model: SpeechLM) -> None:
+    def add(self, step: int, train_bits: float | None, found: list[float], model: SpeechLM) -> None:
         """Record one measurement."""
         seconds = round(time.perf_counter() - self._start, 1)
         print(f"{step:5d} {seconds:7.0f} s  {_columns(found)}", flush=True)
@@ -190,6 +190,7 @@ def train(
         model = SpeechLM(template, shape)
         model.begin_at(data.counts)
         log = Log(run, data.unigram_bits)
+        log.add(0, None, held_out_bits(model, data, batch_size), model)
         for step, bits in training(model, data.batches(batch_size), steps, lr):
             if step % every == 0 or step == steps:
                 log.add(step, bits, held_out_bits(model, data, batch_size), model)
