@@ -23,7 +23,7 @@ PAGE = REPOSITORY / "docs/guide/speech-lm.md"
 SCRIPTS = REPOSITORY / "samples/speech_lm"
 TOY = {
     "tokenize": ["workers.count=0"],
-    "train.py": ["--steps", "2", "--every", "1", "--hidden", "32", "--layers", "1"],
+    "train.py": ["--steps", "2", "--every", "1", "--heads", "1", "--layers", "1"],
     "generate.py": ["--prompt-seconds", "1", "--seconds", "1.5"],
 }
 
@@ -106,16 +106,16 @@ def test_a_run_is_not_overwritten_nor_taken_for_another_codec(dataset, tmp_path,
     wanted = [dataset.root, tmp_path / "run", "--held-out", "index < 2", *TOY["train.py"]]
     assert (script("train.py", *wanted), script("train.py", *wanted)) == (0, 2)
     assert "holds a run; delete it" in capsys.readouterr().err
+    generate = ["generate.py", tmp_path / "run", dataset.root]
+    assert script(*generate, dataset.root, "--where", "index < 1") == 2
+    assert "is not empty; set another output" in capsys.readouterr().err
+    assert script(*generate, tmp_path / "new", "--where", "index > 9") == 2
+    assert "no row of" in capsys.readouterr().err
     facts = json.loads((tmp_path / "run/model.json").read_text())
     (tmp_path / "run/model.json").write_text(json.dumps({**facts, "revision": "other"}))
-    generate = [
-        "generate.py",
-        tmp_path / "run",
-        dataset.root,
-        tmp_path / "new",
-        "--where",
-        "index < 1",
-    ]
-    assert script(*generate) == 2
+    assert script(*generate, tmp_path / "new", "--where", "index < 1") == 2
     assert "learned tokens of revision other" in capsys.readouterr().err
+    (tmp_path / "run/model.safetensors").write_bytes(b"rubbish")
+    assert script(*generate, tmp_path / "new", "--where", "index < 1") == 2
+    assert "holds no trained model" in capsys.readouterr().err
     assert not (tmp_path / "new").exists()

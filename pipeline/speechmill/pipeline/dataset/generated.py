@@ -32,6 +32,12 @@ class Generated:
     metadata: str | None = None  # JSON
 
 
+def require_empty(target: TokenDataset) -> None:
+    """Raise `InputError` if a folder holds anything."""
+    if target.storage.list_files(target.root):
+        raise InputError(f"{target.root} is not empty; set another output")
+
+
 def write_generated(
     source: TokenDataset, target: TokenDataset, utterances: Sequence[Generated]
 ) -> None:
@@ -39,8 +45,7 @@ def write_generated(
 
     Raises `InputError` if `target` holds anything, or if codes are not of the codec.
     """
-    if target.storage.list_files(target.root):
-        raise InputError(f"{target.root} is not empty; set another output")
+    require_empty(target)
     identity = source.require_identity()
     codec = _codec_of(source)
     for each in utterances:

@@ -101,7 +101,10 @@ class Vocabulary:
 
     def meanings(self, ids: Codes) -> Meanings:
         """The kind, the codebook and the code of each id, in the shape of `ids`."""
-        ids = np.asarray(ids, dtype=np.int64)
+        ids = np.asarray(ids)
+        if ids.dtype.kind not in "iu":
+            raise InputError(f"ids are {ids.dtype}; give whole numbers")
+        ids = ids.astype(np.int64)
         wrong = ids[(ids < 0) | (ids >= self.num_ids)]
         if len(wrong):
             raise InputError(f"id {wrong[0]} is not in the vocabulary, 0..{self.num_ids - 1}")
