@@ -157,3 +157,29 @@ def export_command(
             overrides=overrides or [],
             display=Display(console),
         )
+
+
+@app.command("compact")
+def compact_command(
+    dataset: Dataset,
+    output: Annotated[
+        str, typer.Argument(help="new folder, local or a URL", callback=absolute_path)
+    ],
+    overrides: Overrides = None,
+    file_mb: Annotated[float, typer.Option(help="largest size of a file, about")] = 384.0,
+    without_failed: Annotated[
+        bool, typer.Option(help="compact although shards failed, without them")
+    ] = False,
+) -> None:
+    """Write a token dataset of many parts as few large files; run it again to resume."""
+    from speechmill.jobs.commands.compact import compact_dataset
+
+    with exit_codes():
+        compact_dataset(
+            dataset,
+            output,
+            file_mb=file_mb,
+            without_failed=without_failed,
+            overrides=overrides or [],
+            display=Display(console),
+        )

@@ -19,6 +19,7 @@ from speechmill.pipeline.dataset.checks import check_code_values
 from speechmill.pipeline.dataset.decode import decode_rows
 from speechmill.pipeline.dataset.export import file_names
 from speechmill.pipeline.dataset.layout import readable
+from speechmill.pipeline.dataset.section_rows import read_sections
 from speechmill.pipeline.errors import InputError
 from speechmill.pipeline.shards.webdataset import SampleWriter
 from speechmill.pipeline.storage import Storage, join
@@ -36,7 +37,7 @@ def decode_dataset(
     overrides: list[str],
     display: Display,
 ) -> None:
-    """Write a FLAC file for each utterance, or a tar for each part; finished tars are skipped.
+    """Write a FLAC file for each utterance, or a tar for each shard; finished tars are skipped.
 
     `codebooks` decodes only the first few; `limit` is the largest number of utterances. Raises
     `InputError` for a limit with `shards`, because a tar that it shortens would count as finished.
@@ -49,21 +50,21 @@ def decode_dataset(
     display.line(f"codec    {codec.info.title}, {codec.info.output_sample_rate} Hz")
     output = dataset.storage.absolute(output)
     done = {info.url for info in dataset.storage.list_files(output)} if shards else set()
+    skip = {url.rpartition("/")[2].removesuffix(".tar") for url in done}
     count = 0
-    for name in sorted(dataset.parts()):
-        if join(output, f"{name}.tar") in done or limit == count:
-            continue
-        table = dataset.read_columns(name, _DECODED)
-        with readable(dataset.part_url(name)):
+    for section, table in read_sections(dataset, _DECODED, skip):
+        if limit == count:
+            break
+        with readable(dataset.part_url(section.file)):
             for _, message in check_code_values(table, codec.info):
                 raise ValueError(message)
             table = table.slice(0, None if limit is None else limit - count)
             clips = _clips(table, codec, num_codebooks)
             write = _write_tar if shards else _write_files
-            last = write(clips, join(output, name), dataset.storage)
+            last = write(clips, join(output, section.part), dataset.storage)
         require_files([last] if last else [], dataset.storage)
         count += len(table)
-        display.line(f"{name}  {len(table)} utterances")
+        display.line(f"{section.part}  {len(table)} utterances")
 
 
 def _clips(table: pa.Table, codec: Codec, codebooks: int) -> Iterator[tuple[str, bytes, str]]:

@@ -14,6 +14,7 @@ from speechmill.jobs.existing_dataset import (
     open_dataset,
 )
 from speechmill.pipeline.dataset.layout import TokenDataset, recorded_batch
+from speechmill.pipeline.dataset.section_rows import sections_below
 from speechmill.pipeline.dataset.verify import Finding, Verification, verify_files
 from speechmill.pipeline.foreign import Roots
 
@@ -53,7 +54,7 @@ def verify_dataset(
     again = options.reencode or options.redecode
     if not again or any(fault.check == "unreadable" for fault in found.faults):
         return found, None
-    if not dataset.footers_below(Roots.of(options.sources, dataset.storage)):
+    if not sections_below(dataset, Roots.of(options.sources, dataset.storage)):
         message = "nothing is read again: name the folder of the source tars by --source"
         found.notes.append(Finding("source", dataset.identity_file, message))
         return found, None

@@ -21,7 +21,7 @@ from speechmill.pipeline.audio.filters import FilterSettings
 from speechmill.pipeline.audio.recordings import RecordingSettings
 from speechmill.pipeline.audio.segment import SegmentSettings
 from speechmill.pipeline.errors import DatasetConflict, InputError, StorageNotFound
-from speechmill.pipeline.foreign import Roots
+from speechmill.pipeline.filesystems import FileInfo
 from speechmill.pipeline.shards.listing import Shard
 from speechmill.pipeline.storage import Storage, join
 from speechmill.pipeline.tokenize import canary
@@ -33,6 +33,7 @@ SCHEMA = "schema_version"
 AUDIO = "audio_version"  # of an identity; missing where it was 1
 BATCH = "batch"  # of `dataset.json`, if the dataset was begun on GPUs
 COMPACTED = "compacted"  # of `dataset.json`, if `compact` made the dataset
+COMPACTION_PLAN = "plan.parquet"  # of a dataset that `compact` makes, its first file
 # What damaged files of a dataset raise, in a Parquet reader or where their content is used.
 DAMAGE = (
     pa.ArrowException,
@@ -202,9 +203,17 @@ class ShardOutput(ABC):
 
     def parts(self, folder: str | None = None) -> set[str]:
         """Names of the shards that have a file in a folder of the output, by one listing."""
+        return set(self.listed(folder))
+
+    def listed(self, folder: str | None = None) -> dict[str, FileInfo]:
+        """The files of a folder of the output by the names of their shards, by one listing."""
         infos = self.storage.list_files(join(self.root, folder or self.folder))
-        names = (info.url.rpartition("/")[2] for info in infos)
-        return {name.rpartition(".")[0] for name in names if not name.startswith(".")}
+        files = {info.url.rpartition("/")[2]: info for info in infos}
+        return {
+            name.rpartition(".")[0]: info
+            for name, info in files.items()
+            if not name.startswith(".")
+        }
 
     def todo(self, shards: Sequence[Shard]) -> list[Shard]:
         """The shards without a part.
@@ -273,7 +282,12 @@ class TokenDataset(ShardOutput):
 
     def require_identity(self) -> dict[str, Any]:
         """The identity; raises `InputError` if there is none, or one of a later version."""
-        found = super().require_identity()
+        found = self.read_identity()
+        if found is None and self.storage.exists(join(self.root, COMPACTION_PLAN)):
+            raise InputError(
+                f"{self.root} is not compacted yet; run `speechmill compact` again to resume"
+            )
+        found = found or super().require_identity()
         if (version := found.get(SCHEMA, 1)) not in SCHEMA_VERSIONS:
             raise InputError(
                 f"{self.root} has {SCHEMA} {version!r}; this version of speechmill reads 1 and 2; "
@@ -281,26 +295,31 @@ class TokenDataset(ShardOutput):
             )
         return found
 
+    def refuse_other(self, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+        """Raise `DatasetConflict` if two identities differ, or one is of a compacted dataset."""
+        if COMPACTED in found:
+            with readable(join(self.root, self.identity_file)):
+                source = found[COMPACTED]["source"]
+            raise DatasetConflict(
+                f"{self.root} was compacted; tokenize into {source}, from which it was made, or "
+                "into a new output, and compact that one again"
+            )
+        super().refuse_other(found, wanted)
+
     def sources(self, names: Sequence[str]) -> list[dict[str, Any]]:
         """From the footers of the parts."""
         footers = zip(names, self.footers(names), strict=True)
         return [asdict(self._source(name, footer)) for name, footer in footers]
 
-    def map_parts(self, read: Callable[[str], Result]) -> list[Result]:
-        """Call `read` for the name of every part, many at the same time; sorted by name."""
-        return self._read_all(read, sorted(self.parts()))
+    def map_parts(
+        self, read: Callable[[str], Result], names: Iterable[str] | None = None
+    ) -> list[Result]:
+        """Call `read` for the names of parts, by default all of them sorted, many at once."""
+        return self._read_all(read, sorted(self.parts()) if names is None else names)
 
     def footers(self, names: Iterable[str]) -> list[dict[str, Any]]:
         """The footer metadata of parts, in the order of `names`."""
         return self._read_all(self._footer, names)
-
-    def footers_below(self, roots: Roots) -> dict[str, dict[str, Any]]:
-        """The footers of the parts whose source tars lie below the roots, by name."""
-        names = sorted(self.parts())
-        footers = zip(names, self.footers(names), strict=True)
-        return {
-            name: footer for name, footer in footers if roots.hold(self._source(name, footer).url)
-        }
 
     def read_columns(self, name: str, columns: Sequence[str]) -> pa.Table:
         """These columns of a part, but for those that it lacks, such as `channel`.

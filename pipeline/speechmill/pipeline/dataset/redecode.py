@@ -20,7 +20,7 @@ _COLUMNS = ["key", "index", "end"]
 class Redecoded:
     """A recording that was decoded again; it is right if there is no error."""
 
-    part: str
+    part: str  # name of the file below `tokens/`
     key: str
     error: str | None = None
     has_other: bool = True  # whether a second decoder knows the format
@@ -31,9 +31,9 @@ def redecode(
 ) -> Iterator[Redecoded]:
     """Yield the recordings of `count` random rows of the parts whose tars lie below `roots`."""
     whole = dataset.require_identity().get("segment", "none") == "none"
-    for name, footer, table in drawn_rows(dataset, roots, count, seed, _COLUMNS):
+    for section, table in drawn_rows(dataset, roots, count, seed, _COLUMNS):
         rows = {row["index"]: row for row in table.to_pylist()}
-        shard, left = shard_of(footer), dict(rows)
+        shard, left = shard_of(section.footer), dict(rows)
         try:
             samples = read_samples(
                 shard,
@@ -44,12 +44,12 @@ def redecode(
             for sample in samples:
                 if isinstance(sample, Sample) and sample.index in left:
                     row = left.pop(sample.index)
-                    yield _redecoded(name, row, sample, settings, whole)
+                    yield _redecoded(section.file, row, sample, settings, whole)
         except SpeechmillError as error:
             reason = f"{type(error).__name__}: {error}"
         else:
             reason = "the tar has no such sample any more"
-        yield from (Redecoded(name, row["key"], reason) for row in left.values())
+        yield from (Redecoded(section.file, row["key"], reason) for row in left.values())
 
 
 def _redecoded(

@@ -1,6 +1,5 @@
 """Encode rows of a token dataset again, each alone, from their source audio."""
 
-import io
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +14,8 @@ import pyarrow.parquet as pq
 from speechmill.codecs.api import Codec
 from speechmill.codecs.errors import CodecError
 from speechmill.pipeline.dataset.layout import TokenDataset, readable, shard_of
+from speechmill.pipeline.dataset.section_rows import RowReader, sections_below
+from speechmill.pipeline.dataset.sections import Section
 from speechmill.pipeline.errors import SpeechmillError
 from speechmill.pipeline.foreign import Roots
 from speechmill.pipeline.tokenize.batching import Batch, BatchSettings
@@ -45,7 +46,7 @@ _ALONE = BatchSettings(seconds=1e-9, window_seconds=1e-9)  # each clip is a batc
 class Reencoded:
     """The comparison of one row with its tokens of today."""
 
-    part: str
+    part: str  # name of the file below `tokens/`
     key: str
     start: float  # s
     channel: int | None
@@ -70,27 +71,28 @@ def reencode(
 ) -> Iterator[Reencoded]:
     """Yield `count` random rows of the parts whose tars lie below `roots`, or all if fewer."""
     settings = replace(settings, batch=_ALONE)
-    for name, footer, rows in drawn_rows(dataset, roots, count, seed):
-        yield from _reencode_rows(dataset, rows, name, footer, codec, settings)
+    for section, rows in drawn_rows(dataset, roots, count, seed):
+        yield from _reencode_rows(dataset, rows, section, codec, settings)
 
 
 def drawn_rows(
     dataset: TokenDataset, roots: Roots, count: int, seed: int, columns: list[str] | None = None
-) -> Iterator[tuple[str, dict[str, Any], pa.Table]]:
-    """Name, footer and random rows of each drawn part whose tar lies below `roots`.
+) -> Iterator[tuple[Section, pa.Table]]:
+    """Random rows of each drawn shard whose tar lies below the roots.
 
     Raises `InputError` for a part that is damaged.
     """
-    held = dataset.footers_below(roots)
-    names, footers = list(held), list(held.values())
+    sections = sections_below(dataset, roots)
     with readable(dataset.root):
-        drawn = _drawn([footer["rows"] for footer in footers], count, seed)
+        drawn = _drawn([section.rows for section in sections], count, seed)
     for number, rows in drawn.items():
-        url = dataset.part_url(names[number])
-        data = dataset.storage.read_bytes(url)
-        with readable(url):
-            table = pq.read_table(io.BytesIO(data), columns=columns).take(rows)
-        yield names[number], footers[number], table
+        section = sections[number]
+        url = dataset.part_url(section.file)
+        with dataset.storage.open(url) as stream, readable(url):
+            reader = RowReader(pq.ParquetFile(stream), columns)
+            places = [section.first + row for row in rows]
+            table = pa.concat_tables([reader.rows(place, place + 1) for place in places])
+        yield section, table
 
 
 def _drawn(sizes: Sequence[int], count: int, seed: int) -> dict[int, list[int]]:
@@ -107,14 +109,13 @@ def _drawn(sizes: Sequence[int], count: int, seed: int) -> dict[int, list[int]]:
 def _reencode_rows(
     dataset: TokenDataset,
     wanted: pa.Table,
-    name: str,
-    footer: dict[str, Any],
+    section: Section,
     codec: Codec,
     settings: DecodeSettings,
 ) -> Iterator[Reencoded]:
     schema = token_schema(codec.info.codebook_sizes, max(SCHEMA_VERSIONS))
-    with readable(dataset.part_url(name)):
-        shard, device = shard_of(footer), str(footer["device"])
+    with readable(dataset.part_url(section.file)):
+        shard, device = shard_of(section.footer), str(section.footer["device"])
         names = [n for n in _COMPARED if n != "channel" or n in wanted.column_names]
         wanted = wanted.select(names).cast(pa.schema([schema.field(n) for n in names]))
     only = set(wanted["index"].to_pylist())
@@ -134,7 +135,7 @@ def _reencode_rows(
         reason = f"{type(error).__name__}: {error}"
     for row, channel in zip(wanted.to_pylist(), channels_of(wanted), strict=True):
         now = again.get((row["index"], row["start"], channel))
-        yield _compared(row | {"channel": channel}, now, name, device, reason)
+        yield _compared(row | {"channel": channel}, now, section.file, device, reason)
 
 
 def _compared(

@@ -2,6 +2,7 @@
 
 import io
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -25,7 +26,7 @@ INDEX_SCHEMA = pa.schema(
         pa.field("audio_seconds", pa.float64(), nullable=False),
     ]
 )
-_COMPACTED_PART = re.compile(r"part-[0-9]{5,}")
+COMPACTED_PART = re.compile(r"part-[0-9]{5,}")
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -66,9 +67,28 @@ def read_index(dataset: TokenDataset) -> pa.Table:
         if not index.schema.equals(INDEX_SCHEMA):
             raise ValueError(f"its columns are {index.schema.names}")
         for part in index["part"].unique().to_pylist():
-            if not _COMPACTED_PART.fullmatch(part):  # it becomes a part of a URL
+            if not COMPACTED_PART.fullmatch(part):  # it becomes a part of a URL
                 raise ValueError(f"{part!r} is not the name of a part")
         return index
+
+
+def index_of(dataset: TokenDataset, names: Sequence[str], num_codebooks: int) -> pa.Table:
+    """The index of files that `compact` wrote, from their own ends."""
+
+    def groups(name: str) -> list[tuple[str, int, int, int, float]]:
+        metadata = dataset.metadata(name)
+        with readable(dataset.part_url(name)):
+            seconds = footer_of(metadata)[COMPACTED]["row_group_seconds"]
+            found = row_groups_of(metadata, name, num_codebooks)
+            return [
+                (group.part, group.number, group.rows, group.frames, length)
+                for group, length in zip(found, seconds, strict=True)
+            ]
+
+    rows = [row for file in dataset.map_parts(groups, names) for row in file]
+    columns = [[row[place] for row in rows] for place in range(len(INDEX_SCHEMA.names))]
+    with readable(dataset.root):
+        return pa.table(columns, schema=INDEX_SCHEMA)
 
 
 def _indexed(dataset: TokenDataset) -> list[RowGroup]:
@@ -77,17 +97,26 @@ def _indexed(dataset: TokenDataset) -> list[RowGroup]:
 
 
 def _groups_of_part(dataset: TokenDataset, identity: dict[str, Any], name: str) -> list[RowGroup]:
-    url = dataset.part_url(name)
     metadata = dataset.metadata(name)
+    footer = checked_footer(dataset, identity, name, metadata)
+    with readable(dataset.part_url(name)):
+        groups = row_groups_of(metadata, name, len(identity["codebook_sizes"]))
+        if sum(group.frames for group in groups) != footer["frames"]:
+            raise ValueError(f"its footer counts {footer['frames']} frames, its codes are others")
+    return groups
+
+
+def checked_footer(
+    dataset: TokenDataset, identity: dict[str, Any], name: str, metadata: pq.FileMetaData
+) -> dict[str, Any]:
+    """The footer of a part; raises `DatasetConflict` if it is not of the dataset's identity."""
+    url = dataset.part_url(name)
     with readable(url):
         footer = footer_of(metadata)
         faults = [message for _, message in check_identity(footer, identity)]
-        groups = row_groups_of(metadata, name, len(identity["codebook_sizes"]))
-        if not faults and sum(group.frames for group in groups) != footer["frames"]:
-            raise ValueError(f"its footer counts {footer['frames']} frames, its codes are others")
     if faults:
         raise DatasetConflict(f"{url} is a part of another dataset: {faults[0]}; move it away")
-    return groups
+    return footer
 
 
 def row_groups_of(metadata: pq.FileMetaData, name: str, num_codebooks: int) -> list[RowGroup]:

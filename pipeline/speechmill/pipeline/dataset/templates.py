@@ -6,8 +6,11 @@
     interleaved   one document of all rows of a recording, in the order of time, with the text of
                   each before its codes
 
-`before` is the order of speech synthesis, and `after` that of recognition. A row without text
-has no part for it.
+`before` is the order of speech synthesis, and `after` that of recognition. An utterance without
+text has no part for it.
+
+If the pattern gives rows of streams, every token of text and every special token is a row too: it
+stands in the first stream, with `<|pad|>` in the others.
 """
 
 from collections.abc import Sequence
@@ -27,6 +30,7 @@ from speechmill.pipeline.dataset.vocabulary import (
     BOS,
     END_OF_AUDIO,
     EOS,
+    PAD,
     TEXT,
     IdKind,
     Vocabulary,
@@ -46,7 +50,7 @@ _RECORDING = ("shard", "key", "channel")
 
 @dataclass(frozen=True, slots=True)
 class PatternEncoder:
-    """Documents of a pattern alone: rows with a column for each stream, or ids from 0."""
+    """Documents of a pattern alone: ids from 0, or rows of streams that each begin at 0."""
 
     pattern: Pattern
 
@@ -74,11 +78,6 @@ class Template:
     def __post_init__(self) -> None:
         check_choice("text", self.text, TEXTS)
         check_choice("without_text", self.without_text, WITHOUT_TEXT)
-        if self.pattern.streams is not None:
-            raise InputError(
-                f"a template needs one sequence of ids, and {self.pattern.name} gives rows of "
-                f"{len(self.pattern.streams)} streams; take its flat()"
-            )
         if self.text == "none" and self.without_text == "skip":
             raise InputError("text is none, so no row could stay; set without_text to keep")
         if self.text != "none" and self.vocabulary.text_size < self.tokenizer.num_ids:
@@ -104,11 +103,11 @@ class Template:
         has_text_B = texts.lengths_B > 0
         kept_B = has_text_B if self.without_text == "skip" else np.full(len(utterances), True)
         codes = self.pattern.encode_batch(utterances.codes_NK, utterances.num_frames_B)
-        audio = Documents(codes.ids + np.int32(self.vocabulary.first_code), codes.lengths_B)
+        audio = Documents(codes.ids + self._first_ids, codes.lengths_B)
         audio = audio if kept_B.all() else _only(audio, kept_B)
         owner_B, order_B = self._recordings(utterances.table)
         opens_B, closes_B = _ends(owner_B, order_B[kept_B[order_B]])
-        text_parts = [self._special(TEXT, has_text_B), texts]
+        text_parts = [self._special(TEXT, has_text_B), self._in_rows(texts)]
         audio_parts = [self._special(AUDIO, kept_B), audio, self._special(END_OF_AUDIO, kept_B)]
         parts = [audio_parts, text_parts] if self.text == "after" else [text_parts, audio_parts]
         return _joined(
@@ -123,15 +122,16 @@ class Template:
         Raises `InputError` if the template does not give such ids.
         """
         ids = np.asarray(ids)
-        meanings = self.vocabulary.meanings(ids)
+        first = self._first_stream(ids)
+        meanings = self.vocabulary.meanings(first)
         (marks,) = np.nonzero(meanings.kinds == IdKind.SPECIAL)
         bounds = zip([-1, *marks.tolist()], [*marks.tolist(), len(ids)], strict=True)
         found: list[str | Codes] = []
         for mark, end in bounds:
             name = self.vocabulary.specials[meanings.codes[mark]] if mark >= 0 else "the start"
-            body = ids[mark + 1 : end]
+            body = first[mark + 1 : end]
             if name == AUDIO:
-                found.append(self.pattern.decode(body - self.vocabulary.first_code))
+                found.append(self.pattern.decode(ids[mark + 1 : end] - self._first_ids))
             elif name == TEXT and (meanings.kinds[mark + 1 : end] == IdKind.TEXT).all():
                 found.append(self.tokenizer.decode(body))
             elif len(body):
@@ -165,7 +165,7 @@ class Template:
                 f" is not that of {wanted.name}, {list(wanted.kept_sizes)} ({wanted.pads}); take "
                 "Vocabulary.of_pattern"
             )
-        for name in (BOS, EOS, TEXT, AUDIO, END_OF_AUDIO):
+        for name in (PAD, BOS, EOS, TEXT, AUDIO, END_OF_AUDIO):
             found.special(name)
 
     def _texts(self, table: pa.Table) -> Documents:
@@ -175,7 +175,31 @@ class Template:
 
     def _special(self, name: str, where_B: Flags) -> Documents:
         ids = np.full(np.count_nonzero(where_B), self.vocabulary.special(name), dtype=np.int32)
-        return Documents(ids, where_B.astype(np.int64))
+        return self._in_rows(Documents(ids, where_B.astype(np.int64)))
+
+    @property
+    def _first_ids(self) -> Codes:
+        """What is added to the ids of the pattern."""
+        if self.pattern.streams is None:
+            return np.array(self.vocabulary.first_code, dtype=np.int32)
+        return np.array(self.vocabulary.first_ids, dtype=np.int32)[list(self.pattern.streams)]
+
+    def _in_rows(self, documents: Documents) -> Documents:
+        """The ids as rows, if the pattern gives rows."""
+        if self.pattern.streams is None:
+            return documents
+        shape = (len(documents.ids), len(self.pattern.streams))
+        rows = np.full(shape, self.vocabulary.special(PAD), dtype=np.int32)
+        rows[:, 0] = documents.ids
+        return Documents(rows, documents.lengths_B)
+
+    def _first_stream(self, ids: Codes) -> Codes:
+        """The ids that say what each place is; undoes `_in_rows`."""
+        streams = self.pattern.streams
+        if ids.ndim != 1 + (streams is not None) or (streams and ids.shape[1] != len(streams)):
+            wanted = "(ids,)" if streams is None else f"(rows, {len(streams)})"
+            raise InputError(f"ids have the shape {ids.shape}; the template gives {wanted}")
+        return ids if streams is None else ids[:, 0]
 
     def _recordings(self, table: pa.Table) -> tuple[Numbers, Numbers]:
         """The row that has the document of each row, and the order in which rows are written."""
@@ -276,7 +300,7 @@ def _joined(parts: Sequence[Documents], owner_B: Numbers, order_B: Numbers) -> D
     lengths_B = np.sum([part.lengths_B for part in parts], axis=0)
     next_B = np.empty_like(lengths_B)  # where the next part of each row goes
     next_B[order_B] = np.cumsum(lengths_B[order_B]) - lengths_B[order_B]
-    ids = np.empty(lengths_B.sum(), dtype=np.int32)
+    ids = np.empty((lengths_B.sum(), *parts[0].ids.shape[1:]), dtype=np.int32)
     for part in parts:
         shift_B = next_B - (np.cumsum(part.lengths_B) - part.lengths_B)
         ids[np.repeat(shift_B, part.lengths_B) + np.arange(len(part.ids))] = part.ids

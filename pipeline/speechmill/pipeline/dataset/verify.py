@@ -2,7 +2,6 @@
 
 import io
 import posixpath
-import re
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,17 +26,19 @@ from speechmill.pipeline.dataset.checks import (
     check_rows,
     check_times,
 )
-from speechmill.pipeline.dataset.layout import DAMAGE, TokenDataset, shard_of
-from speechmill.pipeline.errors import ShardError, StorageError
+from speechmill.pipeline.dataset.layout import COMPACTED, DAMAGE, TokenDataset, shard_of
+from speechmill.pipeline.dataset.row_groups import COMPACTED_PART, INDEX, index_of, read_index
+from speechmill.pipeline.dataset.section_rows import RowReader, open_parquet
+from speechmill.pipeline.dataset.sections import PART_NAME, Section, sections_in
+from speechmill.pipeline.errors import InputError, ShardError, StorageError
 from speechmill.pipeline.foreign import Roots
 from speechmill.pipeline.shards.listing import Shard
 from speechmill.pipeline.shards.tar_reader import read_samples
 from speechmill.pipeline.storage import join
 from speechmill.pipeline.tokenize.schema import ROW_SCHEMA, reject_schema, token_schema
-from speechmill.pipeline.tokenize.writer import read_footer
+from speechmill.pipeline.tokenize.writer import footer_of
 
-_PART = re.compile(r".+-[0-9a-f]{12}\.parquet")
-_THREADS = 8  # each holds one part in memory
+_THREADS = 8  # each holds a row group in memory, and the rows of one shard
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,7 @@ class Verification:
     """The counts of what was read, the faults, and notes about what could not be checked."""
 
     root: str
-    parts: int = 0
+    parts: int = 0  # shards; a file of a compacted dataset has many
     rows: int = 0
     frames: int = 0
     rejects: int = 0
@@ -67,9 +68,10 @@ class Verification:
 
 @dataclass(slots=True)
 class _Part:
-    """The result for one file of `tokens/`; `source` is None if the file cannot be read."""
+    """The result for one shard of a file of `tokens/`; `source` is None if it cannot be read."""
 
     file: str
+    name: str
     findings: list[Finding] = field(default_factory=list)
     source: Shard | None = None
     rows: int = 0
@@ -107,12 +109,12 @@ def verify_files(
     clips from 0. Raises `InputError` without a dataset.
     """
     identity = dataset.require_identity()
-    files, strangers = _listed(dataset)
+    files, strangers = _listed(dataset, is_compacted=COMPACTED in identity)
     rejects = dataset.parts("rejects")
     roots = Roots.of(sources, dataset.storage)
-    check = _PartCheck(dataset, identity, rejects, keys, roots)
+    check = _FileCheck(dataset, identity, rejects, keys, roots)
     with ThreadPoolExecutor(_THREADS) as threads:
-        parts = list(threads.map(check, files))
+        parts = [part for file in threads.map(check, files) for part in file]
     found = Verification(
         root=dataset.root,
         parts=len(parts),
@@ -123,7 +125,9 @@ def verify_files(
         faults=[*strangers, *(finding for part in parts for finding in part.findings)],
     )
     found.faults += _same_source(parts)
-    found.faults += _failures(dataset, {_stem(file) for file in files})
+    if COMPACTED in identity and not found.faults:
+        found.faults += _index_faults(dataset, identity, sorted(map(_stem, files)))
+    found.faults += _failures(dataset, {part.name for part in parts})
     (found.faults if unique_keys else found.notes).extend(_keys_across(parts))
     if keys is not False:
         (found.faults if keys else found.notes).extend(_unread_sources(parts, roots))
@@ -131,21 +135,38 @@ def verify_files(
     return found
 
 
-def _listed(dataset: TokenDataset) -> tuple[list[str], list[Finding]]:
+def _listed(dataset: TokenDataset, *, is_compacted: bool) -> tuple[list[str], list[Finding]]:
     """The files under `tokens/` with the name of a part, and a fault for each other file."""
     infos = dataset.storage.list_files(join(dataset.root, "tokens"))
     below = len(join(dataset.storage.absolute(dataset.root), "tokens")) + 1
     names = [info.url[below:] for info in infos]
     visible = [name for name in names if not name.startswith((".", "_"))]  # as pyarrow reads them
-    parts = [f"tokens/{name}" for name in visible if _PART.fullmatch(name) and "/" not in name]
-    why = "is not named <tar>-<12 hex>.parquet, but readers of the folder see it; move it away"
+    pattern, shape = PART_NAME, "<tar>-<12 hex>"
+    if is_compacted:
+        pattern, shape = COMPACTED_PART, "part-<number>"
+    parts = [name for name in visible if name.endswith(".parquet") and "/" not in name]
+    parts = [f"tokens/{name}" for name in parts if pattern.fullmatch(_stem(name))]
+    why = f"is not named {shape}.parquet, but readers of the folder see it; move it away"
     strangers = sorted({f"tokens/{name}" for name in visible} - set(parts))
     return parts, [Finding("name", file, why) for file in strangers]
 
 
+def _index_faults(
+    dataset: TokenDataset, identity: dict[str, Any], names: list[str]
+) -> Iterator[Finding]:
+    """Compare the index of a compacted dataset with its files."""
+    try:
+        index = read_index(dataset)
+        if not index.equals(index_of(dataset, names, len(identity["codebook_sizes"]))):
+            message = "does not name the row groups that there are; compact the dataset again"
+            yield Finding("index", INDEX, message)
+    except InputError as error:
+        yield Finding("index", INDEX, str(error))
+
+
 @dataclass(frozen=True, slots=True)
-class _PartCheck:
-    """Checks one part with its rejects and its source."""
+class _FileCheck:
+    """Checks the shards of one file, each with its rejects and its source."""
 
     dataset: TokenDataset
     identity: dict[str, Any]
@@ -153,48 +174,56 @@ class _PartCheck:
     keys: bool | None
     roots: Roots
 
-    def __call__(self, file: str) -> _Part:
-        part = _Part(file)
+    def __call__(self, file: str) -> list[_Part]:
+        parts: list[_Part] = []
         try:
-            table, footer = self._read(file)
-            rejected = self._rejected(file, footer)
-            with _reading(file):
-                self._check(part, table, footer, rejected)
+            for section, table, rejected in self._read(file):
+                parts.append(part := _Part(file, section.part))
+                with _reading(file):
+                    self._check(part, section, table, rejected)
+                if part.source and self.keys is not False and self.roots.hold(part.source.url):
+                    self._check_source(part, table, rejected)
         except _Unreadable as error:
-            part.findings.append(error.finding)
-            return part
-        if part.source and self.keys is not False and self.roots.hold(part.source.url):
-            self._check_source(part, table, rejected)
-        return part
+            parts.append(_Part(file, _stem(file), [error.finding]))
+        return parts
 
-    def _read(self, file: str) -> tuple[pa.Table, dict[str, Any]]:
-        data = self.dataset.storage.read_bytes(join(self.dataset.root, file))
-        with _reading(file):
-            # Metadata stays a dictionary: the rows of one recording share their JSON.
-            table = pq.read_table(
-                io.BytesIO(data), page_checksum_verification=True, read_dictionary=["metadata"]
-            )
-            table.validate(full=True)
-            return table.combine_chunks(), read_footer(data)
+    def _read(self, file: str) -> Iterator[tuple[Section, pa.Table, pa.Table]]:
+        """Each shard of a file with its rows and its rejects; the last one has all that is left."""
+        with self.dataset.storage.open(join(self.dataset.root, file)) as stream:
+            with _reading(file):
+                parquet = open_parquet(stream)
+                sections = sections_in(_stem(file), footer_of(parquet.metadata))
+                reader, end = RowReader(parquet), parquet.metadata.num_rows
+            rejects = self._rejected(file, sections[0].footer)
+            for section in sections:
+                is_last = section is sections[-1]
+                with _reading(file):
+                    stop = end if is_last else section.first + section.rows
+                    table = reader.rows(section.first, stop)
+                    table.validate(full=True)
+                    count = len(rejects) if is_last else section.rejects
+                yield section, table.combine_chunks(), rejects.slice(0, count)
+                rejects = rejects.slice(count)
 
     def _rejected(self, file: str, footer: dict[str, Any]) -> pa.Table:
         schema = reject_schema(footer.get("schema_version", 1))
         if _stem(file) not in self.rejects:
             return schema.empty_table()
         rejects = f"rejects/{_stem(file)}.parquet"
-        table, _ = self._read(rejects)
+        data = self.dataset.storage.read_bytes(join(self.dataset.root, rejects))
         with _reading(rejects):
+            table = pq.read_table(io.BytesIO(data), page_checksum_verification=True)
+            table.validate(full=True)
             return table.select(schema.names).cast(schema)
 
-    def _check(
-        self, part: _Part, table: pa.Table, footer: dict[str, Any], rejected: pa.Table
-    ) -> None:
+    def _check(self, part: _Part, section: Section, table: pa.Table, rejected: pa.Table) -> None:
         """Later checks rely on the results of earlier ones."""
+        footer = section.footer
         source = shard_of(footer)
         sizes = tuple(footer["codec"]["codebook_sizes"])
         codec = CodecInfo(**footer["codec"] | {"codebook_sizes": sizes})
         part.add(check_identity(footer, self.identity))
-        if source.name != _stem(part.file):
+        if source.name != section.part:
             message = f"holds the tokens of {source.url}, whose part is {source.name}.parquet"
             part.add([("name", message)])
         wanted = token_schema(codec.codebook_sizes, footer["schema_version"])

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from importlib.metadata import version
 from types import TracebackType
-from typing import Any
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -33,7 +33,7 @@ from speechmill.pipeline.tokenize.schema import (
 
 FOOTER_KEY = "speechmill"
 ROWS_PER_GROUP = 4096
-_GROUP_TEXT = 2**26  # characters of text and distinct metadata, after which a row group ends
+GROUP_TEXT = 2**26  # characters of text and distinct metadata, after which a row group ends
 CODES_PATH = "codes.list.element"  # of the column of codes in a Parquet file
 # With shards of an hour and clips of 1 to 30 s, silence is then a tenth of all batches or less.
 _WAITING_SHARDS = 6
@@ -177,32 +177,13 @@ class PartWriter:
         self, folder: str, schema: pa.Schema, groups: Iterable[pa.Table], report: ShardReport
     ) -> None:
         sink = io.BytesIO()
-        with pq.ParquetWriter(
-            sink,
-            schema,
-            write_page_checksum=True,  # zstd does not detect every flipped bit
-            store_schema=False,  # or every reader would get metadata as a dictionary
-            dictionary_pagesize_limit=2**30,  # the JSON of a group may be larger than 1 MiB
-            **self._encoding(schema.names),
-        ) as file:
+        with parquet_writer(sink, schema, self.codec.codebook_sizes) as file:
             for rows in groups:
                 file.write_table(rows, row_group_size=len(rows))
-            footer = json.dumps(self._footer(report), sort_keys=True)
-            file.add_key_value_metadata({FOOTER_KEY: footer})
+            add_footer(file, self._footer(report))
         name = f"{self.shard.name}.parquet"
         put = self.storage.put_new if folder == "tokens" else self.storage.put
         put(join(self.root, folder, name), sink.getvalue())
-
-    def _encoding(self, columns: list[str]) -> dict[str, Any]:
-        repetitive = ["shard", "sample_rate", "num_channels", "num_codebooks", "stage", "error"]
-        repetitive.append("metadata")
-        dictionary = [name for name in repetitive if name in columns]
-        encoding: dict[str, Any] = {"compression": "zstd", "use_dictionary": dictionary}
-        if "codes" in columns and max(self.codec.codebook_sizes) >= _BIG_CODEBOOK:
-            encoding["column_encoding"] = {CODES_PATH: "BYTE_STREAM_SPLIT"}
-        elif "codes" in columns:
-            dictionary.append(CODES_PATH)
-        return encoding
 
     def _footer(self, report: ShardReport) -> dict[str, Any]:
         rare = {"cleaned": report.num_cleaned, "passed_over": report.num_passed_over}
@@ -247,7 +228,7 @@ def _group_bounds(table: pa.Table, metadata: Sequence[str]) -> Iterator[tuple[in
     start = size = 0
     held: set[int | None] = {None}
     for row, position in enumerate(table["metadata"].to_pylist()):
-        if row - start == ROWS_PER_GROUP or size > _GROUP_TEXT:
+        if row - start == ROWS_PER_GROUP or size > GROUP_TEXT:
             yield start, row
             start, size, held = row, 0, {None}
         size += texts[row]
@@ -277,6 +258,35 @@ def library_versions() -> dict[str, str]:
     return {name: version(name) for name in names} | {
         "libsndfile": soundfile.__libsndfile_version__
     }
+
+
+def parquet_writer(
+    sink: IO[bytes], schema: pa.Schema, codebook_sizes: Sequence[int]
+) -> pq.ParquetWriter:
+    """A writer of a file of tokens or rejects, with the encoding that suits each column."""
+    repetitive = ["shard", "sample_rate", "num_channels", "num_codebooks", "stage", "error"]
+    repetitive.append("metadata")
+    dictionary = [name for name in repetitive if name in schema.names]
+    encoding: dict[str, str] = {}
+    if "codes" in schema.names and max(codebook_sizes) >= _BIG_CODEBOOK:
+        encoding[CODES_PATH] = "BYTE_STREAM_SPLIT"
+    elif "codes" in schema.names:
+        dictionary.append(CODES_PATH)
+    return pq.ParquetWriter(
+        sink,
+        schema,
+        compression="zstd",
+        use_dictionary=dictionary,
+        column_encoding=encoding or None,
+        write_page_checksum=True,  # zstd does not detect every flipped bit
+        store_schema=False,  # or every reader would get metadata as a dictionary
+        dictionary_pagesize_limit=2**30,  # the JSON of a group may be larger than 1 MiB
+    )
+
+
+def add_footer(file: pq.ParquetWriter, footer: dict[str, Any]) -> None:
+    """Add the `speechmill` metadata to a file that is being written."""
+    file.add_key_value_metadata({FOOTER_KEY: json.dumps(footer, sort_keys=True)})
 
 
 def read_footer(data: bytes) -> dict[str, Any]:

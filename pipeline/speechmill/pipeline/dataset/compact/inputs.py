@@ -1,0 +1,116 @@
+"""The parts that go into one file of a compacted dataset, read in order and some of them ahead."""
+
+import io
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from speechmill.pipeline.dataset.compact.digest import ContentDigest
+from speechmill.pipeline.dataset.compact.plan import PlannedPart
+from speechmill.pipeline.dataset.layout import SCHEMA, TokenDataset, readable
+from speechmill.pipeline.dataset.row_groups import checked_footer
+from speechmill.pipeline.dataset.section_rows import open_parquet
+from speechmill.pipeline.storage import join
+from speechmill.pipeline.tokenize.schema import ROW_SCHEMA, reject_schema, token_schema
+
+_READS = 16  # parts that are read at the same time
+_AHEAD_BYTES = 2**26  # of parts that wait in memory; a larger one waits alone
+
+
+@dataclass(frozen=True, slots=True)
+class _Fetched:
+    """The bytes of a part, and of its rejects if there are any."""
+
+    name: str
+    rows: bytes
+    rejects: bytes | None
+
+
+@dataclass
+class Inputs:
+    """Reads parts, and keeps what the file that holds their rows says of them."""
+
+    source: TokenDataset
+    identity: dict[str, Any]
+    parts: Sequence[PlannedPart]
+    with_rejects: set[str]  # names of all parts that have a file in `rejects/`
+    footers: list[dict[str, Any]] = field(default_factory=list)
+    rejects: list[pa.Table] = field(default_factory=list)
+    row_digest: ContentDigest = field(default_factory=ContentDigest)
+    reject_digest: ContentDigest = field(default_factory=ContentDigest)
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Of the rows; metadata is a dictionary, since the rows of a recording share it."""
+        schema = token_schema(self.identity["codebook_sizes"], self.identity[SCHEMA])
+        place = schema.get_field_index("metadata")
+        return schema.set(place, ROW_SCHEMA.field("metadata"))
+
+    def tables(self) -> Iterator[pa.Table]:
+        """The row groups of every part; raises `InputError` for a part that is damaged."""
+        schema = self.schema
+        for part in self._fetched():
+            url = self.source.part_url(part.name)
+            with readable(url):
+                file = open_parquet(io.BytesIO(part.rows))
+            footer = checked_footer(self.source, self.identity, part.name, file.metadata)
+            rows = frames = 0
+            for number in range(file.num_row_groups):
+                with readable(url):
+                    table = file.read_row_group(number)
+                    if not table.schema.remove_metadata().equals(schema):
+                        raise ValueError("its columns are not those of a token dataset")
+                    rows, frames = rows + len(table), frames + pc.sum(table["num_frames"]).as_py()
+                self.row_digest.update(table)
+                yield table
+            with readable(url):
+                _compare("rows", rows, footer["rows"])
+                _compare("frames", frames, footer["frames"])
+                self._take_rejects(part, sum(footer["rejects"].values()))
+            self.footers.append(footer)
+
+    def _take_rejects(self, part: _Fetched, count: int) -> None:
+        schema = reject_schema(self.identity[SCHEMA])
+        table = schema.empty_table()
+        if part.rejects is not None:
+            with readable(_rejects_url(self.source, part.name)):
+                file = pq.ParquetFile(io.BytesIO(part.rejects), page_checksum_verification=True)
+                table = file.read(schema.names).cast(schema)
+        _compare("rejects", len(table), count)
+        self.reject_digest.update(table)
+        self.rejects.append(table)
+
+    def _fetched(self) -> Iterator[_Fetched]:
+        """Read files by several threads while earlier ones are used."""
+        waiting: deque[tuple[int, Future[_Fetched]]] = deque()
+        ahead = 0
+        with ThreadPoolExecutor(_READS) as threads:
+            for part in self.parts:
+                waiting.append((part.bytes, threads.submit(self._fetch, part.name)))
+                ahead += part.bytes
+                while ahead > _AHEAD_BYTES:
+                    size, fetched = waiting.popleft()
+                    yield fetched.result()
+                    ahead -= size
+            for _, fetched in waiting:
+                yield fetched.result()
+
+    def _fetch(self, name: str) -> _Fetched:
+        read = self.source.storage.read_bytes
+        rejects = read(_rejects_url(self.source, name)) if name in self.with_rejects else None
+        return _Fetched(name, read(self.source.part_url(name)), rejects)
+
+
+def _rejects_url(dataset: TokenDataset, name: str) -> str:
+    return join(dataset.root, "rejects", f"{name}.parquet")
+
+
+def _compare(what: str, found: int, counted: int) -> None:
+    if found != counted:
+        raise ValueError(f"its footer counts {counted} {what}, there are {found}")

@@ -1,0 +1,51 @@
+import numpy as np
+import pytest
+
+from speechmill.pipeline.dataset.generated import Generated, write_generated
+from speechmill.pipeline.dataset.layout import TokenDataset
+from speechmill.pipeline.errors import InputError
+from tests.jobs.datasets import make_dataset
+
+CODES_FK = np.arange(16).reshape(2, 8)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory) -> TokenDataset:
+    return make_dataset(tmp_path_factory.mktemp("source"))
+
+
+def test_generated_codes_are_a_dataset_of_the_same_codec(source, tmp_path):
+    target = TokenDataset(str(tmp_path / "out"), source.storage)
+    said = Generated("a/b", CODES_FK, text="hi", metadata='{"prompt": "x"}')
+    write_generated(source, target, [said, Generated("none", CODES_FK[:0])])
+    [part] = target.parts()
+    rows = target.read_columns(part, ["key", "codes", "num_frames", "end", "text", "metadata"])
+    assert rows.to_pylist()[0] == {
+        "key": "a/b",
+        "codes": list(range(16)),
+        "num_frames": 2,
+        "end": 0.04,
+        "text": "hi",
+        "metadata": '{"prompt": "x"}',
+    }
+    identity = target.require_identity()
+    assert {name: identity[name] for name in ("codec", "revision", "generated")} == {
+        "codec": "null",
+        "revision": source.require_identity()["revision"],
+        "generated": True,
+    }
+
+
+def test_a_folder_that_holds_anything_is_refused(source):
+    with pytest.raises(InputError, match="is not empty; set another output"):
+        write_generated(source, source, [Generated("a", CODES_FK)])
+
+
+@pytest.mark.parametrize(
+    "codes_FK", [CODES_FK[:, :4], CODES_FK + 1024, CODES_FK - 1, CODES_FK / 2, CODES_FK[0]]
+)
+def test_codes_of_another_codec_are_refused(source, tmp_path, codes_FK):
+    target = TokenDataset(str(tmp_path / "out"), source.storage)
+    with pytest.raises(InputError, match="the codes of 'a' are"):
+        write_generated(source, target, [Generated("a", codes_FK)])
+    assert not (tmp_path / "out").exists()
