@@ -66,9 +66,11 @@ def _codec_of(source: TokenDataset) -> CodecInfo:
         raise InputError(f"{source.root} has no part, so nothing says which codec this is")
     [footer] = source.footers(names[:1])
     with readable(source.part_url(names[0])):
-        facts: dict[str, Any] = footer["codec"]
-        listed = {name: tuple(v) if isinstance(v, list) else v for name, v in facts.items()}
-        return CodecInfo(**listed)
+        facts: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in footer["codec"].items()
+        }
+        return CodecInfo(**facts)
 
 
 def _require_codes(utterance: Generated, codec: CodecInfo) -> None:

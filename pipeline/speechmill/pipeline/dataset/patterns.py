@@ -107,6 +107,7 @@ class Pattern:
 
     def encode_batch(self, codes_NK: Codes, num_frames_B: Numbers) -> Documents:
         """Arrange the codes of many utterances, which come one after the other."""
+        num_frames_B = np.asarray(num_frames_B, dtype=np.int64)  # cells may be over 31 bits
         self._require_codes(codes_NK, num_frames_B)
         kept_NK = codes_NK[:, : len(self.kept_sizes)]
         first_K = np.array(self.first_ids, dtype=np.int32)
