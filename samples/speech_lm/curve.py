@@ -1,4 +1,4 @@
-"""Draw the log of `train.py` as an SVG: held-out bits of each codebook, above or below unigram."""
+"""Draw the log of `train.py` as an SVG: how far each codebook is below its unigram entropy."""
 
 import json
 from pathlib import Path
@@ -40,7 +40,7 @@ def curve(run: Path, output: Path) -> None:
         )
         label = f"codebook {book}"
         shapes.append(text(WIDTH - 98, TOP + 20 * (book + 1), label, "start", color))
-    shapes.append(text(LEFT, 16, "held-out bits per code, beside the unigram entropy (0)", "start"))
+    shapes.append(text(LEFT, 16, "held-out bits per code, less the unigram entropy", "start"))
     minutes = entries[-1]["seconds"] / 60
     shapes.append(text(x(steps[-1]), HEIGHT - 8, f"{steps[-1]} steps, {minutes:.0f} min", "end"))
     body = "\n".join(shapes)

@@ -85,8 +85,8 @@ def generate(
     prompts: Annotated[int, typer.Option(help="how many of the rows", min=1)] = 4,
     prompt_seconds: float = 2.0,
     seconds: Annotated[float, typer.Option(help="of prompt and continuation, at most")] = 6.0,
-    temperature: float = 0.8,
-    top: Annotated[int, typer.Option(help="codes to choose from, the likeliest", min=1)] = 64,
+    temperature: float = 1.0,
+    top: Annotated[int, typer.Option(help="codes to choose from, the likeliest", min=1)] = 100,
     seed: int = 0,
 ) -> None:
     """Continue utterances, and write them as a token dataset."""
