@@ -23,7 +23,7 @@ PAGE = REPOSITORY / "docs/guide/speech-lm.md"
 SCRIPTS = REPOSITORY / "samples/speech_lm"
 TOY = {
     "tokenize": ["workers.count=0"],
-    "train.py": ["--steps", "2", "--every", "1", "--hidden", "32", "--layers", "1"],
+    "train.py": ["--steps", "2", "--every", "1", "--heads", "1", "--layers", "1"],
     "generate.py": ["--prompt-seconds", "1", "--seconds", "1.5"],
 }
 
@@ -50,7 +50,7 @@ def dataset(tmp_path) -> TokenDataset:
 
 def speech_of_the_samples(folder: Path) -> None:
     shutil.copytree(REPOSITORY / "samples", folder)
-    lines = (folder / "manifest.jsonl").read_text().splitlines()[:12]
+    lines = (folder / "manifest.jsonl").read_text().splitlines()[:6]
     (folder / "manifest.jsonl").write_text("\n".join(lines))
 
 
@@ -74,10 +74,10 @@ def test_the_page_leads_from_speech_to_speech(tmp_path, monkeypatch, script):
             done = CliRunner().invoke(app, [command, *given])
             assert done.exit_code == 0, done.output
     log = [json.loads(line) for line in (tmp_path / "lm/run/log.jsonl").open()]
-    assert [entry["step"] for entry in log] == [1, 2]
+    assert [entry["step"] for entry in log] == [0, 1, 2]
     assert all(len(entry[f"{name}_bits"]) == 8 for entry in log for name in ("unigram", "held_out"))
     spoken, stored = codes(tmp_path / "lm/continued"), codes(tmp_path / "lm/compact")
-    assert len(spoken) == 2
+    assert len(spoken) == 1
     for key, codes_FK in spoken.items():
         told = min(50, len(stored[key])) - 7  # of a prompt, the last codebook comes 7 rows late
         np.testing.assert_array_equal(codes_FK[:told], stored[key][:told])
@@ -106,16 +106,16 @@ def test_a_run_is_not_overwritten_nor_taken_for_another_codec(dataset, tmp_path,
     wanted = [dataset.root, tmp_path / "run", "--held-out", "index < 2", *TOY["train.py"]]
     assert (script("train.py", *wanted), script("train.py", *wanted)) == (0, 2)
     assert "holds a run; delete it" in capsys.readouterr().err
+    generate = ["generate.py", tmp_path / "run", dataset.root]
+    assert script(*generate, dataset.root, "--where", "index < 1") == 2
+    assert "is not empty; set another output" in capsys.readouterr().err
+    assert script(*generate, tmp_path / "new", "--where", "index > 9") == 2
+    assert "no row of" in capsys.readouterr().err
     facts = json.loads((tmp_path / "run/model.json").read_text())
     (tmp_path / "run/model.json").write_text(json.dumps({**facts, "revision": "other"}))
-    generate = [
-        "generate.py",
-        tmp_path / "run",
-        dataset.root,
-        tmp_path / "new",
-        "--where",
-        "index < 1",
-    ]
-    assert script(*generate) == 2
+    assert script(*generate, tmp_path / "new", "--where", "index < 1") == 2
     assert "learned tokens of revision other" in capsys.readouterr().err
+    (tmp_path / "run/model.safetensors").write_bytes(b"rubbish")
+    assert script(*generate, tmp_path / "new", "--where", "index < 1") == 2
+    assert "holds no trained model" in capsys.readouterr().err
     assert not (tmp_path / "new").exists()

@@ -14,7 +14,7 @@ from torch import Tensor
 from speechmill.jobs.cli.app import exit_codes
 from speechmill.jobs.existing_dataset import open_dataset
 from speechmill.pipeline.dataset.documents import utterances_of
-from speechmill.pipeline.dataset.generated import Generated, write_generated
+from speechmill.pipeline.dataset.generated import Generated, require_empty, write_generated
 from speechmill.pipeline.dataset.reader import TokenReader
 from speechmill.pipeline.dataset.templates import Template
 from speechmill.pipeline.dataset.text_tokenizers import BYTES
@@ -82,11 +82,11 @@ def generate(
     output: Annotated[str, typer.Argument(help="folder for the tokens, for `speechmill decode`")],
     where: Annotated[str, typer.Option(help="condition for the rows to continue")],
     tokenizer: Annotated[str, typer.Option(help="that of the training")] = BYTES,
-    prompts: Annotated[int, typer.Option(help="how many of the rows")] = 4,
+    prompts: Annotated[int, typer.Option(help="how many of the rows", min=1)] = 4,
     prompt_seconds: float = 2.0,
     seconds: Annotated[float, typer.Option(help="of prompt and continuation, at most")] = 6.0,
-    temperature: float = 0.8,
-    top: Annotated[int, typer.Option(help="codes to choose from, the likeliest")] = 64,
+    temperature: float = 1.0,
+    top: Annotated[int, typer.Option(help="codes to choose from, the likeliest", min=1)] = 100,
     seed: int = 0,
 ) -> None:
     """Continue utterances, and write them as a token dataset."""
@@ -95,6 +95,7 @@ def generate(
             raise InputError(f"prompt-seconds is {prompt_seconds}; give less than {seconds}")
         torch.manual_seed(seed)
         source, target = open_dataset(dataset, []), open_dataset(output, [])
+        require_empty(target)
         identity = source.require_identity()
         model, template = load_model(run, tokenizer, identity["revision"])
         rate, choose, found = identity["frame_rate"], sampler(temperature, top), []
@@ -104,6 +105,8 @@ def generate(
             [codes_FK] = template.audio_codes_of(ids_TC.numpy())
             print(f"{item['key']}  {len(codes_FK) / rate:.1f} s", flush=True)
             found.append(Generated(item["key"], codes_FK, item["text"]))
+        if not found:
+            raise InputError(f"where is {where!r}, and no row of {dataset} is selected")
         write_generated(source, target, found)
 
 

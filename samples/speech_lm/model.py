@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
@@ -83,17 +84,18 @@ def load_model(run: Path, tokenizer: str, revision: str) -> tuple[SpeechLM, Temp
 
     Raises `InputError` if there is none, or if it learned tokens of another codec.
     """
+    text = load_tokenizer(tokenizer)
     try:
         facts = json.loads((run / FACTS).read_text())
-        weights = load_file(run / WEIGHTS)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{run} holds no trained model ({error}); train one") from error
-    if facts["revision"] != revision:
+        template, made_with = template_from(facts["template"], text), facts["revision"]
+        model = SpeechLM(template, facts["shape"])
+        model.load_state_dict(load_file(run / WEIGHTS))
+    except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise InputError(f"{run} holds no trained model ({reason}); train one") from error
+    if made_with != revision:
         raise InputError(
-            f"{run} learned tokens of revision {facts['revision']}, these are of {revision}; take "
-            "a dataset of that codec"
+            f"{run} learned tokens of revision {made_with}, these are of {revision}; take a "
+            "dataset of that codec"
         )
-    template = template_from(facts["template"], load_tokenizer(tokenizer))
-    model = SpeechLM(template, facts["shape"])
-    model.load_state_dict(weights)
     return model.eval(), template

@@ -127,7 +127,7 @@ class Log:
         self._start, self._best = time.perf_counter(), math.inf
         print(f"held-out bits by codebook\n{'unigram':>15}  {_columns(unigram)}")
 
-    def add(self, step: int, train_bits: float, found: list[float], model: SpeechLM) -> None:
+    def add(self, step: int, train_bits: float | None, found: list[float], model: SpeechLM) -> None:
         """Record one measurement."""
         seconds = round(time.perf_counter() - self._start, 1)
         print(f"{step:5d} {seconds:7.0f} s  {_columns(found)}", flush=True)
@@ -163,12 +163,12 @@ def train(
     run: Path,
     held_out: Annotated[str, typer.Option(help="condition for the rows to measure on")],
     tokenizer: Annotated[str, typer.Option(help="of the text: bytes, or a tokenizer.json")] = BYTES,
-    steps: int = 600,
-    every: Annotated[int, typer.Option(help="steps from one measurement to the next")] = 50,
+    steps: Annotated[int, typer.Option(min=1)] = 300,
+    every: Annotated[int, typer.Option(help="steps between two measurements", min=1)] = 25,
     length: Annotated[int, typer.Option(help="rows of a sequence")] = 512,
-    batch_size: int = 8,
-    hidden: int = 192,
-    layers: int = 4,
+    batch_size: Annotated[int, typer.Option(min=1)] = 8,
+    heads: Annotated[int, typer.Option(help="of attention, of 32 numbers each", min=1)] = 6,
+    layers: Annotated[int, typer.Option(min=1)] = 4,
     lr: float = 2e-3,
     seed: int = 0,
 ) -> None:
@@ -181,15 +181,16 @@ def train(
         template = make_template(pattern, "before", tokenizer=text, multiple=64)
         data = Data.read(source, template, held_out, length, seed)
         shape = {
-            "hidden_size": hidden,
-            "intermediate_size": 8 * hidden // 3,
+            "hidden_size": 32 * heads,
+            "intermediate_size": 96 * heads,
             "num_hidden_layers": layers,
-            "num_attention_heads": max(1, hidden // 32),
+            "num_attention_heads": heads,
         }
         begin_run(run, template, shape, identity["revision"])
         model = SpeechLM(template, shape)
         model.begin_at(data.counts)
         log = Log(run, data.unigram_bits)
+        log.add(0, None, held_out_bits(model, data, batch_size), model)
         for step, bits in training(model, data.batches(batch_size), steps, lr):
             if step % every == 0 or step == steps:
                 log.add(step, bits, held_out_bits(model, data, batch_size), model)

@@ -153,6 +153,12 @@ def test_an_array_of_another_pattern_is_refused(pattern, array, message):
         pattern.decode(np.array(array))
 
 
+@pytest.mark.parametrize("description", [None, "abc", [], [[1, 2, 3]], {}])
+def test_what_is_not_a_description_is_refused(description):
+    with pytest.raises(InputError, match="is not the description of a pattern"):
+        pattern_from(description)
+
+
 @pytest.mark.parametrize(
     "change",
     [

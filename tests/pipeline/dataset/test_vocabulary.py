@@ -53,6 +53,8 @@ def test_a_vocabulary_is_rebuilt_from_its_json(vocabulary):
         {"text_size": "many"},
         {"codebook_sizes": [4]},
         {"codebook_sizes": None},
+        {"codebook_sizes": [8, 0]},
+        {"pads": 1},
         {"specials": {"<|pad|>": 0}},
         {"num_ids": 7},
         {"multiple": 0},
@@ -67,3 +69,8 @@ def test_a_damaged_vocabulary_is_refused(change):
 def test_an_id_outside_the_vocabulary_is_refused():
     with pytest.raises(InputError, match=r"id 22 is not in the vocabulary, 0\.\.21"):
         Vocabulary(text_size=0, codebook_sizes=(8, 8)).meanings(np.array([[0, 22]]))
+
+
+def test_ids_that_are_not_whole_numbers_are_refused():
+    with pytest.raises(InputError, match="ids are float64; give whole numbers"):
+        Vocabulary(text_size=0, codebook_sizes=(8, 8)).meanings(np.array([0.5]))

@@ -48,7 +48,8 @@ class Encoder(Protocol):
 
 def utterances_of(table: pa.Table, num_codebooks: int) -> Utterances:
     """The rows of a table with the column `codes`; their codes must have this many codebooks."""
-    codes = table["codes"].combine_chunks()
+    column = table["codes"]
+    codes = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()  # that copies
     offsets_B1 = codes.offsets.to_numpy()
     values = codes.values.to_numpy()[offsets_B1[0] : offsets_B1[-1]]
     return Utterances(

@@ -32,6 +32,12 @@ class Generated:
     metadata: str | None = None  # JSON
 
 
+def require_empty(target: TokenDataset) -> None:
+    """Raise `InputError` if a folder holds anything."""
+    if target.storage.list_files(target.root):
+        raise InputError(f"{target.root} is not empty; set another output")
+
+
 def write_generated(
     source: TokenDataset, target: TokenDataset, utterances: Sequence[Generated]
 ) -> None:
@@ -39,8 +45,7 @@ def write_generated(
 
     Raises `InputError` if `target` holds anything, or if codes are not of the codec.
     """
-    if target.storage.list_files(target.root):
-        raise InputError(f"{target.root} is not empty; set another output")
+    require_empty(target)
     identity = source.require_identity()
     codec = _codec_of(source)
     for each in utterances:
@@ -61,9 +66,11 @@ def _codec_of(source: TokenDataset) -> CodecInfo:
         raise InputError(f"{source.root} has no part, so nothing says which codec this is")
     [footer] = source.footers(names[:1])
     with readable(source.part_url(names[0])):
-        facts: dict[str, Any] = footer["codec"]
-        listed = {name: tuple(v) if isinstance(v, list) else v for name, v in facts.items()}
-        return CodecInfo(**listed)
+        facts: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in footer["codec"].items()
+        }
+        return CodecInfo(**facts)
 
 
 def _require_codes(utterance: Generated, codec: CodecInfo) -> None:

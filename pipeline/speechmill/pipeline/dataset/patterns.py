@@ -45,6 +45,14 @@ def is_int(value: Any, least: int, most: int = 2**31) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
 
 
+def require_sizes(sizes: Sequence[int]) -> None:
+    """Raise `InputError` unless these can be the sizes of codebooks."""
+    if not 1 <= len(sizes) <= 255 or not all(is_int(size, 1) for size in sizes):
+        raise InputError(f"codebook sizes are {list(sizes)}; give 1 to 255 numbers from 1 up")
+    if first_ids(sizes, pads=True)[-1] >= 2**31:
+        raise InputError(f"codebooks of {list(sizes)} codes need ids of over 31 bits")
+
+
 @dataclass(frozen=True, slots=True)
 class Pattern:
     """A pattern for codebooks of these sizes; it takes arrays of int, and gives int32."""
@@ -57,12 +65,7 @@ class Pattern:
     in_order: ClassVar[bool] = False  # codes come as they are stored, and without padding
 
     def __post_init__(self) -> None:
-        if not 1 <= len(self.sizes) <= 255 or not all(is_int(size, 1) for size in self.sizes):
-            raise InputError(
-                f"codebook sizes are {list(self.sizes)}; give 1 to 255 numbers from 1 up"
-            )
-        if first_ids(self.sizes, pads=True)[-1] >= 2**31:
-            raise InputError(f"codebooks of {list(self.sizes)} codes need ids of over 31 bits")
+        require_sizes(self.sizes)
         self._check()
 
     @property
@@ -104,6 +107,7 @@ class Pattern:
 
     def encode_batch(self, codes_NK: Codes, num_frames_B: Numbers) -> Documents:
         """Arrange the codes of many utterances, which come one after the other."""
+        num_frames_B = np.asarray(num_frames_B, dtype=np.int64)  # cells may be over 31 bits
         self._require_codes(codes_NK, num_frames_B)
         kept_NK = codes_NK[:, : len(self.kept_sizes)]
         first_K = np.array(self.first_ids, dtype=np.int32)
@@ -344,7 +348,7 @@ class Delay(Rows):
     pads: ClassVar[bool] = True
 
     def _check(self) -> None:
-        Rows._check(self)
+        Rows._check(self)  # `super()` is for classes without slots
         right = len(self.shifts) in (0, len(self.sizes))
         if not right or not all(is_int(shift, 0, _LARGEST) for shift in self.shifts):
             raise InputError(
@@ -416,8 +420,8 @@ def make_pattern(name: str, sizes: Sequence[int], **settings: Any) -> Pattern:
 
 def pattern_from(description: dict[str, Any]) -> Pattern:
     """The pattern of a `description()`, as an export or a model states it."""
-    facts = dict(description)
     try:
+        facts = dict(description)
         name, version, sizes = (facts.pop(k) for k in ("name", "version", "codebook_sizes"))
         check_choice("pattern", name, PATTERNS)
         if version != PATTERNS[name].version:
@@ -426,5 +430,5 @@ def pattern_from(description: dict[str, Any]) -> Pattern:
                 f"{PATTERNS[name].version}; install the one that wrote it"
             )
         return make_pattern(name, sizes, **facts)
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{description} is not the description of a pattern: {error!r}") from error

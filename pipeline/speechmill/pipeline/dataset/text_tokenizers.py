@@ -71,11 +71,8 @@ class JsonTokenizer:
             ) from error
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
+        self.num_ids = max(self._tokenizer.get_vocab().values(), default=-1) + 1
         self._digest = hashlib.sha256(data).hexdigest()[:16]
-
-    @property
-    def num_ids(self) -> int:
-        return max(self._tokenizer.get_vocab().values(), default=-1) + 1
 
     def encode(self, texts_B: pa.StringArray) -> Documents:
         texts = [text or "" for text in texts_B.to_pylist()]

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from speechmill.pipeline.dataset.documents import Codes
-from speechmill.pipeline.dataset.patterns import Pattern, first_ids, is_int
+from speechmill.pipeline.dataset.patterns import Pattern, first_ids, is_int, require_sizes
 from speechmill.pipeline.errors import InputError
 
 PAD, BOS, EOS = "<|pad|>", "<|bos|>", "<|eos|>"
@@ -55,6 +55,9 @@ class Vocabulary:
     multiple: int = 1  # of which `num_ids` is one
 
     def __post_init__(self) -> None:
+        require_sizes(self.codebook_sizes)
+        if not isinstance(self.pads, bool):
+            raise InputError(f"pads is {self.pads!r}; give true or false")
         for name, least in (("text_size", 0), ("multiple", 1)):
             if not is_int(value := getattr(self, name), least):
                 raise InputError(f"{name} is {value!r}; give a number from {least} up")
@@ -98,7 +101,10 @@ class Vocabulary:
 
     def meanings(self, ids: Codes) -> Meanings:
         """The kind, the codebook and the code of each id, in the shape of `ids`."""
-        ids = np.asarray(ids, dtype=np.int64)
+        ids = np.asarray(ids)
+        if ids.dtype.kind not in "iu":
+            raise InputError(f"ids are {ids.dtype}; give whole numbers")
+        ids = ids.astype(np.int64)
         wrong = ids[(ids < 0) | (ids >= self.num_ids)]
         if len(wrong):
             raise InputError(f"id {wrong[0]} is not in the vocabulary, 0..{self.num_ids - 1}")

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from itertools import pairwise
 
 import numpy as np
@@ -21,6 +22,9 @@ class Long(StrEnum):
     SPLIT = "split"  # it goes on in the next sequence; only the last sequence is padded
     CUT = "cut"  # it begins the next sequence; one longer than a sequence loses its end
     DROP = "drop"  # it begins the next sequence; one longer than a sequence is left out
+
+
+_counted = lru_cache(1)(np.arange)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +74,7 @@ class Packer:
     def _sequence(self, pieces: list[npt.NDArray[np.int32]], room: int) -> Item:
         shape = (self.length, *pieces[0].shape[1:])
         ids, positions = np.empty(shape, np.int64), np.empty(self.length, np.int64)
-        documents, counted = np.empty(self.length, np.int64), np.arange(self.length)
+        documents, counted = np.empty(self.length, np.int64), _counted(self.length)
         bounds = [0]
         for number, piece in enumerate(pieces):
             start, stop = bounds[-1], bounds[-1] + len(piece)

@@ -83,7 +83,7 @@ class TokenReader(IterableDataset[Item]):
         self._require_even(condition)
         self._identity = self._made_identity(where, sequence_length, long_documents)
         # Workers that live for several epochs see it change.
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
         self._loaded: ReaderState | None = None
         self._running: ReaderState | None = None
 
@@ -156,7 +156,8 @@ class TokenReader(IterableDataset[Item]):
         split = split_here(self._rank, self._world_size)
         epoch, loaded = int(self._epoch), self._loaded
         if loaded is None or loaded.epoch < epoch:
-            bases, places = [[kind(epoch) for _ in self._sources] for kind in (Base, Place)]
+            bases = [Base(epoch) for _ in self._sources]
+            places = [Place(epoch) for _ in self._sources]
             return ReaderState(self._identity, epoch, bases, split, places)
         if loaded.split is None:
             places = [Place(base.epoch) for base in loaded.bases]
