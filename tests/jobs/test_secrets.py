@@ -21,7 +21,10 @@ import ray
 from omegaconf import OmegaConf
 from rich.console import Console
 
-from speechmill.jobs.commands.plan import plan_runs, print_plan
+from speechmill.jobs.commands.plan.forecast import Prices
+from speechmill.jobs.commands.plan.plan import plan_run
+from speechmill.jobs.commands.plan.probe import ProbeSize
+from speechmill.jobs.commands.plan.table import print_plan
 from speechmill.jobs.commands.report import report_dataset
 from speechmill.jobs.commands.tokenize import tokenize_shards
 from speechmill.jobs.commands.verify import VerifyOptions, print_verification, verify_dataset
@@ -136,8 +139,7 @@ def test_no_secret_is_in_what_a_run_leaves_or_shows_and_it_listens_on_the_loopba
             assert watch.listening == {"127.0.0.1"}
         dataset = open_dataset(str(tmp_path / name), [])
         report_dataset(dataset.root, PageOptions(clips=0), [])
-        for found in plan_runs(config):
-            print_plan(found, console)
+        print_plan(plan_run(config, ProbeSize.parse("0"), Prices(), print), console)
         print_verification(*verify_dataset(dataset.root, VerifyOptions(), []), console)
     left = (
         everything_in(session) + everything_in(tmp_path / "ray") + everything_in(tmp_path / "here")
