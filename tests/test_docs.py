@@ -15,9 +15,9 @@ from typer.testing import CliRunner
 
 from speechmill.jobs.cli import app
 from speechmill.jobs.config import from_overrides, load_config
-from tests.compact_parts import write_dataset
 from tests.conftest import REPOSITORY
 from tests.jobs.datasets import make_dataset
+from tests.token_parts import make_token_dataset
 
 PAGES = sorted(
     page
@@ -163,7 +163,7 @@ def test_the_lines_for_each_consumer_of_tokens_run_in_the_order_of_the_page(
 
 def test_the_page_on_compaction_reads_an_index(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    write_dataset("demo/tokens", [[50, 100], [150]])
+    make_token_dataset("demo/tokens", [[50, 100], [150]])
     page = REPOSITORY / "docs/guide/compact.md"
     first = next(line for line in shell_lines(page) if line.startswith("speechmill compact demo"))
     assert CliRunner().invoke(app, shlex.split(first)[1:]).exit_code == 0

@@ -1,22 +1,85 @@
 """Token datasets of made-up codes, written by the real writer without audio."""
 
 from collections.abc import Sequence
+from typing import Any
 from unittest.mock import patch
 
 import numpy as np
 import pyarrow as pa
 
 from speechmill.codecs import codec_info
-from speechmill.pipeline.audio.recordings import RecordingSettings
+from speechmill.pipeline.audio.recordings import ClipAudioSettings, RecordingSettings
 from speechmill.pipeline.dataset.layout import TokenDataset, dataset_identity
 from speechmill.pipeline.shards.listing import Shard
+from speechmill.pipeline.shards.tar_reader import Reject
 from speechmill.pipeline.storage import Storage
 from speechmill.pipeline.tokenize import writer
 from speechmill.pipeline.tokenize.batching import ShardEnd
-from speechmill.pipeline.tokenize.schema import ROW_SCHEMA, token_schema, with_codes
+from speechmill.pipeline.tokenize.schema import ROW_SCHEMA, distinct_strings, token_schema
 from tests.one_shard import PROVENANCE
 
 CODEC = "null"  # of 8 codebooks of 1024 codes
+
+
+def empty_dataset(
+    root: str, storage: Storage | None = None, *, codec: str = CODEC, version: int = 1
+) -> TokenDataset:
+    dataset = TokenDataset(root, storage or Storage())
+    audio = ClipAudioSettings(channels="mean" if version == 1 else "each")
+    dataset.claim(dataset_identity(codec_info(codec), "fp32", RecordingSettings(audio)))
+    return dataset
+
+
+def write_rows(
+    dataset: TokenDataset,
+    shard: Shard,
+    num_frames: Sequence[int],
+    *,
+    seed: int = 0,
+    codec: str = CODEC,
+    version: int = 1,
+    rows_per_group: int = 4096,
+    rejects: Sequence[Reject] = (),
+    **columns: Sequence[Any],
+) -> str:
+    """Write the part of a shard, with a row of random codes for each number of frames.
+
+    `columns` replace what rows hold otherwise. Returns the name of the part.
+    """
+    info, count = codec_info(codec), len(num_frames)
+    random, sizes = np.random.default_rng(seed), info.codebook_sizes
+    seconds = np.array(num_frames) / info.frame_rate
+    values = {
+        "key": [f"{seed}-{row}" for row in range(count)],
+        "codes": [random.integers(0, sizes, (n, len(sizes))).reshape(-1) for n in num_frames],
+        "num_frames": num_frames,
+        "num_codebooks": [len(sizes)] * count,
+        "start": [0.0] * count,
+        "end": seconds,
+        "sample_rate": [16_000] * count,
+        "num_channels": [version] * count,
+        "duration": seconds,
+        "audio_xxh3": range(count),
+        "text": [f"row {row}" for row in range(count)],
+        "metadata": ['{"lang": "en"}' if row % 2 else '{"lang": "de"}' for row in range(count)],
+        "shard": [shard.url] * count,
+        "index": range(count),
+        "channel": [row % 2 for row in range(count)],
+    } | columns
+    schema = token_schema(sizes, version)
+    place = schema.get_field_index("metadata")
+    schema = schema.set(place, ROW_SCHEMA.field("metadata"))
+    arrays = [
+        distinct_strings(values[field.name])
+        if field.name == "metadata"
+        else pa.array(values[field.name], field.type)
+        for field in schema
+    ]
+    part = writer.PartWriter(dataset.root, shard, dataset.storage, info, PROVENANCE, version)
+    with patch.object(writer, "ROWS_PER_GROUP", rows_per_group), part:
+        part.add(pa.RecordBatch.from_arrays(arrays, schema=schema))
+        part.close(ShardEnd(list(rejects)))
+    return shard.name
 
 
 def make_token_dataset(
@@ -28,10 +91,9 @@ def make_token_dataset(
     codec: str = CODEC,
 ) -> TokenDataset:
     """A dataset with a part for each list of numbers of frames; row `3-7` is the 7th of part 3."""
-    dataset = TokenDataset(root, storage or Storage())
-    dataset.claim(dataset_identity(codec_info(codec), "fp32", RecordingSettings()))
-    for number, frames_B in enumerate(num_frames):
-        write_part(dataset, number, frames_B, rows_per_group=rows_per_group, codec=codec)
+    dataset = empty_dataset(root, storage, codec=codec)
+    for number, frames in enumerate(num_frames):
+        write_part(dataset, number, frames, rows_per_group=rows_per_group, codec=codec)
     return dataset
 
 
@@ -43,46 +105,8 @@ def write_part(
     rows_per_group: int = 4096,
     codec: str = CODEC,
 ) -> str:
-    """Write the part of a shard; returns its name. Text and metadata follow from the row."""
-    info, shard = codec_info(codec), Shard(f"/corpus/train-{number:05}.tar", 1000 + number, "e")
-    frames_B = np.array(num_frames, dtype=np.int64)
-    sizes, longest = info.codebook_sizes, int(max(frames_B, default=0))
-    generator = np.random.default_rng(number)
-    codes_BFK = generator.integers(0, sizes, (len(frames_B), longest, len(sizes)))
-    rows = _rows(number, shard.url, frames_B / info.frame_rate)
-    first_B = np.zeros_like(frames_B)
-    schema = token_schema(sizes)
-    with (
-        patch.object(writer, "ROWS_PER_GROUP", rows_per_group),
-        writer.PartWriter(dataset.root, shard, dataset.storage, info, PROVENANCE) as part,
-    ):
-        if len(frames_B):
-            part.add(with_codes(rows, codes_BFK, first_B, frames_B, schema))
-        part.close(ShardEnd(rejects=[]))
-    return shard.name
-
-
-def _rows(number: int, shard: str, seconds_B: np.ndarray) -> pa.RecordBatch:
-    indices = range(len(seconds_B))
-    metadata = pa.array(['{"lang": "en"}' if i % 2 else '{"lang": "de"}' for i in indices])
-    columns = {
-        "key": [f"{number}-{i}" for i in indices],
-        "start": [0.0] * len(seconds_B),
-        "end": seconds_B,
-        "sample_rate": [16_000] * len(seconds_B),
-        "num_channels": [1] * len(seconds_B),
-        "duration": seconds_B,
-        "audio_xxh3": list(indices),
-        "text": [f"row {i}" for i in indices],
-        "metadata": metadata.dictionary_encode(),
-        "shard": [shard] * len(seconds_B),
-        "index": list(indices),
-        "channel": [None] * len(seconds_B),
-    }
-    arrays = [
-        columns[field.name]
-        if isinstance(columns[field.name], pa.Array)
-        else pa.array(columns[field.name], field.type)
-        for field in ROW_SCHEMA
-    ]
-    return pa.RecordBatch.from_arrays(arrays, schema=ROW_SCHEMA)
+    """Write the part of the shard of this number; returns its name."""
+    shard = Shard(f"/corpus/train-{number:05}.tar", 1000 + number, "e")
+    return write_rows(
+        dataset, shard, num_frames, seed=number, rows_per_group=rows_per_group, codec=codec
+    )

@@ -24,7 +24,7 @@ from speechmill.pipeline.dataset.sections import joined_footer, sections_in
 from speechmill.pipeline.dataset.verify import verify_files
 from speechmill.pipeline.errors import DatasetConflict, InputError, StorageError, StorageFull
 from speechmill.pipeline.storage import Storage
-from tests.compact_parts import add_part, write_dataset
+from tests.pipeline.dataset.compact.varied_parts import add_part, write_dataset
 from tests.stopping_store import Stopped, StoppingStore
 
 PARTS = [[3, 1, 40], [], [7], [5, 5, 5, 5], [60], [2, 2]]
@@ -241,7 +241,9 @@ def test_a_damaged_file_is_named_in_one_line_and_no_dataset_is_made(source, fold
 def test_a_flipped_bit_in_a_page_of_a_part_is_found(source):
     url = source.part_url(max(source.parts()))
     data = bytearray(source.storage.read_bytes(url))
-    data[300] ^= 1
+    codes = pq.read_metadata(url).row_group(0).column(1)
+    first = codes.dictionary_page_offset or codes.data_page_offset
+    data[first + codes.total_compressed_size - 1] ^= 1
     source.storage.put(url, bytes(data))
     with pytest.raises(InputError, match=f"{url} is damaged"):
         compacted(source)

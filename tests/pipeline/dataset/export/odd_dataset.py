@@ -1,21 +1,14 @@
 """A dataset of odd keys, written without audio, and what its rows hold."""
 
 import numpy as np
-import pyarrow as pa
-import pytest
 
 from speechmill.codecs import codec_info
-from speechmill.pipeline.dataset.layout import TokenDataset, dataset_identity
+from speechmill.pipeline.dataset.layout import TokenDataset
 from speechmill.pipeline.shards.listing import Shard
-from speechmill.pipeline.storage import Storage
-from speechmill.pipeline.tokenize import writer
-from speechmill.pipeline.tokenize.batching import ShardEnd
-from speechmill.pipeline.tokenize.decode import DecodeSettings
-from speechmill.pipeline.tokenize.schema import token_schema
-from tests.one_shard import PROVENANCE
+from tests.token_parts import CODEC, empty_dataset, write_rows
 
-CODEC = codec_info("null")
-SIZES = CODEC.codebook_sizes
+INFO = codec_info(CODEC)
+SIZES = INFO.codebook_sizes
 SHARDS = ("in/a b[1]*.tar", "in/b.tar")
 KEYS = {
     SHARDS[0]: [
@@ -31,43 +24,26 @@ def write_part(dataset: TokenDataset, shard: str, keys: list[str], segments: int
 
     Each recording has this many segments, which are rows.
     """
-    count = len(keys)
-    frames_B = 3 + np.arange(count) % 4
-    random = np.random.default_rng(count)
-    codes = [random.integers(0, SIZES, (frames, len(SIZES))).reshape(-1) for frames in frames_B]
-    values = {
-        "key": keys,
-        "codes": codes,
-        "num_frames": frames_B,
-        "num_codebooks": [len(SIZES)] * count,
-        "start": np.arange(count) % segments,
-        "end": np.arange(count) % segments + frames_B / CODEC.frame_rate,
-        "sample_rate": [16_000] * count,
-        "num_channels": [1] * count,
-        "duration": frames_B / CODEC.frame_rate,
-        "audio_xxh3": [2**64 - 1] * count,
-        "text": [None if row % 3 == 2 else f"text\nof {row}" for row in range(count)],
-        "metadata": [f'{{"speaker": {row % 2}, "sources": []}}' for row in range(count)],
-        "shard": [shard] * count,
-        "index": np.arange(count) // segments,
-    }
-    schema = token_schema(SIZES)
-    place = schema.get_field_index("metadata")
-    arrays = [pa.array(values[field.name], field.type) for field in schema]
-    arrays[place] = arrays[place].dictionary_encode()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(writer, "ROWS_PER_GROUP", 4)
-        source = Shard(shard, 1, "etag")
-        part = writer.PartWriter(dataset.root, source, dataset.storage, CODEC, PROVENANCE)
-        with part:
-            schema = schema.set(place, pa.field("metadata", arrays[place].type))
-            part.add(pa.RecordBatch.from_arrays(arrays, schema=schema))
-            part.close(ShardEnd([]))
+    rows = np.arange(len(keys))
+    frames = 3 + rows % 4
+    write_rows(
+        dataset,
+        Shard(shard, 1, "etag"),
+        frames,
+        seed=len(keys),
+        rows_per_group=4,
+        key=keys,
+        start=rows % segments,
+        end=rows % segments + frames / INFO.frame_rate,
+        audio_xxh3=[2**64 - 1] * len(keys),
+        text=[None if row % 3 == 2 else f"text\nof {row}" for row in rows],
+        metadata=[f'{{"speaker": {row % 2}, "sources": []}}' for row in rows],
+        index=rows // segments,
+    )
 
 
 def odd_dataset(root: str, keys: dict[str, list[str]] = KEYS, segments: int = 1) -> TokenDataset:
-    dataset = TokenDataset(root, Storage())
-    dataset.claim(dataset_identity(CODEC, "fp32", DecodeSettings()))
+    dataset = empty_dataset(root)
     for shard, own in keys.items():
         write_part(dataset, shard, own, segments)
     return dataset
