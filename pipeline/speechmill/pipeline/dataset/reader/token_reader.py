@@ -231,11 +231,12 @@ def _require_settings(
 
 
 def _known(columns: Sequence[str]) -> tuple[str, ...]:
-    for name in columns:
+    wanted = [name for name in columns if name != "codes"]  # they always come
+    for name in wanted:
         if name not in _COLUMNS:
             near = get_close_matches(name, _COLUMNS, n=1, cutoff=0.0)
             raise InputError(f"a row has no column {name!r}; did you mean {near[0]!r}?")
-    return tuple(columns)
+    return tuple(wanted)
 
 
 def _opened(dataset: str | TokenDataset, storage: Storage) -> TokenDataset:
