@@ -23,8 +23,8 @@ def phases(count: int, unit: int, key: tuple[int, ...]) -> list[float]:
 class Blend:
     """Draws from the dataset that is furthest behind its weight.
 
-    This is how Megatron-Core blends datasets (`build_blending_indices`). The shares of what was
-    given out differ from the weights by less than one row.
+    This is how Megatron-Core blends datasets (`build_blending_indices`). What was given out differs
+    from the weights by about one row at every moment.
     """
 
     def __init__(
