@@ -2,7 +2,9 @@
 
 from itertools import islice
 
+import pyarrow.parquet as pq
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -34,6 +36,14 @@ def keys(reader) -> list[str]:
 
 def readers(dataset, ranks, **settings) -> list[TokenReader]:
     return [TokenReader(dataset, rank=r, world_size=ranks, **settings) for r in range(ranks)]
+
+
+def test_utterances_are_as_they_are_stored(dataset):
+    table = pq.read_table(f"{dataset.root}/tokens", columns=["key", "codes", "text"])
+    items = list(TokenReader(dataset, columns=["text", "key"], shuffle_rows=5))
+    found = {item["key"]: (item["codes"].flatten().tolist(), item["text"]) for item in items}
+    assert {item["codes"].dtype for item in items} == {torch.uint16}
+    assert found == {row["key"]: (row["codes"], row["text"]) for row in table.to_pylist()}
 
 
 @settings(deadline=None, max_examples=10)
