@@ -26,12 +26,23 @@ def make_token_dataset(
     *,
     rows_per_group: int = 4096,
     codec: str = CODEC,
+    segments: int = 1,
 ) -> TokenDataset:
-    """A dataset with a part for each list of numbers of frames; row `3-7` is the 7th of part 3."""
+    """A dataset with a part for each list of numbers of frames.
+
+    Row `3-7` is of recording 7 of part 3, and a recording has so many segments.
+    """
     dataset = TokenDataset(root, storage or Storage())
     dataset.claim(dataset_identity(codec_info(codec), "fp32", RecordingSettings()))
     for number, frames_B in enumerate(num_frames):
-        write_part(dataset, number, frames_B, rows_per_group=rows_per_group, codec=codec)
+        write_part(
+            dataset,
+            number,
+            frames_B,
+            rows_per_group=rows_per_group,
+            codec=codec,
+            segments=segments,
+        )
     return dataset
 
 
@@ -42,6 +53,7 @@ def write_part(
     *,
     rows_per_group: int = 4096,
     codec: str = CODEC,
+    segments: int = 1,
 ) -> str:
     """Write the part of a shard; returns its name. Text and metadata follow from the row."""
     info, shard = codec_info(codec), Shard(f"/corpus/train-{number:05}.tar", 1000 + number, "e")
@@ -49,7 +61,7 @@ def write_part(
     sizes, longest = info.codebook_sizes, int(max(frames_B, default=0))
     generator = np.random.default_rng(number)
     codes_BFK = generator.integers(0, sizes, (len(frames_B), longest, len(sizes)))
-    rows = _rows(number, shard.url, frames_B / info.frame_rate)
+    rows = _rows(number, shard.url, frames_B / info.frame_rate, segments)
     first_B = np.zeros_like(frames_B)
     schema = token_schema(sizes)
     with (
@@ -62,13 +74,13 @@ def write_part(
     return shard.name
 
 
-def _rows(number: int, shard: str, seconds_B: np.ndarray) -> pa.RecordBatch:
+def _rows(number: int, shard: str, seconds_B: np.ndarray, segments: int) -> pa.RecordBatch:
     indices = range(len(seconds_B))
     metadata = pa.array(['{"lang": "en"}' if i % 2 else '{"lang": "de"}' for i in indices])
     columns = {
-        "key": [f"{number}-{i}" for i in indices],
-        "start": [0.0] * len(seconds_B),
-        "end": seconds_B,
+        "key": [f"{number}-{i // segments}" for i in indices],
+        "start": [float(i % segments) for i in indices],
+        "end": seconds_B + [i % segments for i in indices],
         "sample_rate": [16_000] * len(seconds_B),
         "num_channels": [1] * len(seconds_B),
         "duration": seconds_B,
@@ -76,7 +88,7 @@ def _rows(number: int, shard: str, seconds_B: np.ndarray) -> pa.RecordBatch:
         "text": [f"row {i}" for i in indices],
         "metadata": metadata.dictionary_encode(),
         "shard": [shard] * len(seconds_B),
-        "index": list(indices),
+        "index": [i // segments for i in indices],
         "channel": [None] * len(seconds_B),
     }
     arrays = [
