@@ -39,7 +39,7 @@ CODEBOOKS, BYTES = 8, 2
 ROWS_PER_PART = 400
 FRAMES = (50, 1500)
 LENGTH = 4096  # ids of a packed sequence
-BUFFER = 16_384  # rows of the shuffle, ours and that of HF
+BUFFER = 4096  # rows of the shuffle, ours and that of HF; an epoch has many of them
 NEEDED = ("mosaicml-streaming", "brotli", "python-snappy", "cramjam", "zstd", "catalogue")
 MOSAIC = Path(__file__).parent / "reader_mosaic.py"
 
