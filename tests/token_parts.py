@@ -87,13 +87,16 @@ def make_token_dataset(
     num_frames: Sequence[Sequence[int]],
     storage: Storage | None = None,
     *,
-    rows_per_group: int = 4096,
     codec: str = CODEC,
+    **options: int,
 ) -> TokenDataset:
-    """A dataset with a part for each list of numbers of frames; row `3-7` is the 7th of part 3."""
+    """A dataset with a part for each list of numbers of frames; row `3-7` is the 7th of part 3.
+
+    `options` are those of `write_part`.
+    """
     dataset = empty_dataset(root, storage, codec=codec)
     for number, frames in enumerate(num_frames):
-        write_part(dataset, number, frames, rows_per_group=rows_per_group, codec=codec)
+        write_part(dataset, number, frames, codec=codec, **options)
     return dataset
 
 
@@ -104,9 +107,20 @@ def write_part(
     *,
     rows_per_group: int = 4096,
     codec: str = CODEC,
+    segments: int = 1,
 ) -> str:
-    """Write the part of the shard of this number; returns its name."""
-    shard = Shard(f"/corpus/train-{number:05}.tar", 1000 + number, "e")
+    """Write the part of the shard of this number; each recording has so many segments, as rows."""
+    rows = np.arange(len(num_frames))
+    starts, recordings = (rows % segments).astype(float), rows // segments
     return write_rows(
-        dataset, shard, num_frames, seed=number, rows_per_group=rows_per_group, codec=codec
+        dataset,
+        Shard(f"/corpus/train-{number:05}.tar", 1000 + number, "e"),
+        num_frames,
+        seed=number,
+        rows_per_group=rows_per_group,
+        codec=codec,
+        key=[f"{number}-{recording}" for recording in recordings],
+        start=starts,
+        end=starts + np.array(num_frames) / codec_info(codec).frame_rate,
+        index=recordings,
     )

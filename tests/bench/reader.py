@@ -39,7 +39,7 @@ CODEBOOKS, BYTES = 8, 2
 ROWS_PER_PART = 400
 FRAMES = (50, 1500)
 LENGTH = 4096  # ids of a packed sequence
-BUFFER = 16_384  # rows of the shuffle, ours and that of HF
+BUFFER = 4096  # rows of the shuffle, ours and that of HF; an epoch has many of them
 NEEDED = ("mosaicml-streaming", "brotli", "python-snappy", "cramjam", "zstd", "catalogue")
 MOSAIC = Path(__file__).parent / "reader_mosaic.py"
 
@@ -151,9 +151,10 @@ def main() -> None:
         tokens = make_tokens(f"{folder}/tokens", arguments.megabytes)
         passes = contenders(tokens, Path(folder))
         costs: dict[str, list[Cost]] = {name: [] for name in passes}
-        for number in range(arguments.rounds + 1):  # the first one fills caches
+        for number in range(arguments.rounds + 1):  # the first one fills caches, and is not counted
             for name, one_pass in passes.items():
                 cost = one_pass()
+                print(f"{number}  {name:36} {cost[0]:7.2f} s  {cost[1]:7.2f} CPU s", flush=True)
                 if number:
                     costs[name].append(cost)
         frames = sum(group.frames for group in list_row_groups(tokens))

@@ -32,6 +32,7 @@ from speechmill.pipeline.errors import InputError, check_choice
 
 Numbers = npt.NDArray[np.int64]
 
+_STRETCH = 128  # frames that are added at once
 _LARGEST = 10_000  # shift or group; a larger one is a mistake that fills the memory
 
 
@@ -112,7 +113,7 @@ class Pattern:
         kept_NK = codes_NK[:, : len(self.kept_sizes)]
         first_K = np.array(self.first_ids, dtype=np.int32)
         if self.in_order:
-            cells = np.add(kept_NK, first_K, dtype=np.int32, casting="unsafe").reshape(-1)
+            cells = _sum(kept_NK, first_K).reshape(-1)
         else:
             cells = np.tile(self._empty_row(), int(self._num_rows(num_frames_B).sum()))
             for book, place_N in enumerate(self._places(num_frames_B)):
@@ -250,6 +251,23 @@ class Pattern:
                 f"{cells[wrong[0]]} at {at} is not an output of {self.name}; take the pattern "
                 "that made the array"
             )
+
+
+def _sum(kept_NK: Codes, first_K: Codes) -> Codes:
+    """The codes with the first ids of their codebooks, as int32.
+
+    In stretches of many frames, because numpy takes twice as long for rows of a few numbers.
+    """
+    sums_NK = np.empty(kept_NK.shape, dtype=np.int32)
+    whole = len(kept_NK) // _STRETCH * _STRETCH
+    for part, first in (
+        (slice(whole), np.tile(first_K, _STRETCH)),
+        (slice(whole, None), first_K),
+    ):
+        shape = (-1, len(first))
+        codes, out = kept_NK[part].reshape(shape), sums_NK[part].reshape(shape)
+        np.add(codes, first, out=out, dtype=np.int32, casting="unsafe")
+    return sums_NK
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,9 @@
 
 from itertools import islice
 
+import pyarrow.parquet as pq
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -22,7 +24,7 @@ def dataset(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def ids(dataset):
-    """The ids of every row, under the first frame of the row, which no other row has."""
+    """The ids of every row, by its key."""
     pattern = make_pattern("flatten", (1024,) * 8)
     rows = list(TokenReader(dataset, columns=["key"]))
     return {row["key"]: pattern.encode(row["codes"].numpy()).tolist() for row in rows}
@@ -34,6 +36,14 @@ def keys(reader) -> list[str]:
 
 def readers(dataset, ranks, **settings) -> list[TokenReader]:
     return [TokenReader(dataset, rank=r, world_size=ranks, **settings) for r in range(ranks)]
+
+
+def test_utterances_are_as_they_are_stored(dataset):
+    table = pq.read_table(f"{dataset.root}/tokens", columns=["key", "codes", "text"])
+    items = list(TokenReader(dataset, columns=["text", "key"], shuffle_rows=5))
+    found = {item["key"]: (item["codes"].flatten().tolist(), item["text"]) for item in items}
+    assert {item["codes"].dtype for item in items} == {torch.uint16}
+    assert found == {row["key"]: (row["codes"], row["text"]) for row in table.to_pylist()}
 
 
 @settings(deadline=None, max_examples=10)
@@ -99,16 +109,18 @@ def test_no_id_of_packed_rows_is_lost_or_doubled_under_any_number_of_ranks(
     assert sorted(found) == sorted(each for row in ids.values() for each in row)
 
 
-@pytest.mark.parametrize("packed", [False, True])
-@settings(deadline=None, max_examples=5)
+@pytest.mark.parametrize("long", [None, "split", "cut", "drop"])
+@settings(deadline=None, max_examples=4)
 @given(stop=st.integers(0, 20))
-def test_a_loaded_state_continues_at_the_next_item(dataset, packed, stop):
+def test_a_loaded_state_continues_at_the_next_item(dataset, long, stop):
     encoder = PatternEncoder(make_pattern("flatten", (1024,) * 8))
-    arguments = (dataset, encoder, 30) if packed else (dataset,)
-    whole = list(islice(TokenReader(*arguments, until="never"), 50))
-    reader = TokenReader(*arguments, until="never")
+    packed = {"encoder": encoder, "sequence_length": 30, "long_documents": long} if long else {}
+
+    def make():
+        return TokenReader(dataset, until="never", **packed)
+
+    whole, reader, again = list(islice(make(), 50)), make(), make()
     list(islice(reader, stop))
-    again = TokenReader(*arguments, until="never")
     again.load_state_dict(reader.state_dict())
     name = "input_ids" if packed else "codes"
     for item, expected in zip(islice(again, 50 - stop), whole[stop:], strict=True):
@@ -124,7 +136,7 @@ def test_a_tail_gives_every_rank_the_same_number_of_rows(dataset, tail, rows):
     assert len(found) - len(set(found)) == (0 if tail == "drop" else 18 - len(ALL))
 
 
-def test_only_rows_that_a_condition_selects_come(dataset):
+def test_only_rows_that_a_condition_selects_come(dataset, ids):
     where = 'metadata.lang == "en" and num_frames > 2'
     expected = [
         f"{part}-{row}"
@@ -133,3 +145,6 @@ def test_only_rows_that_a_condition_selects_come(dataset):
         if row % 2 and frames > 2
     ]
     assert sorted(keys(TokenReader(dataset, where=where))) == expected
+    encoder = PatternEncoder(make_pattern("flatten", (1024,) * 8))
+    packed = TokenReader(dataset, encoder, 8, where=where)
+    assert sum(len(item["input_ids"]) for item in packed) == sum(len(ids[key]) for key in expected)

@@ -125,6 +125,17 @@ def test_templates_give_the_text_and_the_codes_of_every_row(dataset):
     assert sum(map(len, codes)) == sum(len(row["codes"]) for row in TokenReader(dataset))
 
 
+def test_the_segments_of_a_recording_stay_together_in_an_interleaved_template(tmp_path):
+    segmented = make_token_dataset(str(tmp_path), [[2] * 8, [3] * 6], rows_per_group=4, segments=2)
+    template = make_template(make_pattern("flatten", SIZES), "interleaved")
+    sequences = TokenReader(segmented, template, 90, shuffle_rows=6)
+    texts = template.texts_of(
+        torch.cat([s["input_ids"][s["document_ids"] >= 0] for s in sequences])
+    )
+    recordings = sorted(zip(texts[::2], texts[1::2], strict=True))
+    assert recordings == sorted((f"row {i}", f"row {i + 1}") for i in [0, 2, 4, 6, 0, 2, 4])
+
+
 def test_patterns_of_streams_are_packed_by_rows(dataset):
     encoder = PatternEncoder(make_pattern("delay", SIZES))
     sequences = list(TokenReader(dataset, encoder, 16, shuffle_rows=None))

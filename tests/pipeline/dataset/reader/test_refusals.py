@@ -60,6 +60,7 @@ def test_a_pattern_for_other_codebooks_is_refused(dataset):
 def test_a_weight_must_be_a_number_over_0(dataset, weight):
     refused(f"is {weight}; give a number over 0", [(dataset, weight)])
     refused("the list of datasets is empty", [])
+    refused("has no weight; give pairs", [dataset.root])
 
 
 def test_a_dataset_without_rows_is_refused(tmp_path):

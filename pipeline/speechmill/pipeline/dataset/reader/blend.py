@@ -3,9 +3,8 @@
 from collections.abc import Iterator, Sequence
 from enum import StrEnum
 
-import numpy as np
-
 from speechmill.pipeline.dataset.reader.feed import Drawn, Feed
+from speechmill.pipeline.dataset.reader.order import random_numbers
 
 
 class Until(StrEnum):
@@ -18,14 +17,14 @@ class Until(StrEnum):
 
 def phases(count: int, unit: int, key: tuple[int, ...]) -> list[float]:
     """Where each dataset begins in its turn, so that consumers do not move in step."""
-    return list(np.random.default_rng(key).random(count) * unit)
+    return [unit * int(number) / 2**64 for number in random_numbers(key, count)]
 
 
 class Blend:
     """Draws from the dataset that is furthest behind its weight.
 
-    This is how Megatron-Core blends datasets (`build_blending_indices`). The shares of what was
-    given out differ from the weights by less than one row.
+    This is how Megatron-Core blends datasets (`build_blending_indices`). What was given out differs
+    from the weights by about one row at every moment.
     """
 
     def __init__(

@@ -5,7 +5,7 @@ memory. In each window the rows are shuffled. So every row has a position, whoev
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -16,6 +16,16 @@ from speechmill.pipeline.dataset.reader.intervals import Intervals
 from speechmill.pipeline.dataset.row_groups import RowGroup
 
 Numbers = npt.NDArray[np.int64]
+
+
+def random_numbers(key: Sequence[int], count: int) -> npt.NDArray[np.uint64]:
+    """64-bit numbers that are the same in every version of numpy, unlike those of a Generator."""
+    return np.random.PCG64(np.random.SeedSequence(key)).random_raw(count)
+
+
+def permutation(key: Sequence[int], count: int) -> Numbers:
+    """The numbers below `count` in an order that only depends on the key."""
+    return np.argsort(random_numbers(key, count), kind="stable")
 
 
 @dataclass(frozen=True)
@@ -30,8 +40,15 @@ class RowGroups:
 
     @classmethod
     def of(cls, groups: Iterable[RowGroup]) -> "RowGroups":
-        """Of a sorted list; groups without rows are left out."""
+        """Of a sorted list; groups without rows are left out.
+
+        Raises `ValueError` for a negative number of rows.
+        """
         kept = [group for group in groups if group.rows]
+        if wrong := [group for group in kept if group.rows < 0]:
+            raise ValueError(
+                f"row group {wrong[0].number} of {wrong[0].part} has {wrong[0].rows} rows"
+            )
         places = {part: i for i, part in enumerate(dict.fromkeys(group.part for group in kept))}
         facts = [(places[g.part], g.number, g.rows, g.frames) for g in kept]
         columns = np.array(facts, dtype=np.int64).reshape(-1, 4).T
@@ -71,7 +88,7 @@ class Window:
         """The row, counted through the groups, at each position from `start` on."""
         if self.key is None:
             return np.arange(self.rows)
-        return np.random.default_rng((*self.key, self.start)).permutation(self.rows)
+        return permutation((*self.key, self.start), self.rows)
 
 
 class EpochOrder:
@@ -81,9 +98,7 @@ class EpochOrder:
         self._groups = groups
         self._key = None if window_rows is None else (seed, epoch)
         count = len(groups)
-        self._order_G = (
-            np.random.default_rng(self._key).permutation(count) if self._key else np.arange(count)
-        )
+        self._order_G = permutation(self._key, count) if self._key else np.arange(count)
         rows_G = groups.rows_G[self._order_G]
         starts_G = np.cumsum(rows_G) - rows_G
         # A window holds the groups that start in the same stretch of `window_rows` positions.

@@ -28,7 +28,9 @@ class Source:
     """A dataset as it was listed, and what of its rows is wanted."""
 
     dataset: TokenDataset
-    identity: dict[str, Any]
+    codec: str
+    revision: str
+    num_codebooks: int
     groups: RowGroups
     columns: tuple[str, ...]  # beside the codes
     where: Where | None
@@ -48,18 +50,18 @@ class Source:
         if not groups:
             cure = "tokenize first" if parts is None else "it has none of `parts`"
             raise InputError(f"{dataset.root} has no rows to read; {cure}")
-        return cls(dataset, dataset.require_identity(), RowGroups.of(groups), columns, where)
-
-    @property
-    def num_codebooks(self) -> int:
-        return len(self.identity["codebook_sizes"])
+        identity = dataset.require_identity()
+        with readable(dataset.root):
+            codec, revision = identity["codec"], identity["revision"]
+            count = len(identity["codebook_sizes"])
+            return cls(dataset, codec, revision, count, RowGroups.of(groups), columns, where)
 
     @property
     def facts(self) -> dict[str, Any]:
         """What must be the same for a saved state to fit."""
         return {
-            "codec": self.identity["codec"],
-            "revision": self.identity["revision"],
+            "codec": self.codec,
+            "revision": self.revision,
             "parts": len(self.groups.parts),
             "rows": self.groups.num_rows,
             "digest": self.groups.digest,

@@ -2,7 +2,6 @@
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
-from difflib import get_close_matches
 from functools import partial
 from typing import Any
 
@@ -10,7 +9,14 @@ import torch
 from torch.utils.data import IterableDataset
 
 from speechmill.pipeline.dataset.documents import Encoder
-from speechmill.pipeline.dataset.layout import TokenDataset
+from speechmill.pipeline.dataset.reader.arguments import (
+    Datasets,
+    description_of,
+    known_columns,
+    opened,
+    pairs_of,
+    require_settings,
+)
 from speechmill.pipeline.dataset.reader.blank import ids_per_frame
 from speechmill.pipeline.dataset.reader.blend import Blend, Until, phases
 from speechmill.pipeline.dataset.reader.feed import Feed, Reading
@@ -22,11 +28,6 @@ from speechmill.pipeline.dataset.reader.state import Base, Place, ReaderState, p
 from speechmill.pipeline.dataset.where import Where
 from speechmill.pipeline.errors import InputError, check_choice
 from speechmill.pipeline.storage import Storage
-from speechmill.pipeline.tokenize.schema import token_schema
-
-Datasets = str | TokenDataset | Sequence[tuple[str | TokenDataset, float]]
-
-_COLUMNS = [name for name in token_schema((2,), version=2).names if name != "codes"]
 
 
 class TokenReader(IterableDataset[Item]):
@@ -60,15 +61,15 @@ class TokenReader(IterableDataset[Item]):
         read_ahead: int = 2**28,  # bytes
         storage: Storage | None = None,
     ):
-        weighted = [(datasets, 1.0)] if isinstance(datasets, str | TokenDataset) else [*datasets]
-        _require_settings(weighted, encoder, sequence_length, seed, shuffle_rows)
+        weighted = pairs_of(datasets)
+        require_settings(weighted, encoder, sequence_length, seed, shuffle_rows)
         for name, value, choices in (
             ("until", until, Until),
             ("tail", tail, Tail),
             ("long_documents", long_documents, Long),
         ):
             check_choice(name, value, list(choices))
-        self._encoder, self._columns = encoder, _known(columns)
+        self._encoder, self._columns = encoder, known_columns(columns)
         self._rank, self._world_size = ranks_here(rank, world_size)
         self._seed, self._shuffle_rows, self._read_ahead = seed, shuffle_rows, read_ahead
         self._until, self._tail = Until(until), Tail(tail)
@@ -77,7 +78,7 @@ class TokenReader(IterableDataset[Item]):
         storage = storage or Storage()
         condition = Where(where) if where else None
         self._sources = [
-            Source.listed(_opened(each, storage), needed, condition, parts) for each, _ in weighted
+            Source.listed(opened(each, storage), needed, condition, parts) for each, _ in weighted
         ]
         self._packer = self._made_packer(sequence_length, Long(long_documents), pad_id)
         self._require_even(condition)
@@ -98,7 +99,7 @@ class TokenReader(IterableDataset[Item]):
         return [part for source in self._sources for part in source.groups.parts]
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that the next iteration gives, unless a later one is loaded."""
+        """Choose the epoch that the next iteration gives; a loaded state of it stays."""
         self._epoch.fill_(epoch)
         self._running = None
 
@@ -193,7 +194,7 @@ class TokenReader(IterableDataset[Item]):
             {
                 "seed": self._seed,
                 "shuffle_rows": self._shuffle_rows,
-                "encoder": _description(self._encoder),
+                "encoder": description_of(self._encoder),
                 "sequence_length": length,
                 "long_documents": long if length else None,
                 "where": where,
@@ -203,50 +204,3 @@ class TokenReader(IterableDataset[Item]):
                 "datasets": [source.facts for source in self._sources],
             }
         )
-
-
-def _require_settings(
-    weighted: Sequence[tuple[Any, float]],
-    encoder: Encoder | None,
-    sequence_length: int | None,
-    seed: int,
-    shuffle_rows: int | None,
-) -> None:
-    """Refuse settings that are impossible for every dataset."""
-    if not weighted:
-        raise InputError("the list of datasets is empty; name at least one")
-    if wrong := [(url, weight) for url, weight in weighted if not 0 < weight < float("inf")]:
-        raise InputError(f"the weight of {wrong[0][0]} is {wrong[0][1]}; give a number over 0")
-    if (encoder is None) != (sequence_length is None):
-        given, missing = (
-            ("sequence_length", "encoder") if encoder is None else ("encoder", "sequence_length")
-        )
-        raise InputError(f"{given} is set without {missing}; packing needs both")
-    if sequence_length is not None and sequence_length < 1:
-        raise InputError(f"sequence_length is {sequence_length}; give a number from 1 up")
-    if seed < 0:
-        raise InputError(f"seed is {seed}; give a number from 0 up")
-    if shuffle_rows is not None and shuffle_rows < 1:
-        raise InputError(f"shuffle_rows is {shuffle_rows}; give a number from 1 up, or None")
-
-
-def _known(columns: Sequence[str]) -> tuple[str, ...]:
-    for name in columns:
-        if name not in _COLUMNS:
-            near = get_close_matches(name, _COLUMNS, n=1, cutoff=0.0)
-            raise InputError(f"a row has no column {name!r}; did you mean {near[0]!r}?")
-    return tuple(columns)
-
-
-def _opened(dataset: str | TokenDataset, storage: Storage) -> TokenDataset:
-    if isinstance(dataset, TokenDataset):
-        return dataset
-    return TokenDataset(storage.absolute(dataset), storage)
-
-
-def _description(encoder: Encoder | None) -> Any:
-    """What an encoder does, or the name of its class if it does not say it."""
-    if encoder is None:
-        return None
-    describe = getattr(encoder, "description", None)
-    return describe() if describe else type(encoder).__qualname__
