@@ -180,7 +180,17 @@ def test_a_tilde_is_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_paths_among_the_arguments_of_commands_are_made_absolute() -> None:
-    others = {"kind", "pattern", "shifts", "run", "where", "by"}
+    others = {
+        "kind",
+        "pattern",
+        "shifts",
+        "run",
+        "where",
+        "by",
+        "probe",
+        "template",
+        "without_text",
+    }
     # Of `pack` they become a PackConfig; `examples` has no path to make absolute by default; the
     # datasets of `duplicates` stand among settings of the store.
     elsewhere = {("pack", "source"), ("pack", "output"), ("examples", "folder")}

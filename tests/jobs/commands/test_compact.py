@@ -26,7 +26,7 @@ def compacted(tmp_path: Path, dataset: TokenDataset) -> str:
 
 def test_status_report_and_export_read_a_compacted_dataset(tmp_path, dataset, compacted):
     assert "compacted      from 2 parts of" in invoke("status", compacted).stdout
-    assert invoke("report", compacted).stdout.strip().startswith(f"{compacted}/runs/")
+    assert invoke("report", compacted).stdout.strip().startswith(f"{compacted}/report.html")
     assert invoke("export", compacted, tmp_path / "exported").exit_code == 0
     [exported] = (tmp_path / "exported" / "data").iterdir()
     keys = pq.read_table(f"{dataset.root}/tokens")["key"]

@@ -191,7 +191,12 @@ def export_command(
         typer.Option(help="write documents with text: none, before, after or interleaved"),
     ] = None,
     tokenizer: Annotated[
-        str | None, typer.Option(help="template: a tokenizer.json; default: bytes")
+        str | None,
+        typer.Option(
+            help="template: a tokenizer.json; default: bytes",
+            parser=absolute_path,
+            metavar="FILE",
+        ),
     ] = None,
     text_size: Annotated[
         int | None, typer.Option(help="template: ids of text; default: those of the tokenizer")

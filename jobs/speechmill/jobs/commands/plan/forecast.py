@@ -19,9 +19,9 @@ Value = Callable[[ProbedCodec], float]  # of what a codec made of a part
 SCALES = (1, 8, 64, 512)  # GPUs, or machines
 _HEADS = 2  # of a shard: before it is opened, and when it is
 _LISTED = 1000  # objects that one LIST names
-_LISTS = 9  # of a run beside the pages of its listings, counted on S3, as are the next two
-_GETS, _HEADS_OF_A_RUN = 3, 9
-_PUTS = 5
+_LISTS = 10  # of a run beside the pages of its listings, counted on S3, as are the next two
+_GETS, _HEADS_OF_A_RUN = 3, 13
+_PUTS = 6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
