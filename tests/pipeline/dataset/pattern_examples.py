@@ -7,7 +7,8 @@ import pyarrow as pa
 from hypothesis import strategies as st
 
 from speechmill.pipeline.dataset.documents import Utterances, utterances_of
-from speechmill.pipeline.dataset.patterns import PATTERNS, Pattern, make_pattern
+from speechmill.pipeline.dataset.pattern import Pattern
+from speechmill.pipeline.dataset.patterns import PATTERNS, make_pattern
 
 
 @st.composite

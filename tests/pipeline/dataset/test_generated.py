@@ -3,7 +3,7 @@ import pytest
 
 from speechmill.pipeline.dataset.generated import Generated, write_generated
 from speechmill.pipeline.dataset.layout import TokenDataset
-from speechmill.pipeline.errors import InputError
+from speechmill.pipeline.errors import DatasetConflict, InputError
 from tests.jobs.datasets import make_dataset
 
 CODES_FK = np.arange(16).reshape(2, 8)
@@ -34,6 +34,13 @@ def test_generated_codes_are_a_dataset_of_the_same_codec(source, tmp_path):
         "revision": source.require_identity()["revision"],
         "generated": True,
     }
+
+
+def test_no_run_continues_what_a_model_generated(source, tmp_path):
+    target = TokenDataset(str(tmp_path / "out"), source.storage)
+    write_generated(source, target, [Generated("a", CODES_FK)])
+    with pytest.raises(DatasetConflict, match="that a language model generated; set another"):
+        target.claim(source.require_identity())
 
 
 def test_a_folder_that_holds_anything_is_refused(source):

@@ -9,7 +9,8 @@ from speechmill.pipeline.dataset.export.folder import DESCRIPTION
 from speechmill.pipeline.dataset.export.formats import FORMATS
 from speechmill.pipeline.dataset.export.ids import Ids, PatternIds, TemplateIds
 from speechmill.pipeline.dataset.layout import TokenDataset, readable
-from speechmill.pipeline.dataset.patterns import Pattern, make_pattern
+from speechmill.pipeline.dataset.pattern import Pattern
+from speechmill.pipeline.dataset.patterns import make_pattern
 from speechmill.pipeline.dataset.templates import make_template
 from speechmill.pipeline.dataset.text_tokenizers import load_tokenizer
 from speechmill.pipeline.dataset.where import Where

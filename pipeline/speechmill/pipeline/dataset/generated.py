@@ -9,15 +9,19 @@ import pyarrow as pa
 
 from speechmill.codecs.api import CodecInfo
 from speechmill.pipeline.dataset.documents import Codes
-from speechmill.pipeline.dataset.layout import BATCH, COMPACTED, TokenDataset, readable
+from speechmill.pipeline.dataset.layout import (
+    BATCH,
+    COMPACTED,
+    GENERATED,
+    TokenDataset,
+    readable,
+)
 from speechmill.pipeline.errors import InputError
 from speechmill.pipeline.shards.listing import Shard
 from speechmill.pipeline.tokenize import canary
 from speechmill.pipeline.tokenize.batching import ShardEnd
 from speechmill.pipeline.tokenize.schema import ROW_SCHEMA, token_schema, with_codes
 from speechmill.pipeline.tokenize.writer import PartWriter
-
-GENERATED = "generated"  # of `dataset.json`
 
 _OF_TOKENIZE = (BATCH, COMPACTED, canary.KEY)  # what an identity says of how codes were computed
 

@@ -35,6 +35,7 @@ AUDIO = "audio_version"  # of an identity; missing where it was 1
 VAD = "vad"  # sha256 of the network, if speech is segmented by it
 BATCH = "batch"  # of `dataset.json`, if the dataset was begun on GPUs
 COMPACTED = "compacted"  # of `dataset.json`, if `compact` made the dataset
+GENERATED = "generated"  # of `dataset.json`, if a language model made the codes
 COMPACTION_PLAN = "plan.parquet"  # of a dataset that `compact` makes, its first file
 # What damaged files of a dataset raise, in a Parquet reader or where their content is used.
 DAMAGE = (
@@ -307,7 +308,11 @@ class TokenDataset(ShardOutput):
         return found
 
     def refuse_other(self, found: dict[str, Any], wanted: dict[str, Any]) -> None:
-        """Raise `DatasetConflict` if two identities differ, or one is of a compacted dataset."""
+        """Raise `DatasetConflict` if two identities differ, or if `found` is not of `tokenize`."""
+        if GENERATED in found:
+            raise DatasetConflict(
+                f"{self.root} holds codes that a language model generated; set another output"
+            )
         if COMPACTED in found:
             with readable(join(self.root, self.identity_file)):
                 source = found[COMPACTED]["source"]

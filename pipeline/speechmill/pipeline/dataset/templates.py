@@ -23,7 +23,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from speechmill.pipeline.dataset.documents import Codes, Documents, Utterances
-from speechmill.pipeline.dataset.patterns import Pattern, pattern_from
+from speechmill.pipeline.dataset.pattern import Pattern
+from speechmill.pipeline.dataset.patterns import pattern_from
 from speechmill.pipeline.dataset.text_tokenizers import Bytes, TextTokenizer
 from speechmill.pipeline.dataset.vocabulary import (
     AUDIO,

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from speechmill.pipeline.dataset.documents import Codes
-from speechmill.pipeline.dataset.patterns import Pattern, first_ids, is_int, require_sizes
+from speechmill.pipeline.dataset.pattern import Pattern, first_ids, is_int, require_sizes
 from speechmill.pipeline.errors import InputError
 
 PAD, BOS, EOS = "<|pad|>", "<|bos|>", "<|eos|>"

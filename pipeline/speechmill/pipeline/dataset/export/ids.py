@@ -6,7 +6,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from speechmill.pipeline.dataset.documents import Codes, Documents, Encoder, Utterances
-from speechmill.pipeline.dataset.patterns import Pattern, pattern_from
+from speechmill.pipeline.dataset.pattern import Pattern
+from speechmill.pipeline.dataset.patterns import pattern_from
 from speechmill.pipeline.dataset.templates import Template, template_from
 from speechmill.pipeline.dataset.text_tokenizers import TextTokenizer
 from speechmill.pipeline.dataset.vocabulary import Vocabulary
