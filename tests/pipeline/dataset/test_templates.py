@@ -166,6 +166,10 @@ def test_text_that_looks_like_a_special_token_is_text():
     assert (template.texts_of(found.ids), len(found.ids)) == (["<|audio|>"], 6 + 9 + 1)
 
 
+def test_generated_ids_that_are_not_bytes_are_not_taken_for_others():
+    assert Bytes().decode([104, 300, 105]) == "h\ufffdi"
+
+
 @pytest.mark.parametrize("content", [None, b"", b"{}", b'{"model": 3}', b"\xff\xfe"])
 def test_a_file_that_is_no_tokenizer_is_refused(tmp_path, content):
     path = tmp_path / "tokenizer.json"

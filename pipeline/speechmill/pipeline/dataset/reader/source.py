@@ -7,6 +7,7 @@ from itertools import tee
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 
 from speechmill.pipeline.dataset.documents import Utterances, utterances_of
 from speechmill.pipeline.dataset.layout import TokenDataset, readable
@@ -98,11 +99,13 @@ class Source:
         url, table = self.dataset.part_url(group.part), reader.read(group)
         with readable(url):
             utterances = utterances_of(table, self.num_codebooks)
-            if not np.array_equal(utterances.num_frames_B, table["num_frames"].to_numpy()):
+            counted_B = table["num_frames"].to_numpy() * np.int64(self.num_codebooks)
+            if not np.array_equal(pc.list_value_length(table["codes"]).to_numpy(), counted_B):
                 raise ValueError("the codes of a row are not those of num_frames frames")
             mask_B = self.where.mask(table) if self.where else np.full(len(table), True)
         try:
-            rows = prepare(selected(utterances, mask_B))
+            with readable(url):  # texts of strangers may be no UTF-8
+                rows = prepare(selected(utterances, mask_B))
         except InputError as error:
             raise InputError(f"{url}: {error}") from error
         return rows, np.where(mask_B, np.cumsum(mask_B) - 1, -1)
