@@ -21,7 +21,7 @@ from speechmill.pipeline.dataset.reader.arguments import (
 )
 from speechmill.pipeline.dataset.reader.blank import ids_per_frame
 from speechmill.pipeline.dataset.reader.blend import Blend, Until, phases
-from speechmill.pipeline.dataset.reader.feed import Feed, Reading
+from speechmill.pipeline.dataset.reader.feed import Drawn, Feed, Reading
 from speechmill.pipeline.dataset.reader.packing import Long, Packer
 from speechmill.pipeline.dataset.reader.rows import EncodedRows, Item, PlainRows
 from speechmill.pipeline.dataset.reader.source import Source
@@ -132,12 +132,8 @@ class TokenReader(IterableDataset[Item]):
 
     def _items(self, state: ReaderState) -> Iterator[Item]:
         drawn = iter(self._blend(state))
-        if self._packer:
-            yield from self._packer.sequences(drawn)
-            return
-        for row in drawn:
-            row.finish()
-            yield row.content
+        yield from self._packer.sequences(drawn) if self._packer else _contents(drawn)
+        self._loaded = None  # it was continued to its end, so a further iteration is a whole epoch
 
     def _blend(self, state: ReaderState) -> Blend:
         assert state.split
@@ -214,3 +210,9 @@ class TokenReader(IterableDataset[Item]):
                 "datasets": [source.facts for source in self._sources],
             }
         )
+
+
+def _contents(rows: Iterator[Drawn]) -> Iterator[Item]:
+    for row in rows:
+        row.finish()
+        yield row.content
