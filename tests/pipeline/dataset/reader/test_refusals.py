@@ -175,14 +175,21 @@ def test_a_damaged_state_is_refused_in_one_line(dataset, damage):
         reader.load_state_dict(reader.state_dict() | damage)
 
 
-def test_a_text_that_is_not_utf_8_is_named_with_its_part(tmp_path):
-    dataset = make_token_dataset(str(tmp_path / "out"), [[3, 5]])
-    [name] = dataset.parts()
-    table = pq.read_table(dataset.part_url(name))
-    odd = pa.array([b"\xff\xfe", b"\xff"]).view(pa.string())
-    place = table.column_names.index("text")
-    pq.write_table(table.set_column(place, table.schema.field("text"), odd), dataset.part_url(name))
-    refused(re.escape(f"{dataset.part_url(name)} is damaged: UnicodeDecodeError"), dataset)
+@pytest.mark.parametrize(
+    ("column", "values", "message"),
+    [
+        ("text", pa.array([b"\xff\xfe"]).view(pa.string()), "UnicodeDecodeError"),
+        ("codes", pa.array([[1024] * 24], pa.list_(pa.uint16())), "a code is not in its codebook"),
+        ("codes", pa.array([[-1] * 24]), "its codes are int64"),
+    ],
+)
+def test_what_is_not_text_or_a_code_is_named_with_its_part(tmp_path, column, values, message):
+    dataset = make_token_dataset(str(tmp_path / "out"), [[3]])
+    [url] = map(dataset.part_url, dataset.parts())
+    table = pq.read_table(url)
+    field = table.schema.field(column).with_type(values.type)
+    pq.write_table(table.set_column(table.column_names.index(column), field, values), url)
+    refused(f"^{re.escape(url)} is damaged: .*{message}", dataset)
 
 
 def test_a_state_of_another_rank_is_refused(dataset):
