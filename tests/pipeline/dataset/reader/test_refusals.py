@@ -98,6 +98,12 @@ def test_a_part_of_another_codec_is_refused_by_name(dataset, tmp_path):
         TokenReader(dataset)
 
 
+def test_datasets_of_two_codecs_are_not_mixed(dataset, tmp_path):
+    other = make_token_dataset(str(tmp_path / "other"), [[3]], codec="pure-16k-small")
+    with pytest.raises(DatasetConflict, match=r"codes of pure-16k-small .* of null .* one codec"):
+        TokenReader([(dataset, 0.5), (other, 0.5)])
+
+
 def test_a_damaged_part_is_named_in_one_line(dataset):
     reader, url = TokenReader(dataset), dataset.part_url(min(dataset.parts()))
     data = bytearray(Path(url).read_bytes())

@@ -10,7 +10,7 @@ from speechmill.pipeline.dataset.documents import Encoder
 from speechmill.pipeline.dataset.layout import TokenDataset
 from speechmill.pipeline.dataset.pattern import is_int
 from speechmill.pipeline.dataset.reader.source import Source
-from speechmill.pipeline.errors import InputError
+from speechmill.pipeline.errors import DatasetConflict, InputError
 from speechmill.pipeline.storage import Storage
 from speechmill.pipeline.tokenize.schema import token_schema
 
@@ -72,6 +72,18 @@ def require_parts(parts: Collection[str] | None, sources: Sequence[Source]) -> N
         missing = missing.difference(*(source.dataset.parts() for source in sources))
     if missing:
         raise InputError(f"parts names {min(missing)!r}, which no dataset has; leave it out")
+
+
+def require_one_codec(sources: Sequence[Source]) -> None:
+    """Raise `DatasetConflict` if the codes of two datasets mean different sounds."""
+    first = sources[0]
+    for source in sources:
+        if (source.codec, source.revision) != (first.codec, first.revision):
+            raise DatasetConflict(
+                f"{source.dataset.root} holds codes of {source.codec} {source.revision}, "
+                f"{first.dataset.root} of {first.codec} {first.revision}, and no model can tell "
+                "them apart; name datasets of one codec"
+            )
 
 
 def known_columns(columns: Sequence[str]) -> tuple[str, ...]:

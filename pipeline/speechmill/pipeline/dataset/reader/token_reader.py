@@ -16,6 +16,7 @@ from speechmill.pipeline.dataset.reader.arguments import (
     opened,
     pairs_of,
     require_number,
+    require_one_codec,
     require_parts,
     require_settings,
 )
@@ -89,6 +90,7 @@ class TokenReader(IterableDataset[Item]):
             Source.listed(opened(each, storage), needed, condition, wanted) for each, _ in weighted
         ]
         require_parts(wanted, self._sources)
+        require_one_codec(self._sources)
         self._packer = self._made_packer(sequence_length, Long(long_documents), pad_id)
         self._require_even(condition)
         self._identity = self._made_identity(where, sequence_length, long_documents)
