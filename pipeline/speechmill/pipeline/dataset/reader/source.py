@@ -7,6 +7,7 @@ from itertools import tee
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from speechmill.pipeline.dataset.documents import Codes, Utterances, utterances_of
@@ -108,11 +109,12 @@ class Source:
                 raise ValueError("the codes of a row are not those of num_frames frames")
             _require_legal(utterances.codes_NK, self.codebook_sizes)
             mask_B = self.where.mask(table) if self.where else np.full(len(table), True)
-        with readable(url):  # texts of strangers may be no UTF-8
-            try:
-                rows = prepare(selected(utterances, mask_B))
-            except InputError as error:
-                raise InputError(f"{url}: {error}") from error
+        try:
+            rows = prepare(selected(utterances, mask_B))
+        except InputError as error:
+            raise InputError(f"{url}: {error}") from error
+        except (UnicodeDecodeError, pa.ArrowException) as error:  # not faults of an encoder
+            raise InputError(f"{url} is damaged: {error!r}; see `speechmill verify`") from error
         return rows, np.where(mask_B, np.cumsum(mask_B) - 1, -1)
 
 
