@@ -11,6 +11,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from speechmill.jobs import cli
+from speechmill.jobs.cli.datasets import absolute_or_bytes
 from speechmill.jobs.config import for_each_codec, load_config
 from speechmill.jobs.existing_dataset import StorageConfig
 from speechmill.jobs.schemas import (
@@ -192,9 +193,10 @@ def test_paths_among_the_arguments_of_commands_are_made_absolute() -> None:
         "without_text",
     }
     # Of `pack` they become a PackConfig; `examples` has no path to make absolute by default; the
-    # datasets of `duplicates` stand among settings of the store.
+    # datasets of `duplicates` stand among settings of the store. A tokenizer may be `bytes`.
     elsewhere = {("pack", "source"), ("pack", "output"), ("examples", "folder")}
-    elsewhere |= {("duplicates", "others")}
+    elsewhere |= {("duplicates", "others"), ("export", "tokenizer")}
+    assert absolute_or_bytes("t.json") == absolute_path("t.json")
     for command in cli.app.registered_commands:
         assert command.callback
         hints = get_type_hints(command.callback, include_extras=True)

@@ -32,11 +32,11 @@ def rows(sizes=SIZES, frames=(2, 1, 3), texts=("a", None, "b"), **columns) -> Ut
 
 
 def recordings(places: list[tuple[str, float]], texts: list[str | None], frames=None):
-    keys, starts = zip(*places, strict=True)
+    names, starts = zip(*places, strict=True)
     return rows(
         frames=frames or [1] * len(places),
         texts=texts,
-        key=list(keys),
+        index=[ord(name) for name in names],
         start=list(starts),
         shard=["s.tar"] * len(places),
     )
@@ -133,7 +133,7 @@ def test_templates_put_text_where_they_say(text, wanted):
 
 
 def test_two_channels_of_a_recording_are_two_documents():
-    channels = {"channel": [0, 1, 0], "key": ["a"] * 3, "shard": ["s"] * 3}
+    channels = {"channel": [0, 1, 0], "index": [7] * 3, "shard": ["s"] * 3}
     read = rows(frames=(1, 1, 1), start=[0.0, 0.0, 1.0], **channels)
     lengths = make_template(Flatten(SIZES), "interleaved").encode(read).lengths_B
     assert [bool(length) for length in lengths] == [True, True, False]
@@ -164,6 +164,10 @@ def test_text_that_looks_like_a_special_token_is_text():
     template = make_template(Flatten(SIZES), "before")
     found = template.encode(rows(frames=[1], texts=["<|audio|>"]))
     assert (template.texts_of(found.ids), len(found.ids)) == (["<|audio|>"], 6 + 9 + 1)
+
+
+def test_generated_ids_that_are_not_bytes_are_not_taken_for_others():
+    assert Bytes().decode([104, 300, 105]) == "h\ufffdi"
 
 
 @pytest.mark.parametrize("content", [None, b"", b"{}", b'{"model": 3}', b"\xff\xfe"])

@@ -275,3 +275,9 @@ def test_a_packed_tar_is_a_shard_of_its_own_name_without_suffix(folder, storage)
         [f"{folder}/b/c.tar.gz", f"{folder}/d.tgz", f"{folder}/a-000.tar"], storage
     )
     assert [shard.stem for shard in shards] == ["a-000", "c", "d"]
+
+
+def test_the_part_of_a_hidden_tar_that_the_user_names_is_not_hidden(folder, storage):
+    (folder / ".x.tar").write_bytes(b"")
+    [shard] = list_shards([f"{folder}/.x.tar"], storage)
+    assert shard.name.startswith("_x-")

@@ -11,6 +11,11 @@ from speechmill.jobs.display import Display, print_line
 from speechmill.pipeline.paths import absolute_path
 
 
+def absolute_or_bytes(tokenizer: str) -> str:
+    """The word `bytes` as it is, and another path absolute."""
+    return tokenizer if tokenizer == "bytes" else absolute_path(tokenizer)
+
+
 @app.command("status")
 def status_command(output: Dataset, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Show what a token dataset holds and which shards failed."""
@@ -194,7 +199,7 @@ def export_command(
         str | None,
         typer.Option(
             help="template: a tokenizer.json; default: bytes",
-            parser=absolute_path,
+            parser=absolute_or_bytes,
             metavar="FILE",
         ),
     ] = None,

@@ -127,11 +127,12 @@ class Delay(Rows):
 
     def _check(self) -> None:
         Rows._check(self)  # `super()` is for classes without slots
-        right = len(self.shifts) in (0, len(self.sizes))
-        if not right or not all(is_int(shift, 0, _LARGEST) for shift in self.shifts):
+        shifts, count = self.shifts, len(self.sizes)
+        right = isinstance(shifts, tuple) and len(shifts) in (0, count)
+        if not right or not all(is_int(shift, 0, _LARGEST) for shift in shifts):
+            shown = list(shifts) if isinstance(shifts, tuple) else repr(shifts)
             raise InputError(
-                f"shifts {list(self.shifts)} are not {len(self.sizes)} numbers in 0..{_LARGEST}, "
-                "one for each codebook"
+                f"shifts {shown} are not {count} numbers in 0..{_LARGEST}, one for each codebook"
             )
         object.__setattr__(self, "shifts", self.shifts or tuple(range(len(self.sizes))))
 
@@ -193,6 +194,8 @@ def make_pattern(name: str, sizes: Sequence[int], **settings: Any) -> Pattern:
             others = f"; it has {', '.join(known)}" if known else ", nor any other setting"
             raise InputError(f"the pattern {name} has no {setting}{others}")
     values = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
+    if not isinstance(sizes, Sequence):
+        raise InputError(f"codebook sizes are {sizes!r}; give a list, such as [1024] for one")
     return PATTERNS[name](tuple(sizes), **values)
 
 

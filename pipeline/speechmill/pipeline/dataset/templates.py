@@ -46,7 +46,7 @@ TEXTS = ("none", "before", "after", "interleaved")
 WITHOUT_TEXT = ("keep", "skip")
 
 _VERSION = 1  # changes with the order of the parts of a document
-_RECORDING = ("shard", "key", "channel")
+_RECORDING = ("shard", "index", "channel")  # keys may come twice in a shard
 
 
 @dataclass(frozen=True, slots=True)

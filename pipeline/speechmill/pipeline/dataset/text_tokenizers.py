@@ -48,8 +48,10 @@ class Bytes:
         return Documents(np.frombuffer(b"".join(texts), np.uint8).astype(np.int32), lengths_B)
 
     def decode(self, ids: Codes) -> str:
-        """A model may generate bytes that are not UTF-8; they become U+FFFD."""
-        return bytes(np.asarray(ids, dtype=np.uint8)).decode(errors="replace")
+        """A model may generate ids that are not UTF-8, or not bytes; they become U+FFFD."""
+        ids = np.asarray(ids, dtype=np.int64)
+        is_byte = (ids >= 0) & (ids < self.num_ids)
+        return bytes(np.where(is_byte, ids, 0xFF).astype(np.uint8)).decode(errors="replace")
 
     def description(self) -> dict[str, Any]:
         return {"kind": BYTES}

@@ -38,8 +38,12 @@ class Shard:
 
     @property
     def stem(self) -> str:
-        """Its file name without suffix, with U+FFFD for bytes that are not UTF-8."""
-        return replace_escaped(_without_suffix(posixpath.basename(self.url)))
+        """Its file name without suffix, with U+FFFD for bytes that are not UTF-8.
+
+        `_` stands for a dot at the start: files of a dataset with hidden names are never read.
+        """
+        stem = replace_escaped(_without_suffix(posixpath.basename(self.url)))
+        return f"_{stem[1:]}" if stem.startswith(".") else stem
 
     @property
     def name(self) -> str:

@@ -134,6 +134,11 @@ def test_a_folder_with_other_files_or_another_export_is_refused_with_the_differe
     run(dataset, tmp_path / "mine", options("memmap"))
     with pytest.raises(DatasetConflict, match="format = 'memmap', this one has 'kaldi'"):
         run(dataset, tmp_path / "mine", options("kaldi"))
+    other = PatternIds(make_pattern("delay", SIZES))
+    with pytest.raises(DatasetConflict, match=r"pattern\.name = 'parallel', this one has 'delay'"):
+        run(dataset, tmp_path / "mine", options("memmap", ids=other))
+    with pytest.raises(InputError, match="white space, at which the readers of megatron"):
+        run(dataset, tmp_path / "my tokens", options("megatron"))
     with pytest.raises(DatasetConflict, match=r"where = None, this one has 'duration > 1'"):
         run(dataset, tmp_path / "mine", options("memmap", where=Where("duration > 1")))
     (tmp_path / "mine" / "export.json").write_text('{"format": "memmap", "codec": "null"}')
@@ -253,6 +258,21 @@ def test_a_record_that_names_files_of_other_folders_deletes_nothing(tmp_path):
     with pytest.raises(InputError, match="delete it, and its part is written again"):
         run(dataset, tmp_path / "to", options("memmap"))
     assert (tmp_path / "tokens" / "dataset.json").exists()
+
+
+def test_a_file_that_was_deleted_is_written_again(tmp_path):
+    dataset = odd_dataset(str(tmp_path / "tokens"))
+    run(dataset, tmp_path / "to", options("memmap"))
+    first = min((tmp_path / "to" / "data").iterdir())
+    data = first.read_bytes()
+    first.unlink()
+    assert len(run(dataset, tmp_path / "to", options("memmap"))) == 1
+    assert first.read_bytes() == data
+
+
+def test_a_first_id_is_a_number_from_0_up():
+    with pytest.raises(InputError, match="first-id is -3; give a number from 0 up"):
+        PatternIds(make_pattern("flatten", SIZES), first_id=-3)
 
 
 @pytest.mark.parametrize("format", ["megatron", "lhotse"])

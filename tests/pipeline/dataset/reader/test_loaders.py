@@ -79,6 +79,7 @@ def test_an_epoch_after_a_loaded_one_is_whole(dataset):
     again = loader(reader, 0)
     again.load_state_dict(stopped.state_dict())
     assert sorted(first + keys(again)) == ALL
+    assert sorted(keys(again)) == ALL  # as with workers, which know nothing of the state by now
     reader.set_epoch(1)
     assert sorted(keys(again)) == ALL
 

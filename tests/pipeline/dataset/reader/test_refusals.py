@@ -1,6 +1,8 @@
 import re
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from speechmill.pipeline.dataset.patterns import make_pattern
@@ -39,6 +41,12 @@ def refused(message: str, dataset, *arguments, **settings) -> None:
         ({"sequence_length": 9}, "sequence_length is set without encoder"),
         ({"encoder": FLATTEN}, "encoder is set without sequence_length"),
         ({"parts": ["x"]}, "it has none of `parts`"),
+        ({"parts": "train-00000"}, "parts is 'train-00000'; give a list"),
+        ({"seed": 1.5}, "seed is 1.5; give a whole number from 0 up"),
+        ({"shuffle_rows": True}, "shuffle_rows is True"),
+        ({"read_ahead": -1}, "read_ahead is -1"),
+        ({"encoder": FLATTEN, "sequence_length": 64.0}, "sequence_length is 64.0"),
+        ({"encoder": FLATTEN.pattern, "sequence_length": 64}, r"give PatternEncoder\(pattern\)"),
     ],
 )
 def test_impossible_settings_are_refused(dataset, settings, message):
@@ -56,9 +64,22 @@ def test_a_pattern_for_other_codebooks_is_refused(dataset):
     refused("made for 2 codebooks", dataset, other, 64)
 
 
-@pytest.mark.parametrize("weight", [0, -1, float("nan"), float("inf")])
+def test_a_name_of_no_part_is_refused_and_names_may_come_from_any_iterable(dataset):
+    empty, names = write_part(dataset, 5, []), sorted(dataset.parts())
+    assert len(list(TokenReader(dataset, parts=(name for name in names)))) == 8
+    assert empty in names
+    refused("parts names 'gone', which no dataset has", dataset, parts=[*names, "gone"])
+
+
+def test_an_epoch_must_be_a_number_from_0_up(dataset):
+    for epoch in (-1, 0.5, None):
+        with pytest.raises(InputError, match=f"epoch is {epoch}"):
+            TokenReader(dataset).set_epoch(epoch)
+
+
+@pytest.mark.parametrize("weight", [0, -1, float("nan"), float("inf"), "0.5", None])
 def test_a_weight_must_be_a_number_over_0(dataset, weight):
-    refused(f"is {weight}; give a number over 0", [(dataset, weight)])
+    refused(f"is {weight!r}; give a number over 0", [(dataset, weight)])
     refused("the list of datasets is empty", [])
     refused("has no weight; give pairs", [dataset.root])
 
@@ -75,6 +96,12 @@ def test_a_part_of_another_codec_is_refused_by_name(dataset, tmp_path):
     dataset.storage.put(dataset.part_url(name), other.storage.read_bytes(other.part_url(name)))
     with pytest.raises(DatasetConflict, match=rf"{name}\.parquet is a part of another dataset"):
         TokenReader(dataset)
+
+
+def test_datasets_of_two_codecs_are_not_mixed(dataset, tmp_path):
+    other = make_token_dataset(str(tmp_path / "other"), [[3]], codec="pure-16k-small")
+    with pytest.raises(DatasetConflict, match=r"codes of pure-16k-small .* of null .* one codec"):
+        TokenReader([(dataset, 0.5), (other, 0.5)])
 
 
 def test_a_damaged_part_is_named_in_one_line(dataset):
@@ -136,6 +163,39 @@ def test_a_state_of_another_dataset_is_refused_and_one_of_fewer_parts_names_the_
     other = make_token_dataset(str(tmp_path / "other"), [[3, 5, 2], [4] * 4 + [5]])
     with pytest.raises(InputError, match="the state is of 8 rows"):
         TokenReader(other).load_state_dict(state)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"bases": []},
+        {"places": []},
+        {"places": [{"epoch": -1}]},
+        {"places": [{"epoch": 0, "position": "x"}]},
+        {"identity": {"datasets": "x"}},
+    ],
+)
+def test_a_damaged_state_is_refused_in_one_line(dataset, damage):
+    reader = TokenReader(dataset)
+    with pytest.raises(InputError, match="this is not the state of a TokenReader"):
+        reader.load_state_dict(reader.state_dict() | damage)
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "message"),
+    [
+        ("text", pa.array([b"\xff\xfe"]).view(pa.string()), "UnicodeDecodeError"),
+        ("codes", pa.array([[1024] * 24], pa.list_(pa.uint16())), "a code is not in its codebook"),
+        ("codes", pa.array([[-1] * 24]), "its codes are int64"),
+    ],
+)
+def test_what_is_not_text_or_a_code_is_named_with_its_part(tmp_path, column, values, message):
+    dataset = make_token_dataset(str(tmp_path / "out"), [[3]])
+    [url] = map(dataset.part_url, dataset.parts())
+    table = pq.read_table(url)
+    field = table.schema.field(column).with_type(values.type)
+    pq.write_table(table.set_column(table.column_names.index(column), field, values), url)
+    refused(f"^{re.escape(url)} is damaged: .*{message}", dataset)
 
 
 def test_a_state_of_another_rank_is_refused(dataset):

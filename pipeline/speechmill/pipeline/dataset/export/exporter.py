@@ -1,11 +1,12 @@
 """Exports a token dataset, part by part, into a folder that holds nothing else.
 
-A part is written if it has no record in `done/`, or if it changed since, as after
-`speechmill drop`. So the export is a function of the dataset and the settings, however often it was
-stopped. No file holds a time.
+A part is written if it has no record in `done/`, if a file of it is gone, or if it changed since,
+as after `speechmill drop`. So the export is a function of the dataset and the settings, however
+often it was stopped. No file holds a time.
 """
 
 import logging
+import re
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -63,17 +64,23 @@ def export_dataset(dataset: TokenDataset, output: str, export: Export) -> Iterat
     """
     started = time.time()
     format = FORMATS[export.format]
+    if format.listed_by_words and re.search(r"\s", output):
+        raise InputError(
+            f"{output!r} has white space, at which the readers of {export.format} cut the names of "
+            "files; set another output"
+        )
     folder = ExportFolder(output, dataset.storage, format, export.ids.num_ids)
     sources = {part.stem: part for part in source_parts(dataset)}
     description = folder.claim(_description(dataset, export))
-    records = folder.records()
+    records, present = folder.records(), folder.data_files()
     reader = Reader(dataset, export.ids, export.codebooks, export.where)
 
     def write(source: SourcePart) -> Record:
         return folder.write(source, reader.rows(source))
 
     for stem, record in list(records.items()):
-        if stem not in sources or record.source != sources[stem].digest:
+        changed = stem not in sources or record.source != sources[stem].digest
+        if changed or not present.issuperset(record.files):
             folder.remove(records.pop(stem))
             if stem not in sources:
                 logger.warning("removed %s, which the dataset no longer has", record.part)

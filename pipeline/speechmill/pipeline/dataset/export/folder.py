@@ -55,7 +55,7 @@ class ExportFolder:
                 f"{self.url} holds an export of {EXPORT_VERSION} {version}, and this version of "
                 f"speechmill writes {wanted[EXPORT_VERSION]}; set another output"
             )
-        for fact in sorted(_differences(found, wanted | {LIBRARIES: found.get(LIBRARIES)})):
+        for fact in _differences(found, wanted | {LIBRARIES: found.get(LIBRARIES)}):
             raise DatasetConflict(f"{self.url} holds an export with {fact}; set another output")
         return found
 
@@ -72,6 +72,10 @@ class ExportFolder:
         with ThreadPoolExecutor(_PARALLEL_READS) as threads:
             found = threads.map(self._record, [url for url in urls if url.endswith(".json")])
             return {record.stem: record for record in found}
+
+    def data_files(self) -> set[str]:
+        """The names of the files of the parts."""
+        return {info.url.rpartition("/")[2] for info in self.storage.list_files(self.data)}
 
     def _record(self, url: str) -> Record:
         try:
@@ -148,7 +152,7 @@ class _Counted:
 def _differences(found: Any, wanted: Any, name: str = "") -> Iterator[str]:
     """The names of the facts that differ, with their values."""
     if isinstance(found, dict) and isinstance(wanted, dict):
-        for key in wanted.keys() | found.keys():
+        for key in wanted | found:  # what others follow from comes first
             yield from _differences(found.get(key), wanted.get(key), f"{name}.{key}".lstrip("."))
     elif found != wanted:
         yield f"{name} = {found!r}, this one has {wanted!r}"

@@ -26,13 +26,14 @@ class Format:
     write: Callable[[Part], Files]  # into `data/`; the file that readers look for comes last
     describe: Callable[[Whole], Files] = _nothing  # files at the root, after all parts
     one_sequence: bool = False  # no rows of several streams
+    listed_by_words: bool = False  # readers split a list of its files at white space
     by_frame: bool = False  # only one id, or row of ids, for each frame
 
 
 FORMATS = {
     "parquet": Format(parquet.write),
     "hf": Format(parquet.write, card.describe),
-    "megatron": Format(megatron.write, megatron.describe, one_sequence=True),
+    "megatron": Format(megatron.write, megatron.describe, one_sequence=True, listed_by_words=True),
     "webdataset": Format(webdataset.write),
     "lhotse": Format(lhotse.write, by_frame=True),
     "kaldi": Format(kaldi.write),

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from speechmill.pipeline.dataset.documents import Codes, Documents, Encoder, Utterances
-from speechmill.pipeline.dataset.pattern import Pattern
+from speechmill.pipeline.dataset.pattern import Pattern, is_int
 from speechmill.pipeline.dataset.patterns import pattern_from
 from speechmill.pipeline.dataset.templates import Template, template_from
 from speechmill.pipeline.dataset.text_tokenizers import TextTokenizer
@@ -53,6 +53,8 @@ class PatternIds:
     first_id: int = 0
 
     def __post_init__(self) -> None:
+        if not is_int(self.first_id, 0):
+            raise InputError(f"first-id is {self.first_id!r}; give a number from 0 up")
         if self.first_id and self.streams is not None:
             raise InputError(
                 f"first-id is {self.first_id}, but the ids of each stream of {self.pattern.name} "

@@ -1,24 +1,30 @@
 """What a reader is made with, checked."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from difflib import get_close_matches
+from numbers import Real
+from os import PathLike, fspath
 from typing import Any
 
 from speechmill.pipeline.dataset.documents import Encoder
 from speechmill.pipeline.dataset.layout import TokenDataset
-from speechmill.pipeline.errors import InputError
+from speechmill.pipeline.dataset.pattern import is_int
+from speechmill.pipeline.dataset.reader.source import Source
+from speechmill.pipeline.errors import DatasetConflict, InputError
 from speechmill.pipeline.storage import Storage
 from speechmill.pipeline.tokenize.schema import token_schema
 
-Weighted = list[tuple[str | TokenDataset, float]]
-Datasets = str | TokenDataset | Sequence[tuple[str | TokenDataset, float]]
+Named = str | PathLike[str] | TokenDataset
+Weighted = list[tuple[Named, float]]
+Datasets = Named | Sequence[tuple[Named, float]]
 
+_LARGEST = 2**63 - 1
 _COLUMNS = [name for name in token_schema((2,), version=2).names if name != "codes"]
 
 
 def pairs_of(datasets: Datasets) -> Weighted:
     """The datasets with their weights; one alone has the weight 1."""
-    if isinstance(datasets, str | TokenDataset):
+    if isinstance(datasets, str | PathLike | TokenDataset):
         return [(datasets, 1.0)]
     if not datasets:
         raise InputError("the list of datasets is empty; name at least one")
@@ -32,23 +38,52 @@ def require_settings(
     weighted: Weighted,
     encoder: Encoder | None,
     sequence_length: int | None,
-    seed: int,
-    shuffle_rows: int | None,
+    parts: Collection[str] | None,
 ) -> None:
     """Refuse settings that are impossible for every dataset."""
-    if wrong := [(url, weight) for url, weight in weighted if not 0 < weight < float("inf")]:
-        raise InputError(f"the weight of {wrong[0][0]} is {wrong[0][1]}; give a number over 0")
+    for named, weight in weighted:
+        if not isinstance(weight, Real) or not 0 < weight < float("inf"):
+            url = named.root if isinstance(named, TokenDataset) else named
+            raise InputError(f"the weight of {url} is {weight!r}; give a number over 0")
+    if isinstance(parts, str):
+        raise InputError(f"parts is {parts!r}; give a list of names")
+    if encoder is not None and not (hasattr(encoder, "encode") and hasattr(encoder, "columns")):
+        raise InputError(
+            f"encoder is {encoder!r}; give PatternEncoder(pattern), or a template of make_template"
+        )
     if (encoder is None) != (sequence_length is None):
         given, missing = (
             ("sequence_length", "encoder") if encoder is None else ("encoder", "sequence_length")
         )
         raise InputError(f"{given} is set without {missing}; packing needs both")
-    if sequence_length is not None and sequence_length < 1:
-        raise InputError(f"sequence_length is {sequence_length}; give a number from 1 up")
-    if seed < 0:
-        raise InputError(f"seed is {seed}; give a number from 0 up")
-    if shuffle_rows is not None and shuffle_rows < 1:
-        raise InputError(f"shuffle_rows is {shuffle_rows}; give a number from 1 up, or None")
+
+
+def require_number(name: str, value: Any, least: int, *, or_none: bool = False) -> None:
+    """Raise `InputError` unless a setting is a whole number from `least` up."""
+    if not (or_none and value is None) and not is_int(value, least, _LARGEST):
+        cure = f"give a whole number from {least} up"
+        raise InputError(f"{name} is {value!r}; {cure}{', or None' if or_none else ''}")
+
+
+def require_parts(parts: Collection[str] | None, sources: Sequence[Source]) -> None:
+    """Raise `InputError` for a name of a part that no dataset has."""
+    missing = set(parts or ()).difference(*(source.groups.parts for source in sources))
+    if missing:  # a part without rows has no row groups
+        missing = missing.difference(*(source.dataset.parts() for source in sources))
+    if missing:
+        raise InputError(f"parts names {min(missing)!r}, which no dataset has; leave it out")
+
+
+def require_one_codec(sources: Sequence[Source]) -> None:
+    """Raise `DatasetConflict` if the codes of two datasets mean different sounds."""
+    first = sources[0]
+    for source in sources:
+        if (source.codec, source.revision) != (first.codec, first.revision):
+            raise DatasetConflict(
+                f"{source.dataset.root} holds codes of {source.codec} {source.revision}, "
+                f"{first.dataset.root} of {first.codec} {first.revision}, and no model can tell "
+                "them apart; name datasets of one codec"
+            )
 
 
 def known_columns(columns: Sequence[str]) -> tuple[str, ...]:
@@ -61,11 +96,11 @@ def known_columns(columns: Sequence[str]) -> tuple[str, ...]:
     return tuple(wanted)
 
 
-def opened(dataset: str | TokenDataset, storage: Storage) -> TokenDataset:
+def opened(dataset: Named, storage: Storage) -> TokenDataset:
     """The dataset at a URL, or one that is there already."""
     if isinstance(dataset, TokenDataset):
         return dataset
-    return TokenDataset(storage.absolute(dataset), storage)
+    return TokenDataset(storage.absolute(fspath(dataset)), storage)
 
 
 def description_of(encoder: Encoder | None) -> Any:

@@ -23,7 +23,7 @@ def read_ahead(
     threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="read-ahead")
     try:
         while True:
-            while held < max_bytes:
+            while held < max_bytes or not waiting:
                 try:
                     job = next(source)
                 except StopIteration:

@@ -7,8 +7,10 @@ from itertools import tee
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
-from speechmill.pipeline.dataset.documents import Utterances, utterances_of
+from speechmill.pipeline.dataset.documents import Codes, Utterances, utterances_of
 from speechmill.pipeline.dataset.layout import TokenDataset, readable
 from speechmill.pipeline.dataset.reader.group_reader import GroupReader
 from speechmill.pipeline.dataset.reader.intervals import Intervals
@@ -30,7 +32,7 @@ class Source:
     dataset: TokenDataset
     codec: str
     revision: str
-    num_codebooks: int
+    codebook_sizes: tuple[int, ...]
     groups: RowGroups
     columns: tuple[str, ...]  # beside the codes
     where: Where | None
@@ -53,8 +55,12 @@ class Source:
         identity = dataset.require_identity()
         with readable(dataset.root):
             codec, revision = identity["codec"], identity["revision"]
-            count = len(identity["codebook_sizes"])
-            return cls(dataset, codec, revision, count, RowGroups.of(groups), columns, where)
+            sizes = tuple(int(size) for size in identity["codebook_sizes"])
+            return cls(dataset, codec, revision, sizes, RowGroups.of(groups), columns, where)
+
+    @property
+    def num_codebooks(self) -> int:
+        return len(self.codebook_sizes)
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -98,14 +104,26 @@ class Source:
         url, table = self.dataset.part_url(group.part), reader.read(group)
         with readable(url):
             utterances = utterances_of(table, self.num_codebooks)
-            if not np.array_equal(utterances.num_frames_B, table["num_frames"].to_numpy()):
+            counted_B = table["num_frames"].to_numpy() * np.int64(self.num_codebooks)
+            if not np.array_equal(pc.list_value_length(table["codes"]).to_numpy(), counted_B):
                 raise ValueError("the codes of a row are not those of num_frames frames")
+            _require_legal(utterances.codes_NK, self.codebook_sizes)
             mask_B = self.where.mask(table) if self.where else np.full(len(table), True)
         try:
             rows = prepare(selected(utterances, mask_B))
         except InputError as error:
             raise InputError(f"{url}: {error}") from error
+        except (UnicodeDecodeError, pa.ArrowException) as error:  # not faults of an encoder
+            raise InputError(f"{url} is damaged: {error!r}; see `speechmill verify`") from error
         return rows, np.where(mask_B, np.cumsum(mask_B) - 1, -1)
+
+
+def _require_legal(codes_NK: Codes, sizes: tuple[int, ...]) -> None:
+    """Raise `ValueError` for codes that no embedding of their codebooks has."""
+    if codes_NK.dtype.kind != "u":
+        raise ValueError(f"its codes are {codes_NK.dtype}")
+    if codes_NK.size and codes_NK.max() >= min(sizes) and (codes_NK >= np.array(sizes)).any():
+        raise ValueError(f"a code is not in its codebook, of {list(sizes)} codes")
 
 
 def _shuffled(

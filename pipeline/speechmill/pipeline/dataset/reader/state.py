@@ -28,6 +28,13 @@ class Place:
     offset: int = 0  # ids of that row that are given out
     given: int = 0  # rows, or ids of packed rows, since the state was made
 
+    @classmethod
+    def from_json(cls, saved: Mapping[str, Any]) -> "Place":
+        found = cls(**{name: int(value) for name, value in saved.items()})
+        if min(asdict(found).values()) < 0:
+            raise ValueError(f"{found} is not a place")
+        return found
+
 
 @dataclass(frozen=True, slots=True)
 class Taken:
@@ -43,7 +50,7 @@ class Taken:
     @classmethod
     def from_json(cls, saved: Mapping[str, Any]) -> "Taken":
         rows = [(int(start), int(stop)) for start, stop in saved["rows"]]
-        return cls(rows, {int(k): int(offset) for k, offset in saved["offsets"].items()})
+        return cls(union(rows), {int(k): int(offset) for k, offset in saved["offsets"].items()})
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,13 +108,17 @@ class ReaderState:
                     f"the state is of version {saved[_MARK]!r}; this version of speechmill reads "
                     f"{VERSION}; install the one that saved it"
                 )
-            return cls(
+            found = cls(
                 identity=dict(saved["identity"]),
                 epoch=int(saved["epoch"]),
                 bases=[Base.from_json(base) for base in saved["bases"]],
                 split=Split(**saved["split"]) if "split" in saved else None,
-                places=[Place(**place) for place in saved.get("places", [])],
+                places=[Place.from_json(place) for place in saved.get("places", [])],
             )
+            count = len([int(facts["rows"]) for facts in found.identity["datasets"]])
+            if len(found.bases) != count or len(found.places) != (count if found.split else 0):
+                raise ValueError(f"it has no place in each of {count} datasets")
+            return found
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise InputError(f"this is not the state of a TokenReader: {error!r}") from error
 
@@ -238,7 +249,7 @@ def _difference(path: str, old: Any, new: Any) -> tuple[str, Any, Any] | None:
 def _described(datasets: Sequence[Mapping[str, Any]]) -> str:
     """The datasets in few words, which differ if the datasets do."""
     return ", ".join(
-        f"{facts['rows']} rows in {facts['parts']} parts ({facts['digest']}) of {facts['codec']} "
-        f"{facts['revision']}"
+        f"{facts['rows']} rows in {facts.get('parts')} parts ({facts.get('digest')}) of "
+        f"{facts.get('codec')} {facts.get('revision')}"
         for facts in datasets
     )

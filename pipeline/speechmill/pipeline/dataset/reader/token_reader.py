@@ -15,11 +15,14 @@ from speechmill.pipeline.dataset.reader.arguments import (
     known_columns,
     opened,
     pairs_of,
+    require_number,
+    require_one_codec,
+    require_parts,
     require_settings,
 )
 from speechmill.pipeline.dataset.reader.blank import ids_per_frame
 from speechmill.pipeline.dataset.reader.blend import Blend, Until, phases
-from speechmill.pipeline.dataset.reader.feed import Feed, Reading
+from speechmill.pipeline.dataset.reader.feed import Drawn, Feed, Reading
 from speechmill.pipeline.dataset.reader.packing import Long, Packer
 from speechmill.pipeline.dataset.reader.rows import EncodedRows, Item, PlainRows
 from speechmill.pipeline.dataset.reader.source import Source
@@ -62,7 +65,12 @@ class TokenReader(IterableDataset[Item]):
         storage: Storage | None = None,
     ):
         weighted = pairs_of(datasets)
-        require_settings(weighted, encoder, sequence_length, seed, shuffle_rows)
+        require_settings(weighted, encoder, sequence_length, parts)
+        require_number("seed", seed, 0)
+        require_number("shuffle_rows", shuffle_rows, 1, or_none=True)
+        require_number("sequence_length", sequence_length, 1, or_none=True)
+        require_number("pad_id", pad_id, -(2**63))
+        require_number("read_ahead", read_ahead, 0)
         for name, value, choices in (
             ("until", until, Until),
             ("tail", tail, Tail),
@@ -77,9 +85,12 @@ class TokenReader(IterableDataset[Item]):
         needed = self._columns if encoder is None else encoder.columns
         storage = storage or Storage()
         condition = Where(where) if where else None
+        wanted = None if parts is None else frozenset(parts)
         self._sources = [
-            Source.listed(opened(each, storage), needed, condition, parts) for each, _ in weighted
+            Source.listed(opened(each, storage), needed, condition, wanted) for each, _ in weighted
         ]
+        require_parts(wanted, self._sources)
+        require_one_codec(self._sources)
         self._packer = self._made_packer(sequence_length, Long(long_documents), pad_id)
         self._require_even(condition)
         self._identity = self._made_identity(where, sequence_length, long_documents)
@@ -100,6 +111,7 @@ class TokenReader(IterableDataset[Item]):
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch that the next iteration gives; a loaded state of it stays."""
+        require_number("epoch", epoch, 0)
         self._epoch.fill_(epoch)
         self._running = None
 
@@ -122,12 +134,8 @@ class TokenReader(IterableDataset[Item]):
 
     def _items(self, state: ReaderState) -> Iterator[Item]:
         drawn = iter(self._blend(state))
-        if self._packer:
-            yield from self._packer.sequences(drawn)
-            return
-        for row in drawn:
-            row.finish()
-            yield row.content
+        yield from self._packer.sequences(drawn) if self._packer else _contents(drawn)
+        self._loaded = None  # it was continued to its end, so a further iteration is a whole epoch
 
     def _blend(self, state: ReaderState) -> Blend:
         assert state.split
@@ -204,3 +212,9 @@ class TokenReader(IterableDataset[Item]):
                 "datasets": [source.facts for source in self._sources],
             }
         )
+
+
+def _contents(rows: Iterator[Drawn]) -> Iterator[Item]:
+    for row in rows:
+        row.finish()
+        yield row.content
