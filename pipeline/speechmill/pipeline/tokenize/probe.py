@@ -1,14 +1,16 @@
 """Tokenize parts of shards to measure what a run will take; nothing is written.
 
-The stages are those of a run: the same decoders, codec, batches, canary and Parquet writer.
+The stages are those of a run: the same decoders, codec, batches, canary and Parquet writer. A part
+begins at a random place of its tar, because tars may be sorted, by length for example.
 """
 
 from __future__ import annotations
 
+import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO
 
@@ -16,7 +18,7 @@ import pyarrow as pa
 
 from speechmill.codecs.api import CodecInfo
 from speechmill.pipeline.shards.listing import Shard
-from speechmill.pipeline.shards.tar_headers import BLOCK
+from speechmill.pipeline.shards.tar_headers import BLOCK, find_header
 from speechmill.pipeline.shards.tar_reader import Reject, Sample
 from speechmill.pipeline.storage import Storage
 from speechmill.pipeline.tokenize.batching import Batch, ShardEnd
@@ -29,6 +31,7 @@ from speechmill.pipeline.tokenize.writer import CodecOutput, PartWriter, ShardRe
 _WARM_UP_BYTES = 2**18
 _WARM_UP_BYTES_ON_GPU = 2**26
 _WARM_UP_SECONDS = 5.0
+_SEARCHED = 2**23  # bytes that are read to find the next member
 _SLOW = 2.0  # times its share of the time, after which a part ends whatever was expected
 
 
@@ -38,6 +41,7 @@ class PartLimit:
 
     num_bytes: float
     seconds: float
+    place: float | None = None  # of its middle, as a share of the tar; None: it is at the start
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +107,7 @@ class ProbeJob:
 
 
 class Prober(Tokenizer):
-    """Reads the first samples of each shard, and measures the part of the dataset they become."""
+    """Reads some samples of each shard, and measures the part of the dataset they become."""
 
     def __init__(
         self,
@@ -163,7 +167,8 @@ class Prober(Tokenizer):
             speeds = [part for part in self._measured if part.warm] or self._measured
             work = sum(part.work_seconds for part in speeds)
             speed = sum(part.bytes_read for part in speeds) / work if work else float("inf")
-            return PartLimit(seconds * speed, seconds * _SLOW)
+            place = random.Random(f"{shard.name} {before}").random()
+            return PartLimit(seconds * speed, seconds * _SLOW, place)
 
     def _decoding(
         self, shard: Shard, infos: Sequence[CodecInfo], isolation: Isolation
@@ -238,20 +243,43 @@ def decode_part(
     isolation: Isolation,
     limit: PartLimit | None,
 ) -> Iterator[Batch | ShardEnd]:
-    """Yield the batches of the first samples of a shard, then for each codec a `PartEnd`."""
-    source = _WatchedStorage(storage.options, storage.patience, storage._urls)
-    part = _Part(shard, source, limit)
-    for item in decode_shard(shard, source, settings, codecs, None, isolation, part.samples):
-        yield part.end(item) if isinstance(item, ShardEnd) else item
+    """Yield the batches of some samples of a shard, then for each codec a `PartEnd`."""
+    first, limit = _placed(shard, limit)
+    for start in sorted({0, first}, reverse=True):
+        source = _WatchedStorage(storage.options, storage.patience, storage._urls, start)
+        part = _Part(shard, source, limit)
+        for item in decode_shard(shard, source, settings, codecs, None, isolation, part.samples):
+            if source.start and not part.count:
+                break  # no whole sample follows this place
+            yield part.end(item) if isinstance(item, ShardEnd) else item
+        else:
+            return
 
 
+def _placed(shard: Shard, limit: PartLimit | None) -> tuple[int, PartLimit | None]:
+    """Return where a part begins, and its limit: at the start of a tar a part may be half as long.
+
+    So no place is rarer than others if the middles of parts are evenly spread.
+    """
+    if limit is None or limit.place is None or limit.num_bytes >= shard.size:
+        return 0, limit
+    begin = limit.place * shard.size - limit.num_bytes / 2
+    return max(0, int(begin)), replace(limit, num_bytes=limit.num_bytes + min(0.0, begin))
+
+
+@dataclass
 class _WatchedStorage(Storage):
-    """A store that knows how far the object that it opened last has been read."""
+    """A store that opens a tar at a member after `start`, and knows how far it has been read."""
 
-    _opened: BinaryIO
+    start: int = 0  # bytes
+    _opened: BinaryIO = field(init=False)
 
     def open(self, url: str) -> BinaryIO:
         self._opened = super().open(url)
+        found = find_header(self._opened, self.start, _SEARCHED) if self.start else 0
+        # None is found in gzip, and before the end of a long recording.
+        self.start = found or 0
+        self._opened.seek(self.start)
         return self._opened
 
     def position(self) -> int:
@@ -259,39 +287,47 @@ class _WatchedStorage(Storage):
 
 
 class _Part:
-    """The first samples of a shard, and the bytes that they take in the tar."""
+    """Some samples of a shard, and the bytes that they take in the tar."""
 
     def __init__(self, shard: Shard, source: _WatchedStorage, limit: PartLimit | None):
         self._shard, self._source, self._limit = shard, source, limit
         self._whole = False
-        self._count = self._first = self._last = 0
+        self.count = self._first = self._last = 0
         self._alone = 0  # bytes of the first sample
 
     def samples(self, samples: Iterator[Sample | Reject]) -> Iterator[Sample | Reject]:
         started = time.monotonic()
-        for sample in samples:
+        for number, sample in enumerate(samples):
             self._last = self._source.position()
+            if self._source.start and not number:  # it may lack members
+                self._first = self._last
+                continue
             self._first = self._first or self._last
             self._alone = self._alone or _blocks(sample)
-            self._count += 1
+            self.count += 1
             yield sample
             limit = self._limit
             if limit and (
                 self.bytes_read >= limit.num_bytes or time.monotonic() - started >= limit.seconds
             ):
                 return
-        self._whole = True
+        self._whole = not self._source.start
 
     @property
     def bytes_read(self) -> float:
         """The bytes of the samples so far.
 
         The reader is ahead: a sample is complete when the next one begins. The distance from the
-        first sample to the last does not show that.
+        first sample to the last does not show that, nor that from a sample before the first.
         """
-        if self._whole or self._count < 2:
-            return self._shard.size if self._whole else min(self._alone, self._shard.size)
-        return (self._last - self._first) * self._count / (self._count - 1)
+        if self._whole:
+            return self._shard.size
+        distance = self._last - self._first
+        if self._source.start:
+            return distance
+        if self.count < 2:
+            return min(self._alone, self._shard.size)
+        return distance * self.count / (self.count - 1)
 
     def end(self, end: ShardEnd) -> PartEnd:
         facts = {field.name: getattr(end, field.name) for field in fields(ShardEnd)}
