@@ -196,7 +196,7 @@ def test_the_bytes_of_the_first_samples_are_those_that_they_take_in_the_tar(tmp_
     assert end.bytes_read / shard.size == pytest.approx(share, abs=slack)
 
 
-def part_of(shard: Shard, share: float, place: float) -> tuple[list[dict], PartEnd]:
+def part_of(shard: Shard, share: float, place: float | None) -> tuple[list[dict], PartEnd]:
     """The rows of a share of a tar, and its end."""
     limit = PartLimit(shard.size * share, 60.0, place)
     settings, codecs = DecodeSettings(), [codec_info("null")]
@@ -232,3 +232,19 @@ def test_parts_of_a_tar_that_is_sorted_by_length_are_on_average_like_the_tar(tmp
     assert rows / read * shard.size == pytest.approx(len(lengths), rel=0.15)
     [alone], end = part_of(shard, 1e-9, 1.0)  # nothing begins at the end: the start is read
     assert (alone["index"], end.whole) == (0, False)
+
+
+@pytest.mark.parametrize("seconds", [0.5, 9.0])
+def test_the_bytes_of_a_part_are_those_of_its_samples_wherever_it_begins_and_ends(
+    tmp_path, seconds
+):
+    clips = [(f"{n:02d}.flac", clip(seconds, seed=n)) for n in range(6)]
+    (tmp_path / "x.tar").write_bytes(tar_bytes(clips))
+    [shard] = list_shards([f"{tmp_path}/x.tar"], Storage())
+    sizes = [512 + -(-len(data) // 512) * 512 for _, data in clips]
+    for place in (None, 0.0, 0.2, 0.5, 0.8, 0.99):
+        rows, end = part_of(shard, 0.3, place)
+        of_rows = sum(sizes[int(row["key"])] for row in rows)
+        slack = shard.size - sum(sizes)  # the end of the tar is padded
+        assert of_rows <= end.bytes_read + 512
+        assert end.bytes_read <= of_rows + slack + 512

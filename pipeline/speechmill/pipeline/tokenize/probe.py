@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 
 from speechmill.codecs.api import CodecInfo
+from speechmill.pipeline.shards.gunzip import is_gzip
 from speechmill.pipeline.shards.listing import Shard
 from speechmill.pipeline.shards.tar_headers import BLOCK, find_header
 from speechmill.pipeline.shards.tar_reader import Reject, Sample
@@ -272,6 +273,7 @@ class _WatchedStorage(Storage):
     """A store that opens a tar at a member after `start`, and knows how far it has been read."""
 
     start: int = 0  # bytes
+    is_packed: bool = False  # gzip
     _opened: BinaryIO = field(init=False)
 
     def open(self, url: str) -> BinaryIO:
@@ -280,6 +282,7 @@ class _WatchedStorage(Storage):
         # None is found in gzip, and before the end of a long recording.
         self.start = found or 0
         self._opened.seek(self.start)
+        self.is_packed = is_gzip(self._opened)
         return self._opened
 
     def position(self) -> int:
@@ -292,42 +295,45 @@ class _Part:
     def __init__(self, shard: Shard, source: _WatchedStorage, limit: PartLimit | None):
         self._shard, self._source, self._limit = shard, source, limit
         self._whole = False
-        self.count = self._first = self._last = 0
-        self._alone = 0  # bytes of the first sample
+        self.count = 0
+        self._last = 0  # how far the reader was at the latest sample
+        self._first = self._alone = 0  # the same at the first one, and its bytes
+        self._begin = 0  # of the part in the tar
+        self._end: int | None = None
 
     def samples(self, samples: Iterator[Sample | Reject]) -> Iterator[Sample | Reject]:
-        started = time.monotonic()
+        started, is_over = time.monotonic(), False
         for number, sample in enumerate(samples):
+            begin = self._last - _beginning(sample)  # the reader was in this sample already
             self._last = self._source.position()
+            if is_over:
+                self._end = begin
+                return
             if self._source.start and not number:  # it may lack members
-                self._first = self._last
                 continue
-            self._first = self._first or self._last
-            self._alone = self._alone or _blocks(sample)
+            if not self.count:
+                self._first, self._alone = self._last, _blocks(sample)
+                self._begin = begin if self._source.start else 0
             self.count += 1
             yield sample
-            limit = self._limit
-            if limit and (
-                self.bytes_read >= limit.num_bytes or time.monotonic() - started >= limit.seconds
-            ):
-                return
+            is_over = self._limit is not None and (
+                self.bytes_read >= self._limit.num_bytes
+                or time.monotonic() - started >= self._limit.seconds
+            )
+        self._end = self._shard.size
         self._whole = not self._source.start
 
     @property
     def bytes_read(self) -> float:
         """The bytes of the samples so far.
 
-        The reader is ahead: a sample is complete when the next one begins. The distance from the
-        first sample to the last does not show that, nor that from a sample before the first.
+        Gzip is unpacked in large steps, so there it is the distance between samples that counts.
         """
-        if self._whole:
-            return self._shard.size
-        distance = self._last - self._first
-        if self._source.start:
-            return distance
+        if self._whole or not self._source.is_packed:
+            return (self._end or self._last) - self._begin
         if self.count < 2:
             return min(self._alone, self._shard.size)
-        return distance * self.count / (self.count - 1)
+        return (self._last - self._first) * self.count / (self.count - 1)
 
     def end(self, end: ShardEnd) -> PartEnd:
         facts = {field.name: getattr(end, field.name) for field in fields(ShardEnd)}
@@ -336,6 +342,13 @@ class _Part:
 
 def _every_other(count: int) -> pa.Array:
     return pa.array(range(0, count, 2), pa.int64())
+
+
+def _beginning(sample: Sample | Reject) -> int:
+    """The bytes of a sample that are read before the sample before it is known to be complete."""
+    if isinstance(sample, Reject):
+        return BLOCK + sample.num_bytes
+    return BLOCK + len(next(iter(sample.members.values())))
 
 
 def _blocks(sample: Sample | Reject) -> int:
