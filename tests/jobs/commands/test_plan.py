@@ -14,12 +14,13 @@ from speechmill.jobs.commands.plan.forecast import Prices
 from speechmill.jobs.commands.plan.plan import plan_run
 from speechmill.jobs.commands.plan.probe import ProbeSize
 from speechmill.jobs.commands.plan.table import plan_json, print_plan
-from speechmill.jobs.config import load_config
+from speechmill.jobs.commands.tokenize import tokenize_job
+from speechmill.jobs.config import from_overrides, load_config
 from speechmill.jobs.schemas import TokenizeConfig
 from speechmill.pipeline.shards.listing import Shard, list_shards
 from speechmill.pipeline.storage import Storage
 from speechmill.pipeline.tokenize.decode import DecodeSettings, Isolation
-from speechmill.pipeline.tokenize.probe import PartEnd, PartLimit, decode_part
+from speechmill.pipeline.tokenize.probe import PartEnd, PartLimit, ProbeJob, decode_part
 from tests.corpus import clip, tar_bytes, write_corpus
 from tests.jobs.conftest import invoke, write_config
 
@@ -248,3 +249,21 @@ def test_the_bytes_of_a_part_are_those_of_its_samples_wherever_it_begins_and_end
         slack = shard.size - sum(sizes)  # the end of the tar is padded
         assert of_rows <= end.bytes_read + 512
         assert end.bytes_read <= of_rows + slack + 512
+
+
+def test_a_part_of_one_row_says_how_large_the_part_of_many_is(tmp_path):
+    clips = [(f"{n:02d}.flac", clip(4.0, seed=n)) for n in range(12)]
+    for name, members in (("few", clips[:1]), ("many", clips)):
+        (tmp_path / f"{name}.tar").write_bytes(tar_bytes(members))
+    config = from_overrides(
+        TokenizeConfig, [f"shards=[{tmp_path}]", "output=x", "codec.name='null'", LOCAL[1]]
+    )
+    job = tokenize_job([config], [codec_info("null")], Storage())
+    prober = ProbeJob(job, seconds=None).load()
+    few, many = (
+        prober(shard, lambda stage, *given: stage(*given), Isolation.NONE, [0]).codecs[0]
+        for shard in list_shards([str(tmp_path)], Storage())
+    )
+    grown = few.fixed_bytes + 12 * (few.part_bytes - few.fixed_bytes)
+    assert (few.report.rows, many.report.rows) == (1, 12)
+    assert grown == pytest.approx(many.part_bytes, rel=0.08)

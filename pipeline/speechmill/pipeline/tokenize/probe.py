@@ -6,6 +6,7 @@ begins at a random place of its tar, because tars may be sorted, by length for e
 
 from __future__ import annotations
 
+import io
 import random
 import threading
 import time
@@ -14,7 +15,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO
 
-import pyarrow as pa
+import pyarrow.parquet as pq
 
 from speechmill.codecs.api import CodecInfo
 from speechmill.pipeline.shards.gunzip import is_gzip
@@ -33,6 +34,7 @@ _WARM_UP_BYTES = 2**18
 _WARM_UP_BYTES_ON_GPU = 2**26
 _WARM_UP_SECONDS = 5.0
 _SEARCHED = 2**23  # bytes that are read to find the next member
+_PAGE_HEADERS = 64  # bytes in a column, about
 _SLOW = 2.0  # times its share of the time, after which a part ends whatever was expected
 
 
@@ -187,13 +189,17 @@ class Prober(Tokenizer):
 
 
 class _Sizes(Storage):
-    """A store that keeps only the size of what is written, by folder."""
+    """A store that keeps only sizes of what is written, by folder."""
 
     def __post_init__(self) -> None:
         self.sizes: dict[str, int] = {}
+        self.fixed_bytes = 0  # of the part
 
     def put(self, url: str, data: bytes) -> None:
-        self.sizes[PurePosixPath(url).parent.name] = len(data)
+        folder = PurePosixPath(url).parent.name
+        self.sizes[folder] = len(data)
+        if folder == "tokens":
+            self.fixed_bytes = _fixed_bytes(data)
 
     def put_new(self, url: str, data: bytes) -> bool:
         self.put(url, data)
@@ -211,29 +217,10 @@ class _UnwrittenPart(PartWriter):
         super().close(end)
 
     def measured(self, report: ShardReport) -> ProbedCodec:
-        sizes = self._sizes()
-        tokens, rejects = sizes["tokens"], sizes.get("rejects", 0)
-        fixed = 0.0 if self.part_end.whole or not report.rows else self._fixed_bytes(report)
-        return ProbedCodec(report, tokens, fixed, rejects)
-
-    def _sizes(self) -> dict[str, int]:
-        assert isinstance(self.storage, _Sizes)
-        return self.storage.sizes
-
-    def _fixed_bytes(self, report: ShardReport) -> float:
-        """The bytes of a part without rows, from the sizes with all rows and with every other."""
-        arguments = (self.root, self.shard, _Sizes(), self.codec, self.provenance, self.version)
-        fewer = _UnwrittenPart(*arguments)
-        with fewer:
-            fewer._batches = [batch.take(_every_other(len(batch))) for batch in self._batches]
-            fewer._metadata = self._metadata
-            fewer.close(self.part_end)
-        assert fewer.report
-        share = fewer.report.frames / max(1, report.frames)
-        if share >= 1:  # a single row
-            return 0.0
-        whole, less = self._sizes()["tokens"], fewer._sizes()["tokens"]
-        return min(whole, max(0.0, (less - share * whole) / (1 - share)))
+        store = self.storage
+        assert isinstance(store, _Sizes)
+        sizes = store.sizes
+        return ProbedCodec(report, sizes["tokens"], store.fixed_bytes, sizes.get("rejects", 0))
 
 
 def decode_part(
@@ -340,8 +327,22 @@ class _Part:
         return PartEnd(**facts, bytes_read=self.bytes_read, whole=self._whole)
 
 
-def _every_other(count: int) -> pa.Array:
-    return pa.array(range(0, count, 2), pa.int64())
+def _once_of(column: pq.ColumnChunkMetaData) -> int:
+    """The bytes of a column that another row does not add to."""
+    is_of_codes = column.path_in_schema.startswith("codes.") and column.has_dictionary_page
+    dictionary = column.data_page_offset - column.dictionary_page_offset if is_of_codes else 0
+    return min(column.total_compressed_size, dictionary + _PAGE_HEADERS)
+
+
+def _fixed_bytes(part: bytes) -> int:
+    """The bytes of a part that do not grow with its rows: schema, footer, dictionary of codes."""
+    metadata = pq.read_metadata(io.BytesIO(part))
+    fixed = len(part)
+    for number in range(metadata.num_row_groups):
+        group = metadata.row_group(number)
+        for column in map(group.column, range(group.num_columns)):
+            fixed += (0 if number else _once_of(column)) - column.total_compressed_size
+    return fixed
 
 
 def _beginning(sample: Sample | Reject) -> int:
