@@ -266,4 +266,4 @@ def test_a_part_of_one_row_says_how_large_the_part_of_many_is(tmp_path):
     )
     grown = few.fixed_bytes + 12 * (few.part_bytes - few.fixed_bytes)
     assert (few.report.rows, many.report.rows) == (1, 12)
-    assert grown == pytest.approx(many.part_bytes, rel=0.08)
+    assert grown == pytest.approx(many.part_bytes, rel=0.15)

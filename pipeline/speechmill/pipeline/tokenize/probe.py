@@ -331,7 +331,7 @@ def _once_of(column: pq.ColumnChunkMetaData) -> int:
     """The bytes of a column that another row does not add to."""
     is_of_codes = column.path_in_schema.startswith("codes.") and column.has_dictionary_page
     dictionary = column.data_page_offset - column.dictionary_page_offset if is_of_codes else 0
-    return min(column.total_compressed_size, dictionary + _PAGE_HEADERS)
+    return min(int(column.total_compressed_size), dictionary + _PAGE_HEADERS)
 
 
 def _fixed_bytes(part: bytes) -> int:
