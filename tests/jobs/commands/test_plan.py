@@ -14,12 +14,13 @@ from speechmill.jobs.commands.plan.forecast import Prices
 from speechmill.jobs.commands.plan.plan import plan_run
 from speechmill.jobs.commands.plan.probe import ProbeSize
 from speechmill.jobs.commands.plan.table import plan_json, print_plan
-from speechmill.jobs.config import load_config
+from speechmill.jobs.commands.tokenize import tokenize_job
+from speechmill.jobs.config import from_overrides, load_config
 from speechmill.jobs.schemas import TokenizeConfig
-from speechmill.pipeline.shards.listing import list_shards
+from speechmill.pipeline.shards.listing import Shard, list_shards
 from speechmill.pipeline.storage import Storage
 from speechmill.pipeline.tokenize.decode import DecodeSettings, Isolation
-from speechmill.pipeline.tokenize.probe import PartEnd, PartLimit, decode_part
+from speechmill.pipeline.tokenize.probe import PartEnd, PartLimit, ProbeJob, decode_part
 from tests.corpus import clip, tar_bytes, write_corpus
 from tests.jobs.conftest import invoke, write_config
 
@@ -194,3 +195,75 @@ def test_the_bytes_of_the_first_samples_are_those_that_they_take_in_the_tar(tmp_
     assert 0.45 < share < 0.65
     slack = 0.02 if pack is bytes else 0.35  # gzip is read in blocks of 128 KiB
     assert end.bytes_read / shard.size == pytest.approx(share, abs=slack)
+
+
+def part_of(shard: Shard, share: float, place: float | None) -> tuple[list[dict], PartEnd]:
+    """The rows of a share of a tar, and its end."""
+    limit = PartLimit(shard.size * share, 60.0, place)
+    settings, codecs = DecodeSettings(), [codec_info("null")]
+    *batches, end = decode_part(shard, Storage(), settings, codecs, Isolation.NONE, limit)
+    assert isinstance(end, PartEnd)
+    return [row for batch in batches for row in batch.rows.to_pylist()], end
+
+
+@pytest.mark.parametrize("name", ["{:02d}", "long name " * 12 + "{:02d}"])
+def test_a_part_from_the_middle_of_a_tar_has_whole_samples_only(tmp_path, name):
+    audio = [(f"{name.format(n)}.flac", clip(0.5, seed=n)) for n in range(40)]
+    texts = [(f"{name.format(n)}.txt", b"words") for n in range(40)]
+    members = [member for pair in zip(audio, texts, strict=True) for member in pair]
+    (tmp_path / "x.tar").write_bytes(tar_bytes(members))
+    [shard] = list_shards([f"{tmp_path}/x.tar"], Storage())
+    first_rows = set()
+    for place in (0.1, 0.3, 0.6, 0.95):
+        rows, end = part_of(shard, 0.25, place)
+        assert end.rejects == []
+        assert {row["text"] for row in rows} == {"words"}
+        assert end.bytes_read / shard.size == pytest.approx(len(rows) / 40, abs=0.02)
+        first_rows.add(min(row["key"] for row in rows))
+    assert len(first_rows) == 4
+
+
+def test_parts_of_a_tar_that_is_sorted_by_length_are_on_average_like_the_tar(tmp_path):
+    lengths = [0.1 + 0.03 * n for n in range(64)]
+    clips = [(f"{n:02d}.flac", clip(seconds, seed=n)) for n, seconds in enumerate(lengths)]
+    (tmp_path / "x.tar").write_bytes(tar_bytes(clips))
+    [shard] = list_shards([f"{tmp_path}/x.tar"], Storage())
+    parts = [part_of(shard, 0.1, (n + 0.5) / 12) for n in range(12)]
+    rows, read = sum(len(r) for r, _ in parts), sum(end.bytes_read for _, end in parts)
+    assert rows / read * shard.size == pytest.approx(len(lengths), rel=0.15)
+    [alone], end = part_of(shard, 1e-9, 1.0)  # nothing begins at the end: the start is read
+    assert (alone["index"], end.whole) == (0, False)
+
+
+@pytest.mark.parametrize("seconds", [0.5, 9.0])
+def test_the_bytes_of_a_part_are_those_of_its_samples_wherever_it_begins_and_ends(
+    tmp_path, seconds
+):
+    clips = [(f"{n:02d}.flac", clip(seconds, seed=n)) for n in range(6)]
+    (tmp_path / "x.tar").write_bytes(tar_bytes(clips))
+    [shard] = list_shards([f"{tmp_path}/x.tar"], Storage())
+    sizes = [512 + -(-len(data) // 512) * 512 for _, data in clips]
+    for place in (None, 0.0, 0.2, 0.5, 0.8, 0.99):
+        rows, end = part_of(shard, 0.3, place)
+        of_rows = sum(sizes[int(row["key"])] for row in rows)
+        slack = shard.size - sum(sizes)  # the end of the tar is padded
+        assert of_rows <= end.bytes_read + 512
+        assert end.bytes_read <= of_rows + slack + 512
+
+
+def test_a_part_of_one_row_says_how_large_the_part_of_many_is(tmp_path):
+    clips = [(f"{n:02d}.flac", clip(4.0, seed=n)) for n in range(12)]
+    for name, members in (("few", clips[:1]), ("many", clips)):
+        (tmp_path / f"{name}.tar").write_bytes(tar_bytes(members))
+    config = from_overrides(
+        TokenizeConfig, [f"shards=[{tmp_path}]", "output=x", "codec.name='null'", LOCAL[1]]
+    )
+    job = tokenize_job([config], [codec_info("null")], Storage())
+    prober = ProbeJob(job, seconds=None).load()
+    few, many = (
+        prober(shard, lambda stage, *given: stage(*given), Isolation.NONE, [0]).codecs[0]
+        for shard in list_shards([str(tmp_path)], Storage())
+    )
+    grown = few.fixed_bytes + 12 * (few.part_bytes - few.fixed_bytes)
+    assert (few.report.rows, many.report.rows) == (1, 12)
+    assert grown == pytest.approx(many.part_bytes, rel=0.15)

@@ -81,6 +81,19 @@ def test_strata_hold_as_many_bytes_each_and_take_turns():
     assert order == probing_order(groups)
 
 
+def test_a_giant_among_small_shards_is_probed_in_the_first_turn_and_has_an_error():
+    sizes = dict(enumerate([100] * 30 + [90_000]))
+    groups = stratify(list(sizes), lambda n: sizes[n])
+    assert (len(groups), groups[-1]) == (5, [30])
+    assert 30 in probing_order(groups)[:5]
+    small = (Observed(100, 100, 200.0), Observed(100, 100, 100.0), Observed(100, 100, 150.0))
+    cut = Stratum(1, 90_000, (Observed(90_000, 3000, 3000.0),))
+    found = estimate_sum([Stratum(30, 3000, small), cut])
+    assert found.value == pytest.approx(90_000 + 30 * 150, rel=0.01)
+    assert found.relative
+    assert estimate_sum([cut]).error is None
+
+
 def test_a_shard_that_was_cut_stands_for_its_rest_with_an_unknown_error():
     found = estimate_sum([Stratum(1, 1000, (Observed(1000, 250, 40.0, fixed=10.0),))])
     assert (found.value, found.error) == (10 + 30 * 4, None)

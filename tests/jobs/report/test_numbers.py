@@ -185,3 +185,9 @@ def decoded(data: bytes):
     (size,) = struct.unpack(">I", data[at - 4 : at])
     lines = np.frombuffer(zlib.decompress(data[at + 4 : at + 4 + size]), np.uint8)
     return width, height, lines.reshape(height, width + 1)[:, 1:]
+
+
+def test_a_histogram_gives_the_longest_value_a_bar_unless_it_is_far_from_the_others():
+    assert (near := histogram(np.array([1.0, 2.0, 30.0, 40.3]))).beyond == 0
+    assert near.end > 40.3
+    assert histogram(np.array([*[1.0] * 999, 100.0])).beyond == 1

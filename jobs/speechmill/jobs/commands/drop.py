@@ -74,6 +74,6 @@ def print_dropped(found: Dropped, console: Console) -> None:
     if found.rows and not found.dry_run:
         print_line(
             console,
-            "exports, compacted copies and pages in runs/ may still hold them: "
+            "exports, compacted copies and each report.html may still hold them: "
             "make them again or delete them (docs/guide/curate.md)",
         )

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 _MOST_BARS = 40  # of a histogram
 _TAIL = 0.995  # of the values are in the bars; longer ones share the last
+_NEAR = 1.5  # times the others: longer values that are no longer than this have bars too
 _WIDTHS = tuple(m * 10**e for e in range(-3, 7) for m in (1, 2, 2.5, 5))
 
 
@@ -88,7 +89,8 @@ def histogram(values_N: npt.NDArray[np.float64]) -> Histogram:
     """Count values from 0 up in bins of a round width."""
     if not len(values_N):
         return Histogram(1.0, [], 0)
-    top = max(float(np.quantile(values_N, _TAIL)), 1e-3)
+    longest, top = float(values_N.max()), float(np.quantile(values_N, _TAIL))
+    top = max(longest if longest <= _NEAR * top else top, 1e-3)
     width = next((width for width in _WIDTHS if top / width < _MOST_BARS), top / _MOST_BARS * 1.01)
     bins = math.floor(top / width) + 1
     counts = np.bincount(np.minimum(values_N // width, bins).astype(np.int64), minlength=bins + 1)

@@ -129,7 +129,7 @@ def dataset_page(
         unlogged=_unlogged(found.unlogged),
         stages=stages_of(commits),
         bottleneck=bottleneck(commits),
-        slowest=slowest(commits),
+        slowest=slowest(first_commits(runs)),
         sample=_about_sample(found, sample),
         durations=duration_chart(sample.durations_N),
         codebooks=codebook_chart(sample.counts) if sample.counts else None,
@@ -200,11 +200,11 @@ def _tiles(found: Findings, num_codebooks: int) -> list[Tile]:
     mean = contents.audio / contents.rows if contents.rows else 0.0
     rate = contents.frames / contents.audio if contents.audio else 0.0
     speed = f"{audio / work:,.0f} x" if work and audio else "-"
-    runs = counted(len(found.runs), "run")
+    runs, books = counted(len(found.runs), "run"), counted(num_codebooks, "codebook")
     return [
         Tile("audio", about + audio_length(contents.audio), _accuracy(contents)),
         Tile("utterances", about + short(contents.rows), f"{mean:.2f} s on average"),
-        Tile("tokens", about + short(tokens), f"{num_codebooks} codebooks, {rate:.4g} frames/s"),
+        Tile("tokens", about + short(tokens), f"{books}, {rate:.4g} frames/s"),
         Tile("shards done", f"{len(found.parts):,}", _open_shards(found))
         if not found.is_compacted
         else Tile("files", f"{len(found.parts):,}", "compacted"),

@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 from speechmill.jobs.report.charts import Bar, Chart, Tick, histogram, plain, scale, spread
 from speechmill.jobs.report.parts import Contents
+from speechmill.jobs.report.wording import counted
 from speechmill.pipeline.quality.codebook_usage import CodebookUse, CodeCounts
 
 _LABELS = 20  # of codebooks on the axis
@@ -110,7 +111,7 @@ def rate_facts(contents: Contents, counts: CodeCounts, sizes: tuple[int, ...]) -
     nominal = rate * sum(map(math.log2, sizes)) / 1000
     mean = contents.frames * len(sizes) / contents.rows if contents.rows else 0.0
     return {
-        "token rate": f"{rate * len(sizes):,.1f} tokens/s: {len(sizes)} codebooks, "
+        "token rate": f"{rate * len(sizes):,.1f} tokens/s: {counted(len(sizes), 'codebook')}, "
         f"{rate:.4g} frames/s",
         "bit rate": f"{nominal:.3f} kbit/s; an ideal coder of single codes needs "
         f"{counts.entropy_kbps(len(sizes), rate):.3f}",

@@ -72,6 +72,7 @@ def bottleneck(commits: list[Commit]) -> str:
         starved=sum(commit.starved for commit in commits),
         decode=sum(commit.decode for commit in commits),
         decode_cpu=sum(commit.decode_cpu for commit in commits),
+        read=sum(commit.decode if commit.read is None else commit.read for commit in commits),
     )
     return sentence_of(found.sentence) if found else ""
 

@@ -29,12 +29,13 @@ class Bottleneck:
 
 
 def find_bottleneck(
-    encode: float, starved: float, decode: float, decode_cpu: float
+    encode: float, starved: float, decode: float, decode_cpu: float, read: float
 ) -> Bottleneck | None:
     """Say what to change, or return None if nothing was encoded.
 
     All times are in seconds, summed over workers: codecs computing, codecs with shards but without
-    a batch, decoders at work, and the part of that time in which the decoders used a CPU.
+    a batch, decoders at work, and the parts of that time in which the decoders used a CPU, and in
+    which they read. Time without a CPU that is not reading is waiting for one.
     """
     if encode <= 0:
         return None
@@ -45,7 +46,7 @@ def find_bottleneck(
             f"encoding sets the pace: the codecs computed {busy:.0%} of the time; more workers or "
             "a lower precision would be faster, more decoders would not",
         )
-    waiting = 1 - decode_cpu / decode if decode else 0.0
+    waiting = min(decode - decode_cpu, read) / decode if decode else 0.0
     if waiting > 1 - _COMPUTING:
         return Bottleneck(
             BottleneckStage.STORAGE,

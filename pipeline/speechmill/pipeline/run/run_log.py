@@ -141,6 +141,7 @@ def bottleneck_of(parts: Collection[ShardReport] | Collection[Totals]) -> Bottle
         starved=sum(part.starved_seconds for part in parts),
         decode=sum(part.decode_seconds for part in parts),
         decode_cpu=sum(part.decode_cpu_seconds for part in parts),
+        read=sum(part.read_seconds for part in parts),
     )
 
 

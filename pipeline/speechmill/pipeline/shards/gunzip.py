@@ -21,9 +21,10 @@ class ForwardStream(Protocol):
 
 
 def is_gzip(stream: BinaryIO) -> bool:
-    """Whether a file begins as gzip does; the stream stands at its start again."""
+    """Whether the rest of a file begins as gzip does; the stream stands where it stood."""
+    start = stream.tell()
     head = stream.read(len(_MAGIC))
-    stream.seek(0)
+    stream.seek(start)
     return head == _MAGIC
 
 

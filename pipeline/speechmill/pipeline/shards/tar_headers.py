@@ -7,7 +7,8 @@ POSIX.1-2017 `pax`, and the GNU tar manual.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import BinaryIO
 
 from speechmill.pipeline.errors import ShardCut, ShardDamaged
 from speechmill.pipeline.mislabelled import describe_mislabelled
@@ -16,6 +17,7 @@ from speechmill.pipeline.text import decode_name, shown
 
 BLOCK = 512  # bytes
 _MAX_EXTENSION = 2**20  # bytes of one extension header; Go and libarchive allow as much
+_NEAR = 2**13  # bytes; extension headers that are longer hold no names
 _MAX_CHAIN = 16  # extension headers of one member; writers use at most four
 _MAX_DIGITS = 20  # of a number in a PAX record
 # Kinds of headers, by their byte.
@@ -54,7 +56,7 @@ class TarHeaders:
     stream: ForwardStream
     url: str
     size: int | None  # bytes of the tar; None: known at its end
-    _position: int = field(default=0, init=False)  # of the next header
+    _position: int = 0  # of the next header
 
     def __iter__(self) -> Iterator[Header]:
         while header := self._member():
@@ -183,6 +185,24 @@ class TarHeaders:
                     f"{self.url} has data after the end marker at byte {self._position - BLOCK}; "
                     "of concatenated tars only the first would be read: pack them again"
                 )
+
+
+def find_header(stream: BinaryIO, offset: int, most: int) -> int | None:
+    """Return where the first header after a byte of a tar begins; None if not in `most` bytes.
+
+    Only headers with the mark of ustar, GNU or PAX are found, so that none is found in audio. One
+    that is so near that its extension header may come before the byte is passed over.
+    """
+    start = -(-offset // BLOCK) * BLOCK
+    stream.seek(start)
+    for position in range(start, start + most, BLOCK):
+        block = stream.read(BLOCK)
+        if len(block) < BLOCK:
+            return None
+        is_whole = position - start >= _NEAR or block[156] in _EXTENSIONS
+        if is_whole and block[257:262] == b"ustar" and _has_checksum(block):
+            return position
+    return None
 
 
 def _octal(data: bytes) -> int | None:

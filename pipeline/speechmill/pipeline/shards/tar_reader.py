@@ -106,10 +106,10 @@ def _timed(members: Iterator[Member], counts: TarCounts) -> Iterator[Member]:
 
 
 def _headers(stream: BinaryIO, shard: Shard) -> TarHeaders:
-    """The headers of a tar, which may be inside gzip, whatever its name is."""
+    """The headers of a tar from where the stream stands; it may be gzip, whatever its name is."""
     if is_gzip(stream):
         return TarHeaders(Gunzip(stream, shard.url), f"{shard.url}, unpacked,", None)
-    return TarHeaders(stream, shard.url, shard.size)
+    return TarHeaders(stream, shard.url, shard.size, stream.tell())
 
 
 def _checked(groups: Iterable[Group]) -> Iterator[Sample | Reject]:

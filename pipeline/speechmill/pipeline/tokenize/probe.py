@@ -1,22 +1,26 @@
 """Tokenize parts of shards to measure what a run will take; nothing is written.
 
-The stages are those of a run: the same decoders, codec, batches, canary and Parquet writer.
+The stages are those of a run: the same decoders, codec, batches, canary and Parquet writer. A part
+begins at a random place of its tar, because tars may be sorted, by length for example.
 """
 
 from __future__ import annotations
 
+import io
+import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO
 
-import pyarrow as pa
+import pyarrow.parquet as pq
 
 from speechmill.codecs.api import CodecInfo
+from speechmill.pipeline.shards.gunzip import is_gzip
 from speechmill.pipeline.shards.listing import Shard
-from speechmill.pipeline.shards.tar_headers import BLOCK
+from speechmill.pipeline.shards.tar_headers import BLOCK, find_header
 from speechmill.pipeline.shards.tar_reader import Reject, Sample
 from speechmill.pipeline.storage import Storage
 from speechmill.pipeline.tokenize.batching import Batch, ShardEnd
@@ -29,6 +33,8 @@ from speechmill.pipeline.tokenize.writer import CodecOutput, PartWriter, ShardRe
 _WARM_UP_BYTES = 2**18
 _WARM_UP_BYTES_ON_GPU = 2**26
 _WARM_UP_SECONDS = 5.0
+_SEARCHED = 2**23  # bytes that are read to find the next member
+_PAGE_HEADERS = 64  # bytes in a column, about
 _SLOW = 2.0  # times its share of the time, after which a part ends whatever was expected
 
 
@@ -38,6 +44,7 @@ class PartLimit:
 
     num_bytes: float
     seconds: float
+    place: float | None = None  # of its middle, as a share of the tar; None: it is at the start
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +110,7 @@ class ProbeJob:
 
 
 class Prober(Tokenizer):
-    """Reads the first samples of each shard, and measures the part of the dataset they become."""
+    """Reads some samples of each shard, and measures the part of the dataset they become."""
 
     def __init__(
         self,
@@ -163,7 +170,8 @@ class Prober(Tokenizer):
             speeds = [part for part in self._measured if part.warm] or self._measured
             work = sum(part.work_seconds for part in speeds)
             speed = sum(part.bytes_read for part in speeds) / work if work else float("inf")
-            return PartLimit(seconds * speed, seconds * _SLOW)
+            place = random.Random(f"{shard.name} {before}").random()
+            return PartLimit(seconds * speed, seconds * _SLOW, place)
 
     def _decoding(
         self, shard: Shard, infos: Sequence[CodecInfo], isolation: Isolation
@@ -181,13 +189,17 @@ class Prober(Tokenizer):
 
 
 class _Sizes(Storage):
-    """A store that keeps only the size of what is written, by folder."""
+    """A store that keeps only sizes of what is written, by folder."""
 
     def __post_init__(self) -> None:
         self.sizes: dict[str, int] = {}
+        self.fixed_bytes = 0  # of the part
 
     def put(self, url: str, data: bytes) -> None:
-        self.sizes[PurePosixPath(url).parent.name] = len(data)
+        folder = PurePosixPath(url).parent.name
+        self.sizes[folder] = len(data)
+        if folder == "tokens":
+            self.fixed_bytes = _fixed_bytes(data)
 
     def put_new(self, url: str, data: bytes) -> bool:
         self.put(url, data)
@@ -205,29 +217,10 @@ class _UnwrittenPart(PartWriter):
         super().close(end)
 
     def measured(self, report: ShardReport) -> ProbedCodec:
-        sizes = self._sizes()
-        tokens, rejects = sizes["tokens"], sizes.get("rejects", 0)
-        fixed = 0.0 if self.part_end.whole or not report.rows else self._fixed_bytes(report)
-        return ProbedCodec(report, tokens, fixed, rejects)
-
-    def _sizes(self) -> dict[str, int]:
-        assert isinstance(self.storage, _Sizes)
-        return self.storage.sizes
-
-    def _fixed_bytes(self, report: ShardReport) -> float:
-        """The bytes of a part without rows, from the sizes with all rows and with every other."""
-        arguments = (self.root, self.shard, _Sizes(), self.codec, self.provenance, self.version)
-        fewer = _UnwrittenPart(*arguments)
-        with fewer:
-            fewer._batches = [batch.take(_every_other(len(batch))) for batch in self._batches]
-            fewer._metadata = self._metadata
-            fewer.close(self.part_end)
-        assert fewer.report
-        share = fewer.report.frames / max(1, report.frames)
-        if share >= 1:  # a single row
-            return 0.0
-        whole, less = self._sizes()["tokens"], fewer._sizes()["tokens"]
-        return min(whole, max(0.0, (less - share * whole) / (1 - share)))
+        store = self.storage
+        assert isinstance(store, _Sizes)
+        sizes = store.sizes
+        return ProbedCodec(report, sizes["tokens"], store.fixed_bytes, sizes.get("rejects", 0))
 
 
 def decode_part(
@@ -238,20 +231,45 @@ def decode_part(
     isolation: Isolation,
     limit: PartLimit | None,
 ) -> Iterator[Batch | ShardEnd]:
-    """Yield the batches of the first samples of a shard, then for each codec a `PartEnd`."""
-    source = _WatchedStorage(storage.options, storage.patience, storage._urls)
-    part = _Part(shard, source, limit)
-    for item in decode_shard(shard, source, settings, codecs, None, isolation, part.samples):
-        yield part.end(item) if isinstance(item, ShardEnd) else item
+    """Yield the batches of some samples of a shard, then for each codec a `PartEnd`."""
+    first, limit = _placed(shard, limit)
+    for start in sorted({0, first}, reverse=True):
+        source = _WatchedStorage(storage.options, storage.patience, storage._urls, start)
+        part = _Part(shard, source, limit)
+        for item in decode_shard(shard, source, settings, codecs, None, isolation, part.samples):
+            if source.start and not part.count:
+                break  # no whole sample follows this place
+            yield part.end(item) if isinstance(item, ShardEnd) else item
+        else:
+            return
 
 
+def _placed(shard: Shard, limit: PartLimit | None) -> tuple[int, PartLimit | None]:
+    """Return where a part begins, and its limit: at the start of a tar a part may be half as long.
+
+    So no place is rarer than others if the middles of parts are evenly spread.
+    """
+    if limit is None or limit.place is None or limit.num_bytes >= shard.size:
+        return 0, limit
+    begin = limit.place * shard.size - limit.num_bytes / 2
+    return max(0, int(begin)), replace(limit, num_bytes=limit.num_bytes + min(0.0, begin))
+
+
+@dataclass
 class _WatchedStorage(Storage):
-    """A store that knows how far the object that it opened last has been read."""
+    """A store that opens a tar at a member after `start`, and knows how far it has been read."""
 
-    _opened: BinaryIO
+    start: int = 0  # bytes
+    is_packed: bool = False  # gzip
+    _opened: BinaryIO = field(init=False)
 
     def open(self, url: str) -> BinaryIO:
         self._opened = super().open(url)
+        found = find_header(self._opened, self.start, _SEARCHED) if self.start else 0
+        # None is found in gzip, and before the end of a long recording.
+        self.start = found or 0
+        self._opened.seek(self.start)
+        self.is_packed = is_gzip(self._opened)
         return self._opened
 
     def position(self) -> int:
@@ -259,47 +277,79 @@ class _WatchedStorage(Storage):
 
 
 class _Part:
-    """The first samples of a shard, and the bytes that they take in the tar."""
+    """Some samples of a shard, and the bytes that they take in the tar."""
 
     def __init__(self, shard: Shard, source: _WatchedStorage, limit: PartLimit | None):
         self._shard, self._source, self._limit = shard, source, limit
         self._whole = False
-        self._count = self._first = self._last = 0
-        self._alone = 0  # bytes of the first sample
+        self.count = 0
+        self._last = 0  # how far the reader was at the latest sample
+        self._first = self._alone = 0  # the same at the first one, and its bytes
+        self._begin = 0  # of the part in the tar
+        self._end: int | None = None
 
     def samples(self, samples: Iterator[Sample | Reject]) -> Iterator[Sample | Reject]:
-        started = time.monotonic()
-        for sample in samples:
+        started, is_over = time.monotonic(), False
+        for number, sample in enumerate(samples):
+            begin = self._last - _beginning(sample)  # the reader was in this sample already
             self._last = self._source.position()
-            self._first = self._first or self._last
-            self._alone = self._alone or _blocks(sample)
-            self._count += 1
-            yield sample
-            limit = self._limit
-            if limit and (
-                self.bytes_read >= limit.num_bytes or time.monotonic() - started >= limit.seconds
-            ):
+            if is_over:
+                self._end = begin
                 return
-        self._whole = True
+            if self._source.start and not number:  # it may lack members
+                continue
+            if not self.count:
+                self._first, self._alone = self._last, _blocks(sample)
+                self._begin = begin if self._source.start else 0
+            self.count += 1
+            yield sample
+            is_over = self._limit is not None and (
+                self.bytes_read >= self._limit.num_bytes
+                or time.monotonic() - started >= self._limit.seconds
+            )
+        self._end = self._shard.size
+        self._whole = not self._source.start
 
     @property
     def bytes_read(self) -> float:
         """The bytes of the samples so far.
 
-        The reader is ahead: a sample is complete when the next one begins. The distance from the
-        first sample to the last does not show that.
+        Gzip is unpacked in large steps, so there it is the distance between samples that counts.
         """
-        if self._whole or self._count < 2:
-            return self._shard.size if self._whole else min(self._alone, self._shard.size)
-        return (self._last - self._first) * self._count / (self._count - 1)
+        if self._whole or not self._source.is_packed:
+            return (self._end or self._last) - self._begin
+        if self.count < 2:
+            return min(self._alone, self._shard.size)
+        return (self._last - self._first) * self.count / (self.count - 1)
 
     def end(self, end: ShardEnd) -> PartEnd:
         facts = {field.name: getattr(end, field.name) for field in fields(ShardEnd)}
         return PartEnd(**facts, bytes_read=self.bytes_read, whole=self._whole)
 
 
-def _every_other(count: int) -> pa.Array:
-    return pa.array(range(0, count, 2), pa.int64())
+def _once_of(column: pq.ColumnChunkMetaData) -> int:
+    """The bytes of a column that another row does not add to."""
+    is_of_codes = column.path_in_schema.startswith("codes.") and column.has_dictionary_page
+    dictionary = column.data_page_offset - column.dictionary_page_offset if is_of_codes else 0
+    return min(int(column.total_compressed_size), dictionary + _PAGE_HEADERS)
+
+
+def _fixed_bytes(part: bytes) -> int:
+    """The bytes of a part that do not grow with its rows: schema, footer, dictionary of codes."""
+    metadata = pq.read_metadata(io.BytesIO(part))
+    fixed = len(part)
+    for number in range(metadata.num_row_groups):
+        group = metadata.row_group(number)
+        for column in map(group.column, range(group.num_columns)):
+            fixed += (0 if number else _once_of(column)) - column.total_compressed_size
+    return fixed
+
+
+def _beginning(sample: Sample | Reject) -> int:
+    """The bytes of a sample that are read before the sample before it is known to be complete."""
+    if isinstance(sample, Reject):
+        return BLOCK + sample.num_bytes
+    return BLOCK + len(next(iter(sample.members.values())))
 
 
 def _blocks(sample: Sample | Reject) -> int:

@@ -15,6 +15,7 @@ from typing import TypeVar
 
 _STRATA = 4
 _SHARDS = 4  # at least, of a stratum
+_GIANT, _TIMES = 1 / 8, 4.0  # of all bytes, and times the median size: the least of a giant
 _OBSERVED = 2  # at least, to know its spread
 _QUANTILE = 1.6449  # of the normal distribution, for an interval of 90 %
 _QUANTILES = (6.3138, 2.92, 2.3534, 2.1318)  # of Student's distribution with 1, 2, 3, 4 degrees
@@ -82,6 +83,11 @@ class Stratum:
         read = sum(min(one.read, one.size) for one in self.observed)
         return max(0.0, 1 - read / self.size) if self.size else 0.0
 
+    @property
+    def is_giant(self) -> bool:
+        """Whether it is one shard, which stands for itself."""
+        return self.count == len(self.observed) == 1
+
     def joined(self, other: "Stratum") -> "Stratum":
         return Stratum(
             self.count + other.count, self.size + other.size, self.observed + other.observed
@@ -89,13 +95,23 @@ class Stratum:
 
 
 def stratify(items: Sequence[Item], size: Callable[[Item], int]) -> list[list[Item]]:
-    """Return the items in strata of rising size that hold about as many bytes each."""
+    """Return the items in strata of rising size that hold about as many bytes each.
+
+    A giant is a stratum of its own, because no other item can stand for it.
+    """
     ordered = sorted(items, key=size)
+    total = sum(map(size, ordered))
+    least = max(total * _GIANT, _TIMES * size(ordered[len(ordered) // 2])) if ordered else 0
+    giants = [item for item in ordered if size(item) > least]
+    return [*_equal_strata(ordered[: len(ordered) - len(giants)], size), *([g] for g in giants)]
+
+
+def _equal_strata(ordered: Sequence[Item], size: Callable[[Item], int]) -> list[list[Item]]:
     count = max(1, min(_STRATA, len(ordered) // _SHARDS))
     ends = list(accumulate(map(size, ordered)))
     bounds = [bisect_left(ends, ends[-1] * (k + 1) / count) + 1 for k in range(count)]
     starts = [0, *bounds[:-1]]
-    return [ordered[a:b] for a, b in zip(starts, bounds, strict=True) if ordered[a:b]]
+    return [list(ordered[a:b]) for a, b in zip(starts, bounds, strict=True) if ordered[a:b]]
 
 
 def probing_order(strata: Sequence[Sequence[Item]], seed: int = 0) -> list[Item]:
@@ -117,7 +133,7 @@ def estimate_sum(strata: Sequence[Stratum]) -> Estimate:
     sizes = sum(stratum.weight * one.size for stratum, one in pairs)
     ratio = values / sizes if sizes else 0.0
     total = ratio * sum(stratum.size for stratum in joined)
-    spreads = [_variance(stratum, ratio) for stratum in joined]
+    spreads = [_variance(stratum, ratio, joined) for stratum in joined]
     if inf in spreads:
         return Estimate(total, None)
     return Estimate(total, _half_width(joined, spreads))
@@ -153,20 +169,31 @@ def _large_enough(strata: Sequence[Stratum]) -> list[Stratum]:
 
 
 def _is_thin(stratum: Stratum) -> bool:
-    return not stratum.observed or (len(stratum.observed) < _OBSERVED and stratum.unread > 0)
+    few = len(stratum.observed) < _OBSERVED and stratum.unread > 0
+    return not stratum.observed or (few and not stratum.is_giant)
 
 
-def _variance(stratum: Stratum, ratio: float) -> float:
-    """The variance of the estimated sum that comes from one stratum; infinite if not known."""
+def _variance(stratum: Stratum, ratio: float, others: Sequence[Stratum]) -> float:
+    """The variance of the estimated sum that comes from one stratum; infinite if not known.
+
+    A giant that was cut is taken to vary as the parts of other shards do, for each of its bytes.
+    """
     if not stratum.unread:
         return 0.0
     count = len(stratum.observed)
-    if count < _OBSERVED:
+    if count >= _OBSERVED:
+        spread = _spread([one.whole_value - ratio * one.size for one in stratum.observed])
+        return stratum.count**2 * stratum.unread * spread / count
+    known = [one for other in others for one in other.observed if one.size]
+    if not stratum.is_giant or len(known) <= _OBSERVED:
         return inf
-    rests = [one.whole_value - ratio * one.size for one in stratum.observed]
-    mean = sum(rests) / count
-    spread = sum((rest - mean) ** 2 for rest in rests) / (count - 1)
-    return stratum.count**2 * stratum.unread * spread / count
+    spread = _spread([one.whole_value / one.size for one in known])
+    return stratum.size**2 * stratum.unread * spread
+
+
+def _spread(values: Sequence[float]) -> float:
+    mean = sum(values) / len(values)
+    return sum((value - mean) ** 2 for value in values) / (len(values) - 1)
 
 
 def _half_width(strata: Sequence[Stratum], variances: Sequence[float]) -> float:
@@ -175,7 +202,7 @@ def _half_width(strata: Sequence[Stratum], variances: Sequence[float]) -> float:
     if not variance:
         return 0.0
     parts = zip(strata, variances, strict=True)
-    shares = sum(own**2 / (len(one.observed) - 1) for one, own in parts if own)
+    shares = sum(own**2 / max(1, len(one.observed) - 1) for one, own in parts if own)
     return _quantile(variance**2 / shares) * sqrt(variance)
 
 

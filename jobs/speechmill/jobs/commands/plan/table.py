@@ -13,6 +13,7 @@ from speechmill.jobs.commands.plan.plan import Listed, Plan
 from speechmill.jobs.commands.plan.probe import Probe
 from speechmill.jobs.commands.plan.sampling import Estimate
 from speechmill.jobs.display import add_plain_row, facts_table, print_line
+from speechmill.jobs.report.wording import audio_length
 
 _FEW = 8  # shards of a probe, below which its error is large
 _BIG = 1e8  # bytes, from which on they are shown as GB
@@ -59,17 +60,18 @@ def _listed_rows(listed: Listed, forecast: CodecForecast | None, found: Plan) ->
 def _audio(listed: Listed, forecast: CodecForecast | None) -> str:
     parts = listed.finished
     if forecast:
-        audio = forecast.audio_seconds.times(1 / 3600)
-        text = f"{audio.value:,.2f} h{_error(audio)}"
+        audio = forecast.audio_seconds
+        text = f"{audio_length(audio.value)}{_error(audio)}"
         if parts and forecast.finished_fit:
             return f"{text}, by the probe and {parts.parts} parts that are done"
         if parts:
             return (
-                f"{text}, by the probe; the parts that are done say {_hours(parts.audio_seconds)}"
+                f"{text}, by the probe; the parts that are done say "
+                f"{audio_length(parts.audio_seconds.value)}"
             )
         return text
     if parts:
-        return f"about {_hours(parts.audio_seconds)}, by the parts that are done"
+        return f"about {audio_length(parts.audio_seconds.value)}, by the parts that are done"
     return "not known before the first part" if listed.todo else "0 h"
 
 
@@ -240,10 +242,6 @@ def _seconds_at_last_speed(listed: Listed) -> float | None:
     if listed.finished is None or not listed.last_speed:
         return None
     return listed.finished.audio_seconds.value / listed.last_speed
-
-
-def _hours(seconds: Estimate) -> str:
-    return f"{seconds.value / 3600:,.2f} h"
 
 
 def _money(cost: float) -> str:
