@@ -248,6 +248,10 @@ def test_a_key_file_comes_back_as_it_was_written(tmp_path, suffix):
         ("k.jsonl", b'{"key": "a"}\n{"text": "b"}', "entry 2 has neither"),
         ("k.jsonl", b'{"key": 7}', "is not a list of keys"),
         ("k.jsonl", b'["a"]', "entry 1 is not an object"),
+        ("k.jsonl", b'{"audio_xxh3": 36893488147419103232}', "is not a list of keys: .*too large"),
+        ("k.jsonl", b'{"audio_xxh3": -1}', "is not a list of keys: .*negative"),
+        ("k.jsonl", b'{"key": "a", "index": 0.9}', "index 0.9 is not an integer"),
+        ("k.csv", b"key,shard,key\na,b,c\n", "it has two columns key"),
         ("k.jsonl", b"[" * 10**5, "is not a list of keys"),
         ("k.parquet", b"PAR1", "is not a list of keys"),
         ("k.jsonl", b'{"key": "a", "dataset": "s3://other"}', "no entry is of .*s3://other"),
@@ -259,6 +263,14 @@ def test_a_bad_key_file_is_named_and_nothing_is_dropped(dataset, name, data, nam
     with pytest.raises(InputError, match=named):
         drop(dataset, keys=f"{dataset.root}-{name}")
     assert files(dataset, "") == before
+
+
+def test_hashes_that_pandas_made_floats_are_refused(tmp_path):
+    """2 ** 63 + 1 would be 2 ** 63, the hash of another recording or of none."""
+    table = pa.table({"key": ["a", None], "audio_xxh3": [None, float(2**63 + 1)]})
+    pq.write_table(table, tmp_path / "k.parquet")
+    with pytest.raises(InputError, match=r"k\.parquet .* audio_xxh3 has floats"):
+        read_keys(f"{tmp_path}/k.parquet", Storage())
 
 
 def test_a_damaged_record_is_named_and_nothing_is_tokenized_past_it(dataset, root):
