@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
+from speechmill.jobs.commands import compact as compaction
 from speechmill.jobs.commands import tokenize as command
 from speechmill.jobs.commands.compact import compact_dataset
 from speechmill.jobs.commands.drop import drop_from_dataset
@@ -25,7 +26,7 @@ from speechmill.pipeline.dataset.drop import write_record
 from speechmill.pipeline.dataset.key_file import SCHEMA, read_keys, write_keys
 from speechmill.pipeline.dataset.layout import TokenDataset
 from speechmill.pipeline.dataset.verify import verify_files
-from speechmill.pipeline.errors import InputError, RejectStage
+from speechmill.pipeline.errors import DatasetConflict, InputError, RejectStage
 from speechmill.pipeline.shards.tar_reader import Reject
 from speechmill.pipeline.storage import Storage
 from speechmill.pipeline.tokenize.drops import SCHEMA as ENTRIES
@@ -279,12 +280,38 @@ def test_a_damaged_record_is_named_and_nothing_is_tokenized_past_it(dataset, roo
         tokenize(root)
 
 
-def test_verify_finds_rows_that_a_record_names(dataset):
-    entry = dict.fromkeys(ENTRIES.names) | {"key_sha256": key_sha256("twin")}
+def record(dataset: TokenDataset, key: str) -> None:
+    """What a `drop` that was killed at once has done."""
+    entry = dict.fromkeys(ENTRIES.names) | {"key_sha256": key_sha256(key)}
     write_record(dataset, Drops.of([pa.Table.from_pylist([entry], schema=ENTRIES)]))
+
+
+def test_verify_finds_rows_that_a_record_names(dataset):
+    record(dataset, "twin")
     assert {fault.check for fault in faults(dataset)} == {"dropped"}
     assert drop(dataset).rows == 2
     assert faults(dataset) == []
+
+
+def test_rows_that_a_record_names_are_not_compacted(dataset):
+    record(dataset, "a/bad")
+    with pytest.raises(InputError, match=f"1 parts of {dataset.root} hold .* `speechmill drop"):
+        compacted(dataset, "small")
+    drop(dataset)
+    assert verify_files(compacted(dataset, "small")).faults == []
+
+
+def test_a_drop_during_a_compaction_ends_it_with_the_cure(dataset, monkeypatch):
+    write = compaction.write_files
+
+    def interrupted(*arguments):
+        yield from write(*arguments)
+        drop(dataset, "twin\n")
+
+    monkeypatch.setattr(compaction, "write_files", interrupted)
+    with pytest.raises(DatasetConflict, match=r"was replaced since .*-small was planned; delete"):
+        compacted(dataset, "small")
+    assert not Storage().exists(f"{dataset.root}-small/dataset.json")
 
 
 def test_a_run_says_that_rows_were_dropped_while_it_ran(dataset, root, monkeypatch):
