@@ -178,6 +178,25 @@ def test_dropping_from_a_compacted_dataset_is_compacting_what_is_left(dataset, w
     assert drop(small, **wanted).parts_changed == 0
 
 
+def test_a_compaction_is_finished_before_rows_are_dropped_from_it(dataset):
+    small = compacted(dataset, "small")
+    small.storage.delete(f"{small.root}/index.parquet")
+    before = files(small, "")
+    with pytest.raises(InputError, match="is not compacted yet; run `speechmill compact` again"):
+        drop(small, "twin\n")
+    assert files(small, "") == before
+
+
+def test_an_index_from_before_a_drop_is_renewed_by_the_next_one(dataset):
+    small = compacted(dataset, "small")
+    before = small.storage.read_bytes(f"{small.root}/index.parquet")
+    drop(small, "twin\n")
+    small.storage.put(f"{small.root}/index.parquet", before)
+    assert "after a `speechmill drop` that was killed" in verify_files(small).faults[0].message
+    drop(small)
+    assert verify_files(small).faults == []
+
+
 def test_all_rows_of_a_part_can_be_dropped(dataset):
     assert drop(dataset, where="True").rows == 6
     assert rows(dataset) == []

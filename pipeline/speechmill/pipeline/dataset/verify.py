@@ -161,7 +161,10 @@ def _index_faults(
     try:
         index = read_index(dataset)
         if not index.equals(index_of(dataset, names, len(identity["codebook_sizes"]))):
-            message = "does not name the row groups that there are; compact the dataset again"
+            message = (
+                "does not name the row groups that there are: after a `speechmill drop` that was "
+                "killed, run it again; or else delete the dataset and compact again"
+            )
             yield Finding("index", INDEX, message)
     except InputError as error:
         yield Finding("index", INDEX, str(error))
