@@ -271,6 +271,7 @@ def test_a_key_file_comes_back_as_it_was_written(tmp_path, suffix):
         ("k.jsonl", b'{"audio_xxh3": 36893488147419103232}', "is not a list of keys: .*too large"),
         ("k.jsonl", b'{"audio_xxh3": -1}', "is not a list of keys: .*negative"),
         ("k.jsonl", b'{"key": "a", "index": 0.9}', "index 0.9 is not an integer"),
+        ("k.jsonl", b'{"key": "a", "start": NaN}', "a start is NaN"),
         ("k.csv", b"key,shard,key\na,b,c\n", "it has two columns key"),
         ("k.jsonl", b"[" * 10**5, "is not a list of keys"),
         ("k.parquet", b"PAR1", "is not a list of keys"),

@@ -52,6 +52,8 @@ def read_keys(url: str, storage: Storage) -> pa.Table:
             ],
             schema=SCHEMA,
         )
+        if pa.compute.any(pa.compute.is_nan(table["start"])).as_py():
+            raise ValueError("a start is NaN; leave it empty")
     except DAMAGE as error:
         raise InputError(f"{url} is not a list of keys: {' '.join(str(error).split())}") from error
     named = pa.compute.or_(*(table[name].is_valid() for name in _NAMES))
