@@ -23,6 +23,7 @@ from speechmill.jobs.schemas import TokenizeConfig
 from speechmill.pipeline.audio.isolation import kept_process
 from speechmill.pipeline.dataset import drop_part as module
 from speechmill.pipeline.dataset.drop import write_record
+from speechmill.pipeline.dataset.duplicates import find_duplicates
 from speechmill.pipeline.dataset.key_file import SCHEMA, read_keys, write_keys
 from speechmill.pipeline.dataset.layout import TokenDataset
 from speechmill.pipeline.dataset.verify import verify_files
@@ -298,6 +299,20 @@ def test_a_damaged_record_is_named_and_nothing_is_tokenized_past_it(dataset, roo
     dataset.storage.put(f"{dataset.root}/dropped/x.parquet", b"junk")
     with pytest.raises(InputError, match=r"dropped/x\.parquet is damaged"):
         tokenize(root)
+
+
+def test_columns_of_other_types_never_raise_anything_else(dataset):
+    [name, _] = sorted(dataset.parts())
+    for folder, column in (("tokens", "audio_xxh3"), ("tokens", "key"), ("rejects", "num_bytes")):
+        url = f"{dataset.root}/{folder}/{name}.parquet"
+        whole, table = dataset.storage.read_bytes(url), pq.read_table(url)
+        place = table.column_names.index(column)
+        for value in (None, -1, "x", [1]):
+            pq.write_table(table.set_column(place, column, pa.array([value] * len(table))), url)
+            for call in (lambda: drop(dataset, "twin\n"), lambda: find_duplicates([dataset])):
+                with contextlib.suppress(InputError):
+                    call()
+        dataset.storage.put(url, whole)
 
 
 def record(dataset: TokenDataset, key: str) -> None:

@@ -27,6 +27,7 @@ AUDIO, CODES = "audio", "codes"
 _MEMBERS = SCHEMA.append(pa.field("duration", pa.float64())).append(pa.field("group", pa.uint64()))
 _PLACE = ["dataset", "shard", "index", "start", "channel"]
 _COLUMNS = [name for name in _MEMBERS.names if name not in ("dataset", "group")]
+_HASH = _MEMBERS.field("group").type
 _THREADS = 8  # each holds a few row groups in memory
 
 Hashes = npt.NDArray[np.uint64]
@@ -108,12 +109,14 @@ class _Comparison:
 
     def members(self, part: Part, twice_N: Hashes) -> pa.Table:
         """The recordings or rows of a part that have one of these hashes; they are sorted."""
+        dataset, name = part
         tables = (
             table.filter(pa.array(_among(table["group"].to_numpy(), twice_N)))
             for table in self._read(part, _COLUMNS)
         )
-        members = pa.concat_tables([_MEMBERS.empty_table(), *map(_cast, tables)])
-        roots = pa.array([part[0].root] * len(members), pa.string())
+        with readable(dataset.part_url(name)):
+            members = pa.concat_tables([_MEMBERS.empty_table(), *map(_cast, tables)])
+        roots = pa.array([dataset.root] * len(members), pa.string())
         return members.set_column(members.column_names.index("dataset"), "dataset", roots)
 
     def _read(self, part: Part, columns: Sequence[str]) -> Iterator[pa.Table]:
@@ -131,7 +134,7 @@ class _Comparison:
     def _compared(self, table: pa.Table) -> pa.Table:
         if self.by == AUDIO:
             table = _recordings(table)
-            return table.append_column("group", table["audio_xxh3"])
+            return table.append_column("group", table["audio_xxh3"].cast(_HASH))
         hashes_N = _hashes_of_codes(table)
         return table.drop_columns("codes").append_column("group", pa.array(hashes_N))
 

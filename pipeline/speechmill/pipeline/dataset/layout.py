@@ -305,7 +305,7 @@ class TokenDataset(ShardOutput):
                 f"{self.root} is not compacted yet; run `speechmill compact` again to resume"
             )
         found = found or super().require_identity()
-        if (version := found.get(SCHEMA, 1)) not in SCHEMA_VERSIONS:
+        if (version := found.setdefault(SCHEMA, 1)) not in SCHEMA_VERSIONS:
             raise InputError(
                 f"{self.root} has {SCHEMA} {version!r}; this version of speechmill reads 1 and 2; "
                 "install a newer one"
