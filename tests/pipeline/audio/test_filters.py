@@ -206,6 +206,8 @@ ESCAPES = [
     "yield lang",
     "1j == snr",
     "... is None",
+    "lang is 'en'",
+    "None is lang is not snr",
     "",
     "# nothing",
     "lang ==",

@@ -96,6 +96,14 @@ def test_a_clip_is_the_audio_of_its_times_at_any_rate():
         assert [c.start for c in clips(audio_T, rate, blocks=200)] == [c.start for c in cut]
 
 
+def test_speech_in_less_than_a_sample_of_the_codec_is_no_clip():
+    """At 16 kHz the recording has two windows and a sample, at 11.025 kHz two windows."""
+    settings = {"threshold": 0.0001, "min_speech": 0.0, "min_silence": 0.0, "pad": 0.0}
+    at_11 = np.concatenate(list(resampled(iter([speech()]), vad.RATE, 11_025, AudioSettings())))
+    [clip] = clips(at_11[5000:5706], 11_025, 2, **settings)
+    assert len(clip.audio_T) > 0
+
+
 def test_int16_and_float_samples_have_the_same_segments():
     audio_T = (speech() * 32_767).astype(np.int16)
     times = [(clip.start, clip.end) for clip in clips(audio_T)]

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
+from speechmill.jobs.commands import compact as compaction
 from speechmill.jobs.commands import tokenize as command
 from speechmill.jobs.commands.compact import compact_dataset
 from speechmill.jobs.commands.drop import drop_from_dataset
@@ -22,10 +23,11 @@ from speechmill.jobs.schemas import TokenizeConfig
 from speechmill.pipeline.audio.isolation import kept_process
 from speechmill.pipeline.dataset import drop_part as module
 from speechmill.pipeline.dataset.drop import write_record
+from speechmill.pipeline.dataset.duplicates import find_duplicates
 from speechmill.pipeline.dataset.key_file import SCHEMA, read_keys, write_keys
 from speechmill.pipeline.dataset.layout import TokenDataset
 from speechmill.pipeline.dataset.verify import verify_files
-from speechmill.pipeline.errors import InputError, RejectStage
+from speechmill.pipeline.errors import DatasetConflict, InputError, RejectStage
 from speechmill.pipeline.shards.tar_reader import Reject
 from speechmill.pipeline.storage import Storage
 from speechmill.pipeline.tokenize.drops import SCHEMA as ENTRIES
@@ -177,6 +179,25 @@ def test_dropping_from_a_compacted_dataset_is_compacting_what_is_left(dataset, w
     assert drop(small, **wanted).parts_changed == 0
 
 
+def test_a_compaction_is_finished_before_rows_are_dropped_from_it(dataset):
+    small = compacted(dataset, "small")
+    small.storage.delete(f"{small.root}/index.parquet")
+    before = files(small, "")
+    with pytest.raises(InputError, match="is not compacted yet; run `speechmill compact` again"):
+        drop(small, "twin\n")
+    assert files(small, "") == before
+
+
+def test_an_index_from_before_a_drop_is_renewed_by_the_next_one(dataset):
+    small = compacted(dataset, "small")
+    before = small.storage.read_bytes(f"{small.root}/index.parquet")
+    drop(small, "twin\n")
+    small.storage.put(f"{small.root}/index.parquet", before)
+    assert "after a `speechmill drop` that was killed" in verify_files(small).faults[0].message
+    drop(small)
+    assert verify_files(small).faults == []
+
+
 def test_all_rows_of_a_part_can_be_dropped(dataset):
     assert drop(dataset, where="True").rows == 6
     assert rows(dataset) == []
@@ -248,6 +269,11 @@ def test_a_key_file_comes_back_as_it_was_written(tmp_path, suffix):
         ("k.jsonl", b'{"key": "a"}\n{"text": "b"}', "entry 2 has neither"),
         ("k.jsonl", b'{"key": 7}', "is not a list of keys"),
         ("k.jsonl", b'["a"]', "entry 1 is not an object"),
+        ("k.jsonl", b'{"audio_xxh3": 36893488147419103232}', "is not a list of keys: .*too large"),
+        ("k.jsonl", b'{"audio_xxh3": -1}', "is not a list of keys: .*negative"),
+        ("k.jsonl", b'{"key": "a", "index": 0.9}', "index 0.9 is not an integer"),
+        ("k.jsonl", b'{"key": "a", "start": NaN}', "a start is NaN"),
+        ("k.csv", b"key,shard,key\na,b,c\n", "it has two columns key"),
         ("k.jsonl", b"[" * 10**5, "is not a list of keys"),
         ("k.parquet", b"PAR1", "is not a list of keys"),
         ("k.jsonl", b'{"key": "a", "dataset": "s3://other"}', "no entry is of .*s3://other"),
@@ -261,18 +287,66 @@ def test_a_bad_key_file_is_named_and_nothing_is_dropped(dataset, name, data, nam
     assert files(dataset, "") == before
 
 
+def test_hashes_that_pandas_made_floats_are_refused(tmp_path):
+    """2 ** 63 + 1 would be 2 ** 63, the hash of another recording or of none."""
+    table = pa.table({"key": ["a", None], "audio_xxh3": [None, float(2**63 + 1)]})
+    pq.write_table(table, tmp_path / "k.parquet")
+    with pytest.raises(InputError, match=r"k\.parquet .* audio_xxh3 has floats"):
+        read_keys(f"{tmp_path}/k.parquet", Storage())
+
+
 def test_a_damaged_record_is_named_and_nothing_is_tokenized_past_it(dataset, root):
     dataset.storage.put(f"{dataset.root}/dropped/x.parquet", b"junk")
     with pytest.raises(InputError, match=r"dropped/x\.parquet is damaged"):
         tokenize(root)
 
 
-def test_verify_finds_rows_that_a_record_names(dataset):
-    entry = dict.fromkeys(ENTRIES.names) | {"key_sha256": key_sha256("twin")}
+def test_columns_of_other_types_never_raise_anything_else(dataset):
+    [name, _] = sorted(dataset.parts())
+    for folder, column in (("tokens", "audio_xxh3"), ("tokens", "key"), ("rejects", "num_bytes")):
+        url = f"{dataset.root}/{folder}/{name}.parquet"
+        whole, table = dataset.storage.read_bytes(url), pq.read_table(url)
+        place = table.column_names.index(column)
+        for value in (None, -1, "x", [1]):
+            pq.write_table(table.set_column(place, column, pa.array([value] * len(table))), url)
+            for call in (lambda: drop(dataset, "twin\n"), lambda: find_duplicates([dataset])):
+                with contextlib.suppress(InputError):
+                    call()
+        dataset.storage.put(url, whole)
+
+
+def record(dataset: TokenDataset, key: str) -> None:
+    """What a `drop` that was killed at once has done."""
+    entry = dict.fromkeys(ENTRIES.names) | {"key_sha256": key_sha256(key)}
     write_record(dataset, Drops.of([pa.Table.from_pylist([entry], schema=ENTRIES)]))
+
+
+def test_verify_finds_rows_that_a_record_names(dataset):
+    record(dataset, "twin")
     assert {fault.check for fault in faults(dataset)} == {"dropped"}
     assert drop(dataset).rows == 2
     assert faults(dataset) == []
+
+
+def test_rows_that_a_record_names_are_not_compacted(dataset):
+    record(dataset, "a/bad")
+    with pytest.raises(InputError, match=f"1 parts of {dataset.root} hold .* `speechmill drop"):
+        compacted(dataset, "small")
+    drop(dataset)
+    assert verify_files(compacted(dataset, "small")).faults == []
+
+
+def test_a_drop_during_a_compaction_ends_it_with_the_cure(dataset, monkeypatch):
+    write = compaction.write_files
+
+    def interrupted(*arguments):
+        yield from write(*arguments)
+        drop(dataset, "twin\n")
+
+    monkeypatch.setattr(compaction, "write_files", interrupted)
+    with pytest.raises(DatasetConflict, match=r"was replaced since .*-small was planned; delete"):
+        compacted(dataset, "small")
+    assert not Storage().exists(f"{dataset.root}-small/dataset.json")
 
 
 def test_a_run_says_that_rows_were_dropped_while_it_ran(dataset, root, monkeypatch):

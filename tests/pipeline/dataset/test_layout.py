@@ -107,6 +107,13 @@ def test_half_written_files_are_not_parts(dataset, shards, storage, null_codec, 
     assert dataset.todo(shards) == shards
 
 
+def test_files_of_other_kinds_are_no_parts(dataset, shards, storage):
+    for folder in ("tokens", "rejects", "failed"):
+        storage.put(f"{dataset.root}/{folder}/README.md", b"Do not delete.")
+        assert dataset.parts(folder) == set()
+    assert dataset.failures() == []
+
+
 def test_failures_are_kept_until_cleared(dataset, shards):
     dataset.mark_failed(shards[0], {"shard": shards[0].url, "error": "ShardCut"})
     assert dataset.failures() == [{"shard": shards[0].url, "error": "ShardCut"}]

@@ -46,6 +46,7 @@ def selected(text: str, table: pa.Table = TABLE) -> str:
         ("channel is None", "abcde"),
         ("duration * 50 == num_frames", "abcde"),
         ("True", "abcde"),
+        ("2 > 1 < duration < 4 > 3", "c"),
         ("start == 3 and False or key == 'a'", "a"),
     ],
 )

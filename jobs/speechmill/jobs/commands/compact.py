@@ -9,10 +9,12 @@ from speechmill.pipeline.dataset.compact.files import (
     write_files,
 )
 from speechmill.pipeline.dataset.compact.plan import CompactionPlan, parts_since, recorded_plan
+from speechmill.pipeline.dataset.drop import drop_rows
 from speechmill.pipeline.dataset.layout import TokenDataset, readable
 from speechmill.pipeline.dataset.row_groups import INDEX
-from speechmill.pipeline.errors import DatasetConflict
+from speechmill.pipeline.errors import DatasetConflict, InputError
 from speechmill.pipeline.storage import join
+from speechmill.pipeline.tokenize.drops import SCHEMA
 
 
 def compact_dataset(
@@ -27,11 +29,14 @@ def compact_dataset(
 ) -> None:
     """Write the files that are not there yet, then the index; run it again to resume.
 
-    Raises `DatasetConflict` for a compacted dataset that is finished and lacks newer parts.
+    Raises `DatasetConflict` for a compacted dataset that is finished and lacks newer parts, or if
+    parts are replaced meanwhile, and `InputError` for a dataset from which `drop` was killed.
     """
     check_threads(threads)
     source = open_dataset(root, overrides)
     target = TokenDataset(source.storage.absolute(output).rstrip("/"), source.storage)
+    if not is_finished(target):
+        _refuse_undropped(source)
     plan = recorded_plan(source, target, file_mb, without_failed=without_failed)
     later = parts_since(plan, source, target)
     if is_finished(target):
@@ -48,8 +53,18 @@ def compact_dataset(
             f"{file.name}  {file.parts} parts, {file.rows:,} utterances, {file.row_groups} row "
             f"groups, {file.bytes / 1e6:.1f} MB"
         )
+    parts_since(plan, source, target)  # raises if rows were dropped meanwhile
     finish(plan, source, target)
     display.done(target.root, [join(target.root, INDEX)], target.storage)
+
+
+def _refuse_undropped(source: TokenDataset) -> None:
+    """Raise `InputError` for rows that `drop` has recorded and not taken out: the copy has them."""
+    if held := drop_rows(source, SCHEMA.empty_table(), dry_run=True).parts_changed:
+        raise InputError(
+            f"{held} parts of {source.root} hold what dropped/ names; run `speechmill drop "
+            f"{source.root}` first"
+        )
 
 
 def _describe(plan: CompactionPlan, source: TokenDataset, later: int, display: Display) -> None:

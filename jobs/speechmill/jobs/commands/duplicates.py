@@ -88,15 +88,19 @@ def print_duplicates(found: DuplicateReport, console: Console) -> None:
         return
     table = Table("copies", "hours", "first", "in", "next", "in", box=None)
     for group in found.largest:
-        first, other = group["members"][:2]
-        where = [cell for member in (first, other) for cell in (_label(member), member["shard"])]
-        add_plain_row(table, f"{group['copies']:,}", f"{group['wasted_hours']:.3f}", *where)
+        cells = [cell for one in group["members"][:2] for cell in (_label(one), _place(one))]
+        add_plain_row(table, f"{group['copies']:,}", f"{group['wasted_hours']:.3f}", *cells)
     console.print(table)
 
 
 def _label(member: dict[str, Any]) -> str:
     start = "" if member["start"] is None else f" at {member['start']:g} s"
     return f"{member['key']}{start}"
+
+
+def _place(member: dict[str, Any]) -> str:
+    """The dataset and the tar by the last part of their URLs; --json has all of them."""
+    return ": ".join(member[name].rpartition("/")[2] for name in ("dataset", "shard"))
 
 
 def split_arguments(arguments: list[str]) -> tuple[list[str], list[str]]:

@@ -7,6 +7,7 @@ and brackets select inside it, and a missing value is `None`. Nothing is ever pa
 import ast
 import operator
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 from speechmill.pipeline.errors import InputError
@@ -54,6 +55,11 @@ class Expression:
                     f"{setting} is {text!r}: {ast.unparse(node)!r} is not allowed; use names, "
                     f"constants, comparisons, and, or, not, + - * / and {', '.join(_FUNCTIONS)}"
                 )
+            if isinstance(node, ast.Compare) and not _is_fit_for_is(node):
+                raise InputError(
+                    f"{setting} is {text!r}: compare by == and !=, and by is only with None, True "
+                    "or False"
+                )
 
     def __call__(self, fields: Any) -> bool:
         """Whether it is true for parsed JSON; raises `TypeError` or the like if types clash."""
@@ -87,6 +93,20 @@ def _is_allowed(node: ast.AST) -> bool:
     nested = (ast.Attribute, ast.Subscript, ast.List, ast.Tuple)
     signs = (ast.UnaryOp, ast.Not, ast.USub)
     return isinstance(node, plain + nested + signs)
+
+
+def _is_fit_for_is(node: ast.Compare) -> bool:
+    """Whether each `is` has None, True or False on a side; of equal texts there may be several."""
+    sides = pairwise([node.left, *node.comparators])
+    return all(
+        _is_singleton(left) or _is_singleton(right)
+        for operation, (left, right) in zip(node.ops, sides, strict=True)
+        if isinstance(operation, ast.Is | ast.IsNot)
+    )
+
+
+def _is_singleton(node: ast.expr) -> bool:
+    return isinstance(node, ast.Constant) and isinstance(node.value, bool | None)
 
 
 def _value(node: ast.AST, fields: Any) -> Any:

@@ -329,8 +329,10 @@ def _by_speech(
     scale, silent = codec.sample_rate / VAD_RATE, True
     for heard in find_speech(_for_detector(buffer, codec.sample_rate), speech):
         for start, stop in heard.speech:
-            silent = False
-            yield _take(buffer, round(start * scale), min(round(stop * scale), buffer.end), codec)
+            first, end = round(start * scale), min(round(stop * scale), buffer.end)
+            if first < end:  # rounding may leave nothing of the last samples
+                silent = False
+                yield _take(buffer, first, end, codec)
         buffer.discard_before(math.floor(heard.needed * scale))
         if not heard.speech:
             yield None

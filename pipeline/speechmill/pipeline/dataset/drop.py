@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from speechmill.pipeline.audio.recordings import EACH
 from speechmill.pipeline.dataset.compact.drop_file import change_file
-from speechmill.pipeline.dataset.compact.files import renew_index
+from speechmill.pipeline.dataset.compact.files import is_finished, renew_index
 from speechmill.pipeline.dataset.drop_part import change_part
 from speechmill.pipeline.dataset.layout import COMPACTED, TokenDataset, readable, shard_of
 from speechmill.pipeline.dataset.section_rows import read_file
@@ -142,8 +142,10 @@ def drop_rows(dataset: TokenDataset, wanted: pa.Table, dry_run: bool = False) ->
 
     Of two calls at the same time, each applies all records, and looks for new ones before it ends:
     no rows come back, whichever writes a part last. With `dry_run`, nothing is written. Raises
-    `InputError` for damaged files.
+    `InputError` for damaged files, and for a dataset that `compact` has not finished.
     """
+    if COMPACTED in dataset.require_identity() and not is_finished(dataset):
+        raise InputError(f"{dataset.root} is not compacted yet; run `speechmill compact` again")
     mine = Drops.of([wanted])
     if len(mine) and not dry_run:
         write_record(dataset, mine)

@@ -45,10 +45,10 @@ def change_part(
         if (shard := shard_of(footer)).name != name:  # it would be written over another part
             raise ValueError(f"it is named for another tar than {shard.url}")
         table = pq.ParquetFile(io.BytesIO(data)).read(READ)
-    rejects = read_rejects(dataset, name, footer["schema_version"]) if has_rejects else []
-    change = find_change(table, rejects, footer, drops)
-    if change.changed and not dry_run:
-        _rewrite(dataset, data, rejects, drops)
+        rejects = read_rejects(dataset, name, footer["schema_version"]) if has_rejects else []
+        change = find_change(table, rejects, footer, drops)
+        if change.changed and not dry_run:
+            _rewrite(dataset, data, rejects, drops)
     return change
 
 
@@ -77,7 +77,8 @@ def read_reject_table(dataset: TokenDataset, name: str, version: int) -> pa.Tabl
     url = join(dataset.root, "rejects", f"{name}.parquet")
     data = dataset.storage.read_bytes(url)
     with readable(url):
-        table = pq.read_table(io.BytesIO(data)).select(reject_schema(version).names)
+        schema = reject_schema(version)
+        table = pq.read_table(io.BytesIO(data)).select(schema.names).cast(schema)
         rejects_of(table)
         return table
 

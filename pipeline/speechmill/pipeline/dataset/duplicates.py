@@ -6,6 +6,7 @@ by less than 1 kB for each one that is in a group: 300 million fit into 8 GB and
 Among as many, one pair or none has equal hashes by chance.
 """
 
+import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ AUDIO, CODES = "audio", "codes"
 _MEMBERS = SCHEMA.append(pa.field("duration", pa.float64())).append(pa.field("group", pa.uint64()))
 _PLACE = ["dataset", "shard", "index", "start", "channel"]
 _COLUMNS = [name for name in _MEMBERS.names if name not in ("dataset", "group")]
+_HASH = _MEMBERS.field("group").type
 _THREADS = 8  # each holds a few row groups in memory
 
 Hashes = npt.NDArray[np.uint64]
@@ -88,7 +90,7 @@ def _check(datasets: Sequence[TokenDataset], by: str) -> None:
         named = ", ".join(f"{root} has {revision}" for revision, root in revisions.items())
         raise DatasetConflict(f"codes of several revisions differ: {named}; compare by audio")
     roots = [dataset.root for dataset in datasets]
-    if len(set(roots)) < len(roots):
+    if len(set(map(os.path.realpath, roots))) < len(roots):  # through links too
         raise InputError(f"a dataset is given twice: {', '.join(roots)}")
 
 
@@ -107,12 +109,14 @@ class _Comparison:
 
     def members(self, part: Part, twice_N: Hashes) -> pa.Table:
         """The recordings or rows of a part that have one of these hashes; they are sorted."""
+        dataset, name = part
         tables = (
             table.filter(pa.array(_among(table["group"].to_numpy(), twice_N)))
             for table in self._read(part, _COLUMNS)
         )
-        members = pa.concat_tables([_MEMBERS.empty_table(), *map(_cast, tables)])
-        roots = pa.array([part[0].root] * len(members), pa.string())
+        with readable(dataset.part_url(name)):
+            members = pa.concat_tables([_MEMBERS.empty_table(), *map(_cast, tables)])
+        roots = pa.array([dataset.root] * len(members), pa.string())
         return members.set_column(members.column_names.index("dataset"), "dataset", roots)
 
     def _read(self, part: Part, columns: Sequence[str]) -> Iterator[pa.Table]:
@@ -130,16 +134,16 @@ class _Comparison:
     def _compared(self, table: pa.Table) -> pa.Table:
         if self.by == AUDIO:
             table = _recordings(table)
-            return table.append_column("group", table["audio_xxh3"])
+            return table.append_column("group", table["audio_xxh3"].cast(_HASH))
         hashes_N = _hashes_of_codes(table)
         return table.drop_columns("codes").append_column("group", pa.array(hashes_N))
 
 
 def _recordings(table: pa.Table) -> pa.Table:
     """One row for each recording, without the times of its rows."""
-    groups = table.group_by(["shard", "index", "audio_xxh3"], use_threads=False)
     wanted = [("key", "first"), ("duration", "sum")]
-    return _renamed(groups.aggregate([one for one in wanted if one[0] in table.column_names]))
+    wanted = [one for one in wanted if one[0] in table.column_names]
+    return _aggregated(table, ["shard", "index", "audio_xxh3"], wanted)
 
 
 def _hashes_of_codes(table: pa.Table) -> Hashes:
@@ -184,16 +188,23 @@ def _grouped(tables: Sequence[pa.Table]) -> pa.Table:
     A recording whose rows are in two row groups or files is not a duplicate of itself.
     """
     together = pa.concat_tables([_MEMBERS.empty_table(), *tables])
-    places = together.group_by([*_PLACE, "group"], use_threads=False)
-    found = places.aggregate([("key", "first"), ("audio_xxh3", "first"), ("duration", "sum")])
-    table = _cast(_renamed(found))
+    wanted = [("key", "first"), ("audio_xxh3", "first"), ("duration", "sum")]
+    table = _cast(_aggregated(together, [*_PLACE, "group"], wanted))
     _, inverse_N, count_M = np.unique(
         table["group"].to_numpy(), return_inverse=True, return_counts=True
     )
     return table.filter(pa.array(count_M[inverse_N] > 1)) if len(table) else table
 
 
-def _renamed(table: pa.Table) -> pa.Table:
-    """Without what an aggregation adds to the names of columns."""
-    names = [name.removesuffix("_first").removesuffix("_sum") for name in table.column_names]
-    return table.rename_columns(names)
+def _aggregated(
+    table: pa.Table, keys: Sequence[str], wanted: Sequence[tuple[str, str]]
+) -> pa.Table:
+    """One row for each group, sorted by its first row: Arrow gives them in order of their hashes.
+
+    The columns keep their names.
+    """
+    numbered = table.append_column("row", pa.array(np.arange(len(table))))
+    groups = numbered.group_by(keys, use_threads=False)
+    found = groups.aggregate([("row", "min"), *wanted]).sort_by("row_min").drop_columns("row_min")
+    names = {f"{name}_{function}": name for name, function in wanted}
+    return found.rename_columns([names.get(name, name) for name in found.column_names])

@@ -7,11 +7,13 @@ the other columns narrow an entry to one dataset, tar, position, segment or chan
 import io
 import json
 from collections.abc import Callable
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
+from speechmill.pipeline.dataset.layout import DAMAGE
 from speechmill.pipeline.errors import InputError
 from speechmill.pipeline.storage import Storage
 
@@ -37,11 +39,10 @@ def read_keys(url: str, storage: Storage) -> pa.Table:
     nor hash. A table may be empty: `duplicates` has found none.
     """
     suffix = url.rpartition(".")[2].lower()
-    parse = _PARSERS.get(suffix, _lines)
+    parse, data = _PARSERS.get(suffix, _lines), storage.read_bytes(url)
     try:
-        found = parse(storage.read_bytes(url))
-        if not set(_NAMES) & set(found.column_names):
-            raise ValueError(f"it has no column key or audio_xxh3, only {found.column_names}")
+        found = parse(data)
+        _check_columns(found)
         table = pa.table(
             [
                 found[field.name].cast(field.type)
@@ -51,12 +52,24 @@ def read_keys(url: str, storage: Storage) -> pa.Table:
             ],
             schema=SCHEMA,
         )
-    except (pa.ArrowException, ValueError, TypeError, RecursionError) as error:
+        if pa.compute.any(pa.compute.is_nan(table["start"])).as_py():
+            raise ValueError("a start is NaN; leave it empty")
+    except DAMAGE as error:
         raise InputError(f"{url} is not a list of keys: {' '.join(str(error).split())}") from error
     named = pa.compute.or_(*(table[name].is_valid() for name in _NAMES))
     if not all(good := named.to_pylist()):
         raise InputError(f"{url}: entry {good.index(False) + 1} has neither key nor audio_xxh3")
     return table
+
+
+def _check_columns(table: pa.Table) -> None:
+    names = table.column_names
+    if not set(_NAMES) & set(names):
+        raise ValueError(f"it has no column key or audio_xxh3, only {names}")
+    if twice := [name for name in SCHEMA.names if names.count(name) > 1]:
+        raise ValueError(f"it has two columns {twice[0]}")
+    if "audio_xxh3" in names and pa.types.is_floating(table["audio_xxh3"].type):
+        raise ValueError("audio_xxh3 has floats, which do not hold all digits of a hash")
 
 
 def write_keys(table: pa.Table, url: str, storage: Storage) -> None:
@@ -89,9 +102,16 @@ def _json_lines(data: bytes) -> pa.Table:
         if not isinstance(row, dict):
             raise ValueError(f"entry {number + 1} is not an object")
     names = [name for name in SCHEMA.names if any(name in row for row in rows)]
-    fields = [SCHEMA.field(name) for name in names]
-    columns = [pa.array([row.get(field.name) for row in rows], field.type) for field in fields]
+    columns = [_json_column([row.get(name) for row in rows], SCHEMA.field(name)) for name in names]
     return pa.table(columns, names=names) if rows else SCHEMA.empty_table()
+
+
+def _json_column(values: list[Any], field: pa.Field) -> pa.Array:
+    if pa.types.is_integer(field.type):  # pyarrow would cut 1.5 to 1
+        for value in values:
+            if isinstance(value, float):
+                raise ValueError(f"{field.name} {value} is not an integer")
+    return pa.array(values, field.type)
 
 
 def _csv(data: bytes) -> pa.Table:

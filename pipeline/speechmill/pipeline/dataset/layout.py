@@ -49,6 +49,7 @@ DAMAGE = (
     ValueError,
 )
 _PARALLEL_READS = 32
+_SUFFIXES = {"failed": ".json", "rejects": ".parquet"}  # of folders that hold no parts
 _PARQUET_END = 8  # bytes: the length of the metadata before them, and a mark
 # Settings of segments, with the values that early datasets have.
 _ADDED_SINCE = {
@@ -218,13 +219,17 @@ class ShardOutput(ABC):
         return set(self.listed(folder))
 
     def listed(self, folder: str | None = None) -> dict[str, FileInfo]:
-        """The files of a folder of the output by the names of their shards, by one listing."""
+        """The files of a folder of the output by the names of their shards, by one listing.
+
+        Other files, such as a README, do not count; `verify` names them.
+        """
         infos = self.storage.list_files(join(self.root, folder or self.folder))
+        suffix = _SUFFIXES.get(folder or self.folder, self.suffix)
         files = {info.url.rpartition("/")[2]: info for info in infos}
         return {
             name.rpartition(".")[0]: info
             for name, info in files.items()
-            if not name.startswith(".")
+            if name.endswith(suffix) and not name.startswith(".")
         }
 
     def todo(self, shards: Sequence[Shard]) -> list[Shard]:
@@ -300,7 +305,7 @@ class TokenDataset(ShardOutput):
                 f"{self.root} is not compacted yet; run `speechmill compact` again to resume"
             )
         found = found or super().require_identity()
-        if (version := found.get(SCHEMA, 1)) not in SCHEMA_VERSIONS:
+        if (version := found.setdefault(SCHEMA, 1)) not in SCHEMA_VERSIONS:
             raise InputError(
                 f"{self.root} has {SCHEMA} {version!r}; this version of speechmill reads 1 and 2; "
                 "install a newer one"

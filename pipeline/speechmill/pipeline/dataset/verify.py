@@ -28,7 +28,7 @@ from speechmill.pipeline.dataset.checks import (
     check_times,
 )
 from speechmill.pipeline.dataset.drop import read_drops
-from speechmill.pipeline.dataset.layout import COMPACTED, DAMAGE, TokenDataset, shard_of
+from speechmill.pipeline.dataset.layout import COMPACTED, DAMAGE, TokenDataset, readable, shard_of
 from speechmill.pipeline.dataset.row_groups import COMPACTED_PART, INDEX, index_of, read_index
 from speechmill.pipeline.dataset.section_rows import RowReader, open_parquet
 from speechmill.pipeline.dataset.sections import PART_NAME, Section, sections_in
@@ -159,9 +159,13 @@ def _index_faults(
 ) -> Iterator[Finding]:
     """Compare the index of a compacted dataset with its files."""
     try:
-        index = read_index(dataset)
-        if not index.equals(index_of(dataset, names, len(identity["codebook_sizes"]))):
-            message = "does not name the row groups that there are; compact the dataset again"
+        with readable(join(dataset.root, dataset.identity_file)):
+            num_codebooks = len(identity["codebook_sizes"])
+        if not read_index(dataset).equals(index_of(dataset, names, num_codebooks)):
+            message = (
+                "does not name the row groups that there are: after a `speechmill drop` that was "
+                "killed, run it again; or else delete the dataset and compact again"
+            )
             yield Finding("index", INDEX, message)
     except InputError as error:
         yield Finding("index", INDEX, str(error))

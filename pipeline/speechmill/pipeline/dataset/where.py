@@ -138,10 +138,11 @@ class _Comparison:
         return cls(sides, node.ops) if plain else None
 
     def __call__(self, table: pa.Table) -> Mask:
-        values = [_numbers(side, table) for side in self.sides]
-        steps = zip(self.operations, values[:-1], values[1:], strict=True)
-        true = [COMPARISONS[type(operation)](left, right) for operation, left, right in steps]
-        return np.broadcast_to(np.logical_and.reduce(true), len(table))
+        values = pairwise([_numbers(side, table) for side in self.sides])
+        true_N = np.ones(len(table), dtype=np.bool_)
+        for operation, (left, right) in zip(self.operations, values, strict=True):
+            true_N &= COMPARISONS[type(operation)](left, right)
+        return true_N
 
 
 def _is_number(side: ast.expr) -> bool:
