@@ -5,7 +5,9 @@ Everything that is shown is on one line and holds no control character.
 """
 
 import codecs
+import json
 import re
+from typing import Any
 
 REPLACEMENT = "\ufffd"
 _SURROGATES = re.compile("[\ud800-\udfff]")
@@ -89,3 +91,8 @@ def replace_escaped(path: str) -> str:
 
 def _escaped(match: "re.Match[str]") -> str:
     return match[0].encode("unicode_escape").decode()
+
+
+def json_file(value: Any) -> bytes:
+    """Facts as a file of JSON that a person can read."""
+    return (json.dumps(value, indent=2) + "\n").encode()

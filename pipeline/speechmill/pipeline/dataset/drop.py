@@ -8,11 +8,9 @@ kill at any point, the same command, or one that names nothing, does the rest.
 
 import hashlib
 import io
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -31,8 +29,6 @@ from speechmill.pipeline.tokenize.drops import COLUMNS, SCHEMA, Drops, key_sha25
 FOLDER = "dropped"  # of the records
 _THREADS = 8  # each holds one part in memory
 _FILES = 2  # of a compacted dataset at the same time: each takes memory for two of its size
-
-Result = TypeVar("Result")
 
 
 @dataclass(slots=True)
@@ -118,7 +114,7 @@ def selected_entries(where: Where, dataset: TokenDataset) -> pa.Table:
                 tables.append(_entries(columns, identity))
         return pa.concat_tables(tables)
 
-    return Drops.of(_of_all_parts(selected, sorted(dataset.parts()))).entries
+    return Drops.of(dataset.map_names(selected, sorted(dataset.parts()), _THREADS)).entries
 
 
 def _entries(columns: dict[str, Any], identity: dict[str, Any]) -> pa.Table:
@@ -164,22 +160,15 @@ def _apply(dataset: TokenDataset, drops: Drops, report: DropReport, dry_run: boo
     report.parts = len(names)
     if COMPACTED in identity:
         in_file = partial(change_file, dataset, identity, drops=drops, dry_run=dry_run)
-        changes = _of_all_parts(lambda name: in_file(name, name in rejected), names, _FILES)
+        changes = dataset.map_names(lambda name: in_file(name, name in rejected), names, _FILES)
         if not dry_run:
             renew_index(dataset)
     else:
         names = [name for name in names if drops.may_concern(name)]
         in_part = partial(change_part, dataset, drops=drops, dry_run=dry_run)
-        changes = _of_all_parts(lambda name: in_part(name, name in rejected), names)
+        changes = dataset.map_names(lambda name: in_part(name, name in rejected), names, _THREADS)
     for one in changes:
         report.parts_changed += one.changed
         report.rows += one.rows
         report.audio_seconds += one.audio_seconds
         report.found |= {number for number in one.found if number < report.entries}
-
-
-def _of_all_parts(
-    work: Callable[[str], Result], names: Iterable[str], threads: int = _THREADS
-) -> list[Result]:
-    with ThreadPoolExecutor(threads) as pool:
-        return list(pool.map(work, names))

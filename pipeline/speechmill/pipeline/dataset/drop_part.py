@@ -9,11 +9,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from speechmill.codecs.api import CodecInfo
-from speechmill.pipeline.dataset.layout import TokenDataset, readable, shard_of
+from speechmill.pipeline.dataset.layout import TokenDataset, codec_of, readable, shard_of
 from speechmill.pipeline.errors import Dropped
 from speechmill.pipeline.shards.tar_reader import Reject
-from speechmill.pipeline.storage import join
 from speechmill.pipeline.tokenize.batching import ShardEnd
 from speechmill.pipeline.tokenize.drops import COLUMNS, Drops
 from speechmill.pipeline.tokenize.schema import reject_schema, reject_table, rejects_of
@@ -74,7 +72,7 @@ def read_rejects(dataset: TokenDataset, name: str, version: int) -> list[Reject]
 
 def read_reject_table(dataset: TokenDataset, name: str, version: int) -> pa.Table:
     """The rejects of a file as a table; raises `InputError` if it is damaged."""
-    url = join(dataset.root, "rejects", f"{name}.parquet")
+    url = dataset.rejects_url(name)
     data = dataset.storage.read_bytes(url)
     with readable(url):
         schema = reject_schema(version)
@@ -86,12 +84,11 @@ def read_reject_table(dataset: TokenDataset, name: str, version: int) -> pa.Tabl
 def _rewrite(dataset: TokenDataset, data: bytes, rejects: list[Reject], drops: Drops) -> None:
     """Give the rows of a part to the writer again, which leaves out those that are dropped."""
     footer = read_footer(data)
-    codec = footer["codec"]
     writer = PartWriter(
         dataset.root,
         shard_of(footer),
         dataset.storage,
-        CodecInfo(**codec | {"codebook_sizes": tuple(codec["codebook_sizes"])}),
+        codec_of(footer),
         {name: value for name, value in footer.items() if name not in _COUNTED},
         footer["schema_version"],
         drops,

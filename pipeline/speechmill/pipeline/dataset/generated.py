@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +13,7 @@ from speechmill.pipeline.dataset.layout import (
     COMPACTED,
     GENERATED,
     TokenDataset,
+    codec_of,
     readable,
 )
 from speechmill.pipeline.errors import InputError
@@ -70,11 +70,7 @@ def _codec_of(source: TokenDataset) -> CodecInfo:
         raise InputError(f"{source.root} has no part, so nothing says which codec this is")
     [footer] = source.footers(names[:1])
     with readable(source.part_url(names[0])):
-        facts: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in footer["codec"].items()
-        }
-        return CodecInfo(**facts)
+        return codec_of(footer)
 
 
 def _require_codes(utterance: Generated, codec: CodecInfo) -> None:

@@ -25,6 +25,7 @@ from speechmill.pipeline.errors import DatasetConflict, InputError, StorageNotFo
 from speechmill.pipeline.filesystems import FileInfo
 from speechmill.pipeline.shards.listing import Shard
 from speechmill.pipeline.storage import Storage, join
+from speechmill.pipeline.text import json_file
 from speechmill.pipeline.tokenize import canary
 from speechmill.pipeline.tokenize.schema import LAYOUT, SCHEMA_VERSIONS, schema_version
 from speechmill.pipeline.tokenize.writer import footer_of
@@ -126,6 +127,12 @@ def shard_of(footer: dict[str, Any]) -> Shard:
     return source
 
 
+def codec_of(footer: dict[str, Any]) -> CodecInfo:
+    """The codec of a part by its footer."""
+    codec = footer["codec"]
+    return CodecInfo(**codec | {"codebook_sizes": tuple(codec["codebook_sizes"])})
+
+
 def recorded_batch(identity: dict[str, Any]) -> ShapeSettings | None:
     """The shapes of the batches of a dataset; None if it was begun on CPUs.
 
@@ -178,8 +185,7 @@ class ShardOutput(ABC):
             self._write_identity({**found, BATCH: wanted[BATCH]})
 
     def _write_identity(self, identity: dict[str, Any]) -> None:
-        data = json.dumps(identity, indent=2) + "\n"
-        self.storage.put(join(self.root, self.identity_file), data.encode())
+        self.storage.put(join(self.root, self.identity_file), json_file(identity))
 
     def refuse_other(self, found: dict[str, Any], wanted: dict[str, Any]) -> None:
         """Raise `DatasetConflict` if two identities differ."""
@@ -258,10 +264,12 @@ class ShardOutput(ABC):
     def sources(self, names: Sequence[str]) -> list[dict[str, Any]]:
         """Url, size and etag of the shard of each part, in the order of `names`."""
 
-    def _read_all(self, read: Callable[[str], Result], names: Iterable[str]) -> list[Result]:
-        """Call `read` for every name, many at the same time; the results keep the order."""
-        with ThreadPoolExecutor(_PARALLEL_READS) as threads:
-            return list(threads.map(read, names))
+    def map_names(
+        self, work: Callable[[str], Result], names: Iterable[str], threads: int = _PARALLEL_READS
+    ) -> list[Result]:
+        """Call `work` for every name, many at the same time; the results keep the order."""
+        with ThreadPoolExecutor(threads) as pool:
+            return list(pool.map(work, names))
 
     def part_url(self, name: str) -> str:
         return join(self.root, self.folder, f"{name}{self.suffix}")
@@ -281,8 +289,7 @@ class ShardOutput(ABC):
         return names
 
     def mark_failed(self, shard: Shard, record: dict[str, Any]) -> None:
-        data = json.dumps(record, indent=2) + "\n"
-        self.storage.put(self._failed_url(shard.name), data.encode())
+        self.storage.put(self._failed_url(shard.name), json_file(record))
 
     def clear_failed(self, name: str) -> None:
         self.storage.delete(self._failed_url(name))
@@ -332,15 +339,9 @@ class TokenDataset(ShardOutput):
         footers = zip(names, self.footers(names), strict=True)
         return [asdict(self._source(name, footer)) for name, footer in footers]
 
-    def map_parts(
-        self, read: Callable[[str], Result], names: Iterable[str] | None = None
-    ) -> list[Result]:
-        """Call `read` for the names of parts, by default all of them sorted, many at once."""
-        return self._read_all(read, sorted(self.parts()) if names is None else names)
-
     def footers(self, names: Iterable[str]) -> list[dict[str, Any]]:
         """The footer metadata of parts, in the order of `names`."""
-        return self._read_all(self._footer, names)
+        return self.map_names(self._footer, names)
 
     def read_columns(self, name: str, columns: Sequence[str]) -> pa.Table:
         """These columns of a part, but for those that it lacks, such as `channel`.
@@ -350,6 +351,9 @@ class TokenDataset(ShardOutput):
         data = self.storage.read_bytes(self.part_url(name))
         with readable(self.part_url(name)):
             return pq.ParquetFile(io.BytesIO(data)).read(columns)
+
+    def rejects_url(self, name: str) -> str:
+        return join(self.root, "rejects", f"{name}.parquet")
 
     def _source(self, name: str, footer: dict[str, Any]) -> Shard:
         """The source of a part; raises `InputError` if its footer does not state one."""

@@ -49,7 +49,7 @@ def list_row_groups(dataset: TokenDataset) -> list[RowGroup]:
     identity = dataset.require_identity()
     if COMPACTED in identity:
         return _indexed(dataset)
-    groups = dataset.map_parts(partial(_groups_of_part, dataset, identity))
+    groups = dataset.map_names(partial(_groups_of_part, dataset, identity), sorted(dataset.parts()))
     return [group for part in groups for group in part]
 
 
@@ -85,7 +85,7 @@ def index_of(dataset: TokenDataset, names: Sequence[str], num_codebooks: int) ->
                 for group, length in zip(found, seconds, strict=True)
             ]
 
-    rows = [row for file in dataset.map_parts(groups, names) for row in file]
+    rows = [row for file in dataset.map_names(groups, names) for row in file]
     columns = [[row[place] for row in rows] for place in range(len(INDEX_SCHEMA.names))]
     with readable(dataset.root):
         return pa.table(columns, schema=INDEX_SCHEMA)
@@ -113,10 +113,14 @@ def checked_footer(
     url = dataset.part_url(name)
     with readable(url):
         footer = footer_of(metadata)
-        faults = [message for _, message in check_identity(footer, identity)]
-    if faults:
-        raise DatasetConflict(f"{url} is a part of another dataset: {faults[0]}; move it away")
+        refuse_foreign(url, footer, identity)
     return footer
+
+
+def refuse_foreign(url: str, footer: dict[str, Any], identity: dict[str, Any]) -> None:
+    """Raise `DatasetConflict` if a footer is not that of a part of the dataset."""
+    for _, message in check_identity(footer, identity):
+        raise DatasetConflict(f"{url} is a part of another dataset: {message}; move it away")
 
 
 def row_groups_of(metadata: pq.FileMetaData, name: str, num_codebooks: int) -> list[RowGroup]:

@@ -15,7 +15,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
-from speechmill.codecs.api import CodecInfo
 from speechmill.pipeline.dataset.checks import (
     NamedFault,
     check_channels,
@@ -28,7 +27,14 @@ from speechmill.pipeline.dataset.checks import (
     check_times,
 )
 from speechmill.pipeline.dataset.drop import read_drops
-from speechmill.pipeline.dataset.layout import COMPACTED, DAMAGE, TokenDataset, readable, shard_of
+from speechmill.pipeline.dataset.layout import (
+    COMPACTED,
+    DAMAGE,
+    TokenDataset,
+    codec_of,
+    readable,
+    shard_of,
+)
 from speechmill.pipeline.dataset.row_groups import COMPACTED_PART, INDEX, index_of, read_index
 from speechmill.pipeline.dataset.section_rows import RowReader, open_parquet
 from speechmill.pipeline.dataset.sections import PART_NAME, Section, sections_in
@@ -228,8 +234,7 @@ class _FileCheck:
         """Later checks rely on the results of earlier ones."""
         footer = section.footer
         source = shard_of(footer)
-        sizes = tuple(footer["codec"]["codebook_sizes"])
-        codec = CodecInfo(**footer["codec"] | {"codebook_sizes": sizes})
+        codec = codec_of(footer)
         part.add(check_identity(footer, self.identity))
         if source.name != section.part:
             message = f"holds the tokens of {source.url}, whose part is {source.name}.parquet"

@@ -42,7 +42,7 @@ class PairedShards(ShardOutput):
 
     def sources(self, names: Sequence[str]) -> list[dict[str, Any]]:
         """From the reports of the parts."""
-        return [report["source"] for report in self._read_all(self.report, names)]
+        return [report["source"] for report in self.map_names(self.report, names)]
 
     def report(self, name: str) -> dict[str, Any]:
         """The report of one shard."""

@@ -118,17 +118,15 @@ def _listed(
 
 def _finished(dataset: TokenDataset, todo: Sequence[Shard]) -> Finished | None:
     """Return what some of the finished parts say about the shards to do."""
-    files = dataset.storage.list_files(join(dataset.root, dataset.folder))
-    named = {info.url.rpartition("/")[2].removesuffix(dataset.suffix): info.size for info in files}
-    sizes = {name: size for name, size in named.items() if not name.startswith(".")}
-    names = sorted(sizes)
+    files = dataset.listed()
+    names = sorted(files)
     chosen = names[:: max(1, len(names) // _SAMPLE)]
     footers = dataset.footers(chosen)
     audio, tokens = [], []
     for name, footer in zip(chosen, footers, strict=True):
         size = shard_of(footer).size
         audio.append(Observed(size, size, footer["audio_seconds"]))
-        tokens.append(Observed(size, size, float(sizes[name])))
+        tokens.append(Observed(size, size, float(files[name].size)))
     if not any(one.size for one in audio):
         return None
     count, size = len(todo), sum(shard.size for shard in todo)

@@ -1,7 +1,6 @@
 """The rows of many parts, in order, in few large files with an index."""
 
 import io
-import json
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,6 +22,7 @@ from speechmill.pipeline.dataset.section_rows import open_parquet
 from speechmill.pipeline.dataset.sections import joined_footer
 from speechmill.pipeline.errors import InputError, StorageError, StorageNotFound
 from speechmill.pipeline.storage import join
+from speechmill.pipeline.text import json_file
 from speechmill.pipeline.tokenize.schema import reject_schema
 from speechmill.pipeline.tokenize.writer import (
     ROWS_PER_GROUP,
@@ -94,23 +94,21 @@ def finish(plan: CompactionPlan, source: TokenDataset, target: TokenDataset) -> 
     """Make the files a dataset: add failures, logs of runs, the identity, and last the index."""
     storage = target.storage
     for name, record in plan.failed.items():
-        storage.put(join(target.root, "failed", f"{name}.json"), _json(record))
+        storage.put(join(target.root, "failed", f"{name}.json"), json_file(record))
     runs = storage.absolute(join(source.root, "runs"))
     for info in storage.list_files(runs):
         storage.put(f"{target.root}/runs{info.url[len(runs) :]}", storage.read_bytes(info.url))
     made = {"source": plan.source, "parts": len(plan.parts), "file_mb": plan.file_mb}
     index = _index([plan.name(number) for number in range(len(plan.files))], plan.identity, target)
-    storage.put(join(target.root, target.identity_file), _json(plan.identity | {COMPACTED: made}))
+    storage.put(
+        join(target.root, target.identity_file), json_file(plan.identity | {COMPACTED: made})
+    )
     storage.put(join(target.root, INDEX), index)
 
 
 def is_finished(target: TokenDataset) -> bool:
     """Whether a dataset has its index, which is written last."""
     return target.storage.exists(join(target.root, INDEX))
-
-
-def _json(value: Any) -> bytes:
-    return (json.dumps(value, indent=2) + "\n").encode()
 
 
 def write_file(name: str, inputs: Inputs, target: TokenDataset, *, replace: bool = False) -> None:
@@ -128,7 +126,7 @@ def write_file(name: str, inputs: Inputs, target: TokenDataset, *, replace: bool
         add_footer(file, footer)
     if inputs.reject_digest.rows:
         rejects = _rejects(inputs, footer)
-        target.storage.put(_rejects_url(target, name), rejects)
+        target.storage.put(target.rejects_url(name), rejects)
     put = target.storage.put if replace else target.storage.put_new
     put(target.part_url(name), sink.getvalue())
 
@@ -152,10 +150,6 @@ def _rejects(inputs: Inputs, footer: dict[str, Any]) -> bytes:
         file.write_table(pa.concat_tables(inputs.rejects), row_group_size=ROWS_PER_GROUP)
         add_footer(file, footer)
     return sink.getvalue()
-
-
-def _rejects_url(target: TokenDataset, name: str) -> str:
-    return join(target.root, "rejects", f"{name}.parquet")
 
 
 def _read_back(name: str, parts: list[str], target: TokenDataset) -> CompactedFile:
@@ -188,7 +182,7 @@ def _verified(name: str, parts: list[str], target: TokenDataset) -> CompactedFil
             name, len(parts), file.metadata.num_rows, file.num_row_groups, storage.info(url).size
         )
     if digests["rejects"]:
-        with storage.open(_rejects_url(target, name)) as stream:
+        with storage.open(target.rejects_url(name)) as stream:
             _compare(pq.ParquetFile(stream, page_checksum_verification=True), digests["rejects"])
     return found
 

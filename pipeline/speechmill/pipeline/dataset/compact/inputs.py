@@ -20,7 +20,6 @@ from speechmill.pipeline.dataset.row_groups import checked_footer
 from speechmill.pipeline.dataset.section_rows import open_parquet
 from speechmill.pipeline.dataset.sections import joined_footer
 from speechmill.pipeline.errors import RunStopped
-from speechmill.pipeline.storage import join
 from speechmill.pipeline.tokenize.schema import ROW_SCHEMA, reject_schema, token_schema
 
 _READS = 16  # parts that are read at the same time
@@ -96,7 +95,7 @@ class Inputs:
         schema = reject_schema(self.identity[SCHEMA])
         table = schema.empty_table()
         if part.rejects is not None:
-            with readable(_rejects_url(self.source, part.name)):
+            with readable(self.source.rejects_url(part.name)):
                 file = pq.ParquetFile(io.BytesIO(part.rejects), page_checksum_verification=True)
                 table = file.read(schema.names).cast(schema)
         _compare("rejects", len(table), count)
@@ -120,12 +119,8 @@ class Inputs:
 
     def _fetch(self, name: str) -> _Fetched:
         read = self.source.storage.read_bytes
-        rejects = read(_rejects_url(self.source, name)) if name in self.with_rejects else None
+        rejects = read(self.source.rejects_url(name)) if name in self.with_rejects else None
         return _Fetched(name, read(self.source.part_url(name)), rejects)
-
-
-def _rejects_url(dataset: TokenDataset, name: str) -> str:
-    return join(dataset.root, "rejects", f"{name}.parquet")
 
 
 def _compare(what: str, found: int, counted: int) -> None:

@@ -162,7 +162,7 @@ def _files(
     """Cut the parts, in order, into files; what is known of each part is read from its footer."""
     if not parts:
         raise InputError(f"{source.root} has no parts yet; run `speechmill tokenize` first")
-    found = source.map_parts(partial(_footprint, source, identity), [p.name for p in parts])
+    found = source.map_names(partial(_footprint, source, identity), [p.name for p in parts])
     first: dict[str, str] = {}
     for part, (shard, _, _) in zip(parts, found, strict=True):
         if (other := first.setdefault(shard, part.name)) != part.name:

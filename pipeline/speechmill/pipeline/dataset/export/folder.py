@@ -20,6 +20,7 @@ from speechmill.pipeline.dataset.export.source import SourcePart
 from speechmill.pipeline.dataset.layout import DAMAGE, readable
 from speechmill.pipeline.errors import DatasetConflict, InputError, StorageNotFound
 from speechmill.pipeline.storage import Storage, join
+from speechmill.pipeline.text import json_file
 
 DESCRIPTION = "export.json"
 EXPORT_VERSION = "export_version"  # of the description
@@ -46,7 +47,7 @@ class ExportFolder:
         wanted = json.loads(json.dumps(wanted))
         if not self.storage.exists(url):
             self._refuse_other_files()
-            self.storage.put(url, _json(wanted))
+            self.storage.put(url, json_file(wanted))
             return wanted
         with readable(url):
             found = dict(json.loads(self.storage.read_bytes(url)))
@@ -156,7 +157,3 @@ def _differences(found: Any, wanted: Any, name: str = "") -> Iterator[str]:
             yield from _differences(found.get(key), wanted.get(key), f"{name}.{key}".lstrip("."))
     elif found != wanted:
         yield f"{name} = {found!r}, this one has {wanted!r}"
-
-
-def _json(value: dict[str, Any]) -> bytes:
-    return (json.dumps(value, indent=2) + "\n").encode()

@@ -13,6 +13,7 @@ import pyarrow as pa
 from speechmill.codecs.api import CodecInfo
 from speechmill.pipeline.dataset.documents import Documents
 from speechmill.pipeline.dataset.names import RowNames
+from speechmill.pipeline.text import json_file
 
 Array = npt.NDArray[Any]
 Files = Iterator[tuple[str, bytes]]  # names and contents
@@ -85,7 +86,7 @@ class Record:
 
     def to_json(self) -> bytes:
         """As a file."""
-        return (json.dumps(asdict(self), indent=2) + "\n").encode()
+        return json_file(asdict(self))
 
     @classmethod
     def from_json(cls, data: bytes) -> "Record":

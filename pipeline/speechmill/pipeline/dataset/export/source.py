@@ -11,15 +11,15 @@ import pyarrow.compute as pc
 import xxhash
 
 from speechmill.codecs.api import CodecInfo
-from speechmill.pipeline.dataset.checks import check_code_values, check_identity
+from speechmill.pipeline.dataset.checks import check_code_values
 from speechmill.pipeline.dataset.documents import Documents, Utterances, utterances_of
 from speechmill.pipeline.dataset.export.ids import Ids
 from speechmill.pipeline.dataset.export.part import Rows
-from speechmill.pipeline.dataset.layout import SCHEMA, TokenDataset, readable
+from speechmill.pipeline.dataset.layout import SCHEMA, TokenDataset, codec_of, readable
 from speechmill.pipeline.dataset.names import part_stem
+from speechmill.pipeline.dataset.row_groups import refuse_foreign
 from speechmill.pipeline.dataset.section_rows import open_parquet
 from speechmill.pipeline.dataset.where import Where
-from speechmill.pipeline.errors import DatasetConflict
 from speechmill.pipeline.filesystems import FileInfo
 from speechmill.pipeline.tokenize.schema import ROW_SCHEMA, token_schema
 
@@ -62,15 +62,9 @@ def _source_part(
 ) -> SourcePart:
     url = info.url
     with readable(url):
-        for _, message in check_identity(footer, identity):
-            raise DatasetConflict(
-                f"{url} does not belong to this dataset: {message}; move it away, see "
-                "`speechmill verify`"
-            )
-        sizes = tuple(footer["codec"]["codebook_sizes"])
-        codec = CodecInfo(**footer["codec"] | {"codebook_sizes": sizes})
+        refuse_foreign(url, footer, identity)
         digest = xxhash.xxh3_64_hexdigest(json.dumps(footer, sort_keys=True).encode())
-        return SourcePart(name, info.size, codec, footer[SCHEMA], digest)
+        return SourcePart(name, info.size, codec_of(footer), footer[SCHEMA], digest)
 
 
 @dataclass(frozen=True, slots=True)
