@@ -1,9 +1,7 @@
 """The parts that go into one file of a compacted dataset, read in order and some of them ahead."""
 
 import io
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from threading import Event
@@ -20,6 +18,7 @@ from speechmill.pipeline.dataset.row_groups import checked_footer
 from speechmill.pipeline.dataset.section_rows import open_parquet
 from speechmill.pipeline.dataset.sections import joined_footer
 from speechmill.pipeline.errors import RunStopped
+from speechmill.pipeline.in_order import in_order
 from speechmill.pipeline.tokenize.schema import ROW_SCHEMA, reject_schema, token_schema
 
 _READS = 16  # parts that are read at the same time
@@ -104,21 +103,12 @@ class Inputs:
 
     def _fetched(self) -> Iterator[_Fetched]:
         """Read files by several threads while earlier ones are used."""
-        waiting: deque[tuple[int, Future[_Fetched]]] = deque()
-        ahead = 0
-        with ThreadPoolExecutor(_READS) as threads:
-            for part in self.parts:
-                waiting.append((part.bytes, threads.submit(self._fetch, part.name)))
-                ahead += part.bytes
-                while ahead > _AHEAD_BYTES:
-                    size, fetched = waiting.popleft()
-                    yield fetched.result()
-                    ahead -= size
-            for _, fetched in waiting:
-                yield fetched.result()
+        return in_order(
+            self.parts, self._fetch, lambda part: part.bytes, _AHEAD_BYTES, threads=_READS
+        )
 
-    def _fetch(self, name: str) -> _Fetched:
-        read = self.source.storage.read_bytes
+    def _fetch(self, part: PlannedPart) -> _Fetched:
+        name, read = part.name, self.source.storage.read_bytes
         rejects = read(self.source.rejects_url(name)) if name in self.with_rejects else None
         return _Fetched(name, read(self.source.part_url(name)), rejects)
 

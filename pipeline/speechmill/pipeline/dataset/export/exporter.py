@@ -8,9 +8,7 @@ often it was stopped. No file holds a time.
 import logging
 import re
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +20,7 @@ from speechmill.pipeline.dataset.export.source import Reader, SourcePart, source
 from speechmill.pipeline.dataset.layout import BATCH, TokenDataset
 from speechmill.pipeline.dataset.where import Where
 from speechmill.pipeline.errors import InputError, check_choice
+from speechmill.pipeline.in_order import in_order
 from speechmill.pipeline.tokenize import canary
 from speechmill.pipeline.tokenize.writer import library_versions
 
@@ -85,7 +84,7 @@ def export_dataset(dataset: TokenDataset, output: str, export: Export) -> Iterat
             if stem not in sources:
                 logger.warning("removed %s, which the dataset no longer has", record.part)
     missing = [part for stem, part in sources.items() if stem not in records]
-    for record in _in_parallel(write, missing):
+    for record in in_order(missing, write, lambda part: part.bytes, _IN_FLIGHT, threads=_THREADS):
         records[record.stem] = record
         yield record
     if sources:
@@ -94,20 +93,6 @@ def export_dataset(dataset: TokenDataset, output: str, export: Export) -> Iterat
         written = [records[stem] for stem in sources]
         folder.describe(Whole(folder.data, description, codec, streams, written))
     folder.clear_leftovers(started)  # of earlier runs: another one may be writing now
-
-
-def _in_parallel(
-    write: Callable[[SourcePart], Record], parts: Sequence[SourcePart]
-) -> Iterator[Record]:
-    """Write parts, several at a time if they are small; the records keep the order."""
-    running: deque[tuple[int, Future[Record]]] = deque()
-    with ThreadPoolExecutor(_THREADS) as threads:
-        for part in parts:
-            while running and part.bytes + sum(size for size, _ in running) > _IN_FLIGHT:
-                yield running.popleft()[1].result()
-            running.append((part.bytes, threads.submit(write, part)))
-        while running:
-            yield running.popleft()[1].result()
 
 
 def _description(dataset: TokenDataset, export: Export) -> dict[str, Any]:

@@ -15,12 +15,13 @@ from speechmill.pipeline.dataset.layout import TokenDataset, readable
 from speechmill.pipeline.dataset.reader.group_reader import GroupReader
 from speechmill.pipeline.dataset.reader.intervals import Intervals
 from speechmill.pipeline.dataset.reader.order import EpochOrder, Numbers, RowGroups, Window
-from speechmill.pipeline.dataset.reader.read_ahead import read_ahead
 from speechmill.pipeline.dataset.reader.rows import Rows, selected
 from speechmill.pipeline.dataset.row_groups import RowGroup, list_row_groups
 from speechmill.pipeline.dataset.where import Where
 from speechmill.pipeline.errors import InputError
+from speechmill.pipeline.in_order import in_order
 
+_THREADS = 2  # one waits for the store while the other decompresses
 _BYTES_PER_CODE = 4  # of the int32 ids of most patterns; codes as they are stored have 2 or 4
 Loaded = tuple[Rows, Numbers]  # the rows that are wanted, and the place of each row among them
 
@@ -91,7 +92,8 @@ class Source:
         columns = tuple(dict.fromkeys(("codes", "num_frames", *asked)))
         reader = GroupReader(self.dataset, columns, self.num_codebooks)
         load = partial(self._load, reader, prepare)
-        loaded = read_ahead(groups, load, self._num_bytes, max_bytes)
+        # A store that hangs must not hold up a reader that is closed.
+        loaded = in_order(groups, load, self._num_bytes, max_bytes, threads=_THREADS, wait=False)
         for window, mine in windows:
             yield from _shuffled(window, mine, [next(loaded) for _ in window.groups])
 
