@@ -24,8 +24,10 @@ from speechmill.pipeline.audio.isolation import kept_process
 from speechmill.pipeline.dataset import drop_part as module
 from speechmill.pipeline.dataset.drop import write_record
 from speechmill.pipeline.dataset.duplicates import find_duplicates
+from speechmill.pipeline.dataset.export.source import source_parts
 from speechmill.pipeline.dataset.key_file import SCHEMA, read_keys, write_keys
 from speechmill.pipeline.dataset.layout import TokenDataset
+from speechmill.pipeline.dataset.reader import TokenReader
 from speechmill.pipeline.dataset.verify import verify_files
 from speechmill.pipeline.errors import DatasetConflict, InputError, RejectStage
 from speechmill.pipeline.shards.tar_reader import Reject
@@ -240,7 +242,7 @@ def test_a_hash_and_a_place_narrow_an_entry(dataset):
     assert "twin" not in [row["key"] for row in rows(dataset)]
 
 
-@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl", "parquet"])
 def test_a_key_file_comes_back_as_it_was_written(tmp_path, suffix):
     columns = {
         "key": ["12", 'a,"b"', None, "NA"],
@@ -326,6 +328,18 @@ def test_verify_finds_rows_that_a_record_names(dataset):
     assert {fault.check for fault in faults(dataset)} == {"dropped"}
     assert drop(dataset).rows == 2
     assert faults(dataset) == []
+
+
+def test_rows_that_a_stopped_drop_left_are_neither_read_nor_exported(dataset):
+    record(dataset, "twin")
+    for use in (TokenReader, source_parts):
+        with pytest.raises(
+            InputError, match=f"before it was stopped; run `speechmill drop {dataset.root}`"
+        ):
+            use(dataset)
+    drop(dataset)
+    assert len(list(TokenReader(dataset))) == 4
+    assert len(source_parts(dataset)) == 2
 
 
 def test_rows_that_a_record_names_are_not_compacted(dataset):

@@ -273,8 +273,8 @@ def drop_command(
     keys: Annotated[
         str | None,
         typer.Option(
-            help="file of keys: one on each line, or .jsonl, .csv or .parquet with the column "
-            "key or audio_xxh3",
+            help="file of keys: one on each line, or .jsonl, .csv, .tsv or .parquet with the "
+            "column key or audio_xxh3",
             parser=absolute_path,
             metavar="FILE",
         ),
@@ -316,7 +316,7 @@ def duplicates_command(
         typer.Option(
             "--output",
             help="write all but the first of each group, for `speechmill drop --keys`: "
-            ".jsonl, .csv or .parquet",
+            ".jsonl, .csv, .tsv or .parquet",
             parser=absolute_path,
             metavar="FILE",
         ),

@@ -1,9 +1,10 @@
 """Take rows out of a token dataset, and keep them out.
 
 What is dropped is recorded first, in `dropped/`, under a name that is the digest of the record.
-Then every part is written again without these rows, as the writer would have written it. `tokenize`
-gives the records to its workers, so that a shard that is read again gives the same part. After a
-kill at any point, the same command, or one that names nothing, does the rest.
+Then every part is written again without these rows, as the writer would have written it, and the
+record is marked as applied. `tokenize` gives the records to its workers, so that a shard that is
+read again gives the same part. After a kill at any point, the same command, or one that names
+nothing, does the rest.
 """
 
 import hashlib
@@ -27,6 +28,7 @@ from speechmill.pipeline.storage import join
 from speechmill.pipeline.tokenize.drops import COLUMNS, SCHEMA, Drops, key_sha256
 
 FOLDER = "dropped"  # of the records
+_APPLIED = "applied"  # the suffix of an empty file beside a record whose rows are in no part
 _THREADS = 8  # each holds one part in memory
 _FILES = 2  # of a compacted dataset at the same time: each takes memory for two of its size
 
@@ -77,6 +79,28 @@ def write_record(dataset: TokenDataset, drops: Drops) -> None:
     pq.write_table(drops.entries, sink, compression="zstd", write_page_checksum=True)
     name = hashlib.sha256(sink.getvalue()).hexdigest()[:16]
     dataset.storage.put_new(_record_url(dataset, name), sink.getvalue())
+
+
+def require_applied(dataset: TokenDataset) -> None:
+    """Raise `InputError` if a `drop` was stopped before it had taken out all that it recorded."""
+    if _unapplied(dataset):
+        raise InputError(
+            f"{dataset.root} still has rows that a `drop` was to take out before it was stopped; "
+            f"run `speechmill drop {dataset.root}` first"
+        )
+
+
+def _unapplied(dataset: TokenDataset) -> list[str]:
+    """The names of the records without a mark."""
+    files = dataset.storage.list_files(join(dataset.root, FOLDER))
+    names = {info.url.rpartition("/")[2] for info in files}
+    records = {name.removesuffix(".parquet") for name in names if name.endswith(".parquet")}
+    return sorted(name for name in records if f"{name}.{_APPLIED}" not in names)
+
+
+def _mark_applied(dataset: TokenDataset) -> None:
+    for name in _unapplied(dataset):
+        dataset.storage.put_new(join(dataset.root, FOLDER, f"{name}.{_APPLIED}"), b"")
 
 
 def named_entries(keys: pa.Table, dataset: TokenDataset) -> tuple[pa.Table, int]:
@@ -149,7 +173,10 @@ def drop_rows(dataset: TokenDataset, wanted: pa.Table, dry_run: bool = False) ->
     report = DropReport(len(mine), len(records))
     while True:
         _apply(dataset, Drops.of([mine.entries, *records.values()]), report, dry_run)
-        if dry_run or records.keys() == dataset.parts(FOLDER):
+        if dry_run:
+            return report
+        if records.keys() == dataset.parts(FOLDER):
+            _mark_applied(dataset)
             return report
         records = read_records(dataset)
 

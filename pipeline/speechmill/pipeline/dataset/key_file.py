@@ -1,12 +1,13 @@
 """A file that lists samples or rows of datasets: what `duplicates` writes and `drop` reads.
 
-A line of a plain file is a key. JSON lines, CSV and Parquet have a column `key` or `audio_xxh3`;
-the other columns narrow an entry to one dataset, tar, position, segment or channel.
+A line of a plain file is a key. JSON lines, CSV, TSV and Parquet have a column `key` or
+`audio_xxh3`; the other columns narrow an entry to one dataset, tar, position, segment or channel.
 """
 
 import io
 import json
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -29,7 +30,7 @@ SCHEMA = pa.schema(
     ]
 )
 _NAMES = ("key", "audio_xxh3")  # one of them must be given
-_FORMATS = ".parquet, .csv, .jsonl"
+_FORMATS = ".parquet, .csv, .tsv, .jsonl"
 
 
 def read_keys(url: str, storage: Storage) -> pa.Table:
@@ -114,13 +115,14 @@ def _json_column(values: list[Any], field: pa.Field) -> pa.Array:
     return pa.array(values, field.type)
 
 
-def _csv(data: bytes) -> pa.Table:
+def _csv(data: bytes, delimiter: str = ",") -> pa.Table:
     """CSV with a header; an empty field is null, and a key may look like a number."""
     types = {field.name: field.type for field in SCHEMA}
     convert = pyarrow.csv.ConvertOptions(
         column_types=types, null_values=[""], strings_can_be_null=True
     )
-    return pyarrow.csv.read_csv(io.BytesIO(data), convert_options=convert)
+    parse = pyarrow.csv.ParseOptions(delimiter=delimiter)
+    return pyarrow.csv.read_csv(io.BytesIO(data), parse_options=parse, convert_options=convert)
 
 
 def _parquet(data: bytes) -> pa.Table:
@@ -133,9 +135,9 @@ def _to_json_lines(table: pa.Table) -> bytes:
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
 
 
-def _to_csv(table: pa.Table) -> bytes:
+def _to_csv(table: pa.Table, delimiter: str = ",") -> bytes:
     sink = io.BytesIO()
-    pyarrow.csv.write_csv(table, sink)
+    pyarrow.csv.write_csv(table, sink, pyarrow.csv.WriteOptions(delimiter=delimiter))
     return sink.getvalue()
 
 
@@ -150,10 +152,12 @@ _PARSERS: dict[str, Callable[[bytes], pa.Table]] = {
     "ndjson": _json_lines,
     "json": _json_lines,
     "csv": _csv,
+    "tsv": partial(_csv, delimiter="\t"),
     "parquet": _parquet,
 }
 _WRITERS: dict[str, Callable[[pa.Table], bytes]] = {
     "jsonl": _to_json_lines,
     "csv": _to_csv,
+    "tsv": partial(_to_csv, delimiter="\t"),
     "parquet": _to_parquet,
 }

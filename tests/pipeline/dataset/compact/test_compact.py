@@ -113,8 +113,10 @@ def test_a_file_has_at_most_ten_thousand_parts_and_a_million_rejects():
 @pytest.fixture(scope="module")
 def rows() -> pa.Table:
     found = table(write_dataset("memory://regroup", PARTS))
-    place = found.column_names.index("metadata")
-    return found.set_column(place, "metadata", found["metadata"].dictionary_encode())
+    metadata = found["metadata"].dictionary_encode()
+    found = found.set_column(found.column_names.index("metadata"), "metadata", metadata)
+    recordings = pa.array([row // 3 for row in range(len(found))], pa.int32())
+    return found.set_column(found.column_names.index("index"), "index", recordings)
 
 
 @settings(max_examples=50, deadline=None)
@@ -126,13 +128,21 @@ def test_row_groups_have_all_rows_and_are_within_the_limits(rows, cuts, limits):
     places = [0, *sorted(cuts), len(rows)]
     found = list(regrouped((rows.slice(a, b - a) for a, b in pairwise(places)), *limits))
     assert [row for group in found for row in group.to_pylist()] == rows.to_pylist()
-    for group, after in pairwise([*found, None]):
+    for group in found:
         assert len(group) == 1 or all(a <= b for a, b in zip(sizes(group), limits, strict=True))
         [metadata] = group["metadata"].chunks
         assert len(metadata.dictionary) == len(metadata.drop_null().unique())
-        if after:
-            longer = pa.concat_tables([group, after.slice(0, 1)])
-            assert any(a > b for a, b in zip(sizes(longer, distinct=False), limits, strict=True))
+    for end, group in zip(accumulate(map(len, found)), found[:-1], strict=False):
+        left = rows.slice(end)
+        rest = left.filter(pa.array([one == recordings(left)[0] for one in recordings(left)]))
+        longer = pa.concat_tables([group, rest])
+        assert any(a > b for a, b in zip(sizes(longer, distinct=False), limits, strict=True))
+        if recordings(group)[-1] == recordings(rest)[0]:
+            assert len(set(recordings(group))) == 1  # too long for one table
+
+
+def recordings(rows: pa.Table) -> list[tuple[str, int]]:
+    return list(zip(rows["shard"].to_pylist(), rows["index"].to_pylist(), strict=True))
 
 
 def sizes(group: pa.Table, distinct: bool = True) -> tuple[int, int, int]:

@@ -7,6 +7,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from speechmill.pipeline.dataset.same_recording import rows_at_end
 from speechmill.pipeline.tokenize.writer import GROUP_TEXT, ROWS_PER_GROUP
 
 # 8 MiB as uint16, 5 to 7 MB in a file. Reading them from a store takes longer than the request
@@ -22,7 +23,9 @@ def regrouped(
 ) -> Iterator[pa.Table]:
     """The same rows in order, in tables of at most so many rows, codes and characters of text.
 
-    A longer row is a table of its own. The JSON of a recording counts once for each table.
+    Rows of one recording stay together unless they are too many for a table, so that a reader can
+    join them. A row that is too long is a table of its own. The JSON of a recording counts once for
+    each table.
     """
     limits_L = np.array([rows, codes, text])
     held: list[pa.Table] = []
@@ -38,10 +41,19 @@ def regrouped(
                 used_L = sizes_BL[count - 1]
             left = left.slice(count)
             if len(left):
-                yield _joined(held)
+                full, begun = _parted(pa.concat_tables(held), left)
+                yield _joined(full)
                 held, used_L = [], np.zeros(3, np.int64)
+                if len(begun):
+                    held, used_L = [begun], _sizes(begun).sum(axis=0)
     if held:
-        yield _joined(held)
+        yield _joined(pa.concat_tables(held))
+
+
+def _parted(table: pa.Table, following: pa.Table) -> tuple[pa.Table, pa.Table]:
+    """A table without the rows at its end whose recording goes on, and these rows."""
+    ends = len(table) - rows_at_end(table, following.slice(0, 1)) or len(table)
+    return table.slice(0, ends), table.slice(ends)
 
 
 def _sizes(table: pa.Table) -> npt.NDArray[np.int64]:
@@ -55,9 +67,9 @@ def _sizes(table: pa.Table) -> npt.NDArray[np.int64]:
     return np.stack([np.ones_like(codes_B), codes_B, text_B], axis=1)
 
 
-def _joined(tables: list[pa.Table]) -> pa.Table:
-    """One table of one chunk, whose metadata has only the values that its rows use."""
-    table = pa.concat_tables(tables).unify_dictionaries().combine_chunks()
+def _joined(table: pa.Table) -> pa.Table:
+    """The table as one chunk, whose metadata has only the values that its rows use."""
+    table = table.unify_dictionaries().combine_chunks()
     place = table.schema.get_field_index("metadata")
     metadata = table["metadata"].combine_chunks()
     used_U, first_U = np.unique(metadata.indices.drop_null().to_numpy(), return_index=True)

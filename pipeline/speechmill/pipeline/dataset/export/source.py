@@ -5,19 +5,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import xxhash
 
 from speechmill.codecs.api import CodecInfo
 from speechmill.pipeline.dataset.checks import check_code_values
 from speechmill.pipeline.dataset.documents import Documents, Utterances, utterances_of
+from speechmill.pipeline.dataset.drop import require_applied
 from speechmill.pipeline.dataset.export.ids import Ids
 from speechmill.pipeline.dataset.export.part import Rows
 from speechmill.pipeline.dataset.layout import SCHEMA, TokenDataset, codec_of, readable
 from speechmill.pipeline.dataset.names import part_stem
 from speechmill.pipeline.dataset.row_groups import refuse_foreign
+from speechmill.pipeline.dataset.same_recording import rows_at_end
 from speechmill.pipeline.dataset.section_rows import open_parquet
 from speechmill.pipeline.dataset.where import Where
 from speechmill.pipeline.filesystems import FileInfo
@@ -45,10 +45,11 @@ class SourcePart:
 def source_parts(dataset: TokenDataset) -> list[SourcePart]:
     """All parts, sorted by name.
 
-    Raises `InputError` if a footer is damaged, and `DatasetConflict` if a part is of another codec
-    or another version of the schema than the dataset.
+    Raises `InputError` if a footer is damaged or a `drop` was stopped, and `DatasetConflict` if a
+    part is of another codec or another version of the schema than the dataset.
     """
     identity = dataset.require_identity()
+    require_applied(dataset)
     files = sorted(dataset.listed().items())
     footers = dataset.footers([name for name, _ in files])
     return [
@@ -121,20 +122,8 @@ def _whole_recordings(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
     held: pa.Table | None = None
     for table in tables:
         joined = table if held is None else pa.concat_tables([held, table])
-        own = _same_recording_as_last(joined)
+        own = rows_at_end(joined, joined.slice(len(joined) - 1)) if len(joined) else 0
         yield joined.slice(0, len(joined) - own)
         held = joined.slice(len(joined) - own)
     if held is not None:
         yield held
-
-
-def _same_recording_as_last(table: pa.Table) -> int:
-    """The number of rows at the end that are of one recording."""
-    if not len(table):
-        return 0
-    last = table.slice(len(table) - 1)
-    same = pc.and_(
-        pc.equal(table["index"], last["index"][0]), pc.equal(table["shard"], last["shard"][0])
-    )
-    others = np.flatnonzero(~same.to_numpy())
-    return len(table) - (int(others[-1]) + 1 if len(others) else 0)

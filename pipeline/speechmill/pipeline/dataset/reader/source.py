@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from speechmill.pipeline.dataset.documents import Codes, Utterances, utterances_of
+from speechmill.pipeline.dataset.drop import require_applied
 from speechmill.pipeline.dataset.layout import TokenDataset, readable
 from speechmill.pipeline.dataset.reader.group_reader import GroupReader
 from speechmill.pipeline.dataset.reader.intervals import Intervals
@@ -48,6 +49,7 @@ class Source:
     ) -> "Source":
         """The dataset with the parts that it has now; of these, with those of `parts`."""
         groups = list_row_groups(dataset)
+        require_applied(dataset)
         if parts is not None:
             groups = [group for group in groups if group.part in parts]
         if not groups:
