@@ -40,6 +40,8 @@ class Where:
     """
 
     def __init__(self, text: str, setting: str = "where"):
+        if not isinstance(text, str):
+            raise InputError(f"{setting} is {text!r}; give a condition as text")
         condition = Expression(text, setting)
         self.text = text
         for message in _mistakes(condition):

@@ -88,6 +88,8 @@ def require_one_codec(sources: Sequence[Source]) -> None:
 
 def known_columns(columns: Sequence[str]) -> tuple[str, ...]:
     """The columns beside the codes, which always come."""
+    if columns is None or isinstance(columns, str):
+        raise InputError(f"columns is {columns!r}; give a list of names, or ()")
     wanted = [name for name in columns if name != "codes"]
     for name in wanted:
         if name not in _COLUMNS:

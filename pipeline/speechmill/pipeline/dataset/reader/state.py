@@ -135,7 +135,7 @@ def merge_states(states: Sequence[Any]) -> dict[str, Any]:
     checkpoint of lists and dicts that holds them. Load the result into the reader, before a loader
     is made of it. Raises `InputError` if a state is missing, or does not fit the others.
     """
-    found = [ReaderState.from_json(saved) for each in states for saved in _reader_states(each)]
+    found = [ReaderState.from_json(saved) for saved in _reader_states(states)]
     splits = [state.split for state in found if state.split]
     if not found or len(splits) < len(found):
         raise InputError("give merge_states the state of each rank, as state_dict() returns it")

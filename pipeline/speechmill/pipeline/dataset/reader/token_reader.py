@@ -67,6 +67,8 @@ class TokenReader(IterableDataset[Item]):
         weighted = pairs_of(datasets)
         require_settings(weighted, encoder, sequence_length, parts)
         require_number("seed", seed, 0)
+        require_number("rank", rank, 0, or_none=True)
+        require_number("world_size", world_size, 1, or_none=True)
         require_number("shuffle_rows", shuffle_rows, 1, or_none=True)
         require_number("sequence_length", sequence_length, 1, or_none=True)
         require_number("pad_id", pad_id, -(2**63))
