@@ -160,6 +160,14 @@ def test_each_damaged_file_is_named(history):
     assert text.count(".parquet is not counted: ") == text.count(".parquet is not sampled: ") == 1
 
 
+def test_counts_that_no_footer_gives_are_not_shown_as_zero(history):
+    for part in Path(history.root).glob("tokens/*.parquet"):
+        part.write_bytes(b"PAR1")
+    text = visible(page_of(history))
+    for name in ("audio", "utterances", "tokens", "rejects"):
+        assert re.search(rf"{name}\s*\?\s*no footer can be read", text), name
+
+
 def rewritten(part: Path, table: pa.Table, **footer: object) -> None:
     """Write a part again, with other rows or another footer."""
     old = pq.read_schema(part).metadata

@@ -192,7 +192,7 @@ def _sentence(found: Findings) -> str:
 
 def _tiles(found: Findings, num_codebooks: int) -> list[Tile]:
     contents = found.contents
-    about = "" if contents.exact or not contents.counted else "≈ "
+    about = "" if contents.exact else "≈ "
     work = sum(span.seconds for span in working_spans(found.runs))
     audio = sum(commit.audio for commit in first_commits(found.runs))
     rejects = sum(contents.rejects.values())
@@ -201,17 +201,24 @@ def _tiles(found: Findings, num_codebooks: int) -> list[Tile]:
     rate = contents.frames / contents.audio if contents.audio else 0.0
     speed = f"{audio / work:,.0f} x" if work and audio else "-"
     runs, books = counted(len(found.runs), "run"), counted(num_codebooks, "codebook")
+
+    def tile(name: str, value: str, note: str) -> Tile:
+        """A number that the footers count."""
+        if contents.parts and not contents.counted:
+            return Tile(name, "?", "no footer can be read")
+        return Tile(name, about + value, note)
+
     return [
-        Tile("audio", about + audio_length(contents.audio), _accuracy(contents)),
-        Tile("utterances", about + short(contents.rows), f"{mean:.2f} s on average"),
-        Tile("tokens", about + short(tokens), f"{books}, {rate:.4g} frames/s"),
+        tile("audio", audio_length(contents.audio), _accuracy(contents)),
+        tile("utterances", short(contents.rows), f"{mean:.2f} s on average"),
+        tile("tokens", short(tokens), f"{books}, {rate:.4g} frames/s"),
         Tile("shards done", f"{len(found.parts):,}", _open_shards(found))
         if not found.is_compacted
         else Tile("files", f"{len(found.parts):,}", "compacted"),
         Tile("real time", speed, f"{runs}, {lasted(work)}" if work else "no log"),
-        Tile(
+        tile(
             "rejects",
-            about + short(rejects),
+            short(rejects),
             f"{share(rejects, contents.rows + rejects)} of samples",
         ),
     ]
