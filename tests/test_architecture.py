@@ -142,6 +142,12 @@ def test_decoding_audio_needs_no_torch():
     assert not {"torch", "ray", "silero_vad"} & modules_loaded_by(code)
 
 
+def test_a_plan_loads_torch_where_a_run_does():
+    """Only beside the codec: the time that this takes is a part of the start that it measures."""
+    for module in ("jobs.commands.plan.plan", "pipeline.tokenize.decode_part"):
+        assert "torch" not in modules_loaded_by(f"import speechmill.{module}")
+
+
 def find_cycle(graph: Graph) -> list[str]:
     """A cycle of the graph, as the names along it, or an empty list."""
     visited: set[str] = set()

@@ -20,7 +20,8 @@ from speechmill.jobs.schemas import TokenizeConfig
 from speechmill.pipeline.shards.listing import Shard, list_shards
 from speechmill.pipeline.storage import Storage
 from speechmill.pipeline.tokenize.decode import DecodeSettings, Isolation
-from speechmill.pipeline.tokenize.probe import PartEnd, PartLimit, ProbeJob, decode_part
+from speechmill.pipeline.tokenize.decode_part import PartEnd, PartLimit, decode_part
+from speechmill.pipeline.tokenize.probe_job import ProbeJob
 from tests.corpus import clip, tar_bytes, write_corpus
 from tests.jobs.conftest import invoke, write_config
 
@@ -62,6 +63,17 @@ def test_a_probe_of_all_shards_says_what_the_run_then_does_and_writes_nothing(tm
     assert estimate["bytes_out"] == pytest.approx(sum(p.stat().st_size for p in parts), rel=0.01)
     probe = found["run"]["probe"]
     assert (probe["shards"], probe["whole_shards"], found["run"]["gpu_hours"]) == (4, 4, None)
+
+
+def test_samples_that_were_dropped_are_planned_as_rejects(tmp_path, config):
+    assert invoke("tokenize", config, *LOCAL).exit_code == 0
+    (tmp_path / "keys.txt").write_text("a\n")
+    assert invoke("drop", tmp_path / "out", "--keys", tmp_path / "keys.txt").exit_code == 0
+    for part in (tmp_path / "out" / "tokens").iterdir():
+        part.unlink()
+    [found] = plans(config, *LOCAL, "--probe", 99)
+    counts = (found["estimate"]["utterances"], found["estimate"]["rejects"])
+    assert counts == (pytest.approx(19), pytest.approx(2))
 
 
 def test_a_probe_of_some_shards_has_an_interval_and_scales_to_machines(config):

@@ -22,7 +22,7 @@ from speechmill.jobs.commands.plan.sampling import (
     stratify,
 )
 from speechmill.pipeline.shards.listing import Shard
-from speechmill.pipeline.tokenize.probe import ProbedCodec, ProbedShard
+from speechmill.pipeline.tokenize.probed import ProbedCodec, ProbedShard
 from speechmill.pipeline.tokenize.writer import ShardReport
 
 

@@ -12,7 +12,7 @@ from speechmill.pipeline.filesystems import is_local
 from speechmill.pipeline.run.run_log import FLUSH_SECONDS
 from speechmill.pipeline.shards.listing import Shard
 from speechmill.pipeline.storage import REQUEST_BYTES
-from speechmill.pipeline.tokenize.probe import ProbedCodec, ProbedShard
+from speechmill.pipeline.tokenize.probed import ProbedCodec, ProbedShard
 
 Value = Callable[[ProbedCodec], float]  # of what a codec made of a part
 

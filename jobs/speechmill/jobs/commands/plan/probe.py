@@ -24,7 +24,8 @@ from speechmill.pipeline.run.runner import Event, EventKind, Pool, run
 from speechmill.pipeline.shards.listing import Shard
 from speechmill.pipeline.text import message_of
 from speechmill.pipeline.tokenize.job import TokenizeJob
-from speechmill.pipeline.tokenize.probe import ProbedShard, ProbeJob
+from speechmill.pipeline.tokenize.probe_job import ProbeJob
+from speechmill.pipeline.tokenize.probed import ProbedShard
 from speechmill.pipeline.tokenize.writer import CodecOutput
 
 _PARTS = 16  # that share the time: four of each stratum
