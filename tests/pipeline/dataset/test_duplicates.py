@@ -1,5 +1,6 @@
 """Equal recordings and rows are found across shards and datasets, and can be dropped."""
 
+import io
 import json
 
 import numpy as np
@@ -16,7 +17,9 @@ from speechmill.jobs.config import from_overrides
 from speechmill.jobs.display import Display, ShardDisplay
 from speechmill.jobs.schemas import TokenizeConfig
 from speechmill.pipeline.audio.isolation import kept_process
+from speechmill.pipeline.dataset.drop import drop_rows, named_entries
 from speechmill.pipeline.dataset.duplicates import AUDIO, CODES, find_duplicates
+from speechmill.pipeline.dataset.key_file import read_keys, write_keys
 from speechmill.pipeline.dataset.layout import TokenDataset
 from speechmill.pipeline.dataset.verify import verify_files
 from speechmill.pipeline.dataset.where import Where
@@ -90,6 +93,25 @@ def test_what_duplicates_writes_drop_takes(dataset, tmp_path):
         assert len(keys(dataset)) == left
     assert keys(dataset) == ["x", "y"]
     assert verify_files(dataset, sources=[f"{dataset.root}-in"], keys=True).faults == []
+
+
+def test_duplicates_are_dropped_on_s3(moto, tmp_path):
+    """Written there, read from there, and taken out there."""
+    bucket, storage = moto.make_bucket(), Storage({"s3": moto.storage_options})
+    tars = {"a": [("x.flac", clip(0.6, 1)), ("y.flac", clip(0.6, 2)), ("z.flac", clip(0.6, 1))]}
+    local = tokenize(tmp_path, "out", tars)
+    for info in local.storage.list_files(local.root):
+        url = f"{bucket}/out{info.url.removeprefix(local.root)}"
+        storage.put(url, local.storage.read_bytes(info.url))
+    dataset, file = TokenDataset(f"{bucket}/out", storage), f"{bucket}/copies.parquet"
+    write_keys(find_duplicates([dataset]).copies, file, storage)
+    entries, others = named_entries(read_keys(file, storage), dataset)
+    assert (len(entries), others) == (1, 0)
+    for _ in range(2):  # the second finds nothing left
+        drop_rows(dataset, entries)
+    left = pq.read_table(io.BytesIO(storage.read_bytes(dataset.part_url(min(dataset.parts())))))
+    assert left["key"].to_pylist() == ["x", "y"]
+    assert verify_files(dataset).faults == []
 
 
 def test_a_recording_of_another_dataset_with_the_same_key_stays(dataset, tmp_path):
