@@ -1,13 +1,15 @@
 """What `plan` says beside what the run then takes, on real speech.
 
-    python -m tests.bench.plan [FOLDER] [--minutes 40] [--codecs null pure-16k-small] [--probe 20s]
+    python -m tests.bench.plan [FOLDER] [--minutes 40] [--codecs null pure-16k-small]
+        [--probe 20s] [--rounds 3]
 
 FOLDER holds audio; by default it is ../shared/data/clean beside the checkout, or the sample speech.
-Each row is one quantity of one run: what was planned with its interval of 90 %, what the run took,
-and the ratio. Wall time and CPU time are compared apart, since other work on the machine changes
-the first most. The CPU time of a run is that of its later shards: the first ones pay for imports,
-which a plan counts as the start. Both commands are processes of their own, as a user starts them.
-The requests are those of a run on an S3 store in this process (moto).
+Each row is one quantity: what was planned with its interval of 90 %, what the run took, and the
+ratio, as medians over rounds in which plan and run take turns. Wall time and CPU time are compared
+apart, since other work on the machine changes the first most. The CPU time of a run is that of its
+later shards: the first ones pay for imports, which a plan counts as the start. Both commands are
+processes of their own, as a user starts them. The requests are those of a run on an S3 store in
+this process (moto).
 """
 
 import argparse
@@ -16,9 +18,10 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from typer.testing import CliRunner
@@ -49,12 +52,22 @@ class Compared:
     high: float | None
     run: float
 
-    def line(self) -> str:
-        interval = "" if self.low is None else f"[{self.low:,.4g}, {self.high:,.4g}]"
-        ratio = self.planned / self.run if self.run else float("nan")
-        return (
-            f"  {self.name:22} {self.planned:12,.4g} {interval:24} {self.run:12,.4g} {ratio:8.3f}"
-        )
+    @property
+    def ratio(self) -> float:
+        return self.planned / self.run if self.run else float("nan")
+
+
+def line(rounds: Sequence[Compared]) -> str:
+    """The medians of the rounds, and the least and the largest ratio."""
+    ends = [[one.low, one.high] for one in rounds if one.low is not None and one.high is not None]
+    interval = "[{:,.4g}, {:,.4g}]".format(*map(median, zip(*ends, strict=True))) if ends else ""
+    planned, run = median(one.planned for one in rounds), median(one.run for one in rounds)
+    ratios = sorted(one.ratio for one in rounds)
+    spread = f" [{ratios[0]:.3f}, {ratios[-1]:.3f}]" if len(rounds) > 1 else ""
+    return (
+        f"  {rounds[0].name:22} {planned:12,.4g} {interval:24} {run:12,.4g} "
+        f"{median(ratios):8.3f}{spread}"
+    )
 
 
 def speechmill(*arguments: object) -> str:
@@ -140,6 +153,7 @@ def main() -> None:
     parser.add_argument("--codecs", nargs="*", default=["null", "pure-16k-small"])
     parser.add_argument("--pools", nargs="*", default=list(POOLS), choices=list(POOLS))
     parser.add_argument("--probe", default="20s")
+    parser.add_argument("--rounds", type=int, default=1)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as root:
         folder = Path(root)
@@ -151,12 +165,13 @@ def main() -> None:
             for number, pool in enumerate(arguments.pools):
                 print(f"{codec}, {pool}\n{title}")
                 path = config(folder, shards, folder / "unused", codec)
-                output = folder / f"{codec}-{number}"
-                for each in compare(path, output, POOLS[pool], arguments.probe):
-                    print(each.line(), flush=True)
+                outputs = [folder / f"{codec}-{number}-{r}" for r in range(arguments.rounds)]
+                rounds = [compare(path, o, POOLS[pool], arguments.probe) for o in outputs]
+                for same in zip(*rounds, strict=True):
+                    print(line(same), flush=True)
         print(f"null, in process, on S3\n{title}")
         for each in requests(folder, shards):
-            print(each.line())
+            print(line([each]))
 
 
 if __name__ == "__main__":
