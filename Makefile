@@ -19,8 +19,8 @@ demo: $(STAMP)
 ## cluster often wait, so the other tests run at the same time; their output comes at the end.
 test: $(STAMP)
 	@mkdir -p $(OTHERS)
-	@$(BIN)/pytest -m "not cluster" -o cache_dir=$(OTHERS) > $(OTHERS)/log 2>&1 & others=$$!; \
-	$(BIN)/pytest -m cluster; cluster=$$?; \
+	@$(BIN)/pytest --durations=25 -m "not cluster" -o cache_dir=$(OTHERS) > $(OTHERS)/log 2>&1 & others=$$!; \
+	$(BIN)/pytest --durations=25 -m cluster; cluster=$$?; \
 	wait $$others; others=$$?; \
 	cat $(OTHERS)/log; exit $$((cluster | others))
 
