@@ -124,11 +124,16 @@ def refuse_foreign(url: str, footer: dict[str, Any], identity: dict[str, Any]) -
 
 
 def row_groups_of(metadata: pq.FileMetaData, name: str, num_codebooks: int) -> list[RowGroup]:
-    """The row groups of one part, by its Parquet metadata; no row of a part is without codes."""
+    """The row groups of one part, by its Parquet metadata."""
     paths = [metadata.schema.column(place).path for place in range(metadata.num_columns)]
     codes = paths.index(CODES_PATH)
     groups = map(metadata.row_group, range(metadata.num_row_groups))
     return [
-        RowGroup(name, number, group.num_rows, group.column(codes).num_values // num_codebooks)
+        RowGroup(name, number, group.num_rows, _num_codes(group.column(codes)) // num_codebooks)
         for number, group in enumerate(groups)
     ]
+
+
+def _num_codes(codes: pq.ColumnChunkMetaData) -> int:
+    """The codes of a row group; Parquet also counts a value for a row without codes, as null."""
+    return int((codes.statistics or codes).num_values)
