@@ -1,3 +1,4 @@
+import json
 import re
 from pathlib import Path
 
@@ -207,4 +208,17 @@ def test_a_state_of_another_rank_is_refused(dataset):
     reader = TokenReader(dataset, rank=1, world_size=2)
     reader.load_state_dict(state)
     with pytest.raises(InputError, match=r"rank=0.*rank=1.*merge_states"):
+        list(reader)
+
+
+def test_a_part_that_came_from_another_codec_since_is_refused(tmp_path):
+    dataset = make_token_dataset(str(tmp_path / "out"), [[3, 4]])
+    reader = TokenReader(dataset)
+    [part] = dataset.parts()
+    table = pq.read_table(dataset.part_url(part))
+    footer = json.loads(table.schema.metadata[b"speechmill"])
+    footer["codec"]["revision"] = "other"  # with as many rows and frames
+    changed = table.replace_schema_metadata({"speechmill": json.dumps(footer)})
+    pq.write_table(changed, dataset.part_url(part))
+    with pytest.raises(DatasetConflict, match=r"is a part of another dataset: revision is 'other'"):
         list(reader)
