@@ -92,8 +92,16 @@ def index_of(dataset: TokenDataset, names: Sequence[str], num_codebooks: int) ->
 
 
 def _indexed(dataset: TokenDataset) -> list[RowGroup]:
-    columns = [read_index(dataset)[name].to_pylist() for name in INDEX_SCHEMA.names[:-1]]
-    return sorted(map(RowGroup, *columns))
+    index = read_index(dataset)
+    groups = sorted(map(RowGroup, *(index[name].to_pylist() for name in INDEX_SCHEMA.names[:-1])))
+    with readable(join(dataset.root, INDEX)):
+        part, following = "", 0
+        for group in groups:
+            following = following if group.part == part else 0
+            if group.number != following:
+                raise ValueError(f"row group {following} of {group.part} is missing or there twice")
+            part, following = group.part, following + 1
+    return groups
 
 
 def _groups_of_part(dataset: TokenDataset, identity: dict[str, Any], name: str) -> list[RowGroup]:
