@@ -37,6 +37,10 @@ def refused(message: str, dataset, *arguments, **settings) -> None:
         ({"rank": 0.0, "world_size": 1}, "rank is 0.0; give a whole number from 0 up, or None"),
         ({"columns": None}, "columns is None; give a list"),
         ({"columns": "text"}, "columns is 'text'; give a list"),
+        ({"columns": 5}, "columns is 5; give a list"),
+        ({"columns": [5]}, "no column 5"),
+        ({"parts": 5}, "parts is 5; give a list"),
+        ({"where": ""}, "where is ''"),
         ({"where": 3}, "where is 3; give a condition as text"),
         ({"columns": ["texts"]}, "no column 'texts'; did you mean 'text'"),
         ({"where": "speaker == 'x'"}, "no column 'speaker'"),
@@ -87,6 +91,8 @@ def test_a_weight_must_be_a_number_over_0(dataset, weight):
     refused(f"is {weight!r}; give a number over 0", [(dataset, weight)])
     refused("the list of datasets is empty", [])
     refused("has no weight; give pairs", [dataset.root])
+    refused("datasets is 5; give a path, or a list", 5)
+    refused("5 is not a dataset; give its path", [(5, 1)])
 
 
 def test_a_dataset_without_rows_is_refused(tmp_path):

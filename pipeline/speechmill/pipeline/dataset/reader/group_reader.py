@@ -16,9 +16,7 @@ _KEPT_PARTS = 64  # whose Parquet metadata is kept
 class GroupReader:
     """Reads some columns of a dataset, from threads too."""
 
-    def __init__(
-        self, dataset: TokenDataset, identity: dict[str, Any], columns: tuple[str, ...]
-    ):
+    def __init__(self, dataset: TokenDataset, identity: dict[str, Any], columns: tuple[str, ...]):
         self._dataset = dataset
         self._identity = identity  # when the dataset was listed
         self._columns = list(columns)
