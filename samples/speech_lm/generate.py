@@ -45,7 +45,8 @@ def continued(
     """The prompt and what follows, up to the end of the utterance or to a number of frames.
 
     A stream may only give what the pattern has there: padding before its delay and after the end,
-    and codes in between. The first stream ends the utterance by its padding, after a frame at least.
+    and codes in between. The first stream ends the utterance by its padding, which may not be its
+    first row.
     """
     begin, end = first_frame(template, ids_TC), frames
     for row in count(len(ids_TC) - begin):
