@@ -209,6 +209,17 @@ def test_what_is_not_text_or_a_code_is_named_with_its_part(tmp_path, column, val
     refused(f"^{re.escape(url)} is damaged: .*{message}", dataset)
 
 
+def test_a_part_that_lacks_a_column_or_has_it_twice_is_named(tmp_path):
+    dataset = make_token_dataset(str(tmp_path / "out"), [[3]])
+    [url] = map(dataset.part_url, dataset.parts())
+    table = pq.read_table(url)
+    pq.write_table(table.drop_columns(["text"]), url)
+    encoder = make_template(make_pattern("flatten", SIZES), "before")
+    refused(f"^{re.escape(url)}: the rows have no column 'text', which", dataset, encoder, 64)
+    pq.write_table(table.append_column("text", table["text"]), url)
+    refused(f"^{re.escape(url)} is damaged: .* a column is there twice", dataset)
+
+
 def test_a_state_of_another_rank_is_refused(dataset):
     state = TokenReader(dataset, rank=0, world_size=2).state_dict()
     reader = TokenReader(dataset, rank=1, world_size=2)

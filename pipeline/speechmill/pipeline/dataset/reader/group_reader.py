@@ -40,7 +40,10 @@ class GroupReader:
                 file = pq.ParquetFile(
                     stream, metadata=metadata, pre_buffer=True, page_checksum_verification=True
                 )
-                return file.read_row_group(group.number, self._columns, use_threads=False)
+                table = file.read_row_group(group.number, self._columns, use_threads=False)
+                if len(set(table.column_names)) < len(table.column_names):
+                    raise ValueError(f"a column is there twice: {table.column_names}")
+                return table
         except StorageNotFound as error:
             raise InputError(
                 f"{url} is gone since the dataset was listed; make the reader again to read the "
