@@ -56,10 +56,10 @@ def write_generated(
     require_empty(target)
     identity = source.require_identity()
     codec = _codec_of(source)
-    _require_keys(utterances)
     for each in utterances:
         _require_texts(each)
         _require_codes(each, codec)
+    _require_keys(utterances)
     kept = {name: value for name, value in identity.items() if name not in _OF_TOKENIZE}
     target.claim({**kept, "schema_version": 1, GENERATED: True})
     shard = Shard(url=f"{target.root}/{GENERATED}.tar", size=0, etag="")
@@ -84,7 +84,7 @@ def _require_keys(utterances: Sequence[Generated]) -> None:
         raise InputError("there are no utterances to write; give at least one")
     counts = Counter(each.key for each in utterances)
     key, count = counts.most_common(1)[0]
-    if count > 1:  # all rows of a key that begin at one time are one row
+    if count > 1:  # (key, start) is unique in a dataset, and all begin at 0
         raise InputError(f"{count} utterances have the key {key!r}; give each its own")
 
 
