@@ -18,6 +18,7 @@ from speechmill.pipeline.dataset.layout import TokenDataset
 from tests.conftest import REPOSITORY
 from tests.jobs.datasets import make_dataset
 from tests.test_docs import blocks, shell_lines
+from tests.token_parts import make_token_dataset
 
 PAGE = REPOSITORY / "docs/guide/speech-lm.md"
 SCRIPTS = REPOSITORY / "samples/speech_lm"
@@ -119,3 +120,26 @@ def test_a_run_is_not_overwritten_nor_taken_for_another_codec(dataset, tmp_path,
     assert script(*generate, tmp_path / "new", "--where", "index < 1") == 2
     assert "holds no trained model" in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("log", "message"),
+    [(None, "train first"), ('{"step": 0, "sec', "train first"), ("{}", "holds 1 measurements")],
+)
+def test_a_log_without_a_curve_is_named(tmp_path, script, capsys, log, message):
+    if log:
+        (tmp_path / "log.jsonl").write_text(log)
+    assert script("curve.py", tmp_path, tmp_path / "curve.svg") == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "curve.svg").exists()
+
+
+def test_segments_of_one_recording_are_continued_under_distinct_keys(tmp_path, script):
+    segments = make_token_dataset(str(tmp_path / "out"), [[9] * 8], segments=2)
+    wanted = [segments.root, tmp_path / "run", "--held-out", "index < 1", *TOY["train.py"]]
+    assert script("train.py", *wanted) == 0
+    generate = [tmp_path / "run", segments.root, tmp_path / "new", "--where", "index < 1"]
+    short = ["--prompt-seconds", "0", "--seconds", "0.1"]
+    assert script("generate.py", *generate, *short) == 0
+    assert sorted(codes(tmp_path / "new")) == ["0-0", "0-0-2"]
+    assert all(len(codes_FK) for codes_FK in codes(tmp_path / "new").values())

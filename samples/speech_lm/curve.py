@@ -2,16 +2,37 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import typer
+
+from speechmill.jobs.cli.app import exit_codes
+from speechmill.pipeline.errors import InputError
 
 WIDTH, HEIGHT, LEFT, TOP = 720, 320, 56, 28  # px
 COLORS = ("#440154", "#46327e", "#365c8d", "#277f8e", "#1fa187", "#4ac16d", "#a0da39", "#d8c100")
 
 
+def measurements(run: Path) -> list[dict[str, Any]]:
+    """The log of a run; raises `InputError` if it holds less than a curve."""
+    log = run / "log.jsonl"
+    try:
+        found = [json.loads(line) for line in log.read_text().splitlines()]
+    except (OSError, ValueError) as error:
+        raise InputError(f"{log} is not the log of a training ({error}); train first") from error
+    if len(found) < 2:
+        raise InputError(f"{log} holds {len(found)} measurements; train until there are two")
+    return found
+
+
 def curve(run: Path, output: Path) -> None:
-    """Write the curves of a run."""
-    entries = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    """Draw the curves of a run."""
+    with exit_codes():
+        output.write_text(drawing(measurements(run)))
+
+
+def drawing(entries: list[dict[str, Any]]) -> str:
+    """The SVG of some measurements."""
     steps = [entry["step"] for entry in entries]
     gains = [
         [entry["held_out_bits"][book] - bits for entry in entries]
@@ -44,7 +65,7 @@ def curve(run: Path, output: Path) -> None:
     minutes = entries[-1]["seconds"] / 60
     shapes.append(text(x(steps[-1]), HEIGHT - 8, f"{steps[-1]} steps, {minutes:.0f} min", "end"))
     body = "\n".join(shapes)
-    output.write_text(
+    return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" '
         f'font-family="sans-serif" font-size="12">\n<rect width="100%" height="100%" '
         f'fill="#fff"/>\n{body}\n</svg>\n'

@@ -1,5 +1,6 @@
 """Continue utterances with a model of `train.py`: docs/guide/speech-lm.md."""
 
+from collections import Counter
 from collections.abc import Callable
 from itertools import count, islice
 from pathlib import Path
@@ -44,7 +45,8 @@ def continued(
     """The prompt and what follows, up to the end of the utterance or to a number of frames.
 
     A stream may only give what the pattern has there: padding before its delay and after the end,
-    and codes in between. The first stream ends the utterance by its padding.
+    and codes in between. The first stream ends the utterance by its padding, which may not be its
+    first row.
     """
     begin, end = first_frame(template, ids_TC), frames
     for row in count(len(ids_TC) - begin):
@@ -56,7 +58,7 @@ def continued(
             codes = template.vocabulary.codes(stream)
             if shift <= row < end + shift:
                 first = model.ranges[stream][0]
-                legal = slice(codes.start - first, codes.stop - first + (stream == 0))
+                legal = slice(codes.start - first, codes.stop - first + (stream == 0 < row))
                 ids.append(codes.start + choose(model.logits(hidden_D, stream)[legal]))
             else:
                 ids.append(codes.stop)
@@ -99,12 +101,16 @@ def generate(
         identity = source.require_identity()
         model, template = load_model(run, tokenizer, identity["revision"])
         rate, choose, found = identity["frame_rate"], sampler(temperature, top), []
+        seen: Counter[str] = Counter()  # the segments of a recording have one key
         for item in islice(TokenReader(source, where=where, shuffle_rows=None), prompts):
             ids_TC = prompt(template, item, round(prompt_seconds * rate))
             ids_TC = continued(model, template, ids_TC, round(seconds * rate), choose)
             [codes_FK] = template.audio_codes_of(ids_TC.numpy())
-            print(f"{item['key']}  {len(codes_FK) / rate:.1f} s", flush=True)
-            found.append(Generated(item["key"], codes_FK, item["text"]))
+            key = item["key"]
+            seen[key] += 1
+            name = key if seen[key] == 1 else f"{key}-{seen[key]}"
+            print(f"{name}  {len(codes_FK) / rate:.1f} s", flush=True)
+            found.append(Generated(name, codes_FK, item["text"]))
         if not found:
             raise InputError(f"where is {where!r}, and no row of {dataset} is selected")
         write_generated(source, target, found)

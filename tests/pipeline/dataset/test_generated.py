@@ -56,3 +56,27 @@ def test_codes_of_another_codec_are_refused(source, tmp_path, codes_FK):
     with pytest.raises(InputError, match="the codes of 'a' are"):
         write_generated(source, target, [Generated("a", codes_FK)])
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"key": None}, "the key of None is None; give text"),
+        ({"key": "a\ud800"}, "is 'a.ud800'; give text that UTF-8 can hold"),
+        ({"text": 5}, "the text of 'a' is 5; give text"),
+        ({"metadata": {"b": 1}}, "the metadata of 'a' is {'b': 1}; give text"),
+        ({"metadata": "{"}, "the metadata of 'a' is '{'; give JSON"),
+        ({"key": "same"}, "2 utterances have the key 'same'; give each its own"),
+    ],
+)
+def test_an_utterance_that_no_dataset_can_hold_is_named(source, tmp_path, changes, message):
+    target = TokenDataset(str(tmp_path / "out"), source.storage)
+    said = Generated(**{"key": "a", "codes_FK": CODES_FK, **changes})
+    with pytest.raises(InputError, match=message):
+        write_generated(source, target, [Generated("same", CODES_FK), said])
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_utterances_are_no_dataset(source, tmp_path):
+    with pytest.raises(InputError, match="there are no utterances to write; give at least one"):
+        write_generated(source, TokenDataset(str(tmp_path / "out"), source.storage), [])

@@ -2,13 +2,15 @@ import io
 import json
 import shutil
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from speechmill.pipeline.dataset.layout import FOOTER_BYTES, TokenDataset
-from speechmill.pipeline.dataset.row_groups import RowGroup, list_row_groups
+from speechmill.pipeline.dataset.row_groups import INDEX, INDEX_SCHEMA, RowGroup, list_row_groups
 from speechmill.pipeline.errors import DatasetConflict, InputError
 from tests.conftest import REPOSITORY
+from tests.token_parts import make_token_dataset
 
 MADE = REPOSITORY / "tests" / "data" / "made-by-3ee6561" / "dataset"
 
@@ -83,4 +85,16 @@ def test_a_dataset_without_parts_has_no_row_groups(dataset):
     assert list_row_groups(dataset) == []
     dataset.storage.delete(f"{dataset.root}/dataset.json")
     with pytest.raises(InputError, match="no token dataset"):
+        list_row_groups(dataset)
+
+
+@pytest.mark.parametrize("numbers", [[0, 0], [1], [0, 2]])
+def test_an_index_that_names_a_row_group_twice_or_leaves_one_out_is_refused(tmp_path, numbers):
+    dataset = make_token_dataset(str(tmp_path / "out"), [[3]])
+    identity = tmp_path / "out" / "dataset.json"
+    identity.write_text(json.dumps({**json.loads(identity.read_text()), "compacted": 1}))
+    rows = [("part-00000", number, 1, 3, 0.06) for number in numbers]
+    index = pa.table([*zip(*rows, strict=True)], schema=INDEX_SCHEMA)
+    pq.write_table(index, tmp_path / "out" / INDEX)
+    with pytest.raises(InputError, match=r"index\.parquet is damaged: .* missing or there twice"):
         list_row_groups(dataset)

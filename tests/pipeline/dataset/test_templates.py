@@ -3,6 +3,7 @@ import pickle
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import tokenizers
 from hypothesis import given, settings
@@ -158,6 +159,20 @@ def test_the_tokenizer_of_a_file_gives_text_its_ids_and_nothing_else(bpe):
         .ids.tolist()
         == found.ids.tolist()
     )
+
+
+def test_a_text_that_spells_a_special_token_of_the_file_is_text(bpe):
+    tokenizer = load_tokenizer(str(bpe))
+    for copied in (tokenizer, pickle.loads(pickle.dumps(tokenizer))):  # as a spawned worker has it
+        found = copied.encode(pa.array(["a<s>b"]))
+        assert (len(found.ids), copied.decode(found.ids)) == (5, "a<s>b")
+
+
+def test_a_tokenizer_that_does_not_know_a_character_is_named(tmp_path):
+    path = tmp_path / "words.json"
+    tokenizers.Tokenizer(models.WordLevel({"a": 0}, unk_token="?")).save(str(path))
+    with pytest.raises(InputError, match=r"words\.json' cannot encode a text .* take one that"):
+        load_tokenizer(str(path)).encode(pa.array(["b"]))
 
 
 def test_text_that_looks_like_a_special_token_is_text():

@@ -1,5 +1,7 @@
 """Codes that a language model generated, as a token dataset: `speechmill decode` makes it audio."""
 
+import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,6 +20,7 @@ from speechmill.pipeline.dataset.layout import (
 )
 from speechmill.pipeline.errors import InputError
 from speechmill.pipeline.shards.listing import Shard
+from speechmill.pipeline.text import clean
 from speechmill.pipeline.tokenize import canary
 from speechmill.pipeline.tokenize.batching import ShardEnd
 from speechmill.pipeline.tokenize.schema import ROW_SCHEMA, token_schema, with_codes
@@ -47,13 +50,16 @@ def write_generated(
 ) -> None:
     """Write utterances as a dataset of the codec of `source`.
 
-    Raises `InputError` if `target` holds anything, or if codes are not of the codec.
+    Raises `InputError` if `target` holds anything, if there is no utterance, if two have one key,
+    or if codes are not of the codec.
     """
     require_empty(target)
     identity = source.require_identity()
     codec = _codec_of(source)
     for each in utterances:
+        _require_texts(each)
         _require_codes(each, codec)
+    _require_keys(utterances)
     kept = {name: value for name, value in identity.items() if name not in _OF_TOKENIZE}
     target.claim({**kept, "schema_version": 1, GENERATED: True})
     shard = Shard(url=f"{target.root}/{GENERATED}.tar", size=0, etag="")
@@ -71,6 +77,29 @@ def _codec_of(source: TokenDataset) -> CodecInfo:
     [footer] = source.footers(names[:1])
     with readable(source.part_url(names[0])):
         return codec_of(footer)
+
+
+def _require_keys(utterances: Sequence[Generated]) -> None:
+    if not utterances:
+        raise InputError("there are no utterances to write; give at least one")
+    counts = Counter(each.key for each in utterances)
+    key, count = counts.most_common(1)[0]
+    if count > 1:  # (key, start) is unique in a dataset, and all begin at 0
+        raise InputError(f"{count} utterances have the key {key!r}; give each its own")
+
+
+def _require_texts(utterance: Generated) -> None:
+    key, text, metadata = utterance.key, utterance.text, utterance.metadata
+    for name, value in (("key", key), ("text", text), ("metadata", metadata)):
+        if value is None and name != "key":
+            continue
+        if not isinstance(value, str) or value != clean(value):
+            raise InputError(f"the {name} of {key!r} is {value!r}; give text that UTF-8 can hold")
+    try:
+        if metadata is not None:
+            json.loads(metadata)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"the metadata of {key!r} is {metadata!r}; give JSON") from error
 
 
 def _require_codes(utterance: Generated, codec: CodecInfo) -> None:

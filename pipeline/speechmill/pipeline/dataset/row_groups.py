@@ -92,8 +92,16 @@ def index_of(dataset: TokenDataset, names: Sequence[str], num_codebooks: int) ->
 
 
 def _indexed(dataset: TokenDataset) -> list[RowGroup]:
-    columns = [read_index(dataset)[name].to_pylist() for name in INDEX_SCHEMA.names[:-1]]
-    return sorted(map(RowGroup, *columns))
+    index = read_index(dataset)
+    groups = sorted(map(RowGroup, *(index[name].to_pylist() for name in INDEX_SCHEMA.names[:-1])))
+    with readable(join(dataset.root, INDEX)):
+        part, following = "", 0
+        for group in groups:
+            following = following if group.part == part else 0
+            if group.number != following:
+                raise ValueError(f"row group {following} of {group.part} is missing or there twice")
+            part, following = group.part, following + 1
+    return groups
 
 
 def _groups_of_part(dataset: TokenDataset, identity: dict[str, Any], name: str) -> list[RowGroup]:
@@ -124,11 +132,16 @@ def refuse_foreign(url: str, footer: dict[str, Any], identity: dict[str, Any]) -
 
 
 def row_groups_of(metadata: pq.FileMetaData, name: str, num_codebooks: int) -> list[RowGroup]:
-    """The row groups of one part, by its Parquet metadata; no row of a part is without codes."""
+    """The row groups of one part, by its Parquet metadata."""
     paths = [metadata.schema.column(place).path for place in range(metadata.num_columns)]
     codes = paths.index(CODES_PATH)
     groups = map(metadata.row_group, range(metadata.num_row_groups))
     return [
-        RowGroup(name, number, group.num_rows, group.column(codes).num_values // num_codebooks)
+        RowGroup(name, number, group.num_rows, _num_codes(group.column(codes)) // num_codebooks)
         for number, group in enumerate(groups)
     ]
+
+
+def _num_codes(codes: pq.ColumnChunkMetaData) -> int:
+    """The codes of a row group; Parquet also counts a value for a row without codes, as null."""
+    return int((codes.statistics or codes).num_values)

@@ -100,6 +100,7 @@ class Template:
 
         Interleaved, the first row of a recording has the document, and the others have length 0.
         """
+        self._require_columns(utterances.table)
         texts = self._texts(utterances.table)
         has_text_B = texts.lengths_B > 0
         kept_B = has_text_B if self.without_text == "skip" else np.full(len(utterances), True)
@@ -168,6 +169,14 @@ class Template:
             )
         for name in (PAD, BOS, EOS, TEXT, AUDIO, END_OF_AUDIO):
             found.special(name)
+
+    def _require_columns(self, table: pa.Table) -> None:
+        for name in self.columns:
+            if name not in table.column_names and name != "channel":
+                raise InputError(
+                    f"the rows have no column {name!r}, which text {self.text} needs; set none, or "
+                    "see `speechmill verify`"
+                )
 
     def _texts(self, table: pa.Table) -> Documents:
         if self.text == "none":

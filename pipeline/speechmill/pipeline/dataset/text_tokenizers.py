@@ -58,7 +58,11 @@ class Bytes:
 
 
 class JsonTokenizer:
-    """A tokenizer of the `tokenizers` library, with neither its padding nor its truncation."""
+    """A tokenizer of the `tokenizers` library, with neither its padding nor its truncation.
+
+    A text that spells a special token, as `<|endoftext|>`, has the ids of its characters: a text
+    of a stranger must not end a document.
+    """
 
     def __init__(self, path: str | Path) -> None:
         tokenizers = load_extra("tokenizers", "lm")
@@ -73,15 +77,28 @@ class JsonTokenizer:
             ) from error
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
+        self._tokenizer.encode_special_tokens = True  # as text
+        self._path = str(path)
         self.num_ids = max(self._tokenizer.get_vocab().values(), default=-1) + 1
         self._digest = hashlib.sha256(data).hexdigest()[:16]
 
     def encode(self, texts_B: pa.StringArray) -> Documents:
         texts = [text or "" for text in texts_B.to_pylist()]
-        found = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        try:
+            found = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        except Exception as error:  # the library raises this very class
+            raise InputError(
+                f"tokenizer {self._path!r} cannot encode a text ({error}); take one that knows all "
+                f"characters, or {BYTES!r}"
+            ) from error
         ids = [np.array(each.ids, dtype=np.int32) for each in found]
         lengths_B = np.array([len(each) for each in ids], dtype=np.int64)
         return Documents(np.concatenate([np.empty(0, np.int32), *ids]), lengths_B)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """In a spawned worker; the library's own pickle forgets one setting."""
+        self.__dict__.update(state)
+        self._tokenizer.encode_special_tokens = True
 
     def decode(self, ids: Codes) -> str:
         return str(self._tokenizer.decode(ids.tolist(), skip_special_tokens=False))

@@ -96,5 +96,38 @@ def test_a_blend_goes_on_under_another_number_of_ranks(both):
 
 def test_a_worker_without_rows_of_a_dataset_that_must_begin_again_is_named(both):
     reader = TokenReader([(both[0], 1), (both[1], 1)], rank=0, world_size=20, until="never")
-    with pytest.raises(InputError, match="small: worker 0 of 20 has no rows of it"):
+    with pytest.raises(InputError, match="small: worker 0 of 20 has no rows of it in 8 epochs"):
         list(islice(reader, 100))
+
+
+def test_a_dataset_whose_documents_are_all_too_long_is_named(both):
+    encoder = PatternEncoder(make_pattern("flatten", (1024,) * 8))
+    weighted = [(both[0], 1), (both[1], 1)]
+    reader = TokenReader(weighted, encoder, 30, until="never", long_documents="drop")
+    with pytest.raises(InputError, match=r"big: worker 0 of 1 has no rows .* longer than a"):
+        list(islice(reader, 1000))
+
+
+def test_only_ids_that_are_kept_count_for_the_weights(both):
+    encoder = PatternEncoder(make_pattern("flatten", (1024,) * 8))
+    weighted = [(both[0], 1), (both[1], 1)]
+    reader = TokenReader(weighted, encoder, SHORT * 8, until="never", long_documents="cut")
+    kept = Counter(item["document_ids"].tolist().count(0) for item in islice(reader, 100))
+    assert kept == {SHORT * 8: 100}  # a document of each dataset by turns
+    state = reader.state_dict()["places"]
+    assert abs(state[0]["given"] - state[1]["given"]) <= SHORT * 8
+
+
+def test_many_epochs_of_which_little_is_left_go_on_under_more_ranks(both):
+    def readers(ranks):
+        return [TokenReader(both[1], rank=r, world_size=ranks, until="never") for r in range(ranks)]
+
+    ahead, behind = readers(2)
+    found = Counter(item["key"] for item in islice(ahead, 48))  # of 10 epochs, whose rest is left
+    state = merge_states([ahead.state_dict(), behind.state_dict()])
+    for reader in readers(8):
+        reader.load_state_dict(state)
+        iterator = iter(reader)
+        while reader.state_dict()["places"][0]["epoch"] < 10:
+            found[next(iterator)["key"]] += 1
+    assert set(found.values()) <= {10, 11}  # one row of the next epoch was taken by some

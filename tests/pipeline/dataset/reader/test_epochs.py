@@ -150,3 +150,11 @@ def test_only_rows_that_a_condition_selects_come(dataset, ids):
     encoder = PatternEncoder(make_pattern("flatten", (1024,) * 8))
     packed = TokenReader(dataset, encoder, 8, where=where)
     assert sum(len(item["input_ids"]) for item in packed) == sum(len(ids[key]) for key in expected)
+
+
+@pytest.mark.parametrize("codec", ["null", "focalcodec-50hz"])
+def test_rows_without_codes_are_rows(tmp_path, codec):
+    frames = [0, 3, *[0] * 9, 2]
+    dataset = make_token_dataset(str(tmp_path / "out"), [frames], codec=codec, rows_per_group=5)
+    found = [len(item["codes"]) for item in TokenReader(dataset, shuffle_rows=None)]
+    assert found == frames

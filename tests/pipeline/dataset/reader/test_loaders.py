@@ -84,6 +84,20 @@ def test_an_epoch_after_a_loaded_one_is_whole(dataset):
     assert sorted(keys(again)) == ALL
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_state_that_was_saved_after_an_epoch_begins_the_next(dataset, workers):
+    reader = TokenReader(dataset)
+    whole = loader(reader, workers)
+    assert sorted(keys(whole)) == ALL
+    saved, again = whole.state_dict(), TokenReader(dataset)
+    following = loader(again, workers)
+    following.load_state_dict(saved)
+    for each in (reader, again):
+        each.set_epoch(1)
+    assert keys(following) == keys(whole)
+    assert merge_states([saved])["bases"] == [{"epoch": 1, "taken": {}}]  # nothing of epoch 0 left
+
+
 def test_spawned_workers_get_the_same_rows(dataset):
     reader = TokenReader(dataset)
     with warnings.catch_warnings():

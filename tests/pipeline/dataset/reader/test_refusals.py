@@ -1,3 +1,4 @@
+import json
 import re
 from pathlib import Path
 
@@ -36,6 +37,10 @@ def refused(message: str, dataset, *arguments, **settings) -> None:
         ({"rank": 0.0, "world_size": 1}, "rank is 0.0; give a whole number from 0 up, or None"),
         ({"columns": None}, "columns is None; give a list"),
         ({"columns": "text"}, "columns is 'text'; give a list"),
+        ({"columns": 5}, "columns is 5; give a list"),
+        ({"columns": [5]}, "no column 5"),
+        ({"parts": 5}, "parts is 5; give a list"),
+        ({"where": ""}, "where is ''"),
         ({"where": 3}, "where is 3; give a condition as text"),
         ({"columns": ["texts"]}, "no column 'texts'; did you mean 'text'"),
         ({"where": "speaker == 'x'"}, "no column 'speaker'"),
@@ -86,6 +91,8 @@ def test_a_weight_must_be_a_number_over_0(dataset, weight):
     refused(f"is {weight!r}; give a number over 0", [(dataset, weight)])
     refused("the list of datasets is empty", [])
     refused("has no weight; give pairs", [dataset.root])
+    refused("datasets is 5; give a path, or a list", 5)
+    refused("5 is not a dataset; give its path", [(5, 1)])
 
 
 def test_a_dataset_without_rows_is_refused(tmp_path):
@@ -202,9 +209,33 @@ def test_what_is_not_text_or_a_code_is_named_with_its_part(tmp_path, column, val
     refused(f"^{re.escape(url)} is damaged: .*{message}", dataset)
 
 
+def test_a_part_that_lacks_a_column_or_has_it_twice_is_named(tmp_path):
+    dataset = make_token_dataset(str(tmp_path / "out"), [[3]])
+    [url] = map(dataset.part_url, dataset.parts())
+    table = pq.read_table(url)
+    pq.write_table(table.drop_columns(["text"]), url)
+    encoder = make_template(make_pattern("flatten", SIZES), "before")
+    refused(f"^{re.escape(url)}: the rows have no column 'text', which", dataset, encoder, 64)
+    pq.write_table(table.append_column("text", table["text"]), url)
+    refused(f"^{re.escape(url)} is damaged: .* a column is there twice", dataset)
+
+
 def test_a_state_of_another_rank_is_refused(dataset):
     state = TokenReader(dataset, rank=0, world_size=2).state_dict()
     reader = TokenReader(dataset, rank=1, world_size=2)
     reader.load_state_dict(state)
     with pytest.raises(InputError, match=r"rank=0.*rank=1.*merge_states"):
+        list(reader)
+
+
+def test_a_part_that_came_from_another_codec_since_is_refused(tmp_path):
+    dataset = make_token_dataset(str(tmp_path / "out"), [[3, 4]])
+    reader = TokenReader(dataset)
+    [part] = dataset.parts()
+    table = pq.read_table(dataset.part_url(part))
+    footer = json.loads(table.schema.metadata[b"speechmill"])
+    footer["codec"]["revision"] = "other"  # with as many rows and frames
+    changed = table.replace_schema_metadata({"speechmill": json.dumps(footer)})
+    pq.write_table(changed, dataset.part_url(part))
+    with pytest.raises(DatasetConflict, match=r"is a part of another dataset: revision is 'other'"):
         list(reader)

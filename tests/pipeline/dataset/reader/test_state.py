@@ -77,6 +77,9 @@ def test_states_merge_to_what_was_given_out_at_any_stop_under_any_split(counts, 
             assert sorted(given_out) == taken
 
 
+EPOCH_2 = {"bases": [{"epoch": 2, "taken": {}}], "places": [{"epoch": 2}]}
+
+
 def state(rank: int, ranks: int = 2, **changes) -> dict:
     saved = ReaderState(IDENTITY, 0, [Base(0)], Split(rank, ranks), [Place(0, 7)]).to_json()
     return saved | changes
@@ -89,7 +92,7 @@ def state(rank: int, ranks: int = 2, **changes) -> dict:
         ([state(0), state(0)], "rank 1"),
         ([state(0), state(1), state(1)], "3 states are given for 2 consumers"),
         ([state(0), state(1, ranks=3)], "2 ranks of 1 workers"),
-        ([state(0), state(1, epoch=2)], "epochs 0 and 2"),
+        ([state(0), state(1, epoch=2, **EPOCH_2)], "epochs 0 and 2"),
         ([state(0), state(1, identity=IDENTITY | {"tail": "pad"})], "tail = 'pad'"),
         ([state(0), {"_steps_since_snapshot": 3}], "snapshot_every_n_steps=1"),
         ([{"model": [1, 2]}], "state of each rank"),
@@ -100,3 +103,21 @@ def state(rank: int, ranks: int = 2, **changes) -> dict:
 def test_states_that_are_not_those_of_all_consumers_are_refused(states, message):
     with pytest.raises(InputError, match=message):
         merge_states(states)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"epoch": 9},  # a reader would look for its end without end
+        {"epoch": -1, "bases": [{"epoch": -1, "taken": {}}]},
+        {"bases": [{"epoch": 0, "taken": {"0": {"rows": [[5, 51]], "offsets": {}}}}]},
+        {"bases": [{"epoch": 0, "taken": {"0": {"rows": [[-5, 3]], "offsets": {}}}}]},
+        {"bases": [{"epoch": 1, "taken": {}}]},  # after the place
+        {"identity": {"datasets": [{"rows": 50}]}},
+    ],
+)
+def test_a_state_of_places_that_cannot_be_is_refused(change):
+    state = ReaderState(IDENTITY, 0, [Base(0)], Split(0, 1), [Place(0)]).to_json()
+    assert merge_states([state])
+    with pytest.raises(InputError, match="this is not the state of a TokenReader"):
+        merge_states([state | change])

@@ -1,6 +1,6 @@
 """What a reader is made with, checked."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from difflib import get_close_matches
 from numbers import Real
 from os import PathLike, fspath
@@ -26,6 +26,8 @@ def pairs_of(datasets: Datasets) -> Weighted:
     """The datasets with their weights; one alone has the weight 1."""
     if isinstance(datasets, str | PathLike | TokenDataset):
         return [(datasets, 1.0)]
+    if not isinstance(datasets, Sequence):
+        raise InputError(f"datasets is {datasets!r}; give a path, or a list of paths with weights")
     if not datasets:
         raise InputError("the list of datasets is empty; name at least one")
     for pair in datasets:
@@ -42,10 +44,12 @@ def require_settings(
 ) -> None:
     """Refuse settings that are impossible for every dataset."""
     for named, weight in weighted:
+        if not isinstance(named, str | PathLike | TokenDataset):
+            raise InputError(f"{named!r} is not a dataset; give its path")
         if not isinstance(weight, Real) or not 0 < weight < float("inf"):
             url = named.root if isinstance(named, TokenDataset) else named
             raise InputError(f"the weight of {url} is {weight!r}; give a number over 0")
-    if isinstance(parts, str):
+    if isinstance(parts, str) or not isinstance(parts, Iterable | None):
         raise InputError(f"parts is {parts!r}; give a list of names")
     if encoder is not None and not (hasattr(encoder, "encode") and hasattr(encoder, "columns")):
         raise InputError(
@@ -88,12 +92,12 @@ def require_one_codec(sources: Sequence[Source]) -> None:
 
 def known_columns(columns: Sequence[str]) -> tuple[str, ...]:
     """The columns beside the codes, which always come."""
-    if columns is None or isinstance(columns, str):
+    if isinstance(columns, str) or not isinstance(columns, Iterable):
         raise InputError(f"columns is {columns!r}; give a list of names, or ()")
     wanted = [name for name in columns if name != "codes"]
     for name in wanted:
         if name not in _COLUMNS:
-            near = get_close_matches(name, _COLUMNS, n=1, cutoff=0.0)
+            near = get_close_matches(str(name), _COLUMNS, n=1, cutoff=0.0)
             raise InputError(f"a row has no column {name!r}; did you mean {near[0]!r}?")
     return tuple(wanted)
 

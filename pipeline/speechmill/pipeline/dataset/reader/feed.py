@@ -13,6 +13,8 @@ from speechmill.pipeline.dataset.reader.split import Split, Tail
 from speechmill.pipeline.dataset.reader.state import Base, Place
 from speechmill.pipeline.errors import InputError
 
+_BARREN_EPOCHS = 8  # `where` may select none of the rows of a consumer in some epochs, by chance
+
 
 @dataclass(frozen=True, slots=True)
 class Reading:
@@ -33,7 +35,7 @@ class Drawn:
     place: Place
     position: int
     content: Any
-    size: int  # ids, or 1 for a row as it is stored
+    size: int  # ids that come of it, or 1 for a row as it is stored
     offset: int  # ids that were given out before
 
     def finish(self) -> None:
@@ -52,25 +54,37 @@ class Feed:
     def __init__(self, source: Source, base: Base, split: Split, place: Place, reading: Reading):
         self.place = place
         self._source, self._base, self._split, self._reading = source, base, split, reading
-        self._rows = self._epoch()
-        self._barren = 0  # epochs in a row without any row
+        self._barren = 0  # whole epochs in a row of which nothing was given out
+        self._begin_epoch()
 
     def draw(self) -> Drawn | None:
         """The next row; None at the end of an epoch, after which the next one begins."""
-        if self._barren > 1:  # one may have been continued at its end
-            raise InputError(
-                f"{self._source.dataset.root}: worker {self._split.index} of {self._split.count} "
-                "has no rows of it, so it cannot begin again; use fewer workers, or select more "
-                "rows"
-            )
         drawn = next(self._rows, None)
         if drawn:
-            self._barren = 0
             return drawn
-        self._barren += 1
+        self._count_barren()
         self.place.epoch, self.place.position, self.place.offset = self.place.epoch + 1, 0, 0
-        self._rows = self._epoch()
+        self._begin_epoch()
         return None
+
+    def _begin_epoch(self) -> None:
+        place = self.place
+        self._is_whole = place.position == 0 and not self._base.of(place.epoch).rows
+        self._given_before = place.given
+        self._rows = self._epoch()
+
+    def _count_barren(self) -> None:
+        """Raise `InputError` if one epoch after the other gives nothing."""
+        if self.place.given > self._given_before:
+            self._barren = 0
+        elif self._is_whole:
+            self._barren += 1
+        if self._barren == _BARREN_EPOCHS:
+            raise InputError(
+                f"{self._source.dataset.root}: worker {self._split.index} of {self._split.count} "
+                f"has no rows of it in {_BARREN_EPOCHS} epochs; use fewer workers, select more "
+                "rows, or keep documents that are longer than a sequence"
+            )
 
     def _epoch(self) -> Iterator[Drawn]:
         """The rows of this epoch that are left to this consumer."""

@@ -66,9 +66,11 @@ class Packer:
         """Whether a document stays; one that is too long is cut here."""
         if len(drawn.content) - drawn.offset > self.length:
             if self.long == Long.DROP:
+                drawn.size = 0
                 drawn.finish()
                 return False
             drawn.content = drawn.content[: drawn.offset + self.length]
+            drawn.size = self.length
         return True
 
     def _sequence(self, pieces: list[npt.NDArray[np.int32]], room: int) -> Item:

@@ -32,6 +32,7 @@ class Source:
     """A dataset as it was listed, and what of its rows is wanted."""
 
     dataset: TokenDataset
+    identity: dict[str, Any]  # of `dataset.json`
     codec: str
     revision: str
     codebook_sizes: tuple[int, ...]
@@ -59,7 +60,8 @@ class Source:
         with readable(dataset.root):
             codec, revision = identity["codec"], identity["revision"]
             sizes = tuple(int(size) for size in identity["codebook_sizes"])
-            return cls(dataset, codec, revision, sizes, RowGroups.of(groups), columns, where)
+            listed = RowGroups.of(groups)
+        return cls(dataset, identity, codec, revision, sizes, listed, columns, where)
 
     @property
     def num_codebooks(self) -> int:
@@ -92,7 +94,7 @@ class Source:
         groups = (group for window, _ in ahead for group in window.groups)
         asked = (*self.columns, *(self.where.columns if self.where else ()))
         columns = tuple(dict.fromkeys(("codes", "num_frames", *asked)))
-        reader = GroupReader(self.dataset, columns, self.num_codebooks)
+        reader = GroupReader(self.dataset, self.identity, columns)
         load = partial(self._load, reader, prepare)
         # A store that hangs must not hold up a reader that is closed.
         loaded = in_order(groups, load, self._num_bytes, max_bytes, threads=_THREADS, wait=False)

@@ -115,12 +115,24 @@ class ReaderState:
                 split=Split(**saved["split"]) if "split" in saved else None,
                 places=[Place.from_json(place) for place in saved.get("places", [])],
             )
-            count = len([int(facts["rows"]) for facts in found.identity["datasets"]])
-            if len(found.bases) != count or len(found.places) != (count if found.split else 0):
-                raise ValueError(f"it has no place in each of {count} datasets")
+            found._require_legal([int(facts["rows"]) for facts in found.identity["datasets"]])
             return found
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise InputError(f"this is not the state of a TokenReader: {error!r}") from error
+
+    def _require_legal(self, rows_of_datasets: Sequence[int]) -> None:
+        """Raise `ValueError` for places that no reader of these numbers of rows can have."""
+        Tail(self.identity["tail"])  # which merge_states needs
+        count = len(rows_of_datasets)
+        if len(self.bases) != count or len(self.places) != (count if self.split else 0):
+            raise ValueError(f"it has no place in each of {count} datasets")
+        for base, rows in zip(self.bases, rows_of_datasets, strict=True):
+            edges = [edge for taken in base.taken.values() for pair in taken.rows for edge in pair]
+            if not 0 <= self.epoch <= base.epoch or not all(0 <= edge <= rows for edge in edges):
+                raise ValueError(f"{base} is not of a dataset of {rows} rows in epoch {self.epoch}")
+        for base, place in zip(self.bases, self.places, strict=bool(self.split)):
+            if place.epoch < base.epoch:
+                raise ValueError(f"{place} is before epoch {base.epoch}")
 
 
 def plain(identity: Mapping[str, Any]) -> dict[str, Any]:

@@ -86,7 +86,7 @@ class TokenReader(IterableDataset[Item]):
         self._weights = [float(weight) for _, weight in weighted]
         needed = self._columns if encoder is None else encoder.columns
         storage = storage or Storage()
-        condition = Where(where) if where else None
+        condition = None if where is None else Where(where)
         wanted = None if parts is None else frozenset(parts)
         self._sources = [
             Source.listed(opened(each, storage), needed, condition, wanted) for each, _ in weighted
