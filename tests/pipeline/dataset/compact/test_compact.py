@@ -16,7 +16,7 @@ from rich.console import Console
 from speechmill.jobs.commands.compact import compact_dataset
 from speechmill.jobs.display import Display
 from speechmill.pipeline.dataset.compact.files import write_files
-from speechmill.pipeline.dataset.compact.plan import cut_evenly, recorded_plan
+from speechmill.pipeline.dataset.compact.plan import _refuse_used, cut_evenly, recorded_plan
 from speechmill.pipeline.dataset.compact.regroup import regrouped
 from speechmill.pipeline.dataset.layout import TokenDataset
 from speechmill.pipeline.dataset.row_groups import RowGroup, list_row_groups, read_index
@@ -357,6 +357,18 @@ def test_a_folder_that_is_not_empty_is_refused(source, tmp_path, output, message
     write_dataset(f"{tmp_path}/other", [[1]])
     with pytest.raises(InputError, match=message):
         compacted(source, f"{tmp_path}/{output}")
+
+
+def test_two_compactions_that_begin_at_once_have_one_plan(source, monkeypatch):
+    check = _refuse_used
+
+    def check_late(target: TokenDataset) -> None:
+        monkeypatch.undo()
+        compacted(source)
+        check(target)
+
+    monkeypatch.setattr("speechmill.pipeline.dataset.compact.plan._refuse_used", check_late)
+    assert len(compacted(source).parts()) > 1
 
 
 def test_another_dataset_or_size_into_a_planned_folder_is_refused(source, tmp_path):

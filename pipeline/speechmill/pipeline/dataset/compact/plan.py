@@ -136,10 +136,14 @@ def _source_identity(source: TokenDataset, target: TokenDataset) -> dict[str, An
 
 
 def _refuse_used(target: TokenDataset) -> None:
-    """Hidden files do not count: they are of writes that were killed on a local disk."""
-    for info in target.storage.list_files(target.root):
-        if not info.url.rpartition("/")[2].startswith("."):
-            raise InputError(f"{target.root} holds other files, such as {info.url}; set another")
+    """Raise for files that are not hidden: a write that was killed leaves a hidden one.
+
+    If there is a plan, another compaction began in the meantime, and they are its files.
+    """
+    urls = [info.url for info in target.storage.list_files(target.root)]
+    others = [url for url in urls if not url.rpartition("/")[2].startswith(".")]
+    if others and _plan_url(target) not in others:
+        raise InputError(f"{target.root} holds other files, such as {others[0]}; set another")
 
 
 def _failed(source: TokenDataset, parts: set[str], without_failed: bool) -> dict[str, Any]:
