@@ -145,8 +145,12 @@ def test_a_folder_with_other_files_or_another_export_is_refused_with_the_differe
     (tmp_path / "mine" / "export.json").write_text('{"format": "memmap", "codec": "null"}')
     with pytest.raises(DatasetConflict, match="export_version None"):
         run(dataset, tmp_path / "mine", options("memmap"))
-    with pytest.raises(InputError, match=r"not empty, it holds dataset\.json"):
-        run(dataset, dataset.root, options("memmap"))
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used" / "a.txt").touch()
+    with pytest.raises(InputError, match=r"not empty, it holds a\.txt"):
+        run(dataset, tmp_path / "used", options("memmap"))
+    with pytest.raises(InputError, match="tokens/x is in the dataset; set a folder outside"):
+        run(dataset, f"{dataset.root}/tokens/x", options("parquet"))
 
 
 @pytest.mark.parametrize("format", ["memmap", "kaldi"])

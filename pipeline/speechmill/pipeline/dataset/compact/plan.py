@@ -130,8 +130,7 @@ def _source_identity(source: TokenDataset, target: TokenDataset) -> dict[str, An
         with readable(source.root):
             origin = identity[COMPACTED]["source"]
         raise InputError(f"{source.root} is compacted already; compact {origin}, its source")
-    if f"{target.root}/".startswith(f"{source.root.rstrip('/')}/"):
-        raise InputError(f"{target.root} is in the dataset; set a folder outside of {source.root}")
+    source.refuse_inside(target.root)
     return identity
 
 
