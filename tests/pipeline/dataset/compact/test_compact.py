@@ -222,6 +222,27 @@ def test_a_finished_compaction_that_is_run_again_writes_nothing(source):
     assert contents(compacted(source)) == before
 
 
+@pytest.mark.parametrize("lost", ["index.parquet", "tokens/part-00001.parquet"])
+def test_a_finished_compaction_that_lost_a_file_says_how_to_make_it_again(source, lost):
+    target = compacted(source)
+    before = contents(target)
+    if lost == "index.parquet":
+        target.storage.put(f"{target.root}/{lost}", b"")
+    else:
+        target.storage.delete(f"{target.root}/{lost}")
+    with pytest.raises(InputError, match=rf"{lost} is .*; delete .*/index\.parquet, and the same"):
+        compacted(source)
+    target.storage.delete(f"{target.root}/index.parquet")
+    assert contents(compacted(source)) == before
+
+
+def test_a_damaged_plan_is_one_line_with_its_cure(source):
+    target = stop_after_first_file(source)
+    target.storage.put(f"{target.root}/plan.parquet", b"")
+    with pytest.raises(InputError, match=r"plan\.parquet is damaged: .*; delete .* and compact"):
+        compacted(source)
+
+
 @pytest.mark.parametrize("state", ["is gone", "was replaced"])
 def test_a_part_that_changed_since_the_plan_is_named(source, state):
     stop_after_first_file(source)

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from speechmill.pipeline.dataset.layout import (
     COMPACTED,
     COMPACTION_PLAN,
+    DAMAGE,
     TokenDataset,
     readable,
     shard_of,
@@ -237,19 +238,28 @@ def _read_plan(target: TokenDataset) -> CompactionPlan | None:
         data = target.storage.read_bytes(url)
     except StorageNotFound:
         return None
-    with readable(url):
-        table = pq.read_table(io.BytesIO(data), page_checksum_verification=True)
-        facts = json.loads(table.schema.metadata[FOOTER_KEY.encode()])
-        columns = [table[name].to_pylist() for name in _SCHEMA.names]
-        files: dict[int, list[PlannedPart]] = {}
-        for number, *part in zip(*columns, strict=True):
-            files.setdefault(number, []).append(PlannedPart(*part))
-        if odd := [name for name in facts["failed"] if "/" in name]:
-            raise ValueError(f"{odd[0]!r} is not the name of a shard")
-        return CompactionPlan(
-            **{name: facts[name] for name in _FACTS},
-            files=tuple(tuple(files[number]) for number in range(len(files))),
-        )
+    try:
+        return _parsed_plan(data)
+    except DAMAGE as error:
+        raise InputError(
+            f"{url} is damaged: {' '.join(str(error).split())}; delete {target.root} and compact "
+            "again, or set another folder"
+        ) from error
+
+
+def _parsed_plan(data: bytes) -> CompactionPlan:
+    table = pq.read_table(io.BytesIO(data), page_checksum_verification=True)
+    facts = json.loads(table.schema.metadata[FOOTER_KEY.encode()])
+    columns = [table[name].to_pylist() for name in _SCHEMA.names]
+    files: dict[int, list[PlannedPart]] = {}
+    for number, *part in zip(*columns, strict=True):
+        files.setdefault(number, []).append(PlannedPart(*part))
+    if odd := [name for name in facts["failed"] if "/" in name]:
+        raise ValueError(f"{odd[0]!r} is not the name of a shard")
+    return CompactionPlan(
+        **{name: facts[name] for name in _FACTS},
+        files=tuple(tuple(files[number]) for number in range(len(files))),
+    )
 
 
 def _refuse_other(
