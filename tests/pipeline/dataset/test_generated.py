@@ -3,6 +3,7 @@ import pytest
 
 from speechmill.pipeline.dataset.generated import Generated, write_generated
 from speechmill.pipeline.dataset.layout import TokenDataset
+from speechmill.pipeline.dataset.verify import verify_files
 from speechmill.pipeline.errors import DatasetConflict, InputError
 from tests.jobs.datasets import make_dataset
 
@@ -34,6 +35,18 @@ def test_generated_codes_are_a_dataset_of_the_same_codec(source, tmp_path):
         "revision": source.require_identity()["revision"],
         "generated": True,
     }
+
+
+def test_an_utterance_without_frames_is_a_reject_and_the_others_keep_their_places(source, tmp_path):
+    target = TokenDataset(str(tmp_path / "out"), source.storage)
+    write_generated(source, target, [Generated("mute", CODES_FK[:0]), Generated("b", CODES_FK)])
+    checked = verify_files(target)
+    assert (checked.rows, checked.rejects, checked.faults) == (1, 1, [])
+    [part] = target.parts()
+    assert target.read_columns(part, ["key", "index"]).to_pylist() == [{"key": "b", "index": 1}]
+    silent = TokenDataset(str(tmp_path / "silent"), source.storage)
+    write_generated(source, silent, [Generated("mute", CODES_FK[:0])])
+    assert verify_files(silent).faults == []
 
 
 def test_no_run_continues_what_a_model_generated(source, tmp_path):
