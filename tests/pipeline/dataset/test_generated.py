@@ -1,8 +1,17 @@
+import io
+import re
+
 import numpy as np
 import pytest
+from rich.console import Console
 
+from speechmill.jobs.commands.status import print_status, read_status
+from speechmill.pipeline.dataset.export.exporter import Export, export_dataset
+from speechmill.pipeline.dataset.export.ids import PatternIds
 from speechmill.pipeline.dataset.generated import Generated, write_generated
 from speechmill.pipeline.dataset.layout import TokenDataset
+from speechmill.pipeline.dataset.patterns import make_pattern
+from speechmill.pipeline.dataset.verify import verify_files
 from speechmill.pipeline.errors import DatasetConflict, InputError
 from tests.jobs.datasets import make_dataset
 
@@ -34,6 +43,28 @@ def test_generated_codes_are_a_dataset_of_the_same_codec(source, tmp_path):
         "revision": source.require_identity()["revision"],
         "generated": True,
     }
+
+
+def test_an_utterance_without_frames_is_a_reject_and_the_others_keep_their_places(source, tmp_path):
+    target = TokenDataset(str(tmp_path / "out"), source.storage)
+    write_generated(source, target, [Generated("mute", CODES_FK[:0]), Generated("b", CODES_FK)])
+    checked = verify_files(target)
+    assert (checked.rows, checked.rejects, checked.faults) == (1, 1, [])
+    [part] = target.parts()
+    assert target.read_columns(part, ["key", "index"]).to_pylist() == [{"key": "b", "index": 1}]
+    silent = TokenDataset(str(tmp_path / "silent"), source.storage)
+    write_generated(source, silent, [Generated("mute", CODES_FK[:0])])
+    assert verify_files(silent).faults == []
+
+
+def test_a_card_and_a_status_know_that_a_model_made_the_codes(source, tmp_path):
+    target = TokenDataset(str(tmp_path / "out"), source.storage)
+    write_generated(source, target, [Generated("a", CODES_FK)])
+    ids = PatternIds(make_pattern("flatten", [1024] * 8))
+    assert len(list(export_dataset(target, f"{tmp_path}/hf", Export("hf", ids, 8)))) == 1
+    assert "that of the language model" in (tmp_path / "hf" / "README.md").read_text()
+    print_status(read_status(target), Console(file=(shown := io.StringIO())))
+    assert re.search(r"last run +none", shown.getvalue())
 
 
 def test_no_run_continues_what_a_model_generated(source, tmp_path):

@@ -11,7 +11,7 @@ from speechmill.pipeline.dataset.compact.files import (
 from speechmill.pipeline.dataset.compact.plan import CompactionPlan, parts_since, recorded_plan
 from speechmill.pipeline.dataset.drop import drop_rows
 from speechmill.pipeline.dataset.layout import TokenDataset, readable
-from speechmill.pipeline.dataset.row_groups import INDEX
+from speechmill.pipeline.dataset.row_groups import INDEX, read_index
 from speechmill.pipeline.errors import DatasetConflict, InputError
 from speechmill.pipeline.storage import join
 from speechmill.pipeline.tokenize.drops import SCHEMA
@@ -45,6 +45,7 @@ def compact_dataset(
                 f"{target.root} is finished, and {source.root} has {later} parts more by now; "
                 "compact it into another folder, then delete this one"
             )
+        _refuse_damaged(plan, target)
         display.line("nothing left to do")
         return
     _describe(plan, source, later, display)
@@ -65,6 +66,22 @@ def _refuse_undropped(source: TokenDataset) -> None:
             f"{held} parts of {source.root} hold what dropped/ names; run `speechmill drop "
             f"{source.root}` first"
         )
+
+
+def _refuse_damaged(plan: CompactionPlan, target: TokenDataset) -> None:
+    """Raise `InputError` for a finished dataset that has lost a file or its index."""
+    index = join(target.root, INDEX)
+    try:
+        read_index(target)
+    except InputError as error:
+        raise InputError(f"{error}; delete {index}, and the same command makes it again") from error
+    there = target.parts()
+    for name in map(plan.name, range(len(plan.files))):
+        if name not in there:
+            raise InputError(
+                f"{target.part_url(name)} is missing; delete {index}, and the same command makes "
+                "both again"
+            )
 
 
 def _describe(plan: CompactionPlan, source: TokenDataset, later: int, display: Display) -> None:

@@ -49,6 +49,7 @@ def decode_dataset(
     num_codebooks = check_codebooks(codebooks, codec.info.num_codebooks, codec.info.name)
     display.line(f"codec    {codec.info.title}, {codec.info.output_sample_rate} Hz")
     output = dataset.storage.absolute(output)
+    dataset.refuse_inside(output)
     done = {info.url for info in dataset.storage.list_files(output)} if shards else set()
     skip = {url.removeprefix(join(output, "")).removesuffix(".tar") for url in done}
     count = 0

@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 
 from speechmill.jobs.display import facts_table, print_line
-from speechmill.jobs.existing_dataset import UNFINISHED, last_summary
+from speechmill.jobs.existing_dataset import UNFINISHED, last_summary, run_ids
 from speechmill.pipeline.dataset.drop_part import DROPPED
 from speechmill.pipeline.dataset.layout import COMPACTED, TokenDataset, readable
 
@@ -31,6 +31,7 @@ class Status:
     cleaned: int  # names and texts with U+FFFD for what is not UTF-8
     failed: list[dict[str, Any]]
     last_run: dict[str, Any] | None  # its summary; None if it did not end, or there was none
+    runs: int
     compacted: dict[str, Any] | None  # from which dataset, and how many parts it had
 
 
@@ -63,6 +64,7 @@ def _status(dataset: TokenDataset, identity: dict[str, Any]) -> Status:
         cleaned=sum(footer.get("cleaned", 0) for footer in footers),
         failed=dataset.failures(),
         last_run=last_summary(dataset),
+        runs=len(run_ids(dataset.root, dataset.storage)),
         compacted=identity.get(COMPACTED),
     )
 
@@ -95,7 +97,7 @@ def _facts(found: Status) -> dict[str, str]:
         "bad metadata": f"{found.bad_json}",
         **({"not UTF-8": f"{found.cleaned} names and texts"} if found.cleaned else {}),
         "failed shards": f"{len(found.failed)}",
-        "last run": _describe_run(found.last_run),
+        "last run": _describe_run(found.last_run) if found.runs else "none",
     }
 
 

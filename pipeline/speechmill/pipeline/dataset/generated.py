@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,8 +18,9 @@ from speechmill.pipeline.dataset.layout import (
     codec_of,
     readable,
 )
-from speechmill.pipeline.errors import InputError
+from speechmill.pipeline.errors import EmptyAudio, InputError, RejectStage
 from speechmill.pipeline.shards.listing import Shard
+from speechmill.pipeline.shards.tar_reader import Reject
 from speechmill.pipeline.text import clean
 from speechmill.pipeline.tokenize import canary
 from speechmill.pipeline.tokenize.batching import ShardEnd
@@ -48,7 +49,7 @@ def require_empty(target: TokenDataset) -> None:
 def write_generated(
     source: TokenDataset, target: TokenDataset, utterances: Sequence[Generated]
 ) -> None:
-    """Write utterances as a dataset of the codec of `source`.
+    """Write utterances as a dataset of the codec of `source`; those without a frame are rejects.
 
     Raises `InputError` if `target` holds anything, if there is no utterance, if two have one key,
     or if codes are not of the codec.
@@ -64,9 +65,18 @@ def write_generated(
     target.claim({**kept, "schema_version": 1, GENERATED: True})
     shard = Shard(url=f"{target.root}/{GENERATED}.tar", size=0, etag="")
     provenance = {"precision": identity["precision"], GENERATED: True}
+    rows = {place: each for place, each in enumerate(utterances) if len(each.codes_FK)}
+    empty = [_empty(each, place) for place, each in enumerate(utterances) if place not in rows]
     with PartWriter(target.root, shard, target.storage, codec, provenance) as writer:
-        writer.add(_rows(utterances, codec, shard))
-        writer.close(ShardEnd(rejects=[]))
+        if rows:
+            writer.add(_rows(rows, codec, shard))
+        writer.close(ShardEnd(rejects=empty))
+
+
+def _empty(utterance: Generated, place: int) -> Reject:
+    """Rows have at least one frame, or no codec could decode them."""
+    error, message = EmptyAudio.__name__, "the model generated no frame"
+    return Reject(utterance.key, place, "", RejectStage.DECODE, error, message, 0)
 
 
 def _codec_of(source: TokenDataset) -> CodecInfo:
@@ -113,7 +123,8 @@ def _require_codes(utterance: Generated, codec: CodecInfo) -> None:
         raise InputError(f"the codes of {utterance.key!r} are not in the codebooks of {codec.name}")
 
 
-def _rows(utterances: Sequence[Generated], codec: CodecInfo, shard: Shard) -> pa.RecordBatch:
+def _rows(rows_by_place: Mapping[int, Generated], codec: CodecInfo, shard: Shard) -> pa.RecordBatch:
+    utterances = list(rows_by_place.values())
     num_frames_B = np.array([len(each.codes_FK) for each in utterances], dtype=np.int64)
     codes_BFK = np.zeros((len(utterances), max(num_frames_B, default=0), codec.num_codebooks), int)
     for place, each in zip(codes_BFK, utterances, strict=True):
@@ -130,7 +141,7 @@ def _rows(utterances: Sequence[Generated], codec: CodecInfo, shard: Shard) -> pa
         "text": [each.text for each in utterances],
         "metadata": [each.metadata for each in utterances],
         "shard": [shard.url] * len(utterances),
-        "index": np.arange(len(utterances)),
+        "index": list(rows_by_place),
         "channel": [None] * len(utterances),
     }
     arrays = [pa.array(columns[field.name]).cast(field.type) for field in ROW_SCHEMA]

@@ -334,6 +334,11 @@ class TokenDataset(ShardOutput):
             )
         super().refuse_other(found, wanted)
 
+    def refuse_inside(self, output: str) -> None:
+        """Raise `InputError` for an output in the dataset, where its files would pass for parts."""
+        if f"{output}/".startswith(f"{self.root.rstrip('/')}/"):
+            raise InputError(f"{output} is in the dataset; set a folder outside of {self.root}")
+
     def sources(self, names: Sequence[str]) -> list[dict[str, Any]]:
         """From the footers of the parts."""
         footers = zip(names, self.footers(names), strict=True)

@@ -191,8 +191,10 @@ def make_pattern(name: str, sizes: Sequence[int], **settings: Any) -> Pattern:
     known = PATTERNS[name].settings()
     for setting in settings:
         if setting not in known:
-            others = f"; it has {', '.join(known)}" if known else ", nor any other setting"
-            raise InputError(f"the pattern {name} has no {setting}{others}")
+            others = [each for each, kind in PATTERNS.items() if setting in kind.settings()]
+            raise InputError(
+                f"the pattern {name} has no {setting}; {', '.join(others) or 'no pattern'} has"
+            )
     values = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
     if not isinstance(sizes, Sequence):
         raise InputError(f"codebook sizes are {sizes!r}; give a list, such as [1024] for one")

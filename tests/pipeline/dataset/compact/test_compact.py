@@ -16,7 +16,7 @@ from rich.console import Console
 from speechmill.jobs.commands.compact import compact_dataset
 from speechmill.jobs.display import Display
 from speechmill.pipeline.dataset.compact.files import write_files
-from speechmill.pipeline.dataset.compact.plan import cut_evenly, recorded_plan
+from speechmill.pipeline.dataset.compact.plan import _refuse_used, cut_evenly, recorded_plan
 from speechmill.pipeline.dataset.compact.regroup import regrouped
 from speechmill.pipeline.dataset.layout import TokenDataset
 from speechmill.pipeline.dataset.row_groups import RowGroup, list_row_groups, read_index
@@ -222,6 +222,27 @@ def test_a_finished_compaction_that_is_run_again_writes_nothing(source):
     assert contents(compacted(source)) == before
 
 
+@pytest.mark.parametrize("lost", ["index.parquet", "tokens/part-00001.parquet"])
+def test_a_finished_compaction_that_lost_a_file_says_how_to_make_it_again(source, lost):
+    target = compacted(source)
+    before = contents(target)
+    if lost == "index.parquet":
+        target.storage.put(f"{target.root}/{lost}", b"")
+    else:
+        target.storage.delete(f"{target.root}/{lost}")
+    with pytest.raises(InputError, match=rf"{lost} is .*; delete .*/index\.parquet, and the same"):
+        compacted(source)
+    target.storage.delete(f"{target.root}/index.parquet")
+    assert contents(compacted(source)) == before
+
+
+def test_a_damaged_plan_is_one_line_with_its_cure(source):
+    target = stop_after_first_file(source)
+    target.storage.put(f"{target.root}/plan.parquet", b"")
+    with pytest.raises(InputError, match=r"plan\.parquet is damaged: .*; delete .* and compact"):
+        compacted(source)
+
+
 @pytest.mark.parametrize("state", ["is gone", "was replaced"])
 def test_a_part_that_changed_since_the_plan_is_named(source, state):
     stop_after_first_file(source)
@@ -357,6 +378,18 @@ def test_a_folder_that_is_not_empty_is_refused(source, tmp_path, output, message
     write_dataset(f"{tmp_path}/other", [[1]])
     with pytest.raises(InputError, match=message):
         compacted(source, f"{tmp_path}/{output}")
+
+
+def test_two_compactions_that_begin_at_once_have_one_plan(source, monkeypatch):
+    check = _refuse_used
+
+    def check_late(target: TokenDataset) -> None:
+        monkeypatch.undo()
+        compacted(source)
+        check(target)
+
+    monkeypatch.setattr("speechmill.pipeline.dataset.compact.plan._refuse_used", check_late)
+    assert len(compacted(source).parts()) > 1
 
 
 def test_another_dataset_or_size_into_a_planned_folder_is_refused(source, tmp_path):

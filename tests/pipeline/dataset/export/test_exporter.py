@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from speechmill.pipeline.dataset.export.exporter import Export, export_dataset
+from speechmill.pipeline.dataset.export.folder import ExportFolder
 from speechmill.pipeline.dataset.export.formats import FORMATS
 from speechmill.pipeline.dataset.export.ids import PatternIds, TemplateIds
 from speechmill.pipeline.dataset.layout import TokenDataset
@@ -144,8 +145,28 @@ def test_a_folder_with_other_files_or_another_export_is_refused_with_the_differe
     (tmp_path / "mine" / "export.json").write_text('{"format": "memmap", "codec": "null"}')
     with pytest.raises(DatasetConflict, match="export_version None"):
         run(dataset, tmp_path / "mine", options("memmap"))
-    with pytest.raises(InputError, match=r"not empty, it holds dataset\.json"):
-        run(dataset, dataset.root, options("memmap"))
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used" / "a.txt").touch()
+    with pytest.raises(InputError, match=r"not empty, it holds a\.txt"):
+        run(dataset, tmp_path / "used", options("memmap"))
+    with pytest.raises(InputError, match="tokens/x is in the dataset; set a folder outside"):
+        run(dataset, f"{dataset.root}/tokens/x", options("parquet"))
+
+
+@pytest.mark.parametrize("format", ["memmap", "kaldi"])
+def test_of_two_exports_that_begin_at_once_the_first_has_the_folder(tmp_path, monkeypatch, format):
+    dataset = odd_dataset(str(tmp_path / "tokens"), {"in/a.tar": ["a"]})
+    check = ExportFolder._refuse_other_files
+
+    def check_late(folder: ExportFolder) -> None:
+        monkeypatch.undo()
+        run(dataset, tmp_path / "to", options("memmap"))
+        check(folder)
+
+    monkeypatch.setattr(ExportFolder, "_refuse_other_files", check_late)
+    other = pytest.raises(DatasetConflict, match="format = 'memmap', this one has 'kaldi'")
+    with contextlib.nullcontext() if format == "memmap" else other:
+        assert run(dataset, tmp_path / "to", options(format)) == []
 
 
 def test_a_part_of_another_codec_or_schema_is_refused_by_its_name(tmp_path):

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from speechmill.pipeline.dataset.layout import (
     COMPACTED,
     COMPACTION_PLAN,
+    DAMAGE,
     TokenDataset,
     readable,
     shard_of,
@@ -130,16 +131,19 @@ def _source_identity(source: TokenDataset, target: TokenDataset) -> dict[str, An
         with readable(source.root):
             origin = identity[COMPACTED]["source"]
         raise InputError(f"{source.root} is compacted already; compact {origin}, its source")
-    if f"{target.root}/".startswith(f"{source.root.rstrip('/')}/"):
-        raise InputError(f"{target.root} is in the dataset; set a folder outside of {source.root}")
+    source.refuse_inside(target.root)
     return identity
 
 
 def _refuse_used(target: TokenDataset) -> None:
-    """Hidden files do not count: they are of writes that were killed on a local disk."""
-    for info in target.storage.list_files(target.root):
-        if not info.url.rpartition("/")[2].startswith("."):
-            raise InputError(f"{target.root} holds other files, such as {info.url}; set another")
+    """Raise for files that are not hidden: a write that was killed leaves a hidden one.
+
+    If there is a plan, another compaction began in the meantime, and they are its files.
+    """
+    urls = [info.url for info in target.storage.list_files(target.root)]
+    others = [url for url in urls if not url.rpartition("/")[2].startswith(".")]
+    if others and _plan_url(target) not in others:
+        raise InputError(f"{target.root} holds other files, such as {others[0]}; set another")
 
 
 def _failed(source: TokenDataset, parts: set[str], without_failed: bool) -> dict[str, Any]:
@@ -234,19 +238,28 @@ def _read_plan(target: TokenDataset) -> CompactionPlan | None:
         data = target.storage.read_bytes(url)
     except StorageNotFound:
         return None
-    with readable(url):
-        table = pq.read_table(io.BytesIO(data), page_checksum_verification=True)
-        facts = json.loads(table.schema.metadata[FOOTER_KEY.encode()])
-        columns = [table[name].to_pylist() for name in _SCHEMA.names]
-        files: dict[int, list[PlannedPart]] = {}
-        for number, *part in zip(*columns, strict=True):
-            files.setdefault(number, []).append(PlannedPart(*part))
-        if odd := [name for name in facts["failed"] if "/" in name]:
-            raise ValueError(f"{odd[0]!r} is not the name of a shard")
-        return CompactionPlan(
-            **{name: facts[name] for name in _FACTS},
-            files=tuple(tuple(files[number]) for number in range(len(files))),
-        )
+    try:
+        return _parsed_plan(data)
+    except DAMAGE as error:
+        raise InputError(
+            f"{url} is damaged: {' '.join(str(error).split())}; delete {target.root} and compact "
+            "again, or set another folder"
+        ) from error
+
+
+def _parsed_plan(data: bytes) -> CompactionPlan:
+    table = pq.read_table(io.BytesIO(data), page_checksum_verification=True)
+    facts = json.loads(table.schema.metadata[FOOTER_KEY.encode()])
+    columns = [table[name].to_pylist() for name in _SCHEMA.names]
+    files: dict[int, list[PlannedPart]] = {}
+    for number, *part in zip(*columns, strict=True):
+        files.setdefault(number, []).append(PlannedPart(*part))
+    if odd := [name for name in facts["failed"] if "/" in name]:
+        raise ValueError(f"{odd[0]!r} is not the name of a shard")
+    return CompactionPlan(
+        **{name: facts[name] for name in _FACTS},
+        files=tuple(tuple(files[number]) for number in range(len(files))),
+    )
 
 
 def _refuse_other(

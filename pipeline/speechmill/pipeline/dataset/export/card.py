@@ -10,6 +10,7 @@ import yaml
 from speechmill.codecs import codec_card
 from speechmill.codecs.errors import CodecError
 from speechmill.pipeline.dataset.export.part import Files, Whole
+from speechmill.pipeline.dataset.layout import GENERATED
 from speechmill.pipeline.dataset.text_tokenizers import BYTES
 from speechmill.pipeline.text import shown
 
@@ -20,7 +21,7 @@ _BODY = """\
 
 {facts}
 
-The licence of the tokens is that of the speech that they were made of, which this card does not
+The licence of the tokens is that of {origin}, which this card does not
 know. Add `license` to the header before you publish them.
 
 ## Columns
@@ -62,6 +63,10 @@ audio_BT = codec.decode(codes_BKF, torch.tensor([len(codes_FK)]))
 settings with which the audio was read and encoded, and the condition that chose the rows, if any.
 """
 
+_ORIGINS = {
+    False: "the speech that they were made of",
+    True: "the language model that generated them",
+}
 _TOKENIZERS = "speechmill.pipeline.dataset.text_tokenizers"
 _COLUMNS = {
     "key": "the key of the sample",
@@ -134,6 +139,7 @@ def _body(whole: Whole, facts: dict[str, Any]) -> str:
         hours=frames / whole.codec.frame_rate / 3600,
         frames=frames,
         facts=_table("fact", "value", {name: _code(value) for name, value in facts.items()}),
+        origin=_ORIGINS[GENERATED in whole.description["identity"]],
         columns=_table("column", "content", {**_COLUMNS, **_ids_column(whole.streams)}),
         imports="" if is_bytes else f"\nfrom {_TOKENIZERS} import load_tokenizer",
         tokenizer="" if is_bytes else ', load_tokenizer("tokenizer.json")',

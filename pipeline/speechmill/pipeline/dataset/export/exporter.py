@@ -58,10 +58,11 @@ class Export:
 def export_dataset(dataset: TokenDataset, output: str, export: Export) -> Iterator[Record]:
     """Write the missing and the changed parts; yield the record of each one.
 
-    `output` is absolute. Raises `InputError` if the folder holds other files, and `DatasetConflict`
-    if it holds another export.
+    `output` is absolute. Raises `InputError` if the folder holds other files or is in the dataset,
+    and `DatasetConflict` if it holds another export.
     """
     started = time.time()
+    dataset.refuse_inside(output)
     format = FORMATS[export.format]
     if format.listed_by_words and re.search(r"\s", output):
         raise InputError(

@@ -42,13 +42,12 @@ class ExportFolder:
         return join(self.url, "data")
 
     def claim(self, wanted: dict[str, Any]) -> dict[str, Any]:
-        """Write the description, or compare it with that of the folder, which is returned."""
+        """Write the description if there is none, and return that of the folder, which is equal."""
         url = join(self.url, DESCRIPTION)
         wanted = json.loads(json.dumps(wanted))
         if not self.storage.exists(url):
             self._refuse_other_files()
-            self.storage.put(url, json_file(wanted))
-            return wanted
+            self.storage.put_new(url, json_file(wanted))  # another export may be first
         with readable(url):
             found = dict(json.loads(self.storage.read_bytes(url)))
         if (version := found.get(EXPORT_VERSION)) != wanted[EXPORT_VERSION]:
@@ -61,10 +60,14 @@ class ExportFolder:
         return found
 
     def _refuse_other_files(self) -> None:
-        """Raise for files that are not hidden: a write that was killed leaves a hidden one."""
+        """Raise for files that are not hidden: a write that was killed leaves a hidden one.
+
+        If there is a description, another export began in the meantime, and they are its files.
+        """
         below = len(self.url) + 1
         names = [info.url[below:] for info in self.storage.list_files(self.url)]
-        if others := [name for name in names if not name.startswith(".")]:
+        others = [name for name in names if not name.startswith(".")]
+        if others and DESCRIPTION not in others:
             raise InputError(f"{self.url} is not empty, it holds {others[0]}; set another output")
 
     def records(self) -> dict[str, Record]:
