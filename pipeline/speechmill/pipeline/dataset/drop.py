@@ -11,6 +11,7 @@ command, or one that names nothing, does the rest.
 import hashlib
 import io
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -25,7 +26,7 @@ from speechmill.pipeline.dataset.drop_part import change_part
 from speechmill.pipeline.dataset.layout import COMPACTED, TokenDataset, readable, shard_of
 from speechmill.pipeline.dataset.section_rows import read_file
 from speechmill.pipeline.dataset.where import Where
-from speechmill.pipeline.errors import InputError
+from speechmill.pipeline.errors import InputError, StorageNotFound
 from speechmill.pipeline.storage import join
 from speechmill.pipeline.tokenize.drops import COLUMNS, SCHEMA, Drops, key_sha256
 
@@ -99,7 +100,8 @@ def require_applied(dataset: TokenDataset) -> None:
 def require_another_drop(dataset: TokenDataset) -> None:
     """Remove the marks of all records, because parts came that may hold what they name."""
     for url in _marks(dataset).values():
-        dataset.storage.delete(url)
+        with suppress(StorageNotFound):  # another run has removed it
+            dataset.storage.delete(url)
 
 
 def _marks(dataset: TokenDataset) -> dict[str, str]:
@@ -173,8 +175,8 @@ def drop_rows(dataset: TokenDataset, wanted: pa.Table, dry_run: bool = False) ->
 
     Of two calls at the same time, each applies all records, and looks for new ones before it ends:
     no rows come back, whichever writes a part last. A call marks its own record; one that names
-    nothing, all that it found. With `dry_run`, nothing is written. Raises
-    `InputError` for damaged files, and for a dataset that `compact` has not finished.
+    nothing, all that it found. With `dry_run`, nothing is written. Raises `InputError` for damaged
+    files, and for a dataset that `compact` has not finished.
     """
     if COMPACTED in dataset.require_identity() and not is_finished(dataset):
         raise InputError(f"{dataset.root} is not compacted yet; run `speechmill compact` again")
