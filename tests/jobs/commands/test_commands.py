@@ -2,6 +2,8 @@
 
 import io
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -273,3 +275,16 @@ def test_examples_are_copied_to_a_folder_of_the_home_and_errors_are_one_line(tmp
     refused = speechmill("examples", "~/file/examples")
     assert (refused.exit_code, refused.output.count("\n")) == (2, 1)
     assert f"cannot copy the examples to {tmp_path}/file/examples" in refused.output
+
+
+def test_threads_of_arrow_let_go_of_files_before_a_command_ends():
+    """One that needs Python after that aborts the process; a daemon thread stands for it."""
+    code = (
+        "import threading, time, pyarrow\n"
+        "from speechmill.jobs import cli\n"
+        "def let_go(): time.sleep(0.02); print('let go')\n"
+        "cli.app = lambda **_: threading.Thread(target=let_go, daemon=True).start()\n"
+        "cli.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "let go\n"

@@ -79,6 +79,20 @@ def test_a_killed_run_is_told_and_a_finished_one_is_done(history, tmp_path):
     assert "Some of what follows is incomplete" not in whole
 
 
+def test_shards_whose_parts_were_deleted_are_left(tmp_path):
+    dataset = make_dataset(tmp_path)
+    names = sorted(dataset.parts())
+    dataset.storage.delete(dataset.part_url(names[0]))
+    text = visible(page_of(dataset))
+    assert "Not all shards are done: 1 left." in text
+    assert f"Shards: {len(names) - 1} done, 1 left" in text
+    for name in names[1:]:
+        dataset.storage.delete(dataset.part_url(name))
+    text = visible(page_of(dataset))
+    assert f"Not all shards are done: {len(names)} left." in text
+    assert "devices" not in text
+
+
 def test_the_same_seed_gives_the_same_page_and_audio_can_be_left_out(history):
     first, again = (page_of(history, "--seed", "7", audio=3) for _ in range(2))
     timeless = [re.sub(r"\d\d \w{3} \d{4}, \d\d:\d\d", "", page) for page in (first, again)]

@@ -334,7 +334,7 @@ def test_rows_that_a_stopped_drop_left_are_neither_read_nor_exported(dataset):
     record(dataset, "twin")
     for use in (TokenReader, source_parts):
         with pytest.raises(
-            InputError, match=f"before it was stopped; run `speechmill drop {dataset.root}`"
+            InputError, match=f"a `drop` was to take out; run `speechmill drop {dataset.root}`"
         ):
             use(dataset)
     drop(dataset)
@@ -376,8 +376,11 @@ def test_a_run_says_that_rows_were_dropped_while_it_ran(dataset, root, monkeypat
     tokenize(root, console=Console(file=(sink := io.StringIO()), width=999))
     assert "rows were dropped while this run wrote: run `speechmill drop" in sink.getvalue()
     assert [fault.check for fault in faults(dataset)] == ["dropped"]
+    with pytest.raises(InputError, match=f"run `speechmill drop {dataset.root}` first"):
+        TokenReader(dataset)
     assert drop(dataset).rows == 1
     assert faults(dataset) == []
+    assert len(list(TokenReader(dataset))) == 7
 
 
 def test_of_two_calls_at_the_same_time_none_brings_rows_back(dataset, monkeypatch):
@@ -393,6 +396,44 @@ def test_of_two_calls_at_the_same_time_none_brings_rows_back(dataset, monkeypatc
     drop(dataset, "b/1\ntwin\n")
     assert [row["key"] for row in rows(dataset)] == ["a/0", "a/1"]
     assert faults(dataset) == []
+
+
+def test_rows_that_one_of_two_calls_brought_back_before_it_was_killed_are_not_read(
+    dataset, monkeypatch
+):
+    """The other call is complete, and this one had read the part before."""
+    rewrite = module._rewrite
+
+    def killed(*arguments):
+        monkeypatch.setattr(module, "_rewrite", rewrite)
+        drop(dataset, "b/0\n")
+        rewrite(*arguments)
+        raise Stopped
+
+    monkeypatch.setattr(module, "_rewrite", killed)
+    with pytest.raises(Stopped):
+        drop(dataset, "b/1\n")
+    assert "b/0" in [row["key"] for row in rows(dataset)]
+    with pytest.raises(InputError, match="may still have rows"):
+        TokenReader(dataset)
+    drop(dataset)
+    assert "b/0" not in [row["key"] for row in TokenReader(dataset, columns=["key"])]
+
+
+def test_a_call_marks_no_record_that_came_after_it_looked(dataset, monkeypatch):
+    parts = dataset.parts
+
+    def meanwhile(folder=None):
+        found = parts(folder)
+        if folder == "dropped" and not any("applied" in url for url in files(dataset, "dropped")):
+            record(dataset, "b/0")
+        return found
+
+    monkeypatch.setattr(TokenDataset, "parts", lambda self, folder=None: meanwhile(folder))
+    drop(dataset, "b/1\n")
+    monkeypatch.undo()
+    with pytest.raises(InputError, match="may still have rows"):
+        TokenReader(dataset)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import io
 import logging
 import os
 import sys
+import time
 from typing import Any, TextIO, cast
 
 from speechmill.jobs.cli import datasets, runs  # noqa: F401  they add their commands to the app
@@ -12,6 +13,8 @@ from speechmill.pipeline.redaction import public_text
 from speechmill.pipeline.text import shown
 
 __all__ = ["app", "main"]
+
+_ARROW_SECONDS = 0.05  # in which its threads let go of the files that they have read
 
 
 class _PlainFormatter(logging.Formatter):
@@ -47,4 +50,8 @@ def main() -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(_PlainFormatter("%(levelname)s %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
-    app(prog_name="speechmill")
+    try:
+        app(prog_name="speechmill")
+    finally:
+        if "pyarrow" in sys.modules:  # a thread that still holds one aborts a process that ends
+            time.sleep(_ARROW_SECONDS)

@@ -8,7 +8,7 @@ import pyarrow as pa
 from rich.console import Console
 from rich.table import Table
 
-from speechmill.jobs.display import add_plain_row, facts_table, require_files
+from speechmill.jobs.display import Display, add_plain_row, facts_table, require_files
 from speechmill.jobs.existing_dataset import open_dataset
 from speechmill.pipeline.dataset.duplicates import Duplicates, find_duplicates
 from speechmill.pipeline.dataset.key_file import write_keys, writer_of
@@ -90,7 +90,7 @@ def print_duplicates(found: DuplicateReport, console: Console) -> None:
     for group in found.largest:
         cells = [cell for one in group["members"][:2] for cell in (_label(one), _place(one))]
         add_plain_row(table, f"{group['copies']:,}", f"{group['wasted_hours']:.3f}", *cells)
-    console.print(table)
+    Display(console).table(table)
 
 
 def _label(member: dict[str, Any]) -> str:

@@ -11,7 +11,7 @@ from speechmill.jobs.display import ShardDisplay
 from speechmill.jobs.schemas import TokenizeConfig
 from speechmill.jobs.shard_run import RunOutput, run_shards
 from speechmill.pipeline.audio.recordings import Recordings
-from speechmill.pipeline.dataset.drop import read_drops
+from speechmill.pipeline.dataset.drop import read_drops, require_another_drop
 from speechmill.pipeline.dataset.layout import TokenDataset, dataset_identity, recorded_batch
 from speechmill.pipeline.links import PassedOver
 from speechmill.pipeline.run.runner import Totals
@@ -58,9 +58,13 @@ def tokenize_job(
 
 
 def _say_new_drops(output: CodecOutput, storage: Storage, display: ShardDisplay) -> None:
-    """Say what to do about drops that were recorded after the workers got theirs."""
+    """Say what to do about drops that were recorded after the workers got theirs.
+
+    Until then, the dataset is neither read nor exported.
+    """
     dataset = TokenDataset(output.output, storage)
     if read_drops(dataset) != output.drops:
+        require_another_drop(dataset)
         display.line(
             f"dropped  rows were dropped while this run wrote: run `speechmill drop "
             f"{dataset.root}` to drop them from its parts too"

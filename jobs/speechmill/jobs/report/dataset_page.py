@@ -95,6 +95,15 @@ class Findings:
         return sum(part.name not in logged for part in self.parts) if counts else 0
 
     @property
+    def left(self) -> int | None:
+        """Shards that the newest run did not finish, and those whose part was deleted since."""
+        if self.newest is None or self.is_compacted:
+            return None
+        there = {_tar_of(part.name) for part in self.parts}
+        deleted = {_tar_of(commit.shard) for commit in commits_of(self.runs)} - there
+        return (self.newest.left or 0) + len(deleted) if deleted else self.newest.left
+
+    @property
     def is_compacted(self) -> bool:
         return COMPACTED in self.identity
 
@@ -137,14 +146,19 @@ def dataset_page(
         listening=listening,
         about_clips=_about_clips(listening, options),
         reasons=reasons,
-        more_reasons=_more(len(contents.rejects) - len(reasons), "reasons"),
+        more_reasons=_more(len(contents.rejects) - len(reasons), "reason"),
         failed=failed,
         about_failed=f"{num_failed:,} given up on; the next run tries them again.",
         runs=[_run_row(run, with_links) for run in reversed(runs[-_MOST_RUNS:])],
-        more_runs=_more(len(runs) - _MOST_RUNS, "early runs"),
+        more_runs=_more(len(runs) - _MOST_RUNS, "early run"),
         about=_about(found, options),
         faults=_shown_faults(faults),
     )
+
+
+def _tar_of(part: str) -> str:
+    """The stem of the tar of a part, which a changed tar keeps."""
+    return part[:-13]
 
 
 def _identity(dataset: TokenDataset) -> dict[str, Any]:
@@ -178,7 +192,7 @@ def _sentence(found: Findings) -> str:
         return "A compacted dataset, with the logs of the runs that made its rows."
     if newest is None:
         return "No run has a log here."
-    counts = {"left": newest.left, "failed": failed}
+    counts = {"left": found.left, "failed": failed}
     open_shards = [f"{count:,} {name}" for name, count in counts.items() if count]
     if newest.status not in (RunStatus.DONE, RunStatus.FAILED):
         state = f"The newest run {_STATE.get(newest.status, newest.status)}"
@@ -232,7 +246,7 @@ def _accuracy(contents: Contents) -> str:
 
 
 def _open_shards(found: Findings) -> str:
-    left = found.newest.left if found.newest else None
+    left = found.left
     most = "up to " if found.unlogged and left else ""
     known = "" if left is None else f", {most}{left:,} left"
     return f"{found.failed:,} failed{known}"
@@ -241,9 +255,8 @@ def _open_shards(found: Findings) -> str:
 def _progress(found: Findings) -> list[ProgressPart]:
     if found.is_compacted:
         return []
-    left = (found.newest.left if found.newest else 0) or 0
     counts = [("good", "done", len(found.parts)), ("bad", "failed", found.failed)]
-    counts.append(("rest", "left", max(0, left)))
+    counts.append(("rest", "left", max(0, found.left or 0)))
     total = sum(count for *_, count in counts)
     parts, at = [], 0.0
     for kind, name, count in counts:
@@ -276,7 +289,7 @@ def _about_clips(listening: Listening, options: PageOptions) -> str:
 
 
 def _more(count: int, what: str) -> str:
-    return f"{count:,} more {what}." if count > 0 else ""
+    return f"{counted(count, f'more {what}')}." if count > 0 else ""
 
 
 def _run_row(run: Run, with_link: bool) -> dict[str, str]:
@@ -298,13 +311,14 @@ def _about(found: Findings, options: PageOptions) -> dict[str, str]:
     identity, contents = found.identity, found.contents
     names = ("schema_version", "audio_version", "channels", "resampler", "segment", "filters")
     now = datetime.now(UTC).strftime("%d %b %Y, %H:%M")
-    return {
+    facts = {
         "dataset": limited(found.dataset.root, 300),
         **{n.replace("_", " "): limited(identity[n], 300) for n in names if identity.get(n)},
         "devices": _counts(contents.devices),
         "speechmill": _counts(contents.versions),
         "this page": f"{now} UTC, by speechmill {version('speechmill')}, seed {options.seed}",
     }
+    return {name: fact for name, fact in facts.items() if fact}
 
 
 def _counts(counts: Any) -> str:

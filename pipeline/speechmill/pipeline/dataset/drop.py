@@ -2,13 +2,16 @@
 
 What is dropped is recorded first, in `dropped/`, under a name that is the digest of the record.
 Then every part is written again without these rows, as the writer would have written it, and the
-record is marked as applied. `tokenize` gives the records to its workers, so that a shard that is
-read again gives the same part. After a kill at any point, the same command, or one that names
-nothing, does the rest.
+call marks its own record as applied. It does not mark those of calls at the same time, which may
+still write a part with rows that it has just taken out. `tokenize` gives the records to its
+workers, so that a shard that is read again gives the same part. After a kill at any point, the same
+command, or one that names nothing, does the rest.
 """
 
 import hashlib
 import io
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -23,7 +26,7 @@ from speechmill.pipeline.dataset.drop_part import change_part
 from speechmill.pipeline.dataset.layout import COMPACTED, TokenDataset, readable, shard_of
 from speechmill.pipeline.dataset.section_rows import read_file
 from speechmill.pipeline.dataset.where import Where
-from speechmill.pipeline.errors import InputError
+from speechmill.pipeline.errors import InputError, StorageNotFound
 from speechmill.pipeline.storage import join
 from speechmill.pipeline.tokenize.drops import COLUMNS, SCHEMA, Drops, key_sha256
 
@@ -73,33 +76,43 @@ def _read_record(dataset: TokenDataset, name: str) -> pa.Table:
         return pq.read_table(io.BytesIO(data)).select(SCHEMA.names).cast(SCHEMA)
 
 
-def write_record(dataset: TokenDataset, drops: Drops) -> None:
-    """Record entries; equal ones have one record, whenever and however often they are dropped."""
+def write_record(dataset: TokenDataset, drops: Drops) -> str:
+    """Record entries and return the name of the record; equal entries have one record."""
     sink = io.BytesIO()
     pq.write_table(drops.entries, sink, compression="zstd", write_page_checksum=True)
     name = hashlib.sha256(sink.getvalue()).hexdigest()[:16]
     dataset.storage.put_new(_record_url(dataset, name), sink.getvalue())
+    return name
 
 
 def require_applied(dataset: TokenDataset) -> None:
-    """Raise `InputError` if a `drop` was stopped before it had taken out all that it recorded."""
-    if _unapplied(dataset):
+    """Raise `InputError` if rows that a record names may still be there.
+
+    A `drop` was stopped or still runs, or `tokenize` wrote parts without knowing the record.
+    """
+    if dataset.parts(FOLDER) - _marks(dataset).keys():
         raise InputError(
-            f"{dataset.root} still has rows that a `drop` was to take out before it was stopped; "
-            f"run `speechmill drop {dataset.root}` first"
+            f"{dataset.root} may still have rows that a `drop` was to take out; run `speechmill "
+            f"drop {dataset.root}` first"
         )
 
 
-def _unapplied(dataset: TokenDataset) -> list[str]:
-    """The names of the records without a mark."""
+def require_another_drop(dataset: TokenDataset) -> None:
+    """Remove the marks of all records, because parts came that may hold what they name."""
+    for url in _marks(dataset).values():
+        with suppress(StorageNotFound):  # another run has removed it
+            dataset.storage.delete(url)
+
+
+def _marks(dataset: TokenDataset) -> dict[str, str]:
+    """The URLs of the marks, by the names of their records."""
     files = dataset.storage.list_files(join(dataset.root, FOLDER))
-    names = {info.url.rpartition("/")[2] for info in files}
-    records = {name.removesuffix(".parquet") for name in names if name.endswith(".parquet")}
-    return sorted(name for name in records if f"{name}.{_APPLIED}" not in names)
+    names = {info.url.rpartition("/")[2].rpartition("."): info.url for info in files}
+    return {name: url for (name, _, suffix), url in names.items() if suffix == _APPLIED}
 
 
-def _mark_applied(dataset: TokenDataset) -> None:
-    for name in _unapplied(dataset):
+def _mark_applied(dataset: TokenDataset, records: Iterable[str]) -> None:
+    for name in sorted(set(records) - _marks(dataset).keys()):
         dataset.storage.put_new(join(dataset.root, FOLDER, f"{name}.{_APPLIED}"), b"")
 
 
@@ -161,22 +174,23 @@ def drop_rows(dataset: TokenDataset, wanted: pa.Table, dry_run: bool = False) ->
     """Record entries, then rewrite every part that holds what a record names.
 
     Of two calls at the same time, each applies all records, and looks for new ones before it ends:
-    no rows come back, whichever writes a part last. With `dry_run`, nothing is written. Raises
-    `InputError` for damaged files, and for a dataset that `compact` has not finished.
+    no rows come back, whichever writes a part last. A call marks its own record; one that names
+    nothing, all that it found. With `dry_run`, nothing is written. Raises `InputError` for damaged
+    files, and for a dataset that `compact` has not finished.
     """
     if COMPACTED in dataset.require_identity() and not is_finished(dataset):
         raise InputError(f"{dataset.root} is not compacted yet; run `speechmill compact` again")
     mine = Drops.of([wanted])
-    if len(mine) and not dry_run:
-        write_record(dataset, mine)
+    own = [write_record(dataset, mine)] if len(mine) and not dry_run else []
     records = read_records(dataset)
+    to_mark = own or list(records)
     report = DropReport(len(mine), len(records))
     while True:
         _apply(dataset, Drops.of([mine.entries, *records.values()]), report, dry_run)
         if dry_run:
             return report
         if records.keys() == dataset.parts(FOLDER):
-            _mark_applied(dataset)
+            _mark_applied(dataset, to_mark)
             return report
         records = read_records(dataset)
 

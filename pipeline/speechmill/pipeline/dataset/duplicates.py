@@ -22,6 +22,7 @@ from speechmill.pipeline.dataset.key_file import SCHEMA
 from speechmill.pipeline.dataset.layout import TokenDataset, readable
 from speechmill.pipeline.dataset.where import Where
 from speechmill.pipeline.errors import DatasetConflict, InputError, check_choice
+from speechmill.pipeline.group_rows import group_rows
 
 AUDIO, CODES = "audio", "codes"
 _MEMBERS = SCHEMA.append(pa.field("duration", pa.float64())).append(pa.field("group", pa.uint64()))
@@ -143,7 +144,7 @@ def _recordings(table: pa.Table) -> pa.Table:
     """One row for each recording, without the times of its rows."""
     wanted = [("key", "first"), ("duration", "sum")]
     wanted = [one for one in wanted if one[0] in table.column_names]
-    return _aggregated(table, ["shard", "index", "audio_xxh3"], wanted)
+    return group_rows(table, ["shard", "index", "audio_xxh3"], wanted)
 
 
 def _hashes_of_codes(table: pa.Table) -> Hashes:
@@ -189,22 +190,8 @@ def _grouped(tables: Sequence[pa.Table]) -> pa.Table:
     """
     together = pa.concat_tables([_MEMBERS.empty_table(), *tables])
     wanted = [("key", "first"), ("audio_xxh3", "first"), ("duration", "sum")]
-    table = _cast(_aggregated(together, [*_PLACE, "group"], wanted))
+    table = _cast(group_rows(together, [*_PLACE, "group"], wanted))
     _, inverse_N, count_M = np.unique(
         table["group"].to_numpy(), return_inverse=True, return_counts=True
     )
     return table.filter(pa.array(count_M[inverse_N] > 1)) if len(table) else table
-
-
-def _aggregated(
-    table: pa.Table, keys: Sequence[str], wanted: Sequence[tuple[str, str]]
-) -> pa.Table:
-    """One row for each group, sorted by its first row: Arrow gives them in order of their hashes.
-
-    The columns keep their names.
-    """
-    numbered = table.append_column("row", pa.array(np.arange(len(table))))
-    groups = numbered.group_by(keys, use_threads=False)
-    found = groups.aggregate([("row", "min"), *wanted]).sort_by("row_min").drop_columns("row_min")
-    names = {f"{name}_{function}": name for name, function in wanted}
-    return found.rename_columns([names.get(name, name) for name in found.column_names])

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from speechmill.pipeline.errors import Dropped, RejectStage
+from speechmill.pipeline.group_rows import group_rows
 from speechmill.pipeline.shards.listing import Shard
 from speechmill.pipeline.shards.tar_reader import Reject
 from speechmill.pipeline.tokenize.schema import channels_of
@@ -69,10 +70,7 @@ class Drops:
     def of(cls, tables: Sequence[pa.Table]) -> "Drops":
         """The distinct entries of all tables, in the order in which they first come."""
         together = pa.concat_tables([SCHEMA.empty_table(), *tables])
-        numbered = together.append_column("first", pa.array(np.arange(len(together))))
-        groups = numbered.group_by(SCHEMA.names, use_threads=False)
-        distinct = groups.aggregate([("first", "min")]).sort_by("first_min")
-        return cls(distinct.select(SCHEMA.names).cast(SCHEMA).combine_chunks())
+        return cls(group_rows(together, SCHEMA.names).cast(SCHEMA).combine_chunks())
 
     def __len__(self) -> int:
         return len(self.entries)

@@ -258,7 +258,7 @@ def _refuse_silent(probe: Probe) -> None:
             rejects.update(part.rejects)
         found = ", ".join(f"{count} {error_name}" for error_name, count in sorted(rejects.items()))
         raise InputError(
-            f"{len(probe.parts)} probed shards hold no audio that would be tokenized, but "
+            f"{len(probe.parts)} probed shards hold no audio that would be tokenized: they have "
             f"{found or 'no samples'}; docs/reference/errors.md explains the names, and --probe 0 "
             "lists the input alone"
         )

@@ -52,8 +52,8 @@ def _listed_rows(listed: Listed, forecast: CodecForecast | None, found: Plan) ->
         rows["tokens"] = f"{_size(forecast.bytes_out.value)}{_error(forecast.bytes_out)}"
     if found.passed_over:
         rows["passed over"] = found.passed_over
-    if (seconds := _seconds_at_last_speed(listed)) is not None:
-        rows["time"] = f"about {seconds / 3600:,.2f} h at the last run's speed"
+    if seconds := _seconds_at_last_speed(listed):
+        rows["time"] = f"about {duration(seconds)} at the speed of the last run"
     return rows
 
 
@@ -70,9 +70,11 @@ def _audio(listed: Listed, forecast: CodecForecast | None) -> str:
                 f"{audio_length(parts.audio_seconds.value)}"
             )
         return text
+    if not listed.todo:
+        return "none"
     if parts:
         return f"about {audio_length(parts.audio_seconds.value)}, by the parts that are done"
-    return "not known before the first part" if listed.todo else "0 h"
+    return "not known before the first part"
 
 
 def _run_rows(run: RunForecast, forecasts: Sequence[CodecForecast]) -> dict[str, str]:
@@ -123,22 +125,24 @@ def _notes(probe: Probe, run: RunForecast, prices: Prices) -> Iterator[str]:
     read, size = probe.bytes_read, sum(s.size for stratum in probe.strata for s in stratum)
     whole = sum(part.whole for part in probe.parts.values())
     yield (
-        f"probed {len(probe.parts)} of {shards:,} shards ({whole} to their end), "
+        f"probed {len(probe.parts)} of {_plural(shards, 'shard')} ({whole} to their end), "
         f"{read / (size or 1):.0%} of the bytes, in {probe.seconds:.0f} s; "
         "± is an interval of 90 % of the sample"
     )
-    if 0 < len(probe.parts) < _FEW and whole < shards:
-        yield f"{len(probe.parts)} shards are few: give the probe more time, as --probe 300s"
+    if 0 < len(probe.parts) < _FEW and whole + len(probe.unreadable) < shards:
+        few = _plural(len(probe.parts), "shard")
+        yield f"{few} may not stand for the rest: give the probe more time, as --probe 300s"
     if probe.unreadable:
         shard = next(iter(probe.unreadable))
-        yield f"{len(probe.unreadable)} probed shards cannot be read, such as {shard.url}"
+        yield f"cannot read {_plural(len(probe.unreadable), 'probed shard')}, such as {shard.url}"
     if run.place.on_gpu:
         yield f"the speed is that of {run.place.device}, with {run.place.cores:g} cores for each"
     else:
         yield f"the speed is that of this CPU ({run.place.cores:g} cores), not of a GPU"
     if max(wall.units for wall in run.walls) > shards:
-        unit = "GPUs" if run.place.on_gpu else "machines"
-        yield f"there are {shards:,} shards for at most as many {unit}; smaller shards feed more"
+        unit = "GPU" if run.place.on_gpu else "machine"
+        busy = f"{_plural(shards, 'shard')} can keep at most {_plural(shards, unit)} busy"
+        yield f"{busy}; to use more, make smaller shards"
     yield from _price_notes(run, prices)
 
 
@@ -242,6 +246,10 @@ def _seconds_at_last_speed(listed: Listed) -> float | None:
     if listed.finished is None or not listed.last_speed:
         return None
     return listed.finished.audio_seconds.value / listed.last_speed
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'s' * (count != 1)}"
 
 
 def _money(cost: float) -> str:
