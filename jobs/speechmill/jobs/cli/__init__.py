@@ -14,7 +14,7 @@ from speechmill.pipeline.text import shown
 
 __all__ = ["app", "main"]
 
-_ARROW_SECONDS = 0.05  # in which its threads let go of the files that they have read
+_ARROW_SECONDS = 0.05  # in which threads of Arrow let go of the files that they have read
 
 
 class _PlainFormatter(logging.Formatter):
@@ -53,5 +53,5 @@ def main() -> None:
     try:
         app(prog_name="speechmill")
     finally:
-        if "pyarrow" in sys.modules:  # a thread that still holds one aborts a process that ends
+        if "pyarrow" in sys.modules:  # Python before 3.14 aborts if a thread still holds one
             time.sleep(_ARROW_SECONDS)

@@ -27,6 +27,7 @@ from speechmill.pipeline.dataset.layout import COMPACTED, TokenDataset, readable
 from speechmill.pipeline.dataset.section_rows import read_file
 from speechmill.pipeline.dataset.where import Where
 from speechmill.pipeline.errors import InputError, StorageNotFound
+from speechmill.pipeline.parquet import read_parquet
 from speechmill.pipeline.storage import join
 from speechmill.pipeline.tokenize.drops import COLUMNS, SCHEMA, Drops, key_sha256
 
@@ -73,7 +74,7 @@ def _read_record(dataset: TokenDataset, name: str) -> pa.Table:
     url = _record_url(dataset, name)
     data = dataset.storage.read_bytes(url)
     with readable(url):
-        return pq.read_table(io.BytesIO(data)).select(SCHEMA.names).cast(SCHEMA)
+        return read_parquet(data).select(SCHEMA.names).cast(SCHEMA)
 
 
 def write_record(dataset: TokenDataset, drops: Drops) -> str:

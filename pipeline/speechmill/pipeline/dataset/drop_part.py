@@ -7,10 +7,11 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from speechmill.pipeline.dataset.layout import TokenDataset, codec_of, readable, shard_of
+from speechmill.pipeline.dataset.section_rows import open_parquet
 from speechmill.pipeline.errors import Dropped
+from speechmill.pipeline.parquet import read_parquet
 from speechmill.pipeline.shards.tar_reader import Reject
 from speechmill.pipeline.tokenize.batching import ShardEnd
 from speechmill.pipeline.tokenize.drops import COLUMNS, Drops
@@ -42,7 +43,7 @@ def change_part(
         footer = read_footer(data)
         if (shard := shard_of(footer)).name != name:  # it would be written over another part
             raise ValueError(f"it is named for another tar than {shard.url}")
-        table = pq.ParquetFile(io.BytesIO(data)).read(READ)
+        table = read_parquet(data, READ)
         rejects = read_rejects(dataset, name, footer["schema_version"]) if has_rejects else []
         change = find_change(table, rejects, footer, drops)
         if change.changed and not dry_run:
@@ -76,7 +77,7 @@ def read_reject_table(dataset: TokenDataset, name: str, version: int) -> pa.Tabl
     data = dataset.storage.read_bytes(url)
     with readable(url):
         schema = reject_schema(version)
-        table = pq.read_table(io.BytesIO(data)).select(schema.names).cast(schema)
+        table = read_parquet(data).select(schema.names).cast(schema)
         rejects_of(table)
         return table
 
@@ -94,9 +95,7 @@ def _rewrite(dataset: TokenDataset, data: bytes, rejects: list[Reject], drops: D
         drops,
         replace=True,
     )
-    table = pq.read_table(
-        io.BytesIO(data), page_checksum_verification=True, read_dictionary=["metadata"]
-    )
+    table = open_parquet(io.BytesIO(data)).read()
     counts = [footer.get(name, 0) for name in ("bad_json", "cleaned", "passed_over")]
     with writer:
         for batch in table.to_batches():

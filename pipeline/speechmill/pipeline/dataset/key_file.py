@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from speechmill.pipeline.dataset.layout import DAMAGE
 from speechmill.pipeline.errors import InputError
+from speechmill.pipeline.parquet import read_parquet
 from speechmill.pipeline.storage import Storage
 
 SCHEMA = pa.schema(
@@ -126,8 +127,7 @@ def _csv(data: bytes, delimiter: str = ",") -> pa.Table:
 
 
 def _parquet(data: bytes) -> pa.Table:
-    file = pq.ParquetFile(io.BytesIO(data))
-    return file.read([name for name in SCHEMA.names if name in file.schema_arrow.names])
+    return read_parquet(data, SCHEMA.names)
 
 
 def _to_json_lines(table: pa.Table) -> bytes:

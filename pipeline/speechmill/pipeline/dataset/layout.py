@@ -23,6 +23,7 @@ from speechmill.pipeline.audio.recordings import RecordingSettings
 from speechmill.pipeline.audio.segment import SegmentSettings
 from speechmill.pipeline.errors import DatasetConflict, InputError, StorageNotFound
 from speechmill.pipeline.filesystems import FileInfo
+from speechmill.pipeline.parquet import read_parquet
 from speechmill.pipeline.shards.listing import Shard
 from speechmill.pipeline.storage import Storage, join
 from speechmill.pipeline.text import json_file
@@ -355,7 +356,7 @@ class TokenDataset(ShardOutput):
         """
         data = self.storage.read_bytes(self.part_url(name))
         with readable(self.part_url(name)):
-            return pq.ParquetFile(io.BytesIO(data)).read(columns)
+            return read_parquet(data, columns)
 
     def rejects_url(self, name: str) -> str:
         return join(self.root, "rejects", f"{name}.parquet")

@@ -1,6 +1,5 @@
 """The row groups of a token dataset: what a reader can read, and shuffle, without the rest."""
 
-import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import pyarrow.parquet as pq
 from speechmill.pipeline.dataset.checks import check_identity
 from speechmill.pipeline.dataset.layout import COMPACTED, TokenDataset, readable
 from speechmill.pipeline.errors import DatasetConflict, InputError, StorageNotFound
+from speechmill.pipeline.parquet import read_parquet
 from speechmill.pipeline.storage import join
 from speechmill.pipeline.tokenize.writer import CODES_PATH, footer_of
 
@@ -63,7 +63,7 @@ def read_index(dataset: TokenDataset) -> pa.Table:
             f"{url} is missing: {dataset.root} is not compacted yet; run `speechmill compact` again"
         ) from error
     with readable(url):
-        index = pq.read_table(io.BytesIO(data), page_checksum_verification=True)
+        index = read_parquet(data)
         if not index.schema.equals(INDEX_SCHEMA):
             raise ValueError(f"its columns are {index.schema.names}")
         for part in index["part"].unique().to_pylist():

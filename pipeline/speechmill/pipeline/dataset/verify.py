@@ -1,6 +1,5 @@
 """Verify a token dataset: read every part completely and compare it with its source."""
 
-import io
 import posixpath
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,7 +11,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 import xxhash
 
 from speechmill.pipeline.dataset.checks import (
@@ -40,6 +38,7 @@ from speechmill.pipeline.dataset.section_rows import RowReader, open_parquet
 from speechmill.pipeline.dataset.sections import PART_NAME, Section, sections_in
 from speechmill.pipeline.errors import InputError, ShardError, StorageError
 from speechmill.pipeline.foreign import Roots
+from speechmill.pipeline.parquet import read_parquet
 from speechmill.pipeline.shards.listing import Shard
 from speechmill.pipeline.shards.tar_reader import read_samples
 from speechmill.pipeline.storage import join
@@ -226,7 +225,7 @@ class _FileCheck:
         rejects = f"rejects/{_stem(file)}.parquet"
         data = self.dataset.storage.read_bytes(join(self.dataset.root, rejects))
         with _reading(rejects):
-            table = pq.read_table(io.BytesIO(data), page_checksum_verification=True)
+            table = read_parquet(data)
             table.validate(full=True)
             return table.select(schema.names).cast(schema)
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from speechmill.pipeline.dataset.compact.digest import ContentDigest
 from speechmill.pipeline.dataset.compact.plan import PlannedPart
@@ -19,6 +18,7 @@ from speechmill.pipeline.dataset.section_rows import open_parquet
 from speechmill.pipeline.dataset.sections import joined_footer
 from speechmill.pipeline.errors import RunStopped
 from speechmill.pipeline.in_order import in_order
+from speechmill.pipeline.parquet import read_parquet
 from speechmill.pipeline.tokenize.schema import ROW_SCHEMA, reject_schema, token_schema
 
 _READS = 16  # parts that are read at the same time
@@ -95,8 +95,7 @@ class Inputs:
         table = schema.empty_table()
         if part.rejects is not None:
             with readable(self.source.rejects_url(part.name)):
-                file = pq.ParquetFile(io.BytesIO(part.rejects), page_checksum_verification=True)
-                table = file.read(schema.names).cast(schema)
+                table = read_parquet(part.rejects, schema.names).cast(schema)
         _compare("rejects", len(table), count)
         self.reject_digest.update(table)
         self.rejects.append(table)

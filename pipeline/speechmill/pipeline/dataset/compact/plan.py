@@ -26,6 +26,7 @@ from speechmill.pipeline.dataset.layout import (
 from speechmill.pipeline.dataset.row_groups import checked_footer
 from speechmill.pipeline.dataset.sections import PART_NAME
 from speechmill.pipeline.errors import DatasetConflict, InputError, StorageNotFound
+from speechmill.pipeline.parquet import read_parquet
 from speechmill.pipeline.storage import join
 from speechmill.pipeline.tokenize.writer import FOOTER_KEY
 
@@ -248,7 +249,7 @@ def _read_plan(target: TokenDataset) -> CompactionPlan | None:
 
 
 def _parsed_plan(data: bytes) -> CompactionPlan:
-    table = pq.read_table(io.BytesIO(data), page_checksum_verification=True)
+    table = read_parquet(data)
     facts = json.loads(table.schema.metadata[FOOTER_KEY.encode()])
     columns = [table[name].to_pylist() for name in _SCHEMA.names]
     files: dict[int, list[PlannedPart]] = {}
