@@ -30,6 +30,7 @@ from speechmill.jobs.report.work import bottleneck, slowest, stages_of
 from speechmill.pipeline.dataset.layout import COMPACTED, DAMAGE, TokenDataset
 from speechmill.pipeline.errors import StorageNotFound
 from speechmill.pipeline.run.run_log import RunStatus
+from speechmill.pipeline.shards.listing import stem_of_part
 from speechmill.pipeline.storage import join
 
 _MOST_FAULTS = 30
@@ -99,8 +100,8 @@ class Findings:
         """Shards that the newest run did not finish, and those whose part was deleted since."""
         if self.newest is None or self.is_compacted:
             return None
-        there = {_tar_of(part.name) for part in self.parts}
-        deleted = {_tar_of(commit.shard) for commit in commits_of(self.runs)} - there
+        there = {stem_of_part(part.name) for part in self.parts}  # that of a changed tar, too
+        deleted = {stem_of_part(commit.shard) for commit in commits_of(self.runs)} - there
         return (self.newest.left or 0) + len(deleted) if deleted else self.newest.left
 
     @property
@@ -154,11 +155,6 @@ def dataset_page(
         about=_about(found, options),
         faults=_shown_faults(faults),
     )
-
-
-def _tar_of(part: str) -> str:
-    """The stem of the tar of a part, which a changed tar keeps."""
-    return part[:-13]
 
 
 def _identity(dataset: TokenDataset) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from speechmill.pipeline.audio.segment import SegmentSettings
 from speechmill.pipeline.errors import DatasetConflict, InputError, StorageNotFound
 from speechmill.pipeline.filesystems import FileInfo
 from speechmill.pipeline.parquet import read_parquet
-from speechmill.pipeline.shards.listing import Shard
+from speechmill.pipeline.shards.listing import Shard, stem_of_part
 from speechmill.pipeline.storage import Storage, join
 from speechmill.pipeline.text import json_file
 from speechmill.pipeline.tokenize import canary
@@ -251,7 +251,7 @@ class ShardOutput(ABC):
     def _refuse_changed(self, shards: Sequence[Shard], others: set[str]) -> None:
         """Raise for a part of an older version of a shard; its name has the stem of the shard."""
         stems = {shard.stem for shard in shards}
-        suspects = [name for name in sorted(others) if name[:-13] in stems]
+        suspects = [name for name in sorted(others) if stem_of_part(name) in stems]
         by_url = {shard.url: shard for shard in shards}
         for name, source in zip(suspects, self.sources(suspects), strict=True):
             if source["url"] in by_url:

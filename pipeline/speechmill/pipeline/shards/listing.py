@@ -52,6 +52,11 @@ class Shard:
         return f"{self.stem}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
 
 
+def stem_of_part(name: str) -> str:
+    """The stem of the shard whose files in a token dataset have this name."""
+    return name.rpartition("-")[0]
+
+
 def list_shards(
     sources: Sequence[str], storage: Storage, passed_over: list[PassedOver] | None = None
 ) -> list[Shard]:

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from speechmill.pipeline.errors import Dropped, RejectStage
 from speechmill.pipeline.group_rows import group_rows
-from speechmill.pipeline.shards.listing import Shard
+from speechmill.pipeline.shards.listing import Shard, stem_of_part
 from speechmill.pipeline.shards.tar_reader import Reject
 from speechmill.pipeline.tokenize.schema import channels_of
 
@@ -77,7 +77,7 @@ class Drops:
 
     def may_concern(self, part: str) -> bool:
         """Whether an entry may be in the part of this name: that of its tar has the same stem."""
-        return None in self._by_shard or part[:-13] in self._stems
+        return None in self._by_shard or stem_of_part(part) in self._stems
 
     def applied(self, table: pa.Table, rejects: Sequence[Reject], shard: str) -> Kept:
         """What stays of the rows and rejects of a part.
