@@ -49,7 +49,7 @@ def test_an_utterance_without_frames_is_a_reject_and_the_others_keep_their_place
     target = TokenDataset(str(tmp_path / "out"), source.storage)
     write_generated(source, target, [Generated("mute", CODES_FK[:0]), Generated("b", CODES_FK)])
     checked = verify_files(target)
-    assert (checked.rows, checked.rejects, checked.faults) == (1, 1, [])
+    assert (checked.rows, checked.rejects, checked.faults, checked.notes) == (1, 1, [], [])
     [part] = target.parts()
     assert target.read_columns(part, ["key", "index"]).to_pylist() == [{"key": "b", "index": 1}]
     silent = TokenDataset(str(tmp_path / "silent"), source.storage)

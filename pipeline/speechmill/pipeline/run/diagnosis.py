@@ -43,21 +43,21 @@ def find_bottleneck(
     if busy >= _BUSY:
         return Bottleneck(
             BottleneckStage.ENCODE,
-            f"encoding sets the pace: the codecs computed {busy:.0%} of the time; more workers or "
-            "a lower precision would be faster, more decoders would not",
+            f"the codecs computed {busy:.0%} of the time; more workers or a lower precision would "
+            "be faster, more decoders would not",
         )
     waiting = min(decode - decode_cpu, read) / decode if decode else 0.0
     if waiting > 1 - _COMPUTING:
         return Bottleneck(
             BottleneckStage.STORAGE,
-            f"reading sets the pace: the codecs lacked audio {1 - busy:.0%} of the time, and the "
-            f"decoders waited for storage {waiting:.0%} of theirs; raise workers.shards_in_flight "
-            "and lower workers.decode_cpus, or move the shards closer to the workers",
+            f"the codecs waited for audio {1 - busy:.0%} of the time, and the decoders for storage "
+            f"{waiting:.0%} of theirs; raise workers.shards_in_flight and lower "
+            "workers.decode_cpus, or move the shards closer to the workers",
         )
     return Bottleneck(
         BottleneckStage.DECODE,
-        f"decoding sets the pace: the codecs lacked audio {1 - busy:.0%} of the time; add CPUs to "
-        "the cluster, or use fewer workers",
+        f"the codecs waited {1 - busy:.0%} of the time for decoding; add CPUs to the cluster, or "
+        "use fewer workers",
     )
 
 
