@@ -16,13 +16,15 @@ demo: $(STAMP)
 	@echo 'Compare demo/decoded/*/en/*.flac with samples/en/ by ear.'
 
 ## The whole suite, with a real S3 server (installed if that is allowed). Tests on the standing Ray
-## cluster often wait, so the other tests run at the same time; their output comes at the end.
+## cluster often wait, so most others run at the same time; their output comes at the end.
 test: $(STAMP)
 	@mkdir -p $(OTHERS)
-	@$(BIN)/pytest --durations=25 -m "not cluster" -o cache_dir=$(OTHERS) > $(OTHERS)/log 2>&1 & others=$$!; \
+	@$(BIN)/pytest --durations=25 -m "not cluster" --ignore=tests/codecs -o cache_dir=$(OTHERS) \
+		> $(OTHERS)/log 2>&1 & others=$$!; \
 	$(BIN)/pytest --durations=25 -m cluster; cluster=$$?; \
+	$(BIN)/pytest --durations=25 tests/codecs; codecs=$$?; \
 	wait $$others; others=$$?; \
-	cat $(OTHERS)/log; exit $$((cluster | others))
+	cat $(OTHERS)/log; exit $$((cluster | codecs | others))
 
 ## Format, lint, types.
 check: $(STAMP)
