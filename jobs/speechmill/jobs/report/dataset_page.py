@@ -3,6 +3,7 @@
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from importlib.metadata import version
 from typing import Any
 from urllib.parse import quote
@@ -72,7 +73,7 @@ class ProgressPart:
     width: float
 
 
-@dataclass(slots=True)
+@dataclass
 class Findings:
     """What was read of a dataset; a line in `faults` names what could not be."""
 
@@ -88,14 +89,14 @@ class Findings:
     def newest(self) -> Run | None:
         return self.runs[-1] if self.runs else None
 
-    @property
+    @cached_property
     def unlogged(self) -> int:
         """Parts that no log names: a run that is killed loses the end of its log."""
         logged = {commit.shard for commit in commits_of(self.runs)}
         counts = self.runs and not self.is_compacted
         return sum(part.name not in logged for part in self.parts) if counts else 0
 
-    @property
+    @cached_property
     def left(self) -> int | None:
         """Shards that the newest run did not finish, and those whose part was deleted since."""
         if self.newest is None or self.is_compacted:

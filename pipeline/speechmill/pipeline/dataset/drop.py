@@ -10,6 +10,7 @@ command, or one that names nothing, does the rest.
 
 import hashlib
 import io
+from collections import defaultdict
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -32,7 +33,8 @@ from speechmill.pipeline.storage import join
 from speechmill.pipeline.tokenize.drops import COLUMNS, SCHEMA, Drops, key_sha256
 
 FOLDER = "dropped"  # of the records
-_APPLIED = "applied"  # the suffix of an empty file beside a record whose rows are in no part
+_RECORD = "parquet"  # the suffix of a record
+_APPLIED = "applied"  # that of an empty file beside a record whose rows are in no part
 _THREADS = 8  # each holds one part in memory
 _FILES = 2  # of a compacted dataset at the same time: each takes memory for two of its size
 
@@ -91,7 +93,8 @@ def require_applied(dataset: TokenDataset) -> None:
 
     A `drop` was stopped or still runs, or `tokenize` wrote parts without knowing the record.
     """
-    if dataset.parts(FOLDER) - _marks(dataset).keys():
+    found = _files(dataset)
+    if found[_RECORD].keys() - found[_APPLIED].keys():
         raise InputError(
             f"{dataset.root} may still have rows that a `drop` was to take out; run `speechmill "
             f"drop {dataset.root}` first"
@@ -100,20 +103,23 @@ def require_applied(dataset: TokenDataset) -> None:
 
 def require_another_drop(dataset: TokenDataset) -> None:
     """Remove the marks of all records, because parts came that may hold what they name."""
-    for url in _marks(dataset).values():
+    for url in _files(dataset)[_APPLIED].values():
         with suppress(StorageNotFound):  # another run has removed it
             dataset.storage.delete(url)
 
 
-def _marks(dataset: TokenDataset) -> dict[str, str]:
-    """The URLs of the marks, by the names of their records."""
-    files = dataset.storage.list_files(join(dataset.root, FOLDER))
-    names = {info.url.rpartition("/")[2].rpartition("."): info.url for info in files}
-    return {name: url for (name, _, suffix), url in names.items() if suffix == _APPLIED}
+def _files(dataset: TokenDataset) -> defaultdict[str, dict[str, str]]:
+    """The URLs of records and of marks: by the suffix, then by the name of the record."""
+    found: defaultdict[str, dict[str, str]] = defaultdict(dict)
+    for info in dataset.storage.list_files(join(dataset.root, FOLDER)):
+        name, _, suffix = info.url.rpartition("/")[2].rpartition(".")
+        if not name.startswith("."):
+            found[suffix][name] = info.url
+    return found
 
 
 def _mark_applied(dataset: TokenDataset, records: Iterable[str]) -> None:
-    for name in sorted(set(records) - _marks(dataset).keys()):
+    for name in sorted(set(records) - _files(dataset)[_APPLIED].keys()):
         dataset.storage.put_new(join(dataset.root, FOLDER, f"{name}.{_APPLIED}"), b"")
 
 

@@ -13,7 +13,7 @@ from speechmill.jobs.commands.plan.plan import Listed, Plan
 from speechmill.jobs.commands.plan.probe import Probe
 from speechmill.jobs.commands.plan.sampling import Estimate
 from speechmill.jobs.display import add_plain_row, facts_table, print_line
-from speechmill.jobs.report.wording import audio_length
+from speechmill.jobs.report.wording import audio_length, counted
 
 _FEW = 8  # shards of a probe, below which its error is large
 _BIG = 1e8  # bytes, from which on they are shown as GB
@@ -125,23 +125,23 @@ def _notes(probe: Probe, run: RunForecast, prices: Prices) -> Iterator[str]:
     read, size = probe.bytes_read, sum(s.size for stratum in probe.strata for s in stratum)
     whole = sum(part.whole for part in probe.parts.values())
     yield (
-        f"probed {len(probe.parts)} of {_plural(shards, 'shard')} ({whole} to their end), "
+        f"probed {len(probe.parts)} of {counted(shards, 'shard')} ({whole} to their end), "
         f"{read / (size or 1):.0%} of the bytes, in {probe.seconds:.0f} s; "
         "± is an interval of 90 % of the sample"
     )
     if 0 < len(probe.parts) < _FEW and whole + len(probe.unreadable) < shards:
-        few = _plural(len(probe.parts), "shard")
+        few = counted(len(probe.parts), "shard")
         yield f"{few} may not stand for the rest: give the probe more time, as --probe 300s"
     if probe.unreadable:
         shard = next(iter(probe.unreadable))
-        yield f"cannot read {_plural(len(probe.unreadable), 'probed shard')}, such as {shard.url}"
+        yield f"cannot read {counted(len(probe.unreadable), 'probed shard')}, such as {shard.url}"
     if run.place.on_gpu:
         yield f"the speed is that of {run.place.device}, with {run.place.cores:g} cores for each"
     else:
         yield f"the speed is that of this CPU ({run.place.cores:g} cores), not of a GPU"
     if max(wall.units for wall in run.walls) > shards:
         unit = "GPU" if run.place.on_gpu else "machine"
-        busy = f"{_plural(shards, 'shard')} can keep at most {_plural(shards, unit)} busy"
+        busy = f"{counted(shards, 'shard')} can keep at most {counted(shards, unit)} busy"
         yield f"{busy}; to use more, make smaller shards"
     yield from _price_notes(run, prices)
 
@@ -246,10 +246,6 @@ def _seconds_at_last_speed(listed: Listed) -> float | None:
     if listed.finished is None or not listed.last_speed:
         return None
     return listed.finished.audio_seconds.value / listed.last_speed
-
-
-def _plural(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'s' * (count != 1)}"
 
 
 def _money(cost: float) -> str:
