@@ -1,5 +1,6 @@
 """A dataset of earlier runs: how to reach it, its runs, and the settings that made it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -54,9 +55,8 @@ def run_ids(root: str, storage: Storage) -> list[str]:
     return sorted(info.url.split("/")[-2] for info in files if info.url.endswith("/config.yaml"))
 
 
-def last_summary(dataset: TokenDataset) -> dict[str, Any] | None:
-    """Return the summary of the newest run, or None if it did not end or there was no run."""
-    runs = run_ids(dataset.root, dataset.storage)
+def last_summary(dataset: TokenDataset, runs: Sequence[str]) -> dict[str, Any] | None:
+    """Return the summary of the newest of the runs, or None if it did not end or there is none."""
     return read_summary(run_folder(dataset.root, runs[-1]), dataset.storage) if runs else None
 
 

@@ -92,6 +92,7 @@ def _describe(plan: CompactionPlan, source: TokenDataset, later: int, display: D
     if later:
         display.line(f"later    {later} parts are newer than the plan, and will be missing")
     with readable(join(source.root, "runs")):
-        is_open = bool(run_ids(source.root, source.storage)) and last_summary(source) is None
+        runs = run_ids(source.root, source.storage)
+        is_open = bool(runs) and last_summary(source, runs) is None
     if is_open:
         display.line("note     the last run did not end: parts that come later will be missing")

@@ -48,6 +48,7 @@ def _status(dataset: TokenDataset, identity: dict[str, Any]) -> Status:
     rejects: Counter[str] = Counter()
     for footer in footers:
         rejects.update(footer["rejects"])
+    runs = run_ids(dataset.root, dataset.storage)
     return Status(
         root=dataset.root,
         codec=identity["codec"],
@@ -63,8 +64,8 @@ def _status(dataset: TokenDataset, identity: dict[str, Any]) -> Status:
         bad_json=sum(footer["bad_json"] for footer in footers),
         cleaned=sum(footer.get("cleaned", 0) for footer in footers),
         failed=dataset.failures(),
-        last_run=last_summary(dataset),
-        runs=len(run_ids(dataset.root, dataset.storage)),
+        last_run=last_summary(dataset, runs),
+        runs=len(runs),
         compacted=identity.get(COMPACTED),
     )
 
