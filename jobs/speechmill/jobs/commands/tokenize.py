@@ -60,7 +60,7 @@ def tokenize_job(
 def _say_new_drops(output: CodecOutput, storage: Storage, display: ShardDisplay) -> None:
     """Say what to do about drops that were recorded after the workers got theirs.
 
-    Until then, the dataset is neither read nor exported.
+    Until `drop` is run again, the dataset is neither read nor exported.
     """
     dataset = TokenDataset(output.output, storage)
     if read_drops(dataset) != output.drops:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 _MOST_BARS = 40  # of a histogram
 _TAIL = 0.995  # of the values are in the bars; longer ones share the last
-_NEAR = 1.5  # times the others: longer values that are no longer than this have bars too
+_NEAR = 1.5  # times as long as these, or less: then the longest value has a bar of its own, too
 _WIDTHS = tuple(m * 10**e for e in range(-3, 7) for m in (1, 2, 2.5, 5))
 
 

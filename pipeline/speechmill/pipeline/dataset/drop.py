@@ -102,7 +102,7 @@ def require_applied(dataset: TokenDataset) -> None:
 
 
 def require_another_drop(dataset: TokenDataset) -> None:
-    """Remove the marks of all records, because parts came that may hold what they name."""
+    """Remove the marks of all records: a run has written parts that may hold dropped rows."""
     for url in _files(dataset)[_APPLIED].values():
         with suppress(StorageNotFound):  # another run has removed it
             dataset.storage.delete(url)
