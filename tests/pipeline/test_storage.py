@@ -18,8 +18,9 @@ from speechmill.pipeline.errors import (
     StorageNotFound,
     StorageUnavailable,
 )
+from speechmill.pipeline.read_ahead import RANGE_BYTES, count_ranges
 from speechmill.pipeline.retry import Backoff
-from speechmill.pipeline.storage import LEFTOVER_AGE, READ_AHEAD, Storage, join
+from speechmill.pipeline.storage import LEFTOVER_AGE, START_BYTES, Storage, join
 from tests.fault_proxy import FAULTS, FaultProxy
 
 
@@ -192,7 +193,7 @@ def faulty(moto, moto_bucket):
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_temporary_fault_of_storage_is_retried(faulty, fault):
-    data = os.urandom(3 * READ_AHEAD // 2)
+    data = os.urandom(3 * RANGE_BYTES // 2)
     proxy, storage, bucket = faulty(0.3, [fault])
     with proxy:
         storage.put(f"{bucket}/x", data)
@@ -202,6 +203,9 @@ def test_a_temporary_fault_of_storage_is_retried(faulty, fault):
             stream.seek(512)
             read = b"".join(iter(lambda: stream.read(2**20), b""))
         assert read == data[512:]
+        for begun in (storage, storage.with_start(storage.fetch_start(f"{bucket}/x"))):
+            with begun.stream(f"{bucket}/x") as stream:
+                assert stream.read() == data
         assert [info.size for info in storage.list_files(bucket)] == [len(data)]
         for number in range(3):
             storage.put_new(f"{bucket}/{number}", b"1")
@@ -247,15 +251,63 @@ def test_requests_retries_and_bytes_are_counted(faulty, monkeypatch):
 
 def test_an_object_that_is_replaced_while_it_is_read_is_not_read_as_a_mixture(root):
     url, storage = root
-    storage.put(join(url, "x"), b"a" * (2 * READ_AHEAD))
+    storage.put(join(url, "x"), b"a" * (2 * RANGE_BYTES))
     with storage.open(join(url, "x")) as stream:
         first = stream.read(1000)
-        storage.put(join(url, "x"), b"b" * (2 * READ_AHEAD + 1))
+        storage.put(join(url, "x"), b"b" * (2 * RANGE_BYTES + 1))
         try:
             rest = stream.read()
         except StorageError:
             return
     assert set(first + rest) == {ord("a")}
+
+
+@pytest.mark.parametrize("started", [False, True], ids=["opened", "from a start"])
+def test_a_stream_of_an_object_that_is_replaced_is_not_a_mixture(moto, moto_bucket, started):
+    url, storage = f"{moto_bucket}/x", Storage({"s3": moto.storage_options})
+    storage.put(url, b"a" * (4 * RANGE_BYTES))
+    begun = storage.with_start(storage.fetch_start(url)) if started else storage
+    if started:
+        storage.put(url, b"b" * (4 * RANGE_BYTES))
+    with begun.stream(url) as stream:
+        assert set(stream.read(1000)) == {ord("a")}
+        storage.put(url, b"b" * (4 * RANGE_BYTES))
+        stream.seek(3 * RANGE_BYTES)  # far from what is fetched at first
+        with pytest.raises(StorageError, match="was replaced while it was read"):
+            stream.read()
+
+
+def test_a_stream_asks_for_the_version_once_and_for_no_byte_twice(moto, moto_bucket, monkeypatch):
+    url, storage = f"{moto_bucket}/x", Storage({"s3": moto.storage_options})
+    data = os.urandom(3 * RANGE_BYTES)
+    storage.put(url, data)
+    call = S3FileSystem._call_s3
+    asked: Counter[str] = Counter()
+
+    async def count(fs, method, *args, **kwargs):
+        asked[method] += 1
+        return await call(fs, method, *args, **kwargs)
+
+    monkeypatch.setattr(S3FileSystem, "_call_s3", count)
+    with storage.stream(url) as stream:
+        assert (stream.info, stream.read()) == (storage.info(url), data)
+    assert asked == {"head_object": 2, "get_object": count_ranges(len(data))}  # one HEAD is `info`
+    asked.clear()
+    start = storage.fetch_start(url)
+    assert (start.info, start.data.tobytes()) == (storage.info(url), data[:START_BYTES])
+    with storage.with_start(start).stream(url) as stream:
+        assert stream.read() == data
+    assert asked["head_object"] == 3
+    assert asked["get_object"] == count_ranges(START_BYTES) + 1
+
+
+def test_a_small_object_is_read_from_its_start_without_another_request(root):
+    url, storage = root
+    storage.put(join(url, "x"), b"0123456789")
+    begun = storage.with_start(storage.fetch_start(join(url, "x")))
+    storage.delete(join(url, "x"))
+    with begun.stream(join(url, "x")) as stream:
+        assert (stream.read(3), stream.seek(1), stream.read()) == (b"012", 1, b"123456789")
 
 
 def test_old_temporary_files_of_killed_writes_are_removed(tmp_path):

@@ -131,13 +131,13 @@ def _sorted(fs: FileSystem, found: Mapping[str, dict[str, Any]]) -> list[FileInf
     s3fs also returns the folder itself if its first object is written during the listing.
     """
     followed = {name: fs.info(name) if d.get("islink") else d for name, d in found.items()}
-    files = [_info(fs, name, d) for name, d in followed.items() if d["type"] == "file"]
+    files = [info_of(fs, name, d) for name, d in followed.items() if d["type"] == "file"]
     return sorted(files, key=lambda file: file.url)
 
 
 def file_info(fs: FileSystem, path: str) -> FileInfo:
     """What a listing would say of a file."""
-    return _info(fs, path, file_details(fs, path))
+    return info_of(fs, path, file_details(fs, path))
 
 
 def file_details(fs: FileSystem, path: str) -> dict[str, Any]:
@@ -145,7 +145,8 @@ def file_details(fs: FileSystem, path: str) -> dict[str, Any]:
     return web_files.details(fs, path) if web_files.is_web(fs) else dict(fs.info(path))
 
 
-def _info(fs: FileSystem, path: str, details: dict[str, Any]) -> FileInfo:
+def info_of(fs: FileSystem, path: str, details: dict[str, Any]) -> FileInfo:
+    """The same, from what the store said of it."""
     stamps = ("ETag", "etag", "mtime", "LastModified", "created")
     stamp = next((details[name] for name in stamps if details.get(name)), "")
     if isinstance(stamp, datetime):
@@ -195,7 +196,7 @@ def _escaped(passed_over: Iterable[PassedOver]) -> list[PassedOver]:
 
 
 def _stamp(found: os.stat_result) -> str:
-    """The etag of a local file, as `_info` makes it from what fsspec says."""
+    """The etag of a local file, as `info_of` makes it from what fsspec says."""
     return str(found.st_mtime or found.st_ctime)
 
 

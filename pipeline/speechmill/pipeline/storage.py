@@ -4,20 +4,19 @@ It turns errors of the backends into `StorageError` and retries temporary faults
 does, and the retries of s3fs and botocore are off.
 """
 
-import io
 import logging
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
+from typing import Any, BinaryIO, TypeVar
 
-from speechmill.pipeline import web_files
+import numpy as np
+
 from speechmill.pipeline.atomic_write import replace_file
-from speechmill.pipeline.errors import InputError, StorageError, StorageNotFound, StorageUnavailable
+from speechmill.pipeline.errors import InputError, StorageNotFound, StorageUnavailable
 from speechmill.pipeline.filesystems import (
     FileInfo,
     FileSystem,
@@ -36,17 +35,13 @@ from speechmill.pipeline.filesystems import (
 )
 from speechmill.pipeline.links import PassedOver
 from speechmill.pipeline.metrics import STORAGE_BYTES, STORAGE_REQUESTS, STORAGE_RETRIES, record
+from speechmill.pipeline.object_reader import ObjectReader, ObjectStart, ObjectStream, whole
 from speechmill.pipeline.redaction import public_text, public_url, remember_options
 from speechmill.pipeline.retry import Backoff
 from speechmill.pipeline.signed_urls import SignedUrls
 from speechmill.pipeline.storage_errors import http_status, translated
 
-if TYPE_CHECKING:
-    from _typeshed import WriteableBuffer
-
-READ_AHEAD = 8 * 2**20  # bytes per ranged GET of a streamed object
-_READ_SIZE = 2**20  # bytes of one read of the buffer: tars are read in many small parts
-REQUEST_BYTES = _READ_SIZE + READ_AHEAD  # of a GET while an object is streamed
+START_BYTES = 16 * 2**20  # of an object that will be read soon
 LEFTOVER_AGE = 24 * 3600.0  # s; no write to a local disk takes longer
 _RETRY = Backoff(first=0.2, longest=20.0)
 
@@ -66,6 +61,7 @@ class Storage:
     options: dict[str, dict[str, Any]] = field(default_factory=dict)
     patience: float = 300.0  # s for which one operation is retried after temporary faults
     _urls: SignedUrls = field(default_factory=SignedUrls, repr=False, compare=False)
+    _start: ObjectStart | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         remember_options(self.options)
@@ -121,12 +117,26 @@ class Storage:
     def absolute(self, url: str) -> str:
         """The canonical spelling of a URL, used to compare and store it, without credentials."""
         with _named(public_url(url)):
-            fs, path = self._resolve(url)
+            fs, path = self.resolve(url)
         return self._urls.public(url_of(fs, path))
 
     def open(self, url: str) -> BinaryIO:
-        """A sequential reader that prefetches ranges and never holds the whole object."""
-        return io.BufferedReader(_Reader(self, url), _READ_SIZE)
+        """A reader for any place of an object, which never holds the whole object."""
+        return ObjectStream(ObjectReader(self, url))
+
+    def stream(self, url: str) -> ObjectStream:
+        """A reader from front to back, for which threads fetch ahead from stores."""
+        start = self._start if self._start and self._start.info.url == url else None
+        return ObjectStream(ObjectReader(self, url, ahead=True, start=start))
+
+    def fetch_start(self, url: str) -> ObjectStart:
+        """Fetch the first bytes of an object, for a storage that streams it soon."""
+        with ObjectStream(ObjectReader(self, url, ahead=True, stop=START_BYTES)) as stream:
+            return ObjectStart(stream.info, np.frombuffer(stream.read(), np.uint8))
+
+    def with_start(self, start: ObjectStart | None) -> "Storage":
+        """The same storage, which has the first bytes of an object."""
+        return replace(self, _start=start)
 
     def read_bytes(self, url: str) -> bytes:
         with self.open(url) as stream:
@@ -143,10 +153,10 @@ class Storage:
         """The last `size` bytes of an object, or all bytes of a smaller one."""
 
         def tail(fs: FileSystem, path: str) -> bytes:
-            whole = file_details(fs, path)["size"]
-            wanted = min(size, whole)
-            data: bytes = fs.cat_file(path, start=whole - wanted, end=whole) if wanted else b""
-            return _whole(data, wanted)[len(data) - wanted :]  # all comes without ranges
+            end = file_details(fs, path)["size"]
+            wanted = min(size, end)
+            data: bytes = fs.cat_file(path, start=end - wanted, end=end) if wanted else b""
+            return whole(data, wanted)[len(data) - wanted :]  # all comes without ranges
 
         data = self._try("read", url, tail)
         record(STORAGE_BYTES, len(data), direction="in")
@@ -211,109 +221,59 @@ class Storage:
         return self._try("delete", url, clear)
 
     def _try(self, kind: str, url: str, operation: Callable[[FileSystem, str], Result]) -> Result:
+        return self.retried(kind, url, lambda: operation(*self.resolve(url)))
+
+    def retried(
+        self,
+        kind: str,
+        url: str,
+        operation: Callable[[], Result],
+        failed: StorageUnavailable | None = None,
+    ) -> Result:
         """Run an operation; retry it after temporary faults until `patience` is over.
 
-        Raises `InputError` for an option that the library of the store does not know.
+        `failed` is the fault of an attempt before. Raises `InputError` for an option that the
+        library of the store does not know.
         """
         started = time.monotonic()
         attempt = 0
         while True:
-            record(STORAGE_REQUESTS, 1, operation=kind)
-            try:
-                with _named(public_url(url)):
-                    return operation(*self._resolve(url))
-            except StorageUnavailable as error:
-                attempt += 1
-                delay = _RETRY.delay(url, attempt)
-                spent = time.monotonic() - started
-                if spent + delay > self.patience:
-                    raise StorageUnavailable(
-                        f"{error} (tried {attempt} times in {spent:.0f} s)"
-                    ) from error
-                record(STORAGE_RETRIES, 1)
-                logger.info("attempt %d in %.1f s: %s", attempt + 1, delay, error)
-                time.sleep(delay)
-            except TypeError as error:
-                if "unexpected keyword argument" not in str(error) or not self.options:
-                    raise
-                section = f"storage.{url.partition('://')[0]}"
-                raise InputError(f"{public_url(url)}: {section} is wrong: {error}") from error
+            if failed is None:
+                try:
+                    return self.once(kind, url, operation)
+                except StorageUnavailable as error:
+                    failed = error
+            attempt += 1
+            delay = _RETRY.delay(url, attempt)
+            spent = time.monotonic() - started
+            if spent + delay > self.patience:
+                raise StorageUnavailable(
+                    f"{failed} (tried {attempt} times in {spent:.0f} s)"
+                ) from failed
+            record(STORAGE_RETRIES, 1)
+            logger.info("attempt %d in %.1f s: %s", attempt + 1, delay, failed)
+            time.sleep(delay)
+            failed = None
+
+    def once(self, kind: str, url: str, operation: Callable[[], Result]) -> Result:
+        """Run an operation once; raises a `StorageError` with the URL."""
+        record(STORAGE_REQUESTS, 1, operation=kind)
+        try:
+            with _named(public_url(url)):
+                return operation()
+        except TypeError as error:
+            if "unexpected keyword argument" not in str(error) or not self.options:
+                raise
+            section = f"storage.{url.partition('://')[0]}"
+            raise InputError(f"{public_url(url)}: {section} is wrong: {error}") from error
 
     def _listed(self, file: FileInfo) -> FileInfo:
         url = self._urls.public(file.url)
         return file if url == file.url else replace(file, url=url)
 
-    def _resolve(self, url: str) -> tuple[FileSystem, str]:
+    def resolve(self, url: str) -> tuple[FileSystem, str]:
         self._urls.public(url)
         return open_filesystem(self._urls.whole(url), self.options)
-
-
-class _Reader(io.RawIOBase):
-    """A stream that raises `StorageError` with the name of the object.
-
-    A read that fails, or returns too few bytes, is repeated on a new connection.
-    """
-
-    def __init__(self, storage: Storage, url: str):
-        self._storage = storage
-        self._url = url
-        self._stream: BinaryIO | None = None
-        self._version: tuple[int, str] | None = None  # size and ETag
-        self._position = 0
-        storage._try("open", url, self._open)
-
-    def readinto(self, buffer: "WriteableBuffer") -> int:
-        view = memoryview(buffer).cast("B")
-        wanted = max(0, min(len(view), self._size - self._position))
-
-        def read(fs: FileSystem, path: str) -> bytes:
-            stream = self._stream or self._open(fs, path)
-            self._stream = None
-            stream.seek(self._position)
-            data = _whole(stream.read(wanted), wanted)
-            self._stream = stream
-            return data
-
-        if wanted:
-            view[:wanted] = self._storage._try("read", self._url, read)
-            record(STORAGE_BYTES, wanted, direction="in")
-            self._position += wanted
-        return wanted
-
-    @property
-    def _size(self) -> int:
-        return self._version[0] if self._version else 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
-        self._position = base + offset
-        return self._position
-
-    def tell(self) -> int:
-        return self._position
-
-    def close(self) -> None:
-        if self._stream:
-            self._stream.close()
-        super().close()
-
-    def _open(self, fs: FileSystem, path: str) -> BinaryIO:
-        # A web server that says the size to a range only would be asked in vain.
-        known = {"size": file_details(fs, path)["size"]} if web_files.is_web(fs) else {}
-        stream: Any = fs.open(path, "rb", block_size=READ_AHEAD, cache_type="readahead", **known)
-        details = getattr(stream, "details", None) or {}
-        version = (stream.size, str(details.get("ETag", "")))
-        if version != (self._version or version):
-            raise StorageError(f"{public_url(self._url)} was replaced while it was read")
-        self._version = version
-        self._stream = stream
-        return cast(BinaryIO, stream)
 
 
 @contextmanager
@@ -330,12 +290,6 @@ def _named(url: str) -> Iterator[None]:
                 error = ValueError("its web server sends no ranges; copy it to a disk or a store")
             said = public_text(str(error)) or "not possible there"
             raise InputError(f"{url}: {said}") from error
-
-
-def _whole(data: bytes, size: int) -> bytes:
-    if len(data) < size:
-        raise StorageUnavailable(f"the body ended after {len(data)} of {size} bytes")
-    return data
 
 
 def join(url: str, *parts: str) -> str:

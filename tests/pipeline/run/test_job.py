@@ -3,18 +3,18 @@
 import pytest
 
 from speechmill.pipeline.errors import InputError
-from speechmill.pipeline.run.job import WorkerSettings, shards_in_flight, worker_count
+from speechmill.pipeline.run.job import WorkerSettings, decode_streams, worker_count
 
 
 @pytest.mark.parametrize(
     ("decode_cpus", "cpus", "workers", "expected"),
-    [(1.0, 16, 2, 9), (0.5, 4, 1, 9), (4.0, 2, 1, 1), (1.0, 64, 1, 16), (0.0, 2, 1, 16)],
+    [(1.0, 16, 2, 8), (0.5, 4, 1, 8), (4.0, 2, 1, 1), (1.0, 96, 1, 64), (0.0, 2, 1, 64)],
 )
-def test_a_worker_holds_the_shards_that_the_cpus_can_decode_and_one_more_up_to_16(
+def test_a_worker_decodes_as_many_shards_as_its_share_of_the_cpus_can_up_to_64(
     decode_cpus: float, cpus: int, workers: int, expected: int
 ) -> None:
     settings = WorkerSettings(decode_cpus=decode_cpus)
-    assert shards_in_flight(settings, {"CPU": cpus}, workers) == expected
+    assert decode_streams(settings, {"CPU": cpus}, workers) == expected
 
 
 def test_there_is_one_worker_on_cpus_and_one_for_each_share_of_a_gpu() -> None:

@@ -10,7 +10,7 @@ from speechmill.pipeline.shards.listing import Shard
 from speechmill.pipeline.tokenize.decode import Isolation
 from speechmill.pipeline.tokenize.writer import ShardReport
 
-_MAX_SHARDS_IN_FLIGHT = 16
+_MAX_DECODE_STREAMS = 64
 
 
 @dataclass
@@ -21,7 +21,7 @@ class WorkerSettings(RunSettings):
     count: int | None = None
     num_gpus: float = 1.0  # of each worker; a fraction shares a GPU, 0 runs on the CPU
     threads: int | None = None  # CPU threads of each model; default: its share of all CPUs
-    shards_in_flight: int | None = None  # default: as many as the CPUs can decode at once, plus 1
+    shards_in_flight: int | None = None  # default: twice as many as its CPUs decode at once
     decode_cpus: float = 1.0  # CPUs that one decode stream occupies
     buffer_mb: float = 512.0  # decoded audio that may wait for one worker
 
@@ -88,6 +88,11 @@ class Job(Protocol):
         """Approximate size of the largest object of a stream, MB."""
         ...
 
+    @property
+    def reads_from_start(self) -> bool:
+        """Whether shards are read from their first byte, which may then be fetched early."""
+        ...
+
     def load(self) -> Work:
         """Load the models, in the worker."""
         ...
@@ -109,12 +114,12 @@ def worker_count(num_gpus: float, resources: dict[str, float]) -> int:
     return count
 
 
-def shards_in_flight(settings: WorkerSettings, resources: dict[str, float], count: int) -> int:
-    """How many shards one of `count` workers reads: those being decoded, and one more."""
+def decode_streams(settings: WorkerSettings, resources: dict[str, float], count: int) -> int:
+    """How many shards the CPUs of one of `count` workers decode at the same time."""
     if not settings.decode_cpus:
-        return _MAX_SHARDS_IN_FLIGHT
+        return _MAX_DECODE_STREAMS
     streams = int(resources.get("CPU", 1) / settings.decode_cpus / count)
-    return min(streams + 1, _MAX_SHARDS_IN_FLIGHT)
+    return min(max(1, streams), _MAX_DECODE_STREAMS)
 
 
 def stream_objects(job: Job, settings: WorkerSettings, slots: int) -> int:

@@ -9,15 +9,20 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from itertools import chain, islice
 from typing import Any
 
 import ray
 
-from speechmill.pipeline.errors import NodeLost
+from speechmill.pipeline.errors import NodeLost, SpeechmillError
+from speechmill.pipeline.filesystems import is_local
+from speechmill.pipeline.object_reader import ObjectStart
 from speechmill.pipeline.run.diagnosis import timed
 from speechmill.pipeline.run.job import Job, Work, WorkerSettings
 from speechmill.pipeline.run.ray_cluster import export_metrics, set_environment
 from speechmill.pipeline.shards.listing import Shard
+from speechmill.pipeline.storage import Storage
 from speechmill.pipeline.tokenize.decode import Isolation
 from speechmill.pipeline.tokenize.writer import ShardReport
 
@@ -33,8 +38,10 @@ class Worker:
         settings: WorkerSettings,
         environment: dict[str, str],
         threads: int,
+        streams: int,
         stream_objects: int,
     ):
+        """`streams` shards are decoded at the same time, and as many may wait for a CPU."""
         set_environment(environment)
         self.environment = environment
         self.job = job
@@ -46,7 +53,12 @@ class Worker:
         self.running = 0
         self.leaving = False
         signal.signal(signal.SIGTERM, self._leave)
-        self.produce = ray.remote(_produce)  # once: each new one is sent to every process
+        # Once: each new remote function is sent to every process.
+        self.produce = ray.remote(_produce)
+        self.fetch_start = ray.remote(_fetch_start).options(
+            num_cpus=0, scheduling_strategy="SPREAD"
+        )
+        self.waiting = threading.Semaphore(streams)  # shards that no CPU decodes yet
         self.options = {
             "num_returns": "streaming",
             "num_cpus": settings.decode_cpus,
@@ -86,9 +98,23 @@ class Worker:
         finally:
             self.running -= 1
 
-    def _stream(self, function: Callable[..., Iterator[Any]], *arguments: Any) -> Iterator[Any]:
+    def _stream(
+        self,
+        function: Callable[..., Iterator[Any]],
+        shard: Shard,
+        storage: Storage,
+        *arguments: Any,
+    ) -> Iterator[Any]:
+        """Run a generator function in a task; the start of a far shard is fetched before."""
         task = self.produce.options(name=function.__name__, **self.options)
-        for reference in task.remote(self.environment, function, *arguments):
+        is_far = self.job.reads_from_start and not is_local(shard.url)
+        with self.waiting if is_far else nullcontext():
+            fetched = (self.environment, storage, shard.url)
+            start = self.fetch_start.remote(*fetched) if is_far else None
+            items = task.remote(self.environment, start, function, shard, storage, *arguments)
+            del start  # the task keeps it as long as it runs
+            first = list(islice(items, 1))
+        for reference in chain(first, items):
             yield ray.get(reference)
             self.progress += 1
 
@@ -105,9 +131,24 @@ class Worker:
         os._exit(0)
 
 
+def _fetch_start(environment: dict[str, str], storage: Storage, url: str) -> ObjectStart | None:
+    """The first bytes of a shard; None after a fault, which its decoder meets again and reports."""
+    set_environment(environment)
+    export_metrics()
+    try:
+        return storage.fetch_start(url)
+    except SpeechmillError:
+        return None
+
+
 def _produce(
-    environment: dict[str, str], function: Callable[..., Iterator[Any]], *arguments: Any
+    environment: dict[str, str],
+    start: ObjectStart | None,
+    function: Callable[..., Iterator[Any]],
+    shard: Shard,
+    storage: Storage,
+    *arguments: Any,
 ) -> Iterator[Any]:
     set_environment(environment)
     export_metrics()
-    yield from timed(function(*arguments))
+    yield from timed(function(shard, storage.with_start(start), *arguments))

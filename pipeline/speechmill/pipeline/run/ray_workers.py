@@ -16,7 +16,7 @@ from speechmill.pipeline.run.job import (
     Job,
     WorkerEventCallback,
     WorkerSettings,
-    shards_in_flight,
+    decode_streams,
     stream_objects,
     worker_count,
 )
@@ -84,8 +84,9 @@ class RayWorkers:
         count = min(count, 1) if one_worker else count
         self._may_grow = not one_worker and not settings.count and bool(settings.num_gpus)
         self._threads = settings.threads or max(1, int(resources.get("CPU", 1) / count))
-        reading = shards_in_flight(settings, resources, count)
-        self.slots = settings.shards_in_flight or reading + job.waiting_shards
+        self._streams = decode_streams(settings, resources, count)
+        # As many again may wait for a CPU: their starts are fetched, and others are committed.
+        self.slots = settings.shards_in_flight or 2 * self._streams + job.waiting_shards
         self._add(count)
 
     def ready(self) -> list[WorkerState]:
@@ -104,7 +105,10 @@ class RayWorkers:
             scheduling_strategy="SPREAD",
         )
         objects = stream_objects(self._job, self._settings, self.slots)
-        given = (self._job, self._settings, self._environment, self._threads, objects)
+        given = (
+            *(self._job, self._settings, self._environment),
+            *(self._threads, self._streams, objects),
+        )
         for _ in range(count):
             worker = WorkerState(actor.remote(*given))
             self._all.append(worker)

@@ -83,10 +83,9 @@ def read_samples(
     """
     counts = counts or TarCounts()
     started = time.perf_counter()
-    listed = storage.info(shard.url)
-    if (listed.size, listed.etag) != (shard.size, shard.etag):
-        raise ShardChanged(f"{shard.url} was replaced after it was listed; run again")
-    with storage.open(shard.url) as stream:
+    with storage.stream(shard.url) as stream:
+        if (stream.info.size, stream.info.etag) != (shard.size, shard.etag):
+            raise ShardChanged(f"{shard.url} was replaced after it was listed; run again")
         headers = _headers(stream, shard)
         reader = _MemberReader(headers, max_member_bytes, max_metadata_bytes)
         counts.seconds += time.perf_counter() - started

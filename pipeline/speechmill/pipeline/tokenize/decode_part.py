@@ -8,9 +8,9 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import BinaryIO
 
 from speechmill.codecs.api import CodecInfo
+from speechmill.pipeline.object_reader import ObjectStream
 from speechmill.pipeline.shards.gunzip import is_gzip
 from speechmill.pipeline.shards.listing import Shard
 from speechmill.pipeline.shards.tar_headers import BLOCK, find_header
@@ -50,7 +50,7 @@ def decode_part(
     """Yield the batches of some samples of a shard, then for each codec a `PartEnd`."""
     first, limit = _placed(shard, limit)
     for start in sorted({0, first}, reverse=True):
-        source = _WatchedStorage(storage.options, storage.patience, storage._urls, start)
+        source = _WatchedStorage(storage.options, storage.patience, storage._urls, start=start)
         part = _Part(shard, source, limit)
         for item in decode_shard(shard, source, settings, codecs, None, isolation, part.samples):
             if source.start and not part.count:
@@ -77,10 +77,10 @@ class _WatchedStorage(Storage):
 
     start: int = 0  # bytes
     is_packed: bool = False  # gzip
-    _opened: BinaryIO = field(init=False)
+    _opened: ObjectStream = field(init=False)
 
-    def open(self, url: str) -> BinaryIO:
-        self._opened = super().open(url)
+    def stream(self, url: str) -> ObjectStream:
+        self._opened = super().stream(url)
         found = find_header(self._opened, self.start, _SEARCHED) if self.start else 0
         # None is found in gzip, and before the end of a long recording.
         self.start = found or 0

@@ -9,15 +9,15 @@ from speechmill.jobs.commands.plan.probe import Place, Probe
 from speechmill.jobs.commands.plan.sampling import Estimate, agreed
 from speechmill.pipeline.errors import InputError
 from speechmill.pipeline.filesystems import is_local
+from speechmill.pipeline.read_ahead import count_ranges
 from speechmill.pipeline.run.run_log import FLUSH_SECONDS
 from speechmill.pipeline.shards.listing import Shard
-from speechmill.pipeline.storage import REQUEST_BYTES
+from speechmill.pipeline.storage import START_BYTES
 from speechmill.pipeline.tokenize.probed import ProbedCodec, ProbedShard
 
 Value = Callable[[ProbedCodec], float]  # of what a codec made of a part
 
 SCALES = (1, 8, 64, 512)  # GPUs, or machines
-_HEADS = 2  # of a shard: before it is opened, and when it is
 _LISTED = 1000  # objects that one LIST names
 _LISTS = 10  # of a run beside the pages of its listings, counted on S3, as are the next two
 _GETS, _HEADS_OF_A_RUN = 3, 13
@@ -211,8 +211,10 @@ def _requests(
 ) -> Requests:
     """Count requests as a run without faults makes them; `wall` is its time on one unit."""
     remote = [shard for shard in shards if not is_local(shard.url)]
-    gets = sum(ceil(shard.size / REQUEST_BYTES) for shard in remote)
-    found = [gets, _HEADS * len(remote), ceil(len(remote) / _LISTED), 0]
+    gets = sum(count_ranges(shard.size) for shard in remote)
+    # The start of a shard is fetched by another process than the rest.
+    heads = sum(1 + (shard.size > START_BYTES) for shard in remote)
+    found = [gets, heads, ceil(len(remote) / _LISTED), 0]
     if not is_local(output):
         for codec, mine in zip(codecs, todo, strict=True):
             listings = 2 * ceil(len(mine) / _LISTED)
