@@ -15,11 +15,14 @@ import ray
 
 from speechmill.pipeline.errors import NodeLost
 from speechmill.pipeline.run.diagnosis import timed
-from speechmill.pipeline.run.job import Job, Work, WorkerSettings
+from speechmill.pipeline.run.job import Job, Work, WorkerSettings, fits
 from speechmill.pipeline.run.ray_cluster import export_metrics, set_environment
+from speechmill.pipeline.run.ray_nodes import elsewhere, living_resources, refusal
+from speechmill.pipeline.run.ray_process import stream
 from speechmill.pipeline.shards.listing import Shard
 from speechmill.pipeline.tokenize.decode import Isolation
 from speechmill.pipeline.tokenize.writer import ShardReport
+from speechmill.pipeline.versions import Versions
 
 _LEAVING = "the worker got SIGTERM"
 
@@ -34,7 +37,9 @@ class Worker:
         environment: dict[str, str],
         threads: int,
         stream_objects: int,
+        versions: Versions,
     ):
+        """`versions` are those that the nodes of its decode streams must have."""
         set_environment(environment)
         self.environment = environment
         self.job = job
@@ -46,16 +51,15 @@ class Worker:
         self.running = 0
         self.leaving = False
         signal.signal(signal.SIGTERM, self._leave)
-        self.produce = ray.remote(_produce)  # once: each new one is sent to every process
+        self.versions = versions
+        self.refused: dict[str, str] = {}  # nodes that cannot decode, with the reason
+        self.stream = ray.remote(stream)  # once: each new one is sent to every process
         self.options = {
             "num_returns": "streaming",
             "num_cpus": settings.decode_cpus,
             "max_retries": 0,
             "_generator_backpressure_num_objects": stream_objects,
         }
-
-    def node_id(self) -> str:
-        return str(ray.get_runtime_context().get_node_id())
 
     def load(self) -> None:
         """Load the models; not in `__init__`, so that errors arrive unchanged."""
@@ -68,9 +72,9 @@ class Worker:
         torch.set_num_threads(self.threads)  # Ray sets it to 1 for an actor that claims no CPU
         self.work = self.job.load()
 
-    def heartbeat(self) -> int:
-        """A number that grows as long as the worker makes progress."""
-        return self.progress
+    def heartbeat(self) -> tuple[int, dict[str, str]]:
+        """A number that grows as long as the worker makes progress, and the refused nodes."""
+        return self.progress, dict(self.refused)
 
     def run(self, shard: Shard, isolation: Isolation, needed: Sequence[int]) -> ShardReport:
         """Process a shard for the outputs in these positions."""
@@ -87,10 +91,26 @@ class Worker:
             self.running -= 1
 
     def _stream(self, function: Callable[..., Iterator[Any]], *arguments: Any) -> Iterator[Any]:
-        task = self.produce.options(name=function.__name__, **self.options)
-        for reference in task.remote(self.environment, function, *arguments):
+        work = ray.cloudpickle.dumps((_produce, (self.environment, function, *arguments)))
+        for reference in self._open(function.__name__, work):
             yield ray.get(reference)
             self.progress += 1
+
+    def _open(self, name: str, work: bytes) -> Iterator[ray.ObjectRef]:
+        """Start a stream on a node with the versions of this run; raises `NodeUnfit` without one.
+
+        Nodes are refused when they are first tried, since they come and go.
+        """
+        while True:
+            options = self.options | {"label_selector": elsewhere(self.refused)}
+            references = self.stream.options(name=name, **options).remote(self.versions, work)
+            introduction = ray.get(next(references))
+            error = refusal(introduction)
+            if error is None:
+                return references  # type: ignore[no-any-return]
+            self.refused[introduction[0]] = str(error)
+            if not any(fits(self.options, node) for node in living_resources(self.refused)):
+                raise error
 
     def _leave(self, *_: object) -> None:
         """Finish the current shards within the grace time, take no others, then exit."""
