@@ -17,7 +17,7 @@ from speechmill.pipeline.links import PassedOver
 from speechmill.pipeline.redaction import public_values
 from speechmill.pipeline.run.job import Job, RaySettings, WorkerEventCallback, WorkerSettings
 from speechmill.pipeline.run.local_pool import LocalPool
-from speechmill.pipeline.run.run_log import RunLog, RunStatus, count_event, started_with
+from speechmill.pipeline.run.run_log import RunLog, RunStatus, count_event, versions_of_last_run
 from speechmill.pipeline.run.runner import Event, EventKind, Pool, Totals, run
 from speechmill.pipeline.shards.listing import Shard
 from speechmill.pipeline.text import message_of
@@ -63,7 +63,7 @@ class RunOutput:
         self.log = RunLog(root, storage, self.config_yaml)
         facts = {"shards": num_shards, "passed_over": passed_over, "libraries": versions}
         self.log.record(EventKind.RUN_STARTED, **self.facts, **facts)
-        before = started_with(root, self.log.earlier, storage)
+        before = versions_of_last_run(root, self.log.earlier, storage)
         return [
             f"{name} {before[name]} -> {versions[name]}"
             for name in versions.keys() & before.keys()

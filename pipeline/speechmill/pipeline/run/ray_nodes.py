@@ -34,12 +34,9 @@ def compare_nodes(packages: Iterable[str] = (), timeout: float = 60.0) -> list[N
 
     It compares the packages that can change a token, and these others; `timeout` is in s.
     """
-    wanted = token_versions(packages)
-    ask = ray.remote(introduce).options(num_cpus=0, max_retries=0)
+    wanted, ask = token_versions(packages), ray.remote(introduce)
     asked = {
-        ask.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(
-            wanted
-        ): address
+        ask.options(num_cpus=0, scheduling_strategy=_on(node)).remote(wanted): address
         for node, address in _addresses().items()
     }
     answered, _ = ray.wait(list(asked), num_returns=len(asked), timeout=timeout)
@@ -74,6 +71,10 @@ def has_autoscaler() -> bool:
     """Whether Ray may add nodes, of any size, when the present ones do not suffice."""
     status = get_cluster_status(ray.get_runtime_context().gcs_address)
     return int(status.stats.autoscaler_version or 0) > 0
+
+
+def _on(node: str) -> NodeAffinitySchedulingStrategy:
+    return NodeAffinitySchedulingStrategy(node, soft=False)
 
 
 def _addresses() -> dict[str, str]:

@@ -189,16 +189,18 @@ def run_ids(root: str, storage: Storage) -> list[str]:
     return sorted(info.url.split("/")[-2] for info in files if info.url.endswith("/config.yaml"))
 
 
-def started_with(root: str, runs: Sequence[str], storage: Storage) -> dict[str, str]:
+def versions_of_last_run(root: str, runs: Sequence[str], storage: Storage) -> dict[str, str]:
     """The versions of libraries of the newest of these runs; empty if it does not tell."""
     if not runs:
         return {}
+    folder = run_folder(root, runs[-1])
     try:
-        with storage.open(join(run_folder(root, runs[-1]), events_name(0))) as log:
-            found = json.loads(log.readline(_LONGEST_START))["libraries"]
-            return {str(name): str(version) for name, version in found.items()}
+        with storage.open(join(folder, events_name(0))) as log:
+            started = json.loads(log.readline(_LONGEST_START))
+        found = started.get("libraries") or (read_summary(folder, storage) or {})["libraries"]
+        return {str(name): str(version) for name, version in found.items()}
     except (StorageNotFound, ValueError, LookupError, TypeError, AttributeError):
-        return {}  # of an early version, killed before its log was written, or damaged
+        return {}  # killed before its log was written, or damaged
 
 
 def time_of_run(run_id: str) -> datetime | None:

@@ -1,0 +1,161 @@
+"""Two drivers over one output at once: of one configuration, of two, of two versions."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from speechmill.pipeline.dataset.layout import TokenDataset
+from speechmill.pipeline.errors import DatasetConflict
+from speechmill.pipeline.storage import Storage
+from speechmill.pipeline.versions import library_versions
+from tests.conftest import REPOSITORY
+from tests.corpus import corpus, write_corpus
+from tests.jobs.conftest import command, contents, invoke, wait_until
+from tests.other_version import pretend_version
+
+FRAGILE = Path(__file__).parents[1] / "fragile_codec"
+HERE = ("workers.count=0", "workers.num_gpus=0")
+
+
+@pytest.fixture
+def driver(tmp_path):
+    """Start `speechmill tokenize` as a process of its own; it is killed after the test."""
+    started = []
+
+    def start(path, *overrides, environment=None):
+        log = (tmp_path / f"log-{len(started)}").open("w")
+        arguments = command("tokenize", str(path), *overrides)
+        variables = os.environ | (environment or {})
+        started.append(subprocess.Popen(arguments, env=variables, stdout=log, stderr=log))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture
+def s3_corpus(rgw, bucket):
+    """Eight tars, of which the last is cut."""
+    storage = Storage({"s3": rgw.storage_options})
+    tars = corpus(num_shards=8, clips_per_shard=2, seconds=0.5)
+    tars["shard-0007.tar"] = tars["shard-0007.tar"][:3000]
+    for name, data in tars.items():
+        storage.put(f"{bucket}/in/{name}", data)
+    return storage
+
+
+@pytest.mark.parametrize("where", [HERE, ("workers.shards_in_flight=1",)], ids=["here", "on Ray"])
+def test_two_drivers_of_which_one_is_killed_leave_the_bytes_of_one(
+    where, rgw, bucket, s3_corpus, config, driver, monkeypatch
+):
+    python_path = os.pathsep.join([str(FRAGILE), *filter(None, sys.path)])
+    options = {"environment": {"PYTHONPATH": python_path, **rgw.environment}}
+    path = config(f"{bucket}/in/", f"{bucket}/both", codec="fragile", **options)
+    slow = "codec.options.seconds=0.3"
+    first, second = (driver(path, slow, *where, **options) for _ in range(2))
+    wait_until(lambda: s3_corpus.list_files(f"{bucket}/both/tokens"), first)
+    assert first.poll() is None
+    first.kill()
+    assert second.wait() == 1  # for the cut tar
+    runs = [file.url.split("/")[-2:] for file in s3_corpus.list_files(f"{bucket}/both/runs")]
+    files = [{name for run, name in runs if run == own} for own in sorted({run for run, _ in runs})]
+    assert len(files) == 2
+    assert sum("summary.json" in own for own in files) == 1
+    monkeypatch.syspath_prepend(FRAGILE)
+    for name, value in rgw.environment.items():
+        monkeypatch.setenv(name, value)
+    assert invoke("tokenize", path, f"output={bucket}/calm", *HERE).exit_code == 1
+    calm = contents(s3_corpus, f"{bucket}/calm")
+    assert contents(s3_corpus, f"{bucket}/both") == calm
+    assert [name.split("/")[1] for name in sorted(calm)] == ["failed"] + 7 * ["tokens"]
+
+
+def test_of_two_drivers_that_begin_a_dataset_at_once_the_second_must_want_the_same(tmp_path):
+    """Both looked before either wrote."""
+
+    class Slow(TokenDataset):
+        def read_identity(self):
+            found = super().read_identity()
+            if found is None:
+                TokenDataset(self.root, self.storage).claim({"audio_version": 2, "codec": "null"})
+            return found
+
+    slow = Slow(str(tmp_path / "out"), Storage())
+    with pytest.raises(DatasetConflict, match="codec = 'null', this run has 'pure'"):
+        slow.claim({"audio_version": 2, "codec": "pure"})
+    (tmp_path / "out" / "dataset.json").unlink()
+    slow.claim({"audio_version": 2, "codec": "null"})
+
+
+def test_a_shard_that_the_other_driver_did_is_not_left_as_failed(tmp_path, monkeypatch):
+    write_corpus(tmp_path / "in", num_shards=2, clips_per_shard=1, seconds=0.3)
+    (tmp_path / "run.yaml").write_text(f"shards: [{tmp_path}/in]\noutput: {tmp_path}/out\n")
+    arguments = ("tokenize", tmp_path / "run.yaml", "codec.name=null", *HERE)
+    assert invoke(*arguments).exit_code == 0
+    _, other = (tmp_path / "out" / "tokens").iterdir()
+    other.unlink()
+    clear = TokenDataset.failed_names
+
+    def other_driver_gives_up(dataset):
+        names = clear(dataset)
+        dataset.storage.put(f"{dataset.root}/failed/{other.stem}.json", b"{}")
+        return names
+
+    monkeypatch.setattr(TokenDataset, "failed_names", other_driver_gives_up)
+    assert invoke(*arguments).exit_code == 0
+    assert list((tmp_path / "out" / "failed").iterdir()) == []
+
+
+def rows_and_footer(root: Path) -> dict[str, tuple[pa.Table, object]]:
+    tables = {path.name: pq.read_table(path) for path in (root / "tokens").glob("*.parquet")}
+    return {name: table.replace_schema_metadata(None) for name, table in tables.items()}
+
+
+@pytest.fixture
+def older(tmp_path):
+    """The environment of a process that takes this version for an older one."""
+    pretend_version(tmp_path / "older", "speechmill", "0.0.9")
+    return {"PYTHONPATH": os.pathsep.join([str(tmp_path / "older"), str(REPOSITORY)])}
+
+
+def test_drivers_of_two_versions_at_once_leave_a_dataset_without_faults(tmp_path, driver, older):
+    write_corpus(tmp_path / "in", num_shards=4, clips_per_shard=2, seconds=0.5)
+    (tmp_path / "run.yaml").write_text(f"shards: [{tmp_path}/in]\noutput: {tmp_path}/out\n")
+    arguments = (tmp_path / "run.yaml", "codec.name=null", *HERE)
+    both = driver(*arguments, environment=older), driver(*arguments)
+    assert [process.wait() for process in both] == [0, 0]
+    assert invoke("tokenize", *arguments, f"output={tmp_path}/calm").exit_code == 0
+    assert rows_and_footer(tmp_path / "out") == rows_and_footer(tmp_path / "calm")
+    verified = invoke("verify", tmp_path / "out", "--source", tmp_path / "in", "--keys")
+    assert verified.exit_code == 0, verified.output
+
+
+def test_a_dataset_is_continued_by_a_later_version_which_is_named(tmp_path, monkeypatch):
+    paths = write_corpus(tmp_path / "in", num_shards=2, clips_per_shard=2, seconds=0.5)
+    (tmp_path / "run.yaml").write_text(f"shards: [{tmp_path}/in]\noutput: {tmp_path}/out\n")
+    arguments = ("tokenize", tmp_path / "run.yaml", "codec.name=null", *HERE)
+    assert invoke(*arguments, f"shards=[{paths[0]}]").exit_code == 0
+    pretend_version(tmp_path / "later", "speechmill", "99.1")
+    monkeypatch.syspath_prepend(tmp_path / "later")
+    library_versions.cache_clear()
+    now = library_versions()
+    done = invoke(*arguments)
+    library_versions.cache_clear()
+    assert done.exit_code == 0
+    assert "versions speechmill 0.1.0 -> 99.1 since the last run" in done.output
+    verified = invoke("verify", tmp_path / "out")
+    assert verified.exit_code == 0
+    assert "speechmill 0.1.0 (1 parts), 99.1 (1 parts)" in " ".join(verified.output.split())
+    assert now["speechmill"] == "99.1"
+    # What can change a token by design is refused, whatever the version.
+    identity = tmp_path / "out" / "dataset.json"
+    identity.write_text(identity.read_text().replace('"audio_version": 2', '"audio_version": 3'))
+    refused = invoke(*arguments)
+    assert (refused.exit_code, "begun with audio_version 3" in refused.stderr) == (2, True)
