@@ -135,10 +135,10 @@ def run_shards(
         display.line("nothing left to do")
         return Totals()
     by_reason = Counter(one.reason for one in passed_over)
-    for output in outputs:
-        changed = output.start(len(todo), by_reason, library_versions(*job.packages))
-        if changed:
-            display.line(f"versions {', '.join(sorted(changed))} since the last run")
+    versions = library_versions(*job.packages)
+    changed = {line for one in outputs for line in one.start(len(todo), by_reason, versions)}
+    if changed:
+        display.line(f"versions {', '.join(sorted(changed))} since the last run")
     totals = Totals()
     status = RunStatus.ABORTED
     try:

@@ -53,7 +53,7 @@ class Worker:
         signal.signal(signal.SIGTERM, self._leave)
         self.versions = versions
         self.refused: dict[str, str] = {}  # nodes that cannot decode, with the reason
-        self.stream = ray.remote(stream)  # once: each new one is sent to every process
+        self.remote_stream = ray.remote(stream)  # once: each new one is sent to every process
         self.options = {
             "num_returns": "streaming",
             "num_cpus": settings.decode_cpus,
@@ -103,7 +103,9 @@ class Worker:
         """
         while True:
             options = self.options | {"label_selector": elsewhere(self.refused)}
-            references = self.stream.options(name=name, **options).remote(self.versions, work)
+            references = self.remote_stream.options(name=name, **options).remote(
+                self.versions, work
+            )
             introduction = ray.get(next(references))
             error = refusal(introduction)
             if error is None:

@@ -21,6 +21,7 @@ from speechmill.pipeline.errors import (
 from speechmill.pipeline.retry import Backoff
 from speechmill.pipeline.run.job import (
     Job,
+    RaySettings,
     WorkerEventCallback,
     WorkerSettings,
     check_decode_cpus,
@@ -78,14 +79,14 @@ class RayWorkers:
         self,
         job: Job,
         settings: WorkerSettings,
-        environment: dict[str, str],
+        cluster: RaySettings,
         on_event: WorkerEventCallback,
         one_worker: bool = False,
     ):
         self.starting: dict[ray.ObjectRef, WorkerState] = {}
         self._job = job
         self._settings = settings
-        self._environment = environment
+        self._environment = cluster.env
         self._on_event = on_event
         self._all: list[WorkerState] = []
         self._draining: set[str] = set()
@@ -94,7 +95,9 @@ class RayWorkers:
         self._versions = token_versions(job.packages)
         self._check_at = self._grow_at = 0.0
         resources = ray.cluster_resources()
-        count = _count(settings, one_worker)
+        wanted = None if one_worker else settings.count
+        fitting = _fitting(settings, may_join=bool(cluster.address and wanted))
+        count = 1 if one_worker else wanted or fitting
         self._may_grow = not one_worker and not settings.count and bool(settings.num_gpus)
         self._threads = settings.threads or max(1, int(resources.get("CPU", 1) / count))
         reading = shards_in_flight(settings, resources, count)
@@ -199,7 +202,7 @@ class RayWorkers:
             is_coming = self._start_elsewhere(worker)
         else:
             is_coming = any(map(self._is_coming, self._all))
-        if not is_coming and not self.ready():
+        if not is_coming and not any(other.ready for other in self._all):
             raise error
         logger.warning("going on without a worker: %s", error)
 
@@ -274,24 +277,22 @@ class RayWorkers:
             self._add(more)
 
 
-def _count(settings: WorkerSettings, one_worker: bool) -> int:
-    """How many workers to start.
+def _fitting(settings: WorkerSettings, may_join: bool) -> int:
+    """How many workers fit on the cluster; raises `InputError` if none does.
 
-    Raises `InputError` if the cluster has no room for one, unless their number is set: then nodes
-    may join later.
+    If nodes may join, it returns 0 after a warning.
     """
     nodes = living_resources()
-    wanted = None if one_worker else settings.count
     try:
         count = worker_count(settings.num_gpus, nodes)
         if not has_autoscaler():
             check_decode_cpus(settings, nodes)
     except InputError as error:
-        if not wanted:
+        if not may_join:
             raise
         logger.warning("waiting for nodes: %s", str(error).partition(";")[0])
-        return wanted
-    return 1 if one_worker else wanted or count
+        return 0
+    return count
 
 
 def wait_for_any(references: list[ray.ObjectRef], timeout: float) -> list[ray.ObjectRef]:
