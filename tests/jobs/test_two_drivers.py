@@ -3,13 +3,14 @@
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from speechmill.pipeline.dataset.layout import TokenDataset
+from speechmill.pipeline.dataset.layout import AUDIO, AUDIO_VERSION, TokenDataset
 from speechmill.pipeline.errors import DatasetConflict
 from speechmill.pipeline.storage import Storage
 from speechmill.pipeline.versions import library_versions
@@ -42,10 +43,10 @@ def driver(tmp_path):
 
 @pytest.fixture
 def s3_corpus(rgw, bucket):
-    """Eight tars, of which the last is cut."""
+    """Five tars, of which the last is cut."""
     storage = Storage({"s3": rgw.storage_options})
-    tars = corpus(num_shards=8, clips_per_shard=2, seconds=0.5)
-    tars["shard-0007.tar"] = tars["shard-0007.tar"][:3000]
+    tars = corpus(num_shards=5, clips_per_shard=2, seconds=0.5)
+    tars["shard-0004.tar"] = tars["shard-0004.tar"][:3000]
     for name, data in tars.items():
         storage.put(f"{bucket}/in/{name}", data)
     return storage
@@ -58,7 +59,7 @@ def test_two_drivers_of_which_one_is_killed_leave_the_bytes_of_one(
     python_path = os.pathsep.join([str(FRAGILE), *filter(None, sys.path)])
     options = {"environment": {"PYTHONPATH": python_path, **rgw.environment}}
     path = config(f"{bucket}/in/", f"{bucket}/both", codec="fragile", **options)
-    slow = "codec.options.seconds=0.3"
+    slow = "codec.options.seconds=0.5"
     first, second = (driver(path, slow, *where, **options) for _ in range(2))
     wait_until(lambda: s3_corpus.list_files(f"{bucket}/both/tokens"), first)
     assert first.poll() is None
@@ -74,7 +75,7 @@ def test_two_drivers_of_which_one_is_killed_leave_the_bytes_of_one(
     assert invoke("tokenize", path, f"output={bucket}/calm", *HERE).exit_code == 1
     calm = contents(s3_corpus, f"{bucket}/calm")
     assert contents(s3_corpus, f"{bucket}/both") == calm
-    assert [name.split("/")[1] for name in sorted(calm)] == ["failed"] + 7 * ["tokens"]
+    assert [name.split("/")[1] for name in sorted(calm)] == ["failed"] + 4 * ["tokens"]
 
 
 def test_of_two_drivers_that_begin_a_dataset_at_once_the_second_must_want_the_same(tmp_path):
@@ -84,14 +85,14 @@ def test_of_two_drivers_that_begin_a_dataset_at_once_the_second_must_want_the_sa
         def read_identity(self):
             found = super().read_identity()
             if found is None:
-                TokenDataset(self.root, self.storage).claim({"audio_version": 2, "codec": "null"})
+                TokenDataset(self.root, self.storage).claim({AUDIO: AUDIO_VERSION, "codec": "null"})
             return found
 
     slow = Slow(str(tmp_path / "out"), Storage())
     with pytest.raises(DatasetConflict, match="codec = 'null', this run has 'pure'"):
-        slow.claim({"audio_version": 2, "codec": "pure"})
+        slow.claim({AUDIO: AUDIO_VERSION, "codec": "pure"})
     (tmp_path / "out" / "dataset.json").unlink()
-    slow.claim({"audio_version": 2, "codec": "null"})
+    slow.claim({AUDIO: AUDIO_VERSION, "codec": "null"})
 
 
 def test_a_shard_that_the_other_driver_did_is_not_left_as_failed(tmp_path, monkeypatch):
@@ -113,7 +114,7 @@ def test_a_shard_that_the_other_driver_did_is_not_left_as_failed(tmp_path, monke
     assert list((tmp_path / "out" / "failed").iterdir()) == []
 
 
-def rows_and_footer(root: Path) -> dict[str, tuple[pa.Table, object]]:
+def rows(root: Path) -> dict[str, pa.Table]:
     tables = {path.name: pq.read_table(path) for path in (root / "tokens").glob("*.parquet")}
     return {name: table.replace_schema_metadata(None) for name, table in tables.items()}
 
@@ -132,30 +133,34 @@ def test_drivers_of_two_versions_at_once_leave_a_dataset_without_faults(tmp_path
     both = driver(*arguments, environment=older), driver(*arguments)
     assert [process.wait() for process in both] == [0, 0]
     assert invoke("tokenize", *arguments, f"output={tmp_path}/calm").exit_code == 0
-    assert rows_and_footer(tmp_path / "out") == rows_and_footer(tmp_path / "calm")
+    assert rows(tmp_path / "out") == rows(tmp_path / "calm")
     verified = invoke("verify", tmp_path / "out", "--source", tmp_path / "in", "--keys")
     assert verified.exit_code == 0, verified.output
 
 
-def test_a_dataset_is_continued_by_a_later_version_which_is_named(tmp_path, monkeypatch):
+@pytest.fixture
+def upgrade(tmp_path, monkeypatch):
+    """Let this process take itself for a later version, until the end of the test."""
+
+    def to(later: str) -> None:
+        pretend_version(tmp_path / "later", "speechmill", later)
+        monkeypatch.syspath_prepend(tmp_path / "later")
+        library_versions.cache_clear()
+
+    yield to
+    library_versions.cache_clear()
+
+
+def test_a_dataset_is_continued_by_a_later_version_which_is_named(tmp_path, upgrade):
     paths = write_corpus(tmp_path / "in", num_shards=2, clips_per_shard=2, seconds=0.5)
     (tmp_path / "run.yaml").write_text(f"shards: [{tmp_path}/in]\noutput: {tmp_path}/out\n")
     arguments = ("tokenize", tmp_path / "run.yaml", "codec.name=null", *HERE)
     assert invoke(*arguments, f"shards=[{paths[0]}]").exit_code == 0
-    pretend_version(tmp_path / "later", "speechmill", "99.1")
-    monkeypatch.syspath_prepend(tmp_path / "later")
-    library_versions.cache_clear()
-    now = library_versions()
+    before = version("speechmill")
+    upgrade("99.1")
     done = invoke(*arguments)
-    library_versions.cache_clear()
     assert done.exit_code == 0
-    assert "versions speechmill 0.1.0 -> 99.1 since the last run" in done.output
+    assert f"versions speechmill {before} -> 99.1 since the last run" in done.output
     verified = invoke("verify", tmp_path / "out")
     assert verified.exit_code == 0
-    assert "speechmill 0.1.0 (1 parts), 99.1 (1 parts)" in " ".join(verified.output.split())
-    assert now["speechmill"] == "99.1"
-    # What can change a token by design is refused, whatever the version.
-    identity = tmp_path / "out" / "dataset.json"
-    identity.write_text(identity.read_text().replace('"audio_version": 2', '"audio_version": 3'))
-    refused = invoke(*arguments)
-    assert (refused.exit_code, "begun with audio_version 3" in refused.stderr) == (2, True)
+    assert f"speechmill {before} in 1, 99.1 in 1 of 2 parts" in " ".join(verified.output.split())

@@ -339,8 +339,8 @@ def _versions(parts: list[_Part], file: str) -> Iterator[Finding]:
             versions[name][version] += 1
     for name, counts in versions.items():
         if len(counts) > 1:
-            each = ", ".join(f"{version} ({counts[version]} parts)" for version in sorted(counts))
-            yield Finding("versions", file, f"{name} {each}")
+            each = ", ".join(f"{version} in {counts[version]}" for version in sorted(counts))
+            yield Finding("versions", file, f"{name} {each} of {len(parts)} parts")
 
 
 def _failures(dataset: TokenDataset, done: set[str]) -> Iterator[Finding]:
