@@ -87,6 +87,7 @@ def test_the_pipeline_names_no_codec():
             "load_codec",
             "codec_card",
             "codec_info",
+            "codec_packages",
             "Codec",
             "CodecInfo",
         }, path
@@ -96,7 +97,9 @@ def test_only_a_few_files_import_ray_and_fsspec():
     assert users("pipeline", "ray") == [
         "run/ray_cluster.py",
         "run/ray_local.py",
+        "run/ray_nodes.py",
         "run/ray_pool.py",
+        "run/ray_process.py",
         "run/ray_worker.py",
         "run/ray_workers.py",
     ]

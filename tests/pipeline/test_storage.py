@@ -320,6 +320,22 @@ def test_old_temporary_files_of_killed_writes_are_removed(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == [".kept.2.tmp", "kept"]
 
 
+@pytest.mark.parametrize("put", [Storage.put, Storage.put_new])
+def test_a_write_survives_a_run_whose_clock_is_ahead_and_takes_its_file_for_an_old_one(
+    tmp_path, monkeypatch, put
+):
+    cleared = []
+
+    def sync_and_clear(handle):
+        if not cleared:  # the other run starts between the write and the rename
+            cleared.append(Storage().clear_leftovers(str(tmp_path), before=time.time() + 60))
+
+    monkeypatch.setattr("os.fsync", sync_and_clear)
+    put(Storage(), f"{tmp_path}/part", b"whole")
+    assert cleared == [1]
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"part": b"whole"}
+
+
 @pytest.mark.parametrize(("umask", "mode"), [(0o002, 0o664), (0o077, 0o600)])
 def test_the_umask_decides_who_may_read_a_new_file(tmp_path, umask, mode):
     before = os.umask(umask)

@@ -14,6 +14,7 @@ from speechmill.codecs.errors import (
 from speechmill.codecs.registry import (
     codec_card,
     codec_info,
+    codec_packages,
     list_codecs,
     load_codec,
     load_recipe,
@@ -32,6 +33,7 @@ __all__ = [
     "UnsupportedPrecision",
     "codec_card",
     "codec_info",
+    "codec_packages",
     "list_codecs",
     "load_codec",
     "load_recipe",

@@ -88,6 +88,8 @@ class CodecFamily:
     file_settings: frozenset[str] = frozenset()  # recipe settings whose value is a path or URL
     cards: Mapping[str, Card] = field(default_factory=dict)  # by variant
     recipe: Callable[..., Recipe] | None = None  # how it is trained
+    # Distributions whose version can change a code, beside torch and the family's own.
+    packages: tuple[str, ...] = ()
 
     def trains_with(self, option: str) -> bool:
         """Return whether `recipe` takes the option."""
@@ -142,6 +144,7 @@ class NetworkFamily(CodecFamily, Generic[SizesT, OptionsT]):
         algorithm: int = 1,
         cards: Mapping[str, Card] | None = None,
         file_settings: frozenset[str] = frozenset(),
+        packages: tuple[str, ...] = (),
     ) -> None:
         trainable = type(self).build_recipe is not NetworkFamily.build_recipe
         super().__init__(
@@ -153,6 +156,7 @@ class NetworkFamily(CodecFamily, Generic[SizesT, OptionsT]):
             file_settings=file_settings,
             cards=cards or {},
             recipe=self._recipe if trainable else None,
+            packages=packages,
         )
         self.name, self.algorithm = name, algorithm
         self.presets, self.sizes_type, self.options_type = variants, sizes, options

@@ -116,6 +116,20 @@ def plain_options(name: str) -> frozenset[str]:
     return family.options - family.file_options
 
 
+def codec_packages(name: str) -> tuple[str, ...]:
+    """Return the distributions, beside torch, whose version can change a code of a codec.
+
+    `name` is a variant or a family; one of a third party counts too. Raises `UnknownCodec`.
+    """
+    family = _find(name, configured=True)
+    owners = {
+        entry_point.dist.name
+        for entry_point in entry_points(group=ENTRY_POINT_GROUP)
+        if entry_point.dist and _load_entry_point(entry_point) is family
+    }
+    return (*family.packages, *sorted(owners))
+
+
 def load_recipe(
     name: str,
     *,

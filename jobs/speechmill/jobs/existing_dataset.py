@@ -13,7 +13,7 @@ from speechmill.jobs.config import check_overrides, from_overrides, from_values
 from speechmill.jobs.schemas import TokenizeConfig, default_device
 from speechmill.pipeline.dataset.layout import TokenDataset, readable
 from speechmill.pipeline.errors import DatasetConflict, InputError
-from speechmill.pipeline.run.run_log import read_summary, run_folder
+from speechmill.pipeline.run.run_log import read_summary, run_folder, run_ids
 from speechmill.pipeline.storage import Storage, join
 
 _CONFIG_BYTES = 2**22
@@ -47,12 +47,6 @@ def check_codebooks(wanted: int | None, available: int, owner: str) -> int:
     if wanted is not None and not 1 <= wanted <= available:
         raise InputError(f"codebooks is {wanted}; {owner} has 1 to {available}")
     return wanted or available
-
-
-def run_ids(root: str, storage: Storage) -> list[str]:
-    """Return the runs that have a folder in a dataset, oldest first."""
-    files = storage.list_files(join(root, "runs"))
-    return sorted(info.url.split("/")[-2] for info in files if info.url.endswith("/config.yaml"))
 
 
 def last_summary(dataset: TokenDataset, runs: Sequence[str]) -> dict[str, Any] | None:

@@ -17,10 +17,11 @@ from speechmill.pipeline.links import PassedOver
 from speechmill.pipeline.redaction import public_values
 from speechmill.pipeline.run.job import Job, RaySettings, WorkerEventCallback, WorkerSettings
 from speechmill.pipeline.run.local_pool import LocalPool
-from speechmill.pipeline.run.run_log import RunLog, RunStatus, count_event
+from speechmill.pipeline.run.run_log import RunLog, RunStatus, count_event, versions_of_last_run
 from speechmill.pipeline.run.runner import Event, EventKind, Pool, Totals, run
 from speechmill.pipeline.shards.listing import Shard
 from speechmill.pipeline.text import message_of
+from speechmill.pipeline.versions import library_versions
 
 
 class RunConfig(Protocol):
@@ -51,11 +52,23 @@ class RunOutput:
         for shard in set(shards) - self.needed:
             self._clear_failures(shard)
 
-    def start(self, num_shards: int, passed_over: Mapping[str, int]) -> None:
-        """Begin the log; `passed_over` counts, by reason, the files that are not shards."""
-        self.log = RunLog(self.folder.root, self.folder.storage, self.config_yaml)
-        facts = {**self.facts, "shards": num_shards, "passed_over": passed_over}
-        self.log.record(EventKind.RUN_STARTED, **facts)
+    def start(
+        self, num_shards: int, passed_over: Mapping[str, int], versions: Mapping[str, str]
+    ) -> list[str]:
+        """Begin the log; return the versions of libraries that are not those of the run before.
+
+        `passed_over` counts, by reason, the files that are not shards.
+        """
+        root, storage = self.folder.root, self.folder.storage
+        self.log = RunLog(root, storage, self.config_yaml)
+        facts = {"shards": num_shards, "passed_over": passed_over, "libraries": versions}
+        self.log.record(EventKind.RUN_STARTED, **self.facts, **facts)
+        before = versions_of_last_run(root, self.log.earlier, storage)
+        return [
+            f"{name} {before[name]} -> {versions[name]}"
+            for name in versions.keys() & before.keys()
+            if before[name] != versions[name]
+        ]
 
     def take(self, event: Event) -> None:
         """Log an event, and keep `failed/` to the shards that are failed now."""
@@ -73,9 +86,15 @@ class RunOutput:
             self.committed.add(event.shard.name)
             self._clear_failures(event.shard)
 
-    def require_parts(self) -> None:
-        """Raise `StorageError` if a part that was committed is not there."""
-        if missing := sorted(self.committed - self.folder.parts()):
+    def settle(self) -> None:
+        """Clear `failed/` of shards that have a part by now.
+
+        Raises `StorageError` if a part that was committed is not there.
+        """
+        there = self.folder.parts()
+        for name in self.folder.parts("failed") & there:  # another run gave up on what this one did
+            self.folder.clear_failed(name)
+        if missing := sorted(self.committed - there):
             raise StorageError(
                 f"{len(missing)} parts were committed, but are not at {self.folder.root}, such as "
                 f"{missing[0]}; {UNREACHABLE}"
@@ -116,8 +135,10 @@ def run_shards(
         display.line("nothing left to do")
         return Totals()
     by_reason = Counter(one.reason for one in passed_over)
-    for output in outputs:
-        output.start(len(todo), by_reason)
+    versions = library_versions(*job.packages)
+    changed = {line for one in outputs for line in one.start(len(todo), by_reason, versions)}
+    if changed:
+        display.line(f"versions {', '.join(sorted(changed))} since the last run")
     totals = Totals()
     status = RunStatus.ABORTED
     try:
@@ -164,7 +185,7 @@ def _process(
     ):
         run(todo, pool, config.workers, on_event, should_stop=should_stop)
     for output in outputs:
-        output.require_parts()
+        output.settle()
 
 
 def _start_pool(

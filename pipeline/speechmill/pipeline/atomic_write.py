@@ -14,6 +14,14 @@ def replace_file(path: Path, data: bytes, exclusive: bool = False) -> None:
     With `exclusive`, raises `FileExistsError` if the file exists. As of any new file, the umask and
     the folder decide who may read it.
     """
+    try:
+        _replace(path, data, exclusive)
+    except FileNotFoundError:
+        # A run whose clock is ahead takes a new temporary file for an old one, and removes it.
+        _replace(path, data, exclusive)
+
+
+def _replace(path: Path, data: bytes, exclusive: bool) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     # Short, because the name of the file may be as long as the disk allows.
     temporary = path.with_name(f".{path.name[:_SHOWN]}.{secrets.token_hex(8)}.tmp")

@@ -77,6 +77,10 @@ class NodeLost(WorkerLost):
     """The node of a worker is gone or draining; no shard is at fault."""
 
 
+class NodeUnfit(SpeechmillError):
+    """The packages of a node are not those of this run, or its torch cannot use the GPU."""
+
+
 class DeviceFull(SpeechmillError):
     """A single clip does not fit into the memory of the device."""
 

@@ -9,6 +9,8 @@ import re
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from itertools import islice
 from typing import Any
@@ -98,6 +100,7 @@ _LIBRARIES = frozenset(
         *("huggingface_hub", "httpcore", "httpx", "httpx2", "gcsfs", "google", "adlfs", "azure"),
     )
 )
+_CLOCK_SKEW = timedelta(minutes=5)  # S3 refuses 15, Azure 15, Google 10
 _LONGEST_CHAIN = 10  # causes of causes
 
 
@@ -124,7 +127,25 @@ def _told(kind: type[StorageError], error: BaseException, url: str) -> str:
         said = f"no bucket {bucket!r}, or not in this region ({said})"
     elif kind is StorageDenied and "Credentials" in type(error).__name__:
         said += "; set storage.<protocol>, or log in as the library of the store wants it"
+    elif kind is StorageDenied:
+        said += _clock_skew(error)
     return said
+
+
+def _clock_skew(error: BaseException) -> str:
+    """The end of a message if this clock is so far from the store's that signatures are refused."""
+    response = getattr(error, "response", None)
+    headers = response.get("ResponseMetadata", {}) if isinstance(response, dict) else {}
+    date = headers.get("HTTPHeaders", {}).get("date", "")
+    try:
+        ahead = datetime.now(UTC) - parsedate_to_datetime(date)
+    except (TypeError, ValueError):  # no date, or one without a time zone
+        return ""
+    if abs(ahead) < _CLOCK_SKEW:
+        return ""
+    side = "ahead of" if ahead > timedelta() else "behind"
+    minutes = abs(ahead) / timedelta(minutes=1)
+    return f"; the clock of this machine is {minutes:,.0f} minutes {side} the store's: set it"
 
 
 def _message(error: BaseException) -> str:

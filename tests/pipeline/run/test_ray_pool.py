@@ -54,7 +54,7 @@ def test_a_worker_that_dies_is_restarted_and_its_shards_are_done(pool, cluster, 
     with pool(count=1, shards_in_flight=2) as workers:
         workers.wait()
         workers.submit(shards[0])
-        kill_when_it_appears(cluster, "ray::Worker.run")
+        kill_when_it_appears(cluster, "ray::WorkerProcess.run")
         [result] = workers.wait()
         assert isinstance(result.error, WorkerLost)
         run(shards, workers, RunSettings(), totals.add)

@@ -105,4 +105,5 @@ FAMILY = TransformersFamily(
     variants=VARIANTS,
     options=TransformersOptions,
     cards=CARDS,
+    packages=("transformers",),
 )

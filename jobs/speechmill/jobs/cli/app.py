@@ -17,6 +17,7 @@ from speechmill.jobs.display import print_line
 from speechmill.pipeline.errors import (
     DatasetConflict,
     InputError,
+    NodeUnfit,
     RunStopped,
     SpeechmillError,
     StorageDenied,
@@ -34,7 +35,7 @@ app = typer.Typer(
 console = Console(markup=False, emoji=False)
 errors = Console(stderr=True, markup=False, emoji=False)
 
-_USAGE = (InputError, DatasetConflict, CodecError, StorageDenied, StorageNotFound)
+_USAGE = (InputError, DatasetConflict, CodecError, NodeUnfit, StorageDenied, StorageNotFound)
 
 Overrides = Annotated[
     list[str] | None, typer.Argument(help="key=value, replaces a value of the configuration")

@@ -1,7 +1,7 @@
 """`speechmill compact`: the parts of a token dataset as few large files."""
 
 from speechmill.jobs.display import Display
-from speechmill.jobs.existing_dataset import last_summary, open_dataset, run_ids
+from speechmill.jobs.existing_dataset import last_summary, open_dataset
 from speechmill.pipeline.dataset.compact.files import (
     check_threads,
     finish,
@@ -13,6 +13,7 @@ from speechmill.pipeline.dataset.drop import drop_rows
 from speechmill.pipeline.dataset.layout import TokenDataset, readable
 from speechmill.pipeline.dataset.row_groups import INDEX, read_index
 from speechmill.pipeline.errors import DatasetConflict, InputError
+from speechmill.pipeline.run.run_log import run_ids
 from speechmill.pipeline.storage import join
 from speechmill.pipeline.tokenize.drops import SCHEMA
 

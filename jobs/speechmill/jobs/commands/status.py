@@ -7,9 +7,10 @@ from typing import Any
 from rich.console import Console
 
 from speechmill.jobs.display import facts_table, print_line
-from speechmill.jobs.existing_dataset import UNFINISHED, last_summary, run_ids
+from speechmill.jobs.existing_dataset import UNFINISHED, last_summary
 from speechmill.pipeline.dataset.drop_part import DROPPED
 from speechmill.pipeline.dataset.layout import COMPACTED, TokenDataset, readable
+from speechmill.pipeline.run.run_log import run_ids
 
 
 @dataclass(frozen=True, slots=True)

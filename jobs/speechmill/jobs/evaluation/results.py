@@ -14,7 +14,7 @@ from speechmill.codecs import CodecInfo
 from speechmill.jobs.display import add_plain_row
 from speechmill.pipeline.quality.codebook_usage import CodebookUse, CodeCounts
 from speechmill.pipeline.quality.speech import word_error_rate
-from speechmill.pipeline.tokenize.writer import library_versions
+from speechmill.pipeline.versions import library_versions
 
 SCHEMA_VERSION = 1
 _NAMED = 5  # clips without a score, in a line

@@ -13,7 +13,13 @@ from speechmill.jobs.report.wording import counted, limited
 from speechmill.pipeline.dataset.layout import DAMAGE, ShardOutput
 from speechmill.pipeline.errors import InputError, StorageError
 from speechmill.pipeline.filesystems import FileInfo
-from speechmill.pipeline.run.run_log import FILE_BYTES, SUMMARY, RunStatus, events_name
+from speechmill.pipeline.run.run_log import (
+    FILE_BYTES,
+    SUMMARY,
+    RunStatus,
+    events_name,
+    time_of_run,
+)
 from speechmill.pipeline.run.runner import EventKind
 from speechmill.pipeline.storage import join
 
@@ -24,7 +30,6 @@ _FILE_BYTES = 2 * FILE_BYTES  # the last line of a full file makes it larger
 _MOST_FAILURES = 200  # of a run, that are kept
 _LAST_TIME = 4e10  # s since 1970: the year 3237
 _HUGE = 1e15  # no count and no time is as large
-_ID_TIME = "%Y%m%d-%H%M%S"  # how the id of a run begins
 _SECONDS = [
     f"{name}_seconds"
     for name in ("audio", "encode", "starved", "decode", "decode_cpu", "read", "write")
@@ -75,6 +80,7 @@ class Run:
     status: str = UNFINISHED
     started: float | None = None
     ended: float | None = None
+    began: float | None = None  # by its first event, s since 1970; None in early logs
     planned: int | None = None  # shards that it set out to do
     bottleneck: str = ""
     has_page: bool = False  # report.html
@@ -120,7 +126,7 @@ def read_runs(dataset: ShardOutput, faults: list[str], only: str | None = None) 
     reader = _LogReader(dataset, faults)
     chosen = [run_id for run_id in wanted if only in (None, run_id)]
     runs = [reader.read(run_id, files[run_id]) for run_id in reversed(chosen)]
-    return sorted(runs, key=lambda run: (run.started or 0.0, run.run_id))
+    return runs[::-1]
 
 
 @dataclass(slots=True)
@@ -130,7 +136,9 @@ class _LogReader:
     bytes_left: int = LOG_BYTES
 
     def read(self, run_id: str, files: dict[str, FileInfo]) -> Run:
-        run = Run(run_id, started=_time_of_id(run_id), has_page="report.html" in files)
+        began = time_of_run(run_id)
+        run = Run(run_id, has_page="report.html" in files)
+        run.started = began.timestamp() if began else None  # of a run without a log
         if SUMMARY in files:
             self._summary(run, files[SUMMARY])
         for number in count():
@@ -181,6 +189,10 @@ class _LogReader:
 def _take(run: Run, event: Logged) -> None:
     """Add an event to its run; raises one of `DAMAGE` for what no run writes."""
     kind, time = EventKind(event["event"]), _time(event["time"])
+    if "elapsed" in event:  # not in logs of early versions, which a clock that is set confuses
+        elapsed = _number(event["elapsed"])
+        run.began = time - elapsed if run.began is None else run.began
+        time = _checked_time(run.began + elapsed)
     if kind is EventKind.COMMITTED:
         run.commits.append(_commit(event, time))
     elif kind in _FAILED:
@@ -235,18 +247,13 @@ def _number(value: Any) -> float:
 
 def _time(text: Any) -> float:
     moment = datetime.fromisoformat(text)
-    seconds = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    return _checked_time((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
+
+
+def _checked_time(seconds: float) -> float:
     if not 0 <= seconds < _LAST_TIME:
         raise ValueError("no run is of this time")
     return seconds
-
-
-def _time_of_id(run_id: str) -> float | None:
-    """When a run began, by its id; for a run that was killed before its log was written."""
-    try:
-        return datetime.strptime(run_id[:15], _ID_TIME).replace(tzinfo=UTC).timestamp()
-    except ValueError:
-        return None
 
 
 def commits_of(runs: Iterable[Run]) -> Iterator[Commit]:

@@ -33,6 +33,7 @@ from speechmill.pipeline.run.ray_cluster import (
     task_error,
     wrapped_errors,
 )
+from speechmill.pipeline.run.ray_nodes import living_resources
 
 _POLL = 0.2  # s, between checks for reports of the workers
 
@@ -143,7 +144,7 @@ def _drop(_: TrainProgress) -> None:
 
 
 def _scaling(settings: TrainWorkers) -> ScalingConfig:
-    count = settings.count or worker_count(settings.num_gpus, ray.cluster_resources())
+    count = settings.count or worker_count(settings.num_gpus, living_resources())
     workers = (settings.min_count, count) if settings.min_count else count
     return ScalingConfig(
         num_workers=workers,

@@ -15,7 +15,7 @@ from torch.utils.tensorboard import SummaryWriter
 from speechmill.jobs.config import to_yaml
 from speechmill.pipeline.audio.flac import encode_flac
 from speechmill.pipeline.storage import Storage, join
-from speechmill.pipeline.tokenize.writer import library_versions
+from speechmill.pipeline.versions import library_versions
 
 
 class TrainingLogger:

@@ -179,8 +179,9 @@ class ShardOutput(ABC):
                     f"{self.root}/{self.folder} holds parts, but {self.identity_file}, which "
                     "names their model, is missing; set another output"
                 )
-            self._write_identity(wanted)
-            return
+            if self.storage.put_new(join(self.root, self.identity_file), json_file(wanted)):
+                return
+            found = self.require_identity()  # another run began at the same time
         self.refuse_other(found, wanted)
         if BATCH in wanted and BATCH not in found:
             self._write_identity({**found, BATCH: wanted[BATCH]})

@@ -2,6 +2,7 @@
 
 import posixpath
 import shlex
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -87,6 +88,7 @@ class _Part:
     frames: int = 0
     rejects: int = 0
     key_hashes_N: npt.NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))
+    libraries: dict[str, str] = field(default_factory=dict)  # versions of the process that wrote it
     source_read: bool = False
     unread: StorageError | None = None  # why the source could not be compared
 
@@ -140,6 +142,7 @@ def verify_files(
     (found.faults if unique_keys else found.notes).extend(_keys_across(parts))
     if keys is not False and GENERATED not in identity:  # generated codes have no tar
         (found.faults if keys else found.notes).extend(_unread_sources(parts, roots))
+    found.notes += _versions(parts, dataset.identity_file)
     found.notes += _uncommitted(rejects - {_stem(file) for file in files})
     return found
 
@@ -247,6 +250,7 @@ class _FileCheck:
         part.source, part.rejects, part.rows = source, len(rejected), len(table)
         part.frames = sum(table["num_frames"].to_pylist())
         part.key_hashes_N = _hashes(table["key"])
+        part.libraries = {str(k): str(v) for k, v in footer.get("libraries", {}).items()}
         part.add(check_counts(table, footer, rejected))
         part.add(check_code_values(table, codec))
         part.add(check_times(table, codec))
@@ -325,6 +329,18 @@ def _unread_sources(parts: list[_Part], roots: Roots) -> Iterator[Finding]:
             f"folder of the tars, if you trust it: --source {shlex.quote(posixpath.dirname(url))}"
         )
         yield Finding("keys", file, message)
+
+
+def _versions(parts: list[_Part], file: str) -> Iterator[Finding]:
+    """A note for each library of which parts were written with more than one version."""
+    versions: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for part in parts:
+        for name, version in part.libraries.items():
+            versions[name][version] += 1
+    for name, counts in versions.items():
+        if len(counts) > 1:
+            each = ", ".join(f"{version} in {counts[version]}" for version in sorted(counts))
+            yield Finding("versions", file, f"{name} {each} of {len(parts)} parts")
 
 
 def _failures(dataset: TokenDataset, done: set[str]) -> Iterator[Finding]:

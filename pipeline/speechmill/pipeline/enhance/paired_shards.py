@@ -29,7 +29,7 @@ from speechmill.pipeline.shards.listing import Shard
 from speechmill.pipeline.storage import Storage, join
 from speechmill.pipeline.tokenize.decode import Isolation
 from speechmill.pipeline.tokenize.schema import reject_table
-from speechmill.pipeline.tokenize.writer import library_versions
+from speechmill.pipeline.versions import library_versions
 
 SCHEMA_VERSION = 1
 
@@ -99,6 +99,11 @@ class EnhanceJob:
     @property
     def num_outputs(self) -> int:
         return 1
+
+    @property
+    def packages(self) -> tuple[str, ...]:
+        gating = self.enhancer.name == "spectral-gating"
+        return ("noisereduce", "scipy") if gating else ("onnxruntime",)
 
     @property
     def waiting_shards(self) -> int:

@@ -1,6 +1,6 @@
 """What a pool of workers needs: the job, how many workers, and which cluster."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -79,6 +79,11 @@ class Job(Protocol):
         ...
 
     @property
+    def packages(self) -> Sequence[str]:
+        """Distributions that can change what it writes, beside those of `token_versions`."""
+        ...
+
+    @property
     def waiting_shards(self) -> int:
         """How many shards may be read and wait for clips of others to fill their batches."""
         ...
@@ -98,20 +103,40 @@ class Job(Protocol):
         ...
 
 
-def worker_count(num_gpus: float, resources: dict[str, float]) -> int:
-    """How many workers of `num_gpus` GPUs fit on a cluster with these resources.
+def fits(options: Mapping[str, Any], node: Mapping[str, float]) -> bool:
+    """Whether a node has what a task or an actor claims."""
+    return all(
+        node.get(resource, 0) >= (options.get(name) or 0)
+        for name, resource in (("num_cpus", "CPU"), ("num_gpus", "GPU"))
+    )
+
+
+def worker_count(num_gpus: float, nodes: Sequence[Mapping[str, float]]) -> int:
+    """How many workers of `num_gpus` GPUs fit on nodes with these resources.
 
     Raises `InputError` if none fits.
     """
     if not num_gpus:
         return 1
-    count = int(resources.get("GPU", 0) / num_gpus)
-    if not count:
+    gpus = [node.get("GPU", 0) for node in nodes]
+    count = sum(int(each / num_gpus) for each in gpus)
+    if count:
+        return count
+    most = f", at most {max(gpus):g} on a node" if sum(gpus) else ""
+    raise InputError(
+        f"the cluster has {sum(gpus):g} GPUs{most}, a worker wants {num_gpus:g}; set "
+        "workers.num_gpus=0 to run on the CPU, or workers.count to wait for nodes with GPUs"
+    )
+
+
+def check_decode_cpus(settings: WorkerSettings, nodes: Sequence[Mapping[str, float]]) -> None:
+    """Raise `InputError` if no node has the CPUs of one decode stream: it would wait for ever."""
+    most = max((node.get("CPU", 0) for node in nodes), default=0)
+    if most < settings.decode_cpus:
         raise InputError(
-            f"the cluster has {resources.get('GPU', 0):g} GPUs, a worker wants {num_gpus:g}; "
-            "set workers.num_gpus=0 to run on the CPU"
+            f"a decode stream wants {settings.decode_cpus:g} CPUs, and no node of the cluster has "
+            f"more than {most:g}; lower workers.decode_cpus, or set workers.count to wait for nodes"
         )
-    return count
 
 
 def decode_streams(settings: WorkerSettings, resources: dict[str, float], count: int) -> int:

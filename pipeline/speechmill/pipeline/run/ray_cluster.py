@@ -1,6 +1,7 @@
 """A Ray cluster: joining or starting it, its nodes, its errors and its metrics."""
 
 import os
+import re
 import socket
 import time
 from collections.abc import Iterator
@@ -142,6 +143,10 @@ def _join(cluster: RaySettings, address: str, folder: Path) -> None:
             ray.init(address=address, runtime_env=environment, **QUIET)
     except AuthenticationError as error:
         raise _refused(address) from error
+    except RuntimeError as error:
+        if not str(error).startswith("Version mismatch"):
+            raise
+        raise _other_version(address, str(error)) from error
     except ConnectionError as error:
         is_refused = "InvalidAuthToken" in str(error.__cause__)
         raise _refused(address) if is_refused else _no_cluster(error) from error
@@ -185,6 +190,15 @@ def _refused(address: str) -> InputError:
     return InputError(
         f"the Ray cluster at {address} refuses this run: the token is missing or wrong; set "
         "RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH to a file with the token of the cluster"
+    )
+
+
+def _other_version(address: str, message: str) -> InputError:
+    """The error in place of Ray's, which has six lines."""
+    ray_there, python_there, ray_here, python_here = re.findall(r"(?:Ray|Python): (\S+)", message)
+    return InputError(
+        f"the cluster at {address} has Ray {ray_there} and Python {python_there}, this process Ray "
+        f"{ray_here} and Python {python_here}; install the same on both"
     )
 
 

@@ -63,7 +63,7 @@ class RayPool:
             stack.enter_context(connected(cluster))
             export_metrics()
             self.resources = ray.cluster_resources()
-            self._workers = RayWorkers(job, settings, cluster.env, on_worker_event, one_worker)
+            self._workers = RayWorkers(job, settings, cluster, on_worker_event, one_worker)
             self._cluster = stack.pop_all()
 
     def free(self, exclusive: bool = False) -> int:

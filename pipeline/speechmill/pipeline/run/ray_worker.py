@@ -10,21 +10,25 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from itertools import chain, islice
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import ray
 
 from speechmill.pipeline.errors import NodeLost, SpeechmillError
-from speechmill.pipeline.filesystems import is_local
+from speechmill.pipeline.filesystems import FileInfo, is_local
 from speechmill.pipeline.object_reader import ObjectStart
 from speechmill.pipeline.run.diagnosis import timed
-from speechmill.pipeline.run.job import Job, Work, WorkerSettings
+from speechmill.pipeline.run.job import Job, Work, WorkerSettings, fits
 from speechmill.pipeline.run.ray_cluster import export_metrics, set_environment
+from speechmill.pipeline.run.ray_nodes import elsewhere, living_resources, refusal
+from speechmill.pipeline.run.ray_process import call, stream
 from speechmill.pipeline.shards.listing import Shard
 from speechmill.pipeline.storage import Storage
 from speechmill.pipeline.tokenize.decode import Isolation
 from speechmill.pipeline.tokenize.writer import ShardReport
+from speechmill.pipeline.versions import Versions
 
 _LEAVING = "the worker got SIGTERM"
 
@@ -40,8 +44,12 @@ class Worker:
         threads: int,
         streams: int,
         stream_objects: int,
+        versions: Versions,
     ):
-        """`streams` shards are decoded at the same time, and as many may wait for a CPU."""
+        """`streams` shards are decoded at the same time, and as many may wait for a CPU.
+
+        `versions` are those that the nodes of the streams must have.
+        """
         set_environment(environment)
         self.environment = environment
         self.job = job
@@ -53,21 +61,18 @@ class Worker:
         self.running = 0
         self.leaving = False
         signal.signal(signal.SIGTERM, self._leave)
-        # Once: each new remote function is sent to every process.
-        self.produce = ray.remote(_produce)
-        self.fetch_start = ray.remote(_fetch_start).options(
-            num_cpus=0, scheduling_strategy="SPREAD"
-        )
+        self.versions = versions
+        self.refused: dict[str, str] = {}  # nodes that cannot decode, with the reason
         self.waiting = threading.Semaphore(streams)  # shards that no CPU decodes yet
+        # Once: each new remote function is sent to every process.
+        self.remote_call = ray.remote(call)
+        self.remote_stream = ray.remote(stream)
         self.options = {
             "num_returns": "streaming",
             "num_cpus": settings.decode_cpus,
             "max_retries": 0,
             "_generator_backpressure_num_objects": stream_objects,
         }
-
-    def node_id(self) -> str:
-        return str(ray.get_runtime_context().get_node_id())
 
     def load(self) -> None:
         """Load the models; not in `__init__`, so that errors arrive unchanged."""
@@ -80,9 +85,9 @@ class Worker:
         torch.set_num_threads(self.threads)  # Ray sets it to 1 for an actor that claims no CPU
         self.work = self.job.load()
 
-    def heartbeat(self) -> int:
-        """A number that grows as long as the worker makes progress."""
-        return self.progress
+    def heartbeat(self) -> tuple[int, dict[str, str]]:
+        """A number that grows as long as the worker makes progress, and the refused nodes."""
+        return self.progress, dict(self.refused)
 
     def run(self, shard: Shard, isolation: Isolation, needed: Sequence[int]) -> ShardReport:
         """Process a shard for the outputs in these positions."""
@@ -106,17 +111,40 @@ class Worker:
         *arguments: Any,
     ) -> Iterator[Any]:
         """Run a generator function in a task; the start of a far shard is fetched before."""
-        task = self.produce.options(name=function.__name__, **self.options)
+        work = ray.cloudpickle.dumps(
+            (_produce, (self.environment, function, shard, storage, *arguments))
+        )
         is_far = self.job.reads_from_start and not is_local(shard.url)
         with self.waiting if is_far else nullcontext():
-            fetched = (self.environment, storage, shard.url)
-            start = self.fetch_start.remote(*fetched) if is_far else None
-            items = task.remote(self.environment, start, function, shard, storage, *arguments)
-            del start  # the task keeps it as long as it runs
-            first = list(islice(items, 1))
-        for reference in chain(first, items):
+            start = self._start_of(shard, storage) if is_far else None
+            references = self._open(function.__name__, work, start)
+        for reference in references:
             yield ray.get(reference)
             self.progress += 1
+
+    def _start_of(self, shard: Shard, storage: Storage) -> ray.ObjectRef:
+        """Let a task without a CPU fetch the start of a shard."""
+        work = ray.cloudpickle.dumps((_fetch_start, (self.environment, storage, shard.url)))
+        options = {"num_cpus": 0, "scheduling_strategy": "SPREAD"}
+        task = self.remote_call.options(**options, label_selector=elsewhere(self.refused))
+        return task.remote(self.versions, work)
+
+    def _open(self, name: str, work: bytes, start: ray.ObjectRef | None) -> Iterator[ray.ObjectRef]:
+        """Start a stream on a node with the versions of this run; raises `NodeUnfit` without one.
+
+        Nodes are refused when they are first tried, since they come and go.
+        """
+        while True:
+            options = self.options | {"label_selector": elsewhere(self.refused)}
+            task = self.remote_stream.options(name=name, **options)
+            references = task.remote(self.versions, work, start)
+            introduction = ray.get(next(references))  # when a CPU is free
+            error = refusal(introduction)
+            if error is None:
+                return references  # type: ignore[no-any-return]
+            self.refused[introduction[0]] = str(error)
+            if not any(fits(self.options, node) for node in living_resources(self.refused)):
+                raise error
 
     def _leave(self, *_: object) -> None:
         """Finish the current shards within the grace time, take no others, then exit."""
@@ -131,19 +159,24 @@ class Worker:
         os._exit(0)
 
 
-def _fetch_start(environment: dict[str, str], storage: Storage, url: str) -> ObjectStart | None:
-    """The first bytes of a shard; None after a fault, which its decoder meets again and reports."""
+# Of plain data: a node that cannot be used gets it before its versions are compared.
+_Start = tuple[int, str, npt.NDArray[np.uint8]]  # size and ETag of a shard, and its first bytes
+
+
+def _fetch_start(environment: dict[str, str], storage: Storage, url: str) -> _Start | None:
+    """The start of a shard; None after a fault, which its decoder meets again and reports."""
     set_environment(environment)
     export_metrics()
     try:
-        return storage.fetch_start(url)
+        start = storage.fetch_start(url)
     except SpeechmillError:
         return None
+    return start.info.size, start.info.etag, start.data
 
 
 def _produce(
+    start: _Start | None,
     environment: dict[str, str],
-    start: ObjectStart | None,
     function: Callable[..., Iterator[Any]],
     shard: Shard,
     storage: Storage,
@@ -151,4 +184,7 @@ def _produce(
 ) -> Iterator[Any]:
     set_environment(environment)
     export_metrics()
-    yield from timed(function(shard, storage.with_start(start), *arguments))
+    if start:
+        size, etag, data = start
+        storage = storage.with_start(ObjectStart(FileInfo(shard.url, size, etag), data))
+    yield from timed(function(shard, storage, *arguments))

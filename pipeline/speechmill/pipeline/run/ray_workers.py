@@ -4,26 +4,39 @@ import logging
 import time
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 
 import ray
 from ray.actor import ActorHandle
 from ray.exceptions import ActorUnavailableError, RayActorError, RayError, RayTaskError
 
 from speechmill.codecs.errors import CodecError
-from speechmill.pipeline.errors import DeviceWrong, NodeLost, WorkerLost
+from speechmill.pipeline.errors import (
+    DeviceWrong,
+    InputError,
+    NodeLost,
+    NodeUnfit,
+    WorkerLost,
+)
 from speechmill.pipeline.retry import Backoff
 from speechmill.pipeline.run.job import (
     Job,
+    RaySettings,
     WorkerEventCallback,
     WorkerSettings,
+    check_decode_cpus,
     decode_streams,
+    fits,
     stream_objects,
     worker_count,
 )
 from speechmill.pipeline.run.ray_cluster import draining_nodes, is_gone, task_error
 from speechmill.pipeline.run.ray_gpu_worker import GPUWorker, worker_resources
+from speechmill.pipeline.run.ray_nodes import elsewhere, has_autoscaler, living_resources, refusal
+from speechmill.pipeline.run.ray_process import WorkerProcess
 from speechmill.pipeline.run.ray_worker import Worker
 from speechmill.pipeline.run.runner import EventKind
+from speechmill.pipeline.versions import token_versions
 
 CHECK_SECONDS = 1.0  # between two checks of all workers
 _GROW_SECONDS = 5.0  # between two checks of the size of the cluster
@@ -66,22 +79,25 @@ class RayWorkers:
         self,
         job: Job,
         settings: WorkerSettings,
-        environment: dict[str, str],
+        cluster: RaySettings,
         on_event: WorkerEventCallback,
         one_worker: bool = False,
     ):
         self.starting: dict[ray.ObjectRef, WorkerState] = {}
         self._job = job
         self._settings = settings
-        self._environment = environment
+        self._environment = cluster.env
         self._on_event = on_event
         self._all: list[WorkerState] = []
         self._draining: set[str] = set()
+        self._unfit: set[str] = set()  # nodes that no worker may be on
+        self._cannot_decode: set[str] = set()
+        self._versions = token_versions(job.packages)
         self._check_at = self._grow_at = 0.0
         resources = ray.cluster_resources()
         wanted = None if one_worker else settings.count
-        count = wanted or worker_count(settings.num_gpus, resources)
-        count = min(count, 1) if one_worker else count
+        fitting = _fitting(settings, may_join=bool(cluster.address and wanted))
+        count = 1 if one_worker else wanted or fitting
         self._may_grow = not one_worker and not settings.count and bool(settings.num_gpus)
         self._threads = settings.threads or max(1, int(resources.get("CPU", 1) / count))
         self._streams = decode_streams(settings, resources, count)
@@ -98,26 +114,32 @@ class RayWorkers:
 
     def _add(self, count: int) -> None:
         """Start more workers, all at the same time."""
-        actor = ray.remote(GPUWorker if self._settings.num_gpus else Worker).options(
+        for actor in self._actors(count):
+            worker = WorkerState(actor)
+            self._all.append(worker)
+            self.start(worker)
+
+    def _actors(self, count: int) -> list[ActorHandle]:
+        actor = ray.remote(WorkerProcess).options(
             **worker_resources(self._settings, ray.nodes()),
             max_restarts=-1,
             max_concurrency=self.slots + 1,
             scheduling_strategy="SPREAD",
+            label_selector=elsewhere(self._unfit),
         )
         objects = stream_objects(self._job, self._settings, self.slots)
         given = (
             *(self._job, self._settings, self._environment),
-            *(self._threads, self._streams, objects),
+            *(self._threads, self._streams, objects, self._versions),
         )
-        for _ in range(count):
-            worker = WorkerState(actor.remote(*given))
-            self._all.append(worker)
-            self.start(worker)
+        kind = GPUWorker if self._settings.num_gpus else Worker
+        worker = ray.cloudpickle.dumps(partial(kind, *given))
+        return [actor.remote(self._versions, worker) for _ in range(count)]
 
     def start(self, worker: WorkerState) -> None:
         """Wait for a process, then let it load the codec: two steps, to know which one failed."""
         worker.start_at, worker.node, worker.ready = None, None, False
-        self.starting[worker.actor.node_id.remote()] = worker
+        self.starting[worker.actor.introduce.remote()] = worker
 
     def finish_start(self, reference: ray.ObjectRef) -> None:
         worker = self.starting.pop(reference)
@@ -131,11 +153,14 @@ class RayWorkers:
         except RayTaskError as error:
             self._start_again(worker, task_error(error))
         else:
-            if worker.node is None:
-                worker.node = answer
-                self.starting[worker.actor.load.remote()] = worker
-            else:
+            if worker.node is not None:
                 self._mark_ready(worker)
+                return
+            worker.node = answer[0]
+            if unfit := refusal(answer):
+                self.drop(worker, unfit)
+            else:
+                self.starting[worker.actor.load.remote()] = worker
 
     def _mark_ready(self, worker: WorkerState) -> None:
         worker.ready, worker.leaving, worker.kill_reason = True, worker.node in self._draining, ""
@@ -161,7 +186,7 @@ class RayWorkers:
             worker.start_at = time.monotonic() + CHECK_SECONDS
             return
         worker.load_failures += 1
-        hopeless = isinstance(error, (CodecError, DeviceWrong))
+        hopeless = isinstance(error, (CodecError, DeviceWrong, InputError, NodeUnfit))
         if worker.load_failures < _MAX_LOAD_FAILURES and not hopeless:
             delay = _RELOAD.delay(self._job.output, worker.load_failures)
             worker.start_at = time.monotonic() + delay
@@ -171,14 +196,30 @@ class RayWorkers:
     def drop(self, worker: WorkerState, error: Exception) -> None:
         """Go on without a worker; raises the error if it was the last one.
 
-        Its process lives on without work, so that no other worker of the run gets its device.
+        Its process lives on without work, so that no other worker of the run gets its device. If
+        its node is unfit, it starts again on another one, now or when there is room.
         """
         worker.ready = False
         facts = {"error": type(error).__name__, "message": str(error)}
         self._on_event(EventKind.WORKER_DROPPED, node=worker.node, **facts)
-        if not any(other.ready or self._is_coming(other) for other in self._all):
+        if isinstance(error, NodeUnfit):
+            is_coming = self._start_elsewhere(worker)
+        else:
+            is_coming = any(map(self._is_coming, self._all))
+        if not is_coming and not any(other.ready for other in self._all):
             raise error
         logger.warning("going on without a worker: %s", error)
+
+    def _start_elsewhere(self, worker: WorkerState) -> bool:
+        """Replace a worker whose node is unfit; False if no other node could ever hold one."""
+        self._unfit |= {worker.node} if worker.node else set()
+        claim = worker_resources(self._settings, ray.nodes())
+        if not any(fits(claim, node) for node in living_resources(self._unfit)):
+            return False
+        ray.kill(worker.actor)
+        [worker.actor] = self._actors(1)
+        self.start(worker)
+        return True
 
     def _is_coming(self, worker: WorkerState) -> bool:
         return worker.start_at is not None or worker in self.starting.values()
@@ -209,25 +250,53 @@ class RayWorkers:
             worker = asked[reference]
             worker.heartbeat = None
             with suppress(RayError):  # the results of its shards will show that it died
-                if (progress := ray.get(reference)) != worker.progress:
+                progress, refused = ray.get(reference)
+                if progress != worker.progress:
                     worker.progress, worker.progress_at = progress, now
+                self._tell_refused(refused)
         for worker in self.ready():
             if worker.held and now - worker.progress_at > self._settings.stall_seconds:
                 worker.kill_reason = f"no progress for {now - worker.progress_at:.0f} s"
                 worker.progress_at = now
                 ray.kill(worker.actor, no_restart=False)
-            elif worker.held and worker.heartbeat is None:
+            elif worker.heartbeat is None:
                 worker.heartbeat = worker.actor.heartbeat.remote()
+
+    def _tell_refused(self, nodes: dict[str, str]) -> None:
+        """Warn once of each node on which nothing is decoded."""
+        for node in nodes.keys() - self._cannot_decode:
+            self._cannot_decode.add(node)
+            self._on_event(EventKind.NODE_REFUSED, node=node, message=nodes[node])
+            logger.warning("decoding on other nodes: %s", nodes[node])
 
     def _grow(self, now: float) -> None:
         """Use the GPUs of nodes that joined late, unless the number of workers is fixed."""
         if now < self._grow_at or not self._may_grow:
             return
         self._grow_at = now + _GROW_SECONDS
-        wanted = int(ray.cluster_resources().get("GPU", 0) / self._settings.num_gpus)
+        gpus = (node.get("GPU", 0) for node in living_resources())
+        wanted = sum(int(each / self._settings.num_gpus) for each in gpus)
         if (more := wanted - len(self._all)) > 0:
             self._on_event(EventKind.WORKERS_ADDED, count=more)
             self._add(more)
+
+
+def _fitting(settings: WorkerSettings, may_join: bool) -> int:
+    """How many workers fit on the cluster; raises `InputError` if none does.
+
+    If nodes may join, it returns 0 after a warning.
+    """
+    nodes = living_resources()
+    try:
+        count = worker_count(settings.num_gpus, nodes)
+        if not has_autoscaler():
+            check_decode_cpus(settings, nodes)
+    except InputError as error:
+        if not may_join:
+            raise
+        logger.warning("waiting for nodes: %s", str(error).partition(";")[0])
+        return 0
+    return count
 
 
 def wait_for_any(references: list[ray.ObjectRef], timeout: float) -> list[ray.ObjectRef]:

@@ -6,10 +6,11 @@ import math
 import secrets
 import time
 from collections import deque
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from itertools import count
 from typing import Any
@@ -21,11 +22,14 @@ from speechmill.pipeline.run.diagnosis import Bottleneck, BottleneckStage, find_
 from speechmill.pipeline.run.runner import Event, EventKind, Totals
 from speechmill.pipeline.storage import Storage, join
 from speechmill.pipeline.text import clean, clean_json, message_of
-from speechmill.pipeline.tokenize.writer import ShardReport, library_versions
+from speechmill.pipeline.tokenize.writer import ShardReport
+from speechmill.pipeline.versions import library_versions
 
 FLUSH_SECONDS = 30.0  # the whole file is written again: objects cannot be appended to
 _MIN_SECONDS = 120.0  # the times of a shorter run are mostly those of starting it
 SUMMARY = "summary.json"
+_ID_TIME = "%Y%m%d-%H%M%S"  # how the id of a run begins
+_LONGEST_START = 2**20  # bytes of the first event
 LATEST = 100  # shards from which the current bottleneck is found
 FILE_BYTES = 2**23  # of one file; a month's events in one would fill the driver's memory
 
@@ -49,8 +53,8 @@ class RunLog:
     """
 
     def __init__(self, root: str, storage: Storage, config_yaml: str):
-        started = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
-        self.run_id = f"{started}-{secrets.token_hex(2)}"
+        self.earlier = run_ids(root, storage)
+        self.run_id = _id_after(self.earlier)
         self._folder = run_folder(root, self.run_id)
         self._storage = storage
         self._lines: list[str] = []  # of the file that is being written
@@ -69,7 +73,9 @@ class RunLog:
         return time.monotonic() - self._started
 
     def record(self, kind: EventKind, **facts: Any) -> None:
-        line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": kind}
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        # The clock may be set while the run goes on; `elapsed` goes on too.
+        line = {"time": now, "elapsed": round(self.elapsed, 3), "event": kind}
         text = clean_json(json.dumps(line | public_values(facts)))[0]
         self._lines.append(text + "\n")
         self._bytes += len(self._lines[-1])
@@ -175,6 +181,43 @@ def count_event(event: Event) -> None:
 def run_folder(root: str, run_id: str) -> str:
     """The folder of a run's files."""
     return join(root, "runs", run_id)
+
+
+def run_ids(root: str, storage: Storage) -> list[str]:
+    """The runs that have a folder in a dataset, oldest first."""
+    files = storage.list_files(join(root, "runs"))
+    return sorted(info.url.split("/")[-2] for info in files if info.url.endswith("/config.yaml"))
+
+
+def versions_of_last_run(root: str, runs: Sequence[str], storage: Storage) -> dict[str, str]:
+    """The versions of libraries of the newest of these runs; empty if it does not tell."""
+    if not runs:
+        return {}
+    folder = run_folder(root, runs[-1])
+    try:
+        with storage.open(join(folder, events_name(0))) as log:
+            started = json.loads(log.readline(_LONGEST_START))
+        found = started.get("libraries") or (read_summary(folder, storage) or {})["libraries"]
+        return {str(name): str(version) for name, version in found.items()}
+    except (StorageNotFound, ValueError, LookupError, TypeError, AttributeError):
+        return {}  # killed before its log was written, or damaged
+
+
+def time_of_run(run_id: str) -> datetime | None:
+    """When a run began, in UTC, by its id; None for a name that no run has."""
+    try:
+        return datetime.strptime(run_id[:15], _ID_TIME).replace(tzinfo=UTC)
+    except ValueError:
+        return None
+
+
+def _id_after(earlier: Collection[str]) -> str:
+    """An id of now, or of a second after the newest run, if the clock was set back since."""
+    began = datetime.now(UTC)
+    newest = max(filter(None, map(time_of_run, earlier)), default=None)
+    with suppress(OverflowError):  # a name of the year 9999
+        began = max(began, newest + timedelta(seconds=1)) if newest else began
+    return f"{began.strftime(_ID_TIME)}-{secrets.token_hex(2)}"
 
 
 def read_events(folder: str, storage: Storage) -> Iterator[dict[str, Any]]:

@@ -72,6 +72,7 @@ class EventKind(StrEnum):
     WORKER_DROPPED = "worker dropped"  # it cannot load its codec, or computes wrongly
     WORKERS_ADDED = "workers added"
     NODE_DRAINING = "node draining"
+    NODE_REFUSED = "node refused"  # its versions are not those of the run: it decodes nothing
 
 
 @dataclass(frozen=True, slots=True)

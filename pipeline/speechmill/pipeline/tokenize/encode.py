@@ -19,7 +19,7 @@ from speechmill.codecs.api import Codec, CodecInfo
 from speechmill.codecs.errors import CheckpointError
 from speechmill.codecs.precision import kernel_library
 from speechmill.codecs.shapes import plan_shapes
-from speechmill.pipeline.errors import DeviceWrong
+from speechmill.pipeline.errors import DeviceWrong, NodeUnfit
 from speechmill.pipeline.shards.listing import Shard
 from speechmill.pipeline.storage import Storage
 from speechmill.pipeline.tokenize.batching import Batch, ShardEnd, split
@@ -31,6 +31,7 @@ from speechmill.pipeline.tokenize.encoders import BatchByBatch, ShardEncoder, Sh
 from speechmill.pipeline.tokenize.fixed_batches import BatchEncoder
 from speechmill.pipeline.tokenize.schema import schema_version, with_codes
 from speechmill.pipeline.tokenize.writer import CodecOutput, PartWriter, ShardReport, combined
+from speechmill.pipeline.versions import library_versions
 
 # Arrays from Ray's object store are read-only, which torch does not support.
 warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
@@ -43,6 +44,7 @@ class Tokenizer:
         self.outputs = outputs
         self.storage = storage
         self.settings = settings
+        _require_gpu(outputs)
         codecs = [_load(output) for output in outputs]
         for codec, output in zip(codecs, outputs, strict=True):
             if codec.info != output.codec:
@@ -127,6 +129,7 @@ class Tokenizer:
             "device": device_kind(options["device"]),
             "precision": options["precision"],
             "compile": options.get("compile", False),
+            "libraries": library_versions(*output.packages),
         }
         if output.batch and isinstance(self.encoders[position], SharedBatches):
             provenance["batch"] = asdict(output.batch)
@@ -141,6 +144,20 @@ class Tokenizer:
             version,
             output.drops,
         )
+
+
+def _require_gpu(outputs: Sequence[CodecOutput]) -> None:
+    """Raise `NodeUnfit` if a codec is for a GPU that torch cannot use here."""
+    devices = [str(output.codec_options["device"]) for output in outputs]
+    if torch.cuda.is_available() or not any(device.startswith("cuda") for device in devices):
+        return
+    cure = "look at nvidia-smi there, and whether its container has the GPU"
+    if torch.version.cuda is None and torch.version.hip is None:
+        cure = "install a build of torch with CUDA there"
+    raise NodeUnfit(
+        f"torch {torch.__version__} on {socket.gethostname()} cannot use a GPU; {cure}, or set "
+        "workers.num_gpus=0 to run on CPUs"
+    )
 
 
 def _load(output: CodecOutput) -> Codec:

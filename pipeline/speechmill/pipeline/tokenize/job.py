@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from speechmill.pipeline.audio.filters import quality_package
 from speechmill.pipeline.storage import Storage
 from speechmill.pipeline.tokenize.decode import DecodeSettings
 from speechmill.pipeline.tokenize.writer import CodecOutput
@@ -28,6 +29,16 @@ class TokenizeJob:
     @property
     def num_outputs(self) -> int:
         return len(self.outputs)
+
+    @property
+    def packages(self) -> tuple[str, ...]:
+        """Those of the codecs, of the quality function and of the network that finds speech."""
+        found = {name for output in self.outputs for name in output.packages}
+        if package := quality_package(self.decode.filters.quality):
+            found.add(package)
+        if self.decode.segment.by == "vad":
+            found.add("onnxruntime")
+        return tuple(sorted(found))
 
     @property
     def waiting_shards(self) -> int:

@@ -27,6 +27,10 @@ class ProbeJob:
         return self.job.num_outputs
 
     @property
+    def packages(self) -> tuple[str, ...]:
+        return self.job.packages
+
+    @property
     def waiting_shards(self) -> int:
         return self.job.waiting_shards
 

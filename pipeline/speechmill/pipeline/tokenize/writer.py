@@ -6,16 +6,14 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import cache
-from importlib.metadata import version
 from types import TracebackType
 from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import soundfile
 
+from speechmill.codecs import codec_packages
 from speechmill.codecs.api import CodecInfo
 from speechmill.codecs.shapes import ShapeSettings
 from speechmill.pipeline.shards.listing import Shard
@@ -32,6 +30,7 @@ from speechmill.pipeline.tokenize.schema import (
     reject_table,
     token_schema,
 )
+from speechmill.pipeline.versions import library_versions
 
 FOOTER_KEY = "speechmill"
 ROWS_PER_GROUP = 4096
@@ -53,6 +52,11 @@ class CodecOutput:
     canary: Reference | None = None  # None: of an early version
     batch: ShapeSettings | None = None  # the shapes of its batches; None: as the clips come
     drops: Drops | None = None  # what its dataset must not hold
+
+    @property
+    def packages(self) -> tuple[str, ...]:
+        """Distributions that can change its codes, beside those that can change any."""
+        return codec_packages(self.codec_options["name"])
 
     @property
     def waiting_shards(self) -> int:
@@ -100,7 +104,8 @@ class PartWriter:
 
     After an exception, or without `close`, nothing is written. Rejects are written before the part,
     so an existing part always has its rejects. `provenance` are more facts for the footer: the kind
-    of device, the precision, whether the codec was compiled, and on a GPU the shapes of batches.
+    of device, the precision, whether the codec was compiled, the versions of libraries, by default
+    those that can change any token, and on a GPU the shapes of batches.
     `version` is that of the schema. `drops` are taken out of the part. An existing part is kept,
     unless `replace` is set.
     """
@@ -271,15 +276,6 @@ def _without(table: pa.Table, rejects: Sequence[Reject]) -> pa.Table:
     return table.filter(
         pa.array([rejected.isdisjoint({(index, None), (index, own)}) for index, own in rows])
     )
-
-
-@cache
-def library_versions() -> dict[str, str]:
-    """Versions of the libraries that can change a token or a byte of a part."""
-    names = ("speechmill", "torch", "pyarrow", "soundfile", "soxr", "av")
-    return {name: version(name) for name in names} | {
-        "libsndfile": soundfile.__libsndfile_version__
-    }
 
 
 def parquet_writer(

@@ -28,9 +28,9 @@ from speechmill.pipeline.tokenize.writer import (
     ROWS_PER_GROUP,
     add_footer,
     footer_of,
-    library_versions,
     parquet_writer,
 )
+from speechmill.pipeline.versions import library_versions
 
 MOST_THREADS = 16
 

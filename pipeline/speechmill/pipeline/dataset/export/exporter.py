@@ -22,7 +22,7 @@ from speechmill.pipeline.dataset.where import Where
 from speechmill.pipeline.errors import InputError, check_choice
 from speechmill.pipeline.in_order import in_order
 from speechmill.pipeline.tokenize import canary
-from speechmill.pipeline.tokenize.writer import library_versions
+from speechmill.pipeline.versions import library_versions
 
 logger = logging.getLogger(__name__)
 

@@ -1,0 +1,77 @@
+"""The packages that can change a token, and their versions in this process.
+
+Ray sends these functions by value to nodes that may have another speechmill, or none: they import
+nothing of it.
+"""
+
+from collections.abc import Iterable, Mapping
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+
+Versions = dict[str, str | None]  # by package; None: not installed
+# By package: its version on this node, and the wanted one.
+Differences = dict[str, tuple[str | None, str | None]]
+
+# A codec, a quality function or an enhancer may add others, see `Job.packages`.
+_TOKEN_PACKAGES = (
+    *("speechmill", "torch", "torchaudio", "numpy"),
+    *("soxr", "soundfile", "av", "miniaudio"),
+    # Libraries that soundfile and av bring along, unless the system has them.
+    *("libsndfile", "libavcodec"),
+)
+_BUILDS = ("torch", "torchaudio")  # of which 2.11.0+cpu and 2.11.0+cu130 are the same version
+
+
+def token_versions(packages: Iterable[str] = ()) -> Versions:
+    """The versions of the packages that can change a token in any run, and of these others."""
+    return installed([*_TOKEN_PACKAGES, *packages])
+
+
+@cache
+def library_versions(*packages: str) -> dict[str, str]:
+    """The versions that are recorded with tokens: also of pyarrow, which can change their files."""
+    found = token_versions(["pyarrow", *packages])
+    return {name: version for name, version in found.items() if version}
+
+
+def differences(wanted: Mapping[str, str | None]) -> Differences:
+    """The packages that this process does not have in the wanted version."""
+    found = installed(wanted)
+    return {
+        name: (found[name], wanted[name])
+        for name in wanted
+        if _release(name, found[name]) != _release(name, wanted[name])
+    }
+
+
+def installed(names: Iterable[str]) -> Versions:
+    """The versions of packages here."""
+    libraries = {"libsndfile": _libsndfile, "libavcodec": _libavcodec}
+    return {name: libraries[name]() if name in libraries else _package(name) for name in names}
+
+
+def _package(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _libsndfile() -> str | None:
+    try:
+        import soundfile
+    except (ImportError, OSError):  # OSError: the package is there, and the library is not
+        return None
+    return str(soundfile.__libsndfile_version__)
+
+
+def _libavcodec() -> str | None:
+    try:
+        import av
+    except (ImportError, OSError):
+        return None
+    return ".".join(map(str, av.library_versions["libavcodec"]))
+
+
+def _release(name: str, found: str | None) -> str | None:
+    return found.partition("+")[0] if found and name in _BUILDS else found
