@@ -193,6 +193,8 @@ class RayWorkers:
                 self._on_event(EventKind.NODE_DRAINING, node=worker.node)
             if worker.ready and worker.leaving and not worker.held and worker.start_at is None:
                 worker.start_at = now + _RETURN_SECONDS
+                if worker.node in self._draining:  # Ray ends a draining node that is idle
+                    ray.kill(worker.actor, no_restart=False)
             if worker.start_at is not None and now >= worker.start_at:
                 self.start(worker)
         self._restart_stalled(now)
