@@ -166,7 +166,7 @@ def test_every_variable_is_one_that_ray_or_the_client_of_the_store_reads(custom)
     botocore = Path(pytest.importorskip("botocore").__file__).parent / "credentials.py"
     read = job_supervisor.read_text() + botocore.read_text()
     for env in values_of(custom, "env"):
-        assert all(f"{each['name']}" in read for each in env)
+        assert all(each["name"] in read for each in env)
 
 
 @CUSTOM
