@@ -1,0 +1,136 @@
+"""Runs on a cluster that asks for a token: submitted as the RayJob does, stopped as pods are."""
+
+import os
+import re
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from speechmill.pipeline.errors import InputError
+from speechmill.pipeline.run import ray_local
+from speechmill.pipeline.run.job import RaySettings
+from speechmill.pipeline.run.ray_cluster import connected
+from speechmill.pipeline.storage import Storage
+from tests.corpus import write_corpus
+from tests.infra.authenticated_cluster import AuthenticatedCluster, authenticated_cluster
+from tests.infra.kubernetes import cluster_spec, find, values_of
+from tests.jobs.conftest import contents, invoke
+
+JOB, CONFIG_MAP = find("rayjob.yaml", "RayJob"), find("rayjob.yaml", "ConfigMap")
+HEAD, WORKER = (
+    cluster_spec(JOB)["headGroupSpec"],
+    cluster_spec(JOB)["workerGroupSpecs"][0],
+)
+
+
+@pytest.fixture(scope="module")
+def secure() -> Iterator[AuthenticatedCluster]:
+    [variables] = values_of(HEAD, "env")
+    plain = {each["name"]: each["value"] for each in variables if "value" in each}
+    with authenticated_cluster(plain) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def configured(tmp_path: Path) -> Path:
+    """The mounted ConfigMap, in which a user has named another corpus and another codec."""
+    for name, text in CONFIG_MAP["data"].items():
+        config = yaml.safe_load(text)
+        config |= {"shards": [f"{tmp_path}/in"], "output": f"{tmp_path}/out"}
+        config["codec"]["name"] = "pure-16k-small"
+        config["workers"] |= {"num_gpus": 0, "count": 1, "shards_in_flight": 1}
+        (tmp_path / name).write_text(yaml.safe_dump(config))
+    return tmp_path
+
+
+def submit(cluster: AuthenticatedCluster, mounted: Path, name: str) -> None:
+    """Submit the entrypoint with the command line of KubeRay."""
+    entrypoint = JOB["spec"]["entrypoint"].replace("/etc/speechmill", str(mounted))
+    where = f"--address {cluster.dashboard}"
+    command = f"ray job submit {where} --no-wait --submission-id {name} -- {entrypoint}"
+    cluster.run("bash", "-ce", f"if ! ray job status {where} {name} ; then {command} ; fi")
+
+
+def status(cluster: AuthenticatedCluster, name: str) -> str:
+    """What Ray says of a job: running, stopped, succeeded or failed."""
+    said = cluster.run("ray", "job", "status", "--address", cluster.dashboard, name)
+    [word] = re.findall(rf"'{name}'(?: was|:)? (\w+)", said)
+    return str(word).lower()
+
+
+def wait_for(condition: Callable[[], Any]) -> Any:
+    while not (found := condition()):
+        time.sleep(0.1)
+    return found
+
+
+def pre_stop(group: dict[str, Any]) -> list[str]:
+    [container] = group["template"]["spec"]["containers"]
+    command: list[str] = container["lifecycle"]["preStop"]["exec"]["command"]
+    return command
+
+
+def test_a_job_that_is_stopped_and_submitted_again_writes_the_bytes_of_a_run_without_ray(
+    secure, configured, tmp_path
+):
+    write_corpus(tmp_path / "in", num_shards=6, clips_per_shard=2, seconds=2.0)
+    parts = tmp_path / "out" / "tokens"
+    submit(secure, configured, "first")
+    wait_for(lambda: list(parts.glob("*.parquet")))
+    secure.run(*pre_stop(HEAD))
+    assert status(secure, "first") == "stopped"
+    [run] = (tmp_path / "out" / "runs").iterdir()
+    assert '"status": "interrupted"' in (run / "summary.json").read_text()
+    assert 0 < len(list(parts.glob("*.parquet"))) < 6
+    submit(secure, configured, "second")
+    secure.run("ray", "job", "logs", "--address", secure.dashboard, "--follow", "second")
+    assert status(secure, "second") == "succeeded"
+    here = [f"output={tmp_path}/here", "workers.count=0"]
+    assert invoke("tokenize", configured / "tokenize.yaml", *here).exit_code == 0
+    local, store = contents(Storage(), f"{tmp_path}/here"), Storage()
+    assert contents(store, f"{tmp_path}/out") == local
+    assert len(local) == 6
+
+
+@pytest.fixture
+def token(monkeypatch, tmp_path) -> Iterator[Callable[..., None]]:
+    """Set the variables of this process that say how to authenticate."""
+
+    def use(**variables: str) -> None:
+        for name in [name for name in os.environ if name.startswith(("RAY_AUTH", "RAY_ADDRESS"))]:
+            monkeypatch.delenv(name)
+        for name, value in {"HOME": str(tmp_path), **variables}.items():
+            monkeypatch.setenv(name, value)
+
+    yield use
+    monkeypatch.undo()
+    ray_local.load_authentication()
+
+
+WRONG = [
+    ({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "wrong"}, "the token is missing or wrong"),
+    ({"RAY_AUTH_MODE": "token"}, "couldn't find an authentication token"),
+    (
+        {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": "/none"},
+        "cannot be opened or is empty: /none",
+    ),
+    ({}, "the token is missing or wrong"),
+]
+
+
+@pytest.mark.parametrize("address", ["auto", "host and port"])
+@pytest.mark.parametrize(("variables", "why"), WRONG)
+def test_a_missing_or_wrong_token_is_one_line_at_once(secure, token, address, variables, why):
+    token(**variables, RAY_ADDRESS=secure.address)
+    begin = time.monotonic()
+    settings = RaySettings(address=secure.address if address != "auto" else "auto")
+    with pytest.raises(InputError) as refused, connected(settings):
+        pytest.fail("connected")
+    assert time.monotonic() - begin < 5
+    assert why in str(refused.value)
+    assert str(refused.value).endswith("to a file with the token of the cluster")
+    assert "\n" not in str(refused.value)
