@@ -1,7 +1,7 @@
 """A Ray cluster of two nodes on this machine that asks for a token."""
 
+import json
 import os
-import re
 import secrets
 import shutil
 import socket
@@ -10,14 +10,16 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 
 _HEAD, _WORKER = "127.0.0.31", "127.0.0.32"
-_STARTED = re.compile("Ray runtime started")
+_STARTED = "Ray runtime started"
+_ATTEMPTS = 3
 _SMALL = ["--object-store-memory=100000000", "--disable-usage-stats", "--block"]
 
 
@@ -38,10 +40,19 @@ class AuthenticatedCluster:
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
+    def nodes(self) -> list[dict[str, Any]]:
+        listed = self.run("ray", "list", "nodes", "--address", self.dashboard, "--format", "json")
+        return list(json.loads(listed))
+
 
 @contextmanager
-def authenticated_cluster(head_variables: dict[str, str]) -> Iterator[AuthenticatedCluster]:
-    """Start a head that runs no work, and a worker with two CPUs; they end with the block."""
+def authenticated_cluster(
+    head_variables: dict[str, str], packages: Path
+) -> Iterator[AuthenticatedCluster]:
+    """Start a head that runs no work, and a worker with two CPUs; they end with the block.
+
+    Python finds more packages in a folder, as if they were installed in the image.
+    """
     folder = Path(tempfile.mkdtemp(prefix="sm-", dir="/tmp"))
     token = folder / "token"
     token.write_text(secrets.token_hex(32))
@@ -49,53 +60,69 @@ def authenticated_cluster(head_variables: dict[str, str]) -> Iterator[Authentica
         **{name: value for name, value in os.environ.items() if not name.startswith("RAY_")},
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "HOME": str(folder),
+        "PYTHONPATH": str(packages),
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token),
     }
-    gcs, dashboard, agent, client = _free_ports(4)
-    address = f"{_HEAD}:{gcs}"
-    head = [f"--node-ip-address={_HEAD}", "--head", "--num-cpus=0", f"--port={gcs}"]
-    head += ["--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"]
-    head += [f"--dashboard-agent-listen-port={agent}", f"--ray-client-server-port={client}"]
-    head += [f"--temp-dir={folder}/r"]
-    worker = [f"--node-ip-address={_WORKER}", "--num-cpus=2", f"--address={address}"]
-    worker += ["--dashboard-agent-listen-port=0"]
-    with ExitStack() as stack:
-        stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        stack.enter_context(_node(head, environment | head_variables, folder / "head.log"))
-        node = stack.enter_context(_node(worker, environment, folder / "worker.log"))
-        [raylet] = [each for each in node.children(recursive=True) if each.name() == "raylet"]
-        environment["RAY_ADDRESS"] = address
-        url = f"http://127.0.0.1:{dashboard}"
-        yield AuthenticatedCluster(address, url, environment, raylet)
+    try:
+        yield _start(folder, environment, head_variables)
+    finally:
+        _kill(folder)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
-@contextmanager
-def _node(arguments: list[str], environment: dict[str, str], log: Path) -> Iterator[psutil.Process]:
+def _start(
+    folder: Path, environment: dict[str, str], head_variables: dict[str, str]
+) -> AuthenticatedCluster:
+    """Start both nodes, again if need be: on a busy machine Ray may not wait for its own agent."""
+    for _ in range(_ATTEMPTS):
+        gcs, dashboard, agent, client = _free_ports(4)
+        address = f"{_HEAD}:{gcs}"
+        head = ["--head", f"--node-ip-address={_HEAD}", "--num-cpus=0", f"--port={gcs}"]
+        head += ["--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"]
+        head += [f"--dashboard-agent-listen-port={agent}", f"--ray-client-server-port={client}"]
+        head += [f"--temp-dir={folder}/r"]
+        worker = [f"--address={address}", f"--node-ip-address={_WORKER}", "--num-cpus=2"]
+        worker += ["--dashboard-agent-listen-port=0"]
+        log = folder / "log"
+        if _node(head, environment | head_variables, log) and (
+            node := _node(worker, environment, log)
+        ):
+            [raylet] = [each for each in node.children(recursive=True) if each.name() == "raylet"]
+            inside = environment | {"RAY_ADDRESS": address}
+            return AuthenticatedCluster(address, f"http://127.0.0.1:{dashboard}", inside, raylet)
+        _kill(folder)
+    raise AssertionError(log.read_text())
+
+
+def _node(arguments: list[str], environment: dict[str, str], log: Path) -> psutil.Process | None:
+    """Start a node; returns None if it ends before it has started."""
     with log.open("w") as file:
-        process = subprocess.Popen(
+        process = psutil.Popen(
             ["ray", "start", *arguments, *_SMALL], env=environment, stdout=file, stderr=file
         )
-    node = psutil.Process(process.pid)
-    try:
-        while not _STARTED.search(log.read_text()):
-            assert process.poll() is None, log.read_text()
-            time.sleep(0.1)
-        yield node
-    finally:
-        if process.poll() is None:
-            for each in [*node.children(recursive=True), node]:
-                each.kill()
-        process.wait()
+    while _STARTED not in log.read_text():
+        if process.poll() is not None:
+            return None
+        time.sleep(0.1)
+    return psutil.Process(process.pid)
+
+
+def _kill(folder: Path) -> None:
+    """End all processes of the cluster: no others have this folder as their home."""
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.environ().get("HOME") == str(folder):
+                process.kill()
 
 
 def _free_ports(count: int) -> list[int]:
-    """Ports below those that Ray gives its workers, 10002 to 19999, and those of the system."""
+    """Ports that Ray does not give its workers: those are 10002 to 19999."""
     with ExitStack() as stack:
-        sockets = []
-        while len(sockets) < count:
+        ports: list[int] = []
+        while len(ports) < count:
             one = stack.enter_context(socket.socket())
             one.bind(("127.0.0.1", 0))
             if one.getsockname()[1] > 20000:
-                sockets.append(one)
-        return [one.getsockname()[1] for one in sockets]
+                ports.append(one.getsockname()[1])
+        return ports

@@ -15,12 +15,15 @@ from speechmill.pipeline.run import ray_local
 from speechmill.pipeline.run.job import RaySettings
 from speechmill.pipeline.run.ray_cluster import connected
 from speechmill.pipeline.storage import Storage
+from tests.conftest import REPOSITORY
 from tests.corpus import write_corpus
 from tests.infra.authenticated_cluster import AuthenticatedCluster, authenticated_cluster
 from tests.infra.kubernetes import cluster_spec, find, values_of
 from tests.jobs.conftest import contents, invoke
+from tests.jobs.training.runs import train_yaml
 
 JOB, CONFIG_MAP = find("rayjob.yaml", "RayJob"), find("rayjob.yaml", "ConfigMap")
+FRAGILE = REPOSITORY / "tests" / "fragile_codec"
 HEAD, WORKER = (
     cluster_spec(JOB)["headGroupSpec"],
     cluster_spec(JOB)["workerGroupSpecs"][0],
@@ -31,7 +34,7 @@ HEAD, WORKER = (
 def secure() -> Iterator[AuthenticatedCluster]:
     [variables] = values_of(HEAD, "env")
     plain = {each["name"]: each["value"] for each in variables if "value" in each}
-    with authenticated_cluster(plain) as cluster:
+    with authenticated_cluster(plain, FRAGILE) as cluster:
         yield cluster
 
 
@@ -41,7 +44,7 @@ def configured(tmp_path: Path) -> Path:
     for name, text in CONFIG_MAP["data"].items():
         config = yaml.safe_load(text)
         config |= {"shards": [f"{tmp_path}/in"], "output": f"{tmp_path}/out"}
-        config["codec"]["name"] = "pure-16k-small"
+        config["codec"] = {"name": "fragile", "options": {"seconds": 1.0}}  # for each shard
         config["workers"] |= {"num_gpus": 0, "count": 1, "shards_in_flight": 1}
         (tmp_path / name).write_text(yaml.safe_dump(config))
     return tmp_path
@@ -75,9 +78,9 @@ def pre_stop(group: dict[str, Any]) -> list[str]:
 
 
 def test_a_job_that_is_stopped_and_submitted_again_writes_the_bytes_of_a_run_without_ray(
-    secure, configured, tmp_path
+    secure, configured, tmp_path, monkeypatch
 ):
-    write_corpus(tmp_path / "in", num_shards=6, clips_per_shard=2, seconds=2.0)
+    write_corpus(tmp_path / "in", num_shards=12, clips_per_shard=2, seconds=1.0)
     parts = tmp_path / "out" / "tokens"
     submit(secure, configured, "first")
     wait_for(lambda: list(parts.glob("*.parquet")))
@@ -85,15 +88,16 @@ def test_a_job_that_is_stopped_and_submitted_again_writes_the_bytes_of_a_run_wit
     assert status(secure, "first") == "stopped"
     [run] = (tmp_path / "out" / "runs").iterdir()
     assert '"status": "interrupted"' in (run / "summary.json").read_text()
-    assert 0 < len(list(parts.glob("*.parquet"))) < 6
+    assert 0 < len(list(parts.glob("*.parquet"))) < 12
     submit(secure, configured, "second")
     secure.run("ray", "job", "logs", "--address", secure.dashboard, "--follow", "second")
     assert status(secure, "second") == "succeeded"
-    here = [f"output={tmp_path}/here", "workers.count=0"]
+    monkeypatch.syspath_prepend(FRAGILE)
+    here = [f"output={tmp_path}/here", "workers.count=0", "codec.options.seconds=0.0"]
     assert invoke("tokenize", configured / "tokenize.yaml", *here).exit_code == 0
     local, store = contents(Storage(), f"{tmp_path}/here"), Storage()
     assert contents(store, f"{tmp_path}/out") == local
-    assert len(local) == 6
+    assert len(local) == 12
 
 
 @pytest.fixture
@@ -134,3 +138,35 @@ def test_a_missing_or_wrong_token_is_one_line_at_once(secure, token, address, va
     assert why in str(refused.value)
     assert str(refused.value).endswith("to a file with the token of the cluster")
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("command", ["tokenize", "plan", "enhance", "train"])
+def test_every_command_that_joins_a_cluster_says_so_with_exit_code_2(
+    secure, token, command, tmp_path
+):
+    token(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN="wrong")
+    path = train_yaml(tmp_path)
+    workers = "workers={num_gpus: 0, count: 1}"
+    if command != "train":
+        section = {"enhance": "enhancer: {name: spectral-gating}"}.get(
+            command, "codec: {name: 'null'}"
+        )
+        path.write_text(f"shards: ['{tmp_path}/shards/']\noutput: '{tmp_path}/out'\n{section}\n")
+    done = invoke(command, path, workers, f"ray.address={secure.address}")
+    assert done.exit_code == 2
+    assert "refuses this run: the token is missing or wrong" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+
+
+def test_a_pod_that_is_stopped_leaves_the_cluster(secure):
+    [node] = [
+        each for each in secure.nodes() if each["node_ip"] != secure.address.partition(":")[0]
+    ]
+    script = pre_stop(WORKER)[-1]
+    # In a pod there is one node and one raylet; here there are others.
+    script = script.replace("ray drain-node", f"ray drain-node --node-id {node['node_id']}")
+    script = script.replace("/proc/[0-9]*/comm", f"/proc/{secure.raylet.pid}/comm")
+    assert script != pre_stop(WORKER)[-1]
+    assert secure.raylet.is_running()
+    secure.run(*pre_stop(WORKER)[:-1], script)
+    wait_for(lambda: not secure.raylet.is_running() or secure.raylet.status() == "zombie")

@@ -104,7 +104,7 @@ def worker_count(num_gpus: float, resources: dict[str, float]) -> int:
     if not count:
         raise InputError(
             f"the cluster has {resources.get('GPU', 0):g} GPUs, a worker wants {num_gpus:g}; "
-            "set workers.num_gpus=0 to run on the CPU"
+            "set workers.num_gpus=0 to run on the CPU, or workers.count if an autoscaler adds nodes"
         )
     return count
 
