@@ -46,8 +46,9 @@ def configured(tmp_path: Path) -> Path:
         config |= {"shards": [f"{tmp_path}/in"], "output": f"{tmp_path}/out"}
         config["codec"] = {"name": "fragile", "options": {"seconds": 1.0}}  # for each shard
         config["workers"] |= {"num_gpus": 0, "count": 1, "shards_in_flight": 1}
-        (tmp_path / name).write_text(yaml.safe_dump(config))
-    return tmp_path
+        (tmp_path / "mounted").mkdir()
+        (tmp_path / "mounted" / name).write_text(yaml.safe_dump(config))
+    return tmp_path / "mounted"
 
 
 def submit(cluster: AuthenticatedCluster, mounted: Path, name: str) -> None:
@@ -56,6 +57,14 @@ def submit(cluster: AuthenticatedCluster, mounted: Path, name: str) -> None:
     where = f"--address {cluster.dashboard}"
     command = f"ray job submit {where} --no-wait --submission-id {name} -- {entrypoint}"
     cluster.run("bash", "-ce", f"if ! ray job status {where} {name} ; then {command} ; fi")
+
+
+def submit_from_laptop(cluster: AuthenticatedCluster, folder: Path, name: str) -> None:
+    """Submit the folder of a configuration, with a variable that Speechmill sets too."""
+    variables = '{"env_vars": {"MALLOC_ARENA_MAX": "2"}}'
+    job = ["ray", "job", "submit", "--address", cluster.dashboard, "--submission-id", name]
+    job += ["--runtime-env-json", variables, "--working-dir", str(folder), "--no-wait", "--"]
+    cluster.run(*job, "speechmill", "tokenize", "tokenize.yaml")
 
 
 def status(cluster: AuthenticatedCluster, name: str) -> str:
@@ -82,7 +91,7 @@ def test_a_job_that_is_stopped_and_submitted_again_writes_the_bytes_of_a_run_wit
 ):
     write_corpus(tmp_path / "in", num_shards=12, clips_per_shard=2, seconds=1.0)
     parts = tmp_path / "out" / "tokens"
-    submit(secure, configured, "first")
+    submit_from_laptop(secure, configured, "first")
     wait_for(lambda: list(parts.glob("*.parquet")))
     secure.run(*pre_stop(HEAD))
     assert status(secure, "first") == "stopped"
