@@ -2,32 +2,32 @@
 
 import os
 import re
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 import yaml
 
 from speechmill.pipeline.errors import InputError
 from speechmill.pipeline.run import ray_local
 from speechmill.pipeline.run.job import RaySettings
+from speechmill.pipeline.run.ray_address import reachable_cluster
 from speechmill.pipeline.run.ray_cluster import connected
 from speechmill.pipeline.storage import Storage
 from tests.conftest import REPOSITORY
 from tests.corpus import write_corpus
 from tests.infra.authenticated_cluster import AuthenticatedCluster, authenticated_cluster
-from tests.infra.kubernetes import cluster_spec, find, values_of
+from tests.infra.kubernetes import find, groups, values_of
 from tests.jobs.conftest import contents, invoke
 from tests.jobs.training.runs import train_yaml
 
 JOB, CONFIG_MAP = find("rayjob.yaml", "RayJob"), find("rayjob.yaml", "ConfigMap")
 FRAGILE = REPOSITORY / "tests" / "fragile_codec"
-HEAD, WORKER = (
-    cluster_spec(JOB)["headGroupSpec"],
-    cluster_spec(JOB)["workerGroupSpecs"][0],
-)
+HEAD, WORKER, _ = groups(JOB)
 
 
 @pytest.fixture(scope="module")
@@ -149,6 +149,20 @@ def test_a_missing_or_wrong_token_is_one_line_at_once(secure, token, address, va
     assert "\n" not in str(refused.value)
 
 
+def test_on_a_node_a_token_is_used_as_ray_start_uses_it_without_being_told(
+    secure, token, tmp_path, monkeypatch
+):
+    token()
+    (tmp_path / ".ray").mkdir()
+    shutil.copy(secure.environment["RAY_AUTH_TOKEN_PATH"], tmp_path / ".ray" / "auth_token")
+    monkeypatch.setattr(ray._private.services, "find_gcs_addresses", lambda: {secure.address})
+    monkeypatch.setattr(ray._private.services, "find_bootstrap_address", lambda _: None)
+    assert reachable_cluster("auto") == secure.address
+    token()
+    with pytest.raises(InputError, match="the token is missing or wrong"):
+        reachable_cluster(secure.address)
+
+
 @pytest.mark.parametrize("command", ["tokenize", "plan", "enhance", "train"])
 def test_every_command_that_joins_a_cluster_says_so_with_exit_code_2(
     secure, token, command, tmp_path
@@ -175,7 +189,8 @@ def test_a_pod_that_is_stopped_leaves_the_cluster(secure):
     # In a pod there is one node and one raylet; here there are others.
     script = script.replace("ray drain-node", f"ray drain-node --node-id {node['node_id']}")
     script = script.replace("/proc/[0-9]*/comm", f"/proc/{secure.raylet.pid}/comm")
-    assert script != pre_stop(WORKER)[-1]
+    assert str(secure.raylet.pid) in script
+    assert node["node_id"] in script
     assert secure.raylet.is_running()
     secure.run(*pre_stop(WORKER)[:-1], script)
     wait_for(lambda: not secure.raylet.is_running() or secure.raylet.status() == "zombie")

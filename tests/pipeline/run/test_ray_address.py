@@ -34,7 +34,7 @@ def unused_port() -> Iterator[int]:
     ("address", "message"),
     [
         ("ray://head:10001", "submit the run as a job: ray job submit --address http://head:8265"),
-        ("http://head:8265", "cannot join a Ray cluster at http://head:8265 because its driver"),
+        ("http://head:8265", "is http://head:8265 but a run joins one only on its nodes"),
         ("head", "the address of a Ray cluster is 'head'; give auto, host:port"),
         ("head:x", "the address of a Ray cluster is 'head:x'; give auto, host:port"),
         ("local", "or null to start a cluster for this run"),

@@ -99,9 +99,9 @@ def _require_host_and_port(address: str) -> None:
     if "://" in address:
         host = urlsplit(address).hostname
         raise InputError(
-            f"a run cannot join a Ray cluster at {address} because its driver must reach all "
-            "nodes; on one of them give ray.address=auto or host:port, from elsewhere submit the "
-            f"run as a job: ray job submit --address http://{host}:8265 -- speechmill …"
+            f"the address of a Ray cluster is {address} but a run joins one only on its nodes; "
+            "there give ray.address=auto or host:port, from elsewhere submit the run as a job: "
+            f"ray job submit --address http://{host}:8265 -- speechmill …"
         )
     try:
         url = urlsplit(f"//{address}")

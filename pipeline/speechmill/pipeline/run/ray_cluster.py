@@ -135,9 +135,9 @@ def _join(cluster: RaySettings, address: str, folder: Path) -> None:
     try:
         with driver_settings(folder), environment(override):
             ray.init(address=address, runtime_env={"env_vars": variables}, **QUIET)
-    except AuthenticationError as error:
-        raise refused(address, "the token is missing or wrong") from error
-    except ConnectionError as error:
+    except (AuthenticationError, ConnectionError) as error:
+        if "InvalidAuthToken" in f"{error} {error.__cause__}":  # with TLS only Ray has asked
+            raise refused(address, "the token is missing or wrong") from error
         raise InputError(f"the Ray cluster at {address} cannot be joined: {error}") from error
 
 
