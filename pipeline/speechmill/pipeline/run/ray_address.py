@@ -18,6 +18,7 @@ from speechmill.pipeline.run.ray_local import load_authentication, own_token
 
 _AUTO = "auto"
 _CONNECT_SECONDS = 10.0  # for a head node that is still starting
+_WRONG = "the token is missing or wrong"
 _PING = "/ray.rpc.NodeInfoGcsService/CheckAlive"
 
 
@@ -25,7 +26,8 @@ def reachable_cluster(setting: str) -> str:
     """Return host:port of the cluster of `ray.address` that accepts the token of this process.
 
     For `auto`, that is the cluster of `RAY_ADDRESS`, or one that runs on this machine. Raises
-    `InputError` if there is none, if nothing answers there, or if the token is refused.
+    `InputError` if there is none, if nothing answers there, if the token is refused, or if no node
+    of a cluster runs on this machine.
     """
     address = setting
     if setting == _AUTO:
@@ -35,6 +37,8 @@ def reachable_cluster(setting: str) -> str:
     _require_host_and_port(address)
     _wait_for_answer(address, 0 if found else _CONNECT_SECONDS)
     _authenticate(address, found)
+    if not ray._private.services.find_node_ids():  # Ray waits a minute for one to start
+        raise not_a_node(address)
     return address
 
 
@@ -48,7 +52,7 @@ def check_token(address: str, token: str) -> None:
             channel.unary_unary(_PING)(b"", timeout=_CONNECT_SECONDS, metadata=headers)
         except grpc.RpcError as error:
             if error.code() is grpc.StatusCode.UNAUTHENTICATED:
-                raise refused(address, "the token is missing or wrong") from None
+                raise refused(address) from None
             raise InputError(
                 f"a program answers at {address}, but not as the head of a Ray cluster "
                 f"({error.code().name}); give the port that `ray start --head` listens on, 6379 by "
@@ -56,11 +60,21 @@ def check_token(address: str, token: str) -> None:
             ) from None
 
 
-def refused(address: str, why: str) -> InputError:
+def refused(address: str, why: str = _WRONG) -> InputError:
     """Return the error of a cluster that does not accept the token of this process."""
     return InputError(
         f"the Ray cluster at {address} refuses this run: {why}; set RAY_AUTH_MODE=token, and "
         "RAY_AUTH_TOKEN_PATH to a file with the token of the cluster"
+    )
+
+
+def not_a_node(address: str) -> InputError:
+    """Return the error of a run on a machine that does not belong to the cluster."""
+    host = urlsplit(f"//{address}").hostname
+    return InputError(
+        f"this machine is not a node of the Ray cluster at {address}; make it one by "
+        f"`ray start --address={address} --num-cpus=0`, or submit the run as a job: "
+        f"ray job submit --address http://{host}:8265 -- speechmill …"
     )
 
 
@@ -73,8 +87,9 @@ def _authenticate(address: str, found: bool) -> None:
     load_authentication()
     try:
         check_token(address, own_token())
-    except AuthenticationError as error:  # of the file with the token
-        raise refused(address, str(error).partition(". ")[0]) from error
+    except AuthenticationError as error:
+        why, _, _ = str(error).partition(". ")
+        raise refused(address, why if "RAY_AUTH_TOKEN_PATH is set" in why else _WRONG) from error
     except InputError:
         loader = ray._raylet.AuthenticationTokenLoader.instance()
         if not found or "RAY_AUTH_MODE" in os.environ or not loader.has_token(True):

@@ -17,7 +17,7 @@ from speechmill.pipeline import metrics
 from speechmill.pipeline.errors import InputError, StreamBroken, WorkerLost
 from speechmill.pipeline.redaction import is_harmless_variable, public_text, remember_environment
 from speechmill.pipeline.run.job import RaySettings
-from speechmill.pipeline.run.ray_address import reachable_cluster, refused
+from speechmill.pipeline.run.ray_address import not_a_node, reachable_cluster, refused
 from speechmill.pipeline.run.ray_local import (
     ALLOCATOR,
     QUIET,
@@ -137,8 +137,12 @@ def _join(cluster: RaySettings, address: str, folder: Path) -> None:
             ray.init(address=address, runtime_env={"env_vars": variables}, **QUIET)
     except (AuthenticationError, ConnectionError) as error:
         if "InvalidAuthToken" in f"{error} {error.__cause__}":  # with TLS only Ray has asked
-            raise refused(address, "the token is missing or wrong") from error
+            raise refused(address) from error
         raise InputError(f"the Ray cluster at {address} cannot be joined: {error}") from error
+    except RuntimeError as error:
+        if "No node info found" not in str(error):
+            raise
+        raise not_a_node(address) from error
 
 
 def _variables_of_the_job() -> dict[str, str]:
