@@ -36,7 +36,7 @@ from speechmill.jobs.schemas import TokenizeConfig
 from speechmill.jobs.training.checkpoints import run_identity
 from speechmill.pipeline.errors import InputError, StorageError
 from speechmill.pipeline.redaction import public_text
-from speechmill.pipeline.run import ray_cluster, ray_local
+from speechmill.pipeline.run import ray_address, ray_local
 from speechmill.pipeline.run.job import RaySettings
 from speechmill.pipeline.run.ray_cluster import connected, set_environment
 from speechmill.pipeline.shards.listing import list_shards
@@ -113,7 +113,7 @@ class Watch(ShardDisplay):
         if ray.is_initialized():
             for token in ("", "another"):
                 with pytest.raises(InputError, match="the token is missing or wrong; set RAY_AUTH"):
-                    ray_cluster.check_token(ray.get_runtime_context().gcs_address, token)
+                    ray_address.check_token(ray.get_runtime_context().gcs_address, token)
 
 
 def test_no_secret_is_in_what_a_run_leaves_or_shows_and_it_listens_on_the_loopback_alone(

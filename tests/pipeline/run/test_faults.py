@@ -191,6 +191,21 @@ def test_a_node_that_is_drained_gets_no_more_shards(cluster, gpu_node, fragile, 
     assert other in cluster.list_all_nodes()
 
 
+def test_a_drained_node_ends_by_itself_once_its_shards_are_done(cluster, gpu_node, fragile, shards):
+    drained, _ = gpu_node(), gpu_node()
+    [raylet] = [info.process for info in drained.all_processes["raylet"]]
+    with fragile(cluster, {"num_gpus": 1, "shards_in_flight": 1}, seconds=0.5) as pool:
+        while pool.free() < 2:
+            pool.wait()
+        timer = threading.Timer(0.5, announce_preemption, [cluster, drained])
+        timer.start()
+        totals, events = finish(shards, pool)
+        timer.join()
+        while raylet.poll() is None:
+            pool.wait(0.5)
+    assert (totals.shards, [event for event in events if event.error]) == (4, [])
+
+
 def announce_preemption(cluster, node) -> None:
     """Drain a node, as the autoscaler does when the cloud wants a machine back."""
     arguments = {

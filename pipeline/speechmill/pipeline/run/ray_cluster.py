@@ -1,16 +1,14 @@
 """A Ray cluster: joining or starting it, its nodes, its errors and its metrics."""
 
+import json
 import os
 import re
 import socket
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from urllib.parse import SplitResult, urlsplit
 
-import grpc
 import ray
 from ray.autoscaler.v2.sdk import get_cluster_status
 from ray.exceptions import AuthenticationError, RayError, RayTaskError
@@ -20,18 +18,16 @@ from speechmill.pipeline import metrics
 from speechmill.pipeline.errors import InputError, StreamBroken, WorkerLost
 from speechmill.pipeline.redaction import is_harmless_variable, public_text, remember_environment
 from speechmill.pipeline.run.job import RaySettings
+from speechmill.pipeline.run.ray_address import not_a_node, reachable_cluster, refused
 from speechmill.pipeline.run.ray_local import (
     ALLOCATOR,
     QUIET,
     driver_settings,
-    load_authentication,
+    environment,
     local_cluster,
-    own_token,
     private_folder,
 )
 
-_CONNECT_SECONDS = 10.0  # for a head node that is still starting
-_PING = "/ray.rpc.NodeInfoGcsService/CheckAlive"
 _PROBE_SECONDS = 1.0  # a live node accepts a connection within this time
 
 
@@ -116,10 +112,9 @@ def _series(metric: metrics.TimeSeries) -> Counter | Gauge:
 
 @contextmanager
 def _joined(cluster: RaySettings, address: str) -> Iterator[None]:
-    _wait_for_answer(address)
     with private_folder() as folder:  # until the end, so that nobody else makes one of that name
         try:
-            _join(cluster, address, folder)
+            _join(cluster, reachable_cluster(address), folder)
             yield
         finally:
             ray.shutdown()
@@ -130,67 +125,33 @@ def _join(cluster: RaySettings, address: str, folder: Path) -> None:
 
     Some of them must be set when a process starts.
     """
-    load_authentication()
     harmless = {
         name: value
         for name, value in cluster.env.items()
         if is_harmless_variable(name) and public_text(value) == value
     }
-    environment = {"env_vars": ALLOCATOR | harmless}
+    variables = ALLOCATOR | _variables_of_the_job() | harmless
+    # Ray refuses a driver that sets a variable which `ray job submit --runtime-env-json` also sets.
+    override = {"RAY_OVERRIDE_JOB_RUNTIME_ENV": "1"}
     try:
-        check_token(address, own_token())
-        with driver_settings(folder):
-            ray.init(address=address, runtime_env=environment, **QUIET)
-    except AuthenticationError as error:
-        raise _refused(address) from error
+        with driver_settings(folder), environment(override):
+            ray.init(address=address, runtime_env={"env_vars": variables}, **QUIET)
+    except (AuthenticationError, ConnectionError) as error:
+        if "InvalidAuthToken" in f"{error} {error.__cause__}":  # with TLS only Ray has asked
+            raise refused(address) from error
+        raise InputError(f"the Ray cluster at {address} cannot be joined: {error}") from error
     except RuntimeError as error:
-        if not str(error).startswith("Version mismatch"):
-            raise
-        raise _other_version(address, str(error)) from error
-    except ConnectionError as error:
-        is_refused = "InvalidAuthToken" in str(error.__cause__)
-        raise _refused(address) if is_refused else _no_cluster(error) from error
+        if str(error).startswith("Version mismatch"):
+            raise _other_version(address, str(error)) from error
+        if "No node info found" in str(error):
+            raise not_a_node(address) from error
+        raise
 
 
-def _wait_for_answer(address: str) -> None:
-    """Raise `InputError` if nothing listens at host:port; Ray itself says so after 40 s."""
-    url = _parsed(address)
-    if not url.port:
-        return
-    deadline = time.monotonic() + _CONNECT_SECONDS
-    while True:
-        try:
-            socket.create_connection((url.hostname, url.port), _CONNECT_SECONDS).close()
-            return
-        except OSError as error:
-            if time.monotonic() > deadline:
-                raise _no_cluster(f"no Ray cluster answers at {address}: {error}") from error
-            time.sleep(0.5)
-
-
-def check_token(address: str, token: str) -> None:
-    """Raise `InputError` if a cluster refuses a token; Ray would log twenty attempts before."""
-    url = _parsed(address)
-    if not url.port or url.scheme or os.environ.get("RAY_USE_TLS", "0") != "0":
-        return
-    headers = [("authorization", f"Bearer {token}")] if token else []
-    with grpc.insecure_channel(address, [("grpc.enable_http_proxy", 0)]) as channel:
-        try:
-            channel.unary_unary(_PING)(b"", timeout=_CONNECT_SECONDS, metadata=headers)
-        except grpc.RpcError as error:
-            if error.code() is grpc.StatusCode.UNAUTHENTICATED:
-                raise _refused(address) from None
-
-
-def _parsed(address: str) -> SplitResult:
-    return urlsplit(address if "://" in address else f"//{address}")
-
-
-def _refused(address: str) -> InputError:
-    return InputError(
-        f"the Ray cluster at {address} refuses this run: the token is missing or wrong; set "
-        "RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH to a file with the token of the cluster"
-    )
+def _variables_of_the_job() -> dict[str, str]:
+    """The variables that whoever submitted this process as a Ray job set for its workers."""
+    job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
+    return dict((job.get("runtime_env") or {}).get("env_vars") or {})
 
 
 def _other_version(address: str, message: str) -> InputError:
@@ -200,7 +161,3 @@ def _other_version(address: str, message: str) -> InputError:
         f"the cluster at {address} has Ray {ray_there} and Python {python_there}, this process Ray "
         f"{ray_here} and Python {python_here}; install the same on both"
     )
-
-
-def _no_cluster(why: object) -> InputError:
-    return InputError(f"{why}; start Ray there, or set ray.address=null to start a local cluster")

@@ -55,7 +55,7 @@ def _start(cluster: RaySettings, folder: Path, token: dict[str, str]) -> None:
     # Ray replaces 127.0.0.1 by the address of the network, except on Windows and macOS. With any
     # other address, even of the loopback, its processes listen on every network.
     constants: Any = ray._private.ray_constants
-    with _environment(variables), _replaced(constants, "ENABLE_RAY_CLUSTER", False):
+    with environment(variables), _replaced(constants, "ENABLE_RAY_CLUSTER", False):
         ray.init(
             address="local",  # otherwise Ray would join a cluster that happens to run here
             num_cpus=cluster.num_cpus,
@@ -108,7 +108,7 @@ def _token() -> Iterator[dict[str, str]]:
     """
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     try:
-        with _environment(token):
+        with environment(token):
             load_authentication()
         yield token
     finally:
@@ -128,7 +128,8 @@ def own_token() -> str:
 
 
 @contextmanager
-def _environment(variables: dict[str, str]) -> Iterator[None]:
+def environment(variables: dict[str, str]) -> Iterator[None]:
+    """Set environment variables of this process for the block."""
     before = os.environ.copy()
     os.environ.update(variables)
     try:

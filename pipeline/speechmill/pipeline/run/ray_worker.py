@@ -42,13 +42,13 @@ class Worker:
         settings: WorkerSettings,
         environment: dict[str, str],
         threads: int,
-        streams: int,
+        max_waiting: int,
         stream_objects: int,
         versions: Versions,
     ):
-        """`streams` shards are decoded at the same time, and as many may wait for a CPU.
+        """`max_waiting` far shards may wait for a CPU; memory holds their starts.
 
-        `versions` are those that the nodes of the streams must have.
+        `versions` are those that the nodes of its decode streams must have.
         """
         set_environment(environment)
         self.environment = environment
@@ -63,7 +63,7 @@ class Worker:
         signal.signal(signal.SIGTERM, self._leave)
         self.versions = versions
         self.refused: dict[str, str] = {}  # nodes that cannot decode, with the reason
-        self.waiting = threading.Semaphore(streams)  # shards that no CPU decodes yet
+        self.waiting = threading.Semaphore(max_waiting)
         # Once: each new remote function is sent to every process.
         self.remote_call = ray.remote(call)
         self.remote_stream = ray.remote(stream)

@@ -100,9 +100,9 @@ class RayWorkers:
         count = 1 if one_worker else wanted or fitting
         self._may_grow = not one_worker and not settings.count and bool(settings.num_gpus)
         self._threads = settings.threads or max(1, int(resources.get("CPU", 1) / count))
-        self._streams = decode_streams(settings, resources, count)
-        # As many again may wait for a CPU: their starts are fetched, and others are committed.
-        self.slots = settings.shards_in_flight or 2 * self._streams + job.waiting_shards
+        streams = decode_streams(settings, resources, count)
+        # As many again wait for a CPU, while their starts are fetched, or are committed.
+        self.slots = settings.shards_in_flight or 2 * streams + job.waiting_shards
         self._add(count)
 
     def ready(self) -> list[WorkerState]:
@@ -130,7 +130,7 @@ class RayWorkers:
         objects = stream_objects(self._job, self._settings, self.slots)
         given = (
             *(self._job, self._settings, self._environment),
-            *(self._threads, self._streams, objects, self._versions),
+            *(self._threads, max(1, self.slots // 2), objects, self._versions),
         )
         kind = GPUWorker if self._settings.num_gpus else Worker
         worker = ray.cloudpickle.dumps(partial(kind, *given))
@@ -238,6 +238,8 @@ class RayWorkers:
                 self._on_event(EventKind.NODE_DRAINING, node=worker.node)
             if worker.ready and worker.leaving and not worker.held and worker.start_at is None:
                 worker.start_at = now + _RETURN_SECONDS
+                if worker.node in self._draining:  # Ray ends a draining node that is idle
+                    ray.kill(worker.actor, no_restart=False)
             if worker.start_at is not None and now >= worker.start_at:
                 self.start(worker)
         self._restart_stalled(now)

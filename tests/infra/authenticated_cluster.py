@@ -1,0 +1,128 @@
+"""A Ray cluster of two nodes on this machine that asks for a token."""
+
+import json
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+_HEAD, _WORKER = "127.0.0.31", "127.0.0.32"
+_STARTED = "Ray runtime started"
+_ATTEMPTS = 3
+_SMALL = ["--object-store-memory=100000000", "--disable-usage-stats", "--block"]
+
+
+@dataclass(frozen=True)
+class AuthenticatedCluster:
+    """Where it is, and the environment of a pod of it."""
+
+    address: str
+    dashboard: str
+    environment: dict[str, str]
+    raylet: psutil.Process  # of the worker node
+
+    def run(self, *command: str, timeout: float = 120) -> str:
+        """Run a command as in a pod; returns what it prints."""
+        done = subprocess.run(
+            command, env=self.environment, capture_output=True, text=True, timeout=timeout
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def nodes(self) -> list[dict[str, Any]]:
+        listed = self.run("ray", "list", "nodes", "--address", self.dashboard, "--format", "json")
+        return list(json.loads(listed))
+
+
+@contextmanager
+def authenticated_cluster(
+    head_variables: dict[str, str], packages: Path
+) -> Iterator[AuthenticatedCluster]:
+    """Start a head that runs no work, and a worker with two CPUs; they end with the block.
+
+    Python finds more packages in a folder, as if they were installed in the image.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="sm-", dir="/tmp"))
+    token = folder / "token"
+    token.write_text(secrets.token_hex(32))
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith("RAY_")},
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "HOME": str(folder),
+        "PYTHONPATH": str(packages),
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(token),
+    }
+    try:
+        yield _start(folder, environment, head_variables)
+    finally:
+        _kill(folder)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _start(
+    folder: Path, environment: dict[str, str], head_variables: dict[str, str]
+) -> AuthenticatedCluster:
+    """Start both nodes, again if need be: on a busy machine Ray may not wait for its own agent."""
+    for _ in range(_ATTEMPTS):
+        gcs, dashboard, agent, client = _free_ports(4)
+        address = f"{_HEAD}:{gcs}"
+        head = ["--head", f"--node-ip-address={_HEAD}", "--num-cpus=0", f"--port={gcs}"]
+        head += ["--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"]
+        head += [f"--dashboard-agent-listen-port={agent}", f"--ray-client-server-port={client}"]
+        head += [f"--temp-dir={folder}/r"]
+        worker = [f"--address={address}", f"--node-ip-address={_WORKER}", "--num-cpus=2"]
+        worker += ["--dashboard-agent-listen-port=0"]
+        log = folder / "log"
+        if _node(head, environment | head_variables, log) and (
+            node := _node(worker, environment, log)
+        ):
+            [raylet] = [each for each in node.children(recursive=True) if each.name() == "raylet"]
+            inside = environment | {"RAY_ADDRESS": address}
+            return AuthenticatedCluster(address, f"http://127.0.0.1:{dashboard}", inside, raylet)
+        _kill(folder)
+    raise AssertionError(log.read_text())
+
+
+def _node(arguments: list[str], environment: dict[str, str], log: Path) -> psutil.Process | None:
+    """Start a node; returns None if it ends before it has started."""
+    with log.open("w") as file:
+        process = psutil.Popen(
+            ["ray", "start", *arguments, *_SMALL], env=environment, stdout=file, stderr=file
+        )
+    while _STARTED not in log.read_text():
+        if process.poll() is not None:
+            return None
+        time.sleep(0.1)
+    return psutil.Process(process.pid)
+
+
+def _kill(folder: Path) -> None:
+    """End all processes of the cluster: no others have this folder as their home."""
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.environ().get("HOME") == str(folder):
+                process.kill()
+
+
+def _free_ports(count: int) -> list[int]:
+    """Ports that Ray does not give its workers: those are 10002 to 19999."""
+    with ExitStack() as stack:
+        ports: list[int] = []
+        while len(ports) < count:
+            one = stack.enter_context(socket.socket())
+            one.bind(("127.0.0.1", 0))
+            if one.getsockname()[1] > 20000:
+                ports.append(one.getsockname()[1])
+        return ports
