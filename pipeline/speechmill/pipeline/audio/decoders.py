@@ -5,6 +5,8 @@ import soundfile
 from speechmill.pipeline.audio.containers.recognize import Recording, recognize
 from speechmill.pipeline.audio.ffmpeg import Gaps, read_with_ffmpeg
 from speechmill.pipeline.audio.flac import read_flac
+from speechmill.pipeline.audio.libopus import libopus
+from speechmill.pipeline.audio.opus import read_ogg_opus
 from speechmill.pipeline.audio.samples import BLOCK, Limits, Source, check_size, to_float
 from speechmill.pipeline.audio.sndfile import read_with_libsndfile, stream_of
 from speechmill.pipeline.blob import Blob
@@ -12,7 +14,7 @@ from speechmill.pipeline.errors import UndecodableAudio
 from speechmill.pipeline.mislabelled import describe_mislabelled
 
 # Part of the identity of a dataset; it goes up if a file may give other samples than before.
-AUDIO_VERSION = 2
+AUDIO_VERSION = 3
 
 _AT_ONCE = 8 * BLOCK  # samples of all channels, for a decoder that cannot decode in blocks
 
@@ -42,6 +44,8 @@ def open_recording(recording: Recording, limits: Limits, gaps: Gaps) -> Source:
         header = recording.flac
         if header.num_samples * header.num_channels <= _AT_ONCE:
             return _read_flac(recording, limits)
+    if recording.opus and libopus():
+        return read_ogg_opus(recording.links, limits)
     try:
         return read_with_libsndfile(recording, limits)
     except UndecodableAudio as error:
