@@ -47,9 +47,11 @@ def libopus() -> Any:
 
 
 def libopus_version() -> str | None:
-    """As the library says it, such as `libopus 1.6.1`."""
+    """Such as `1.6.1`."""
     library = libopus()
-    return _FFI.string(library.opus_get_version_string()).decode() if library else None
+    if library is None:
+        return None
+    return _text(library.opus_get_version_string()).removeprefix("libopus ")
 
 
 def packet_samples(packet: bytes) -> int:
@@ -69,7 +71,8 @@ class OpusDecoder:
         create = self._library.opus_multistream_decoder_create
         state = create(rate, header.num_channels, *streams, error)
         if not state:
-            raise UndecodableAudio(f"Opus of {header.num_channels} channels: {self._text(error[0])}")
+            reason = _text(self._library.opus_strerror(error[0]))
+            raise UndecodableAudio(f"Opus of {header.num_channels} channels: {reason}")
         self._state = _FFI.gc(state, self._library.opus_multistream_decoder_destroy)
         gain = _FFI.cast("int", header.gain)
         self._library.opus_multistream_decoder_ctl(self._state, _SET_GAIN, gain)
@@ -90,12 +93,13 @@ class OpusDecoder:
             # libopus would take an empty packet for a lost one and conceal it.
             size = decode(state, packet, len(packet), sink, room, 0) if packet else 0
             if size <= 0:
-                reason = self._text(size) if size else "it is empty"
+                reason = _text(self._library.opus_strerror(size)) if size else "it is empty"
                 raise UndecodableAudio(f"a packet of Opus is damaged: {reason}")
             sizes.append(size)
             num_samples -= size
             sink += size * channels
         return sizes
 
-    def _text(self, error: int) -> str:
-        return str(_FFI.string(self._library.opus_strerror(error)).decode())
+
+def _text(pointer: Any) -> str:
+    return str(_FFI.string(pointer).decode())

@@ -59,7 +59,7 @@ class _Link:
             position += len(block_TC)
             if len(wanted_TC):
                 yield wanted_TC
-        if position < end:
+        if self.num_samples and position < end:
             raise TruncatedAudio(f"the pages state {end} samples, the packets hold {position}")
 
     def _decoded(self, num_samples: int) -> Iterator[Samples]:

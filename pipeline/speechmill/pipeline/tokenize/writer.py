@@ -18,6 +18,7 @@ import soundfile
 
 from speechmill.codecs.api import CodecInfo
 from speechmill.codecs.shapes import ShapeSettings
+from speechmill.pipeline.audio.libopus import libopus_version
 from speechmill.pipeline.shards.listing import Shard
 from speechmill.pipeline.shards.tar_reader import Reject
 from speechmill.pipeline.storage import Storage, join
@@ -278,7 +279,8 @@ def library_versions() -> dict[str, str]:
     """Versions of the libraries that can change a token or a byte of a part."""
     names = ("speechmill", "torch", "pyarrow", "soundfile", "soxr", "av")
     return {name: version(name) for name in names} | {
-        "libsndfile": soundfile.__libsndfile_version__
+        "libsndfile": soundfile.__libsndfile_version__,
+        "libopus": libopus_version() or "absent",
     }
 
 
