@@ -32,16 +32,18 @@ def encode(
 
 
 def encode_with_ffmpeg(
-    audio: npt.NDArray[np.float32], rate: int, container: str, codec: str, **options: str
+    audio: npt.NDArray[np.float32],
+    rate: int,
+    container: str,
+    codec: str,
+    codec_options: dict[str, str] | None = None,
+    **options: str,
 ) -> bytes:
-    """The bytes of a container that libsndfile does not write; audio is (T,) or (T, 2).
-
-    The options are those of the container and of the codec.
-    """
+    """The bytes of a container with these options; audio is (T,) or (T, 2)."""
     sink, layout = io.BytesIO(), "mono" if audio.ndim == 1 else "stereo"
     planes = np.ascontiguousarray(np.atleast_2d(audio.T))
     with av.open(sink, "w", format=container, options=options) as file:
-        stream = file.add_stream(codec, rate=rate, layout=layout, options=options)
+        stream = file.add_stream(codec, rate=rate, layout=layout, options=codec_options)
         frame = av.AudioFrame.from_ndarray(planes, format="fltp", layout=layout)
         frame.sample_rate = rate
         fifo = av.AudioFifo()

@@ -35,8 +35,8 @@ RATE = 16_000  # Hz, of the codec
 Decode = Callable[[bytes], Any]
 
 _LOW, _HIGH = {"b": "64000"}, {"b": "128000"}  # bit/s
-# Container, coding, rate, channels, and options of the encoder.
-ROWS: dict[str, tuple[str, str | None, int, int, dict[str, str]]] = {
+# Container, coding, rate, channels, and options of FFmpeg; those without are libsndfile's.
+ROWS: dict[str, tuple[str, str, int, int, dict[str, str]]] = {
     "WAV, 16 kHz": ("WAV", "PCM_16", 16_000, 1, {}),
     "FLAC, 16 kHz": ("FLAC", "PCM_16", 16_000, 1, {}),
     "FLAC, 44.1 kHz": ("FLAC", "PCM_16", 44_100, 1, {}),
@@ -73,8 +73,10 @@ def write_clips(folder: Path, seconds: float, clips: int, only: str = "") -> Non
                 continue
             audio_TC = soxr.resample(clip_TC[:, :channels], 48_000, rate).astype(np.float32)
             audio = audio_TC[:, 0] if channels == 1 else audio_TC
-            write = encode if container in ("WAV", "FLAC", "OGG") else encode_with_ffmpeg
-            data = write(audio, rate, container, codec, **options)
+            if options:
+                data = encode_with_ffmpeg(audio, rate, container, codec, options)
+            else:
+                data = encode(audio, rate, container, codec)
             (folder / f"{name}-{number:02d}").write_bytes(data)
 
 

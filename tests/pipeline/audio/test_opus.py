@@ -39,8 +39,8 @@ def opus(kind: str, rate: int = CLOCK, channels: int = 1, container: str = "ogg"
     audio_T = tone(1.003, rate)
     audio_T[rate // 3 : rate // 2] = 0
     audio = audio_T if channels == 1 else np.stack([audio_T, 0.5 * audio_T[::-1]], axis=1)
-    options = KINDS[kind] | ({"page_duration": "200000"} if container == "ogg" else {})
-    return encode_with_ffmpeg(audio, rate, container, "libopus", **options)
+    options = {"page_duration": "200000"} if container == "ogg" else {}  # µs
+    return encode_with_ffmpeg(audio, rate, container, "libopus", KINDS[kind], **options)
 
 
 def samples(data: bytes):
