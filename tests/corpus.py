@@ -32,17 +32,22 @@ def encode(
 
 
 def encode_with_ffmpeg(
-    audio: npt.NDArray[np.float32], rate: int, container: str, codec: str, **options: str
+    audio: npt.NDArray[np.float32],
+    rate: int,
+    container: str,
+    codec: str,
+    codec_options: dict[str, str] | None = None,
+    **options: str,
 ) -> bytes:
-    """The bytes of a container that libsndfile does not write; audio is (T,)."""
-    sink = io.BytesIO()
+    """The bytes of a container with these options; audio is (T,) or (T, 2)."""
+    sink, layout = io.BytesIO(), "mono" if audio.ndim == 1 else "stereo"
+    planes = np.ascontiguousarray(np.atleast_2d(audio.T))
     with av.open(sink, "w", format=container, options=options) as file:
-        stream = file.add_stream(codec, rate=rate)
-        stream.layout = "mono"
-        frame = av.AudioFrame.from_ndarray(audio[None], format="fltp", layout="mono")
+        stream = file.add_stream(codec, rate=rate, layout=layout, options=codec_options)
+        frame = av.AudioFrame.from_ndarray(planes, format="fltp", layout=layout)
         frame.sample_rate = rate
         fifo = av.AudioFifo()
-        for part in av.AudioResampler(stream.format.name, "mono", rate).resample(frame):
+        for part in av.AudioResampler(stream.format.name, layout, rate).resample(frame):
             fifo.write(part)
         for part in fifo.read_many(stream.codec_context.frame_size or 1024, partial=True):
             file.mux(stream.encode(part))

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from speechmill.codecs import codec_info, load_codec
 from speechmill.jobs.cli import app
+from speechmill.pipeline.audio.decoders import AUDIO_VERSION
 from speechmill.pipeline.tokenize.writer import read_footer
 from tests.conftest import REPOSITORY
 from tests.s3_server import S3Server
@@ -60,16 +61,23 @@ def content(part: bytes) -> tuple[pa.Table, dict[str, Any]]:
     return pq.read_table(pa.BufferReader(part)).replace_schema_metadata(None), footer
 
 
+def set_audio_version(store: Any, version: int) -> None:
+    for codec in CODECS:
+        url = f"s3://tokens/old/{codec}/dataset.json"
+        identity = json.loads(store.cat_file(url)) | {"audio_version": version}
+        store.pipe_file(url, json.dumps(identity).encode())
+
+
 def test_a_dataset_is_only_resumed_if_its_owner_says_that_its_audio_is_decoded_as_before(
     store: Any, tmp_path: Path
 ) -> None:
     (tmp_path / "tokenize.yaml").write_text(TOKENIZE)
     refusal = speechmill("tokenize", tmp_path / "tokenize.yaml", exit_code=2)
-    assert "audio_version 1, now it is 2" in " ".join(refusal.split())
-    for codec in CODECS:
-        url = f"s3://tokens/old/{codec}/dataset.json"
-        identity = json.loads(store.cat_file(url)) | {"audio_version": 2}
-        store.pipe_file(url, json.dumps(identity).encode())
+    assert f"audio_version 1, now it is {AUDIO_VERSION}" in " ".join(refusal.split())
+    set_audio_version(store, 2)
+    refusal = speechmill("tokenize", tmp_path / "tokenize.yaml", exit_code=2)
+    assert f"audio_version 2, now it is {AUDIO_VERSION}" in " ".join(refusal.split())
+    set_audio_version(store, AUDIO_VERSION)
     assert "nothing left to do" in speechmill("tokenize", tmp_path / "tokenize.yaml")
     lost = "s3://tokens/old/null/tokens/shard-000001-95a89cd1b92e.parquet"
     before = store.cat_file(lost)

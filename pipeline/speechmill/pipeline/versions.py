@@ -1,6 +1,6 @@
 """The packages that can change a token, and their versions in this process.
 
-Ray sends these functions by value to nodes that may have another speechmill, or none: they import
+Ray sends these functions by value to nodes that may have another speechmill, or none: they need
 nothing of it.
 """
 
@@ -17,7 +17,7 @@ _TOKEN_PACKAGES = (
     *("speechmill", "torch", "torchaudio", "numpy"),
     *("soxr", "soundfile", "av", "miniaudio"),
     # Libraries that soundfile and av bring along, unless the system has them.
-    *("libsndfile", "libavcodec"),
+    *("libsndfile", "libavcodec", "libopus"),
 )
 _BUILDS = ("torch", "torchaudio")  # of which 2.11.0+cpu and 2.11.0+cu130 are the same version
 
@@ -46,7 +46,7 @@ def differences(wanted: Mapping[str, str | None]) -> Differences:
 
 def installed(names: Iterable[str]) -> Versions:
     """The versions of packages here."""
-    libraries = {"libsndfile": _libsndfile, "libavcodec": _libavcodec}
+    libraries = {"libsndfile": _libsndfile, "libavcodec": _libavcodec, "libopus": _libopus}
     return {name: libraries[name]() if name in libraries else _package(name) for name in names}
 
 
@@ -71,6 +71,14 @@ def _libavcodec() -> str | None:
     except (ImportError, OSError):
         return None
     return ".".join(map(str, av.library_versions["libavcodec"]))
+
+
+def _libopus() -> str | None:
+    try:
+        from speechmill.pipeline.audio.libopus import libopus_version
+    except (ImportError, OSError):
+        return None
+    return libopus_version()
 
 
 def _release(name: str, found: str | None) -> str | None:

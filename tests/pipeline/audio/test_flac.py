@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from speechmill.pipeline.audio.containers.flac import flac_header
 from speechmill.pipeline.audio.decoders import open_audio
 from speechmill.pipeline.audio.flac import read_flac
-from speechmill.pipeline.audio.samples import Limits
+from speechmill.pipeline.audio.samples import Limits, to_float
 from speechmill.pipeline.errors import TruncatedAudio, UndecodableAudio
 from tests.corpus import encode, tone
 
@@ -22,12 +22,14 @@ def decode(data):
 
 
 @pytest.mark.parametrize("channels", [1, 2, 6])
-def test_samples_equal_those_of_libsndfile(channels):
-    data = encode(np.stack([AUDIO / (1 + i) for i in range(channels)], axis=1))
-    expected_TC, rate = soundfile.read(BytesIO(data), dtype="int16", always_2d=True)
+@pytest.mark.parametrize("bits", ["PCM_S8", "PCM_16", "PCM_24"])
+def test_samples_equal_those_of_libsndfile(bits, channels):
+    audio_TC = np.stack([AUDIO / (1 + i) for i in range(channels)], axis=1)
+    data = encode(audio_TC, subtype=bits)
+    expected_TC, rate = soundfile.read(BytesIO(data), dtype="float32", always_2d=True)
     header = flac_header(data)
     assert (header.sample_rate, header.num_channels) == (rate, channels)
-    np.testing.assert_array_equal(decode(data), expected_TC)
+    np.testing.assert_array_equal(to_float(decode(data)), expected_TC)
 
 
 @given(st.integers(42, len(FLAC) - 1), st.integers(0, 7))

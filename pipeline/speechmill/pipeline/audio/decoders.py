@@ -5,15 +5,18 @@ import soundfile
 from speechmill.pipeline.audio.containers.recognize import Recording, recognize
 from speechmill.pipeline.audio.ffmpeg import Gaps, read_with_ffmpeg
 from speechmill.pipeline.audio.flac import read_flac
-from speechmill.pipeline.audio.samples import BLOCK, Limits, Source, check_size, to_float
+from speechmill.pipeline.audio.libopus import libopus
+from speechmill.pipeline.audio.opus import read_ogg_opus
+from speechmill.pipeline.audio.samples import BLOCK, Limits, Source, check_size
 from speechmill.pipeline.audio.sndfile import read_with_libsndfile, stream_of
 from speechmill.pipeline.blob import Blob
 from speechmill.pipeline.errors import UndecodableAudio
 from speechmill.pipeline.mislabelled import describe_mislabelled
 
 # Part of the identity of a dataset; it goes up if a file may give other samples than before.
-AUDIO_VERSION = 2
+AUDIO_VERSION = 3
 
+_FLAC_BITS = 24  # of a sample: more are not exact in float32, and dr_flac would not round them
 _AT_ONCE = 8 * BLOCK  # samples of all channels, for a decoder that cannot decode in blocks
 
 
@@ -38,10 +41,12 @@ def open_recording(recording: Recording, limits: Limits, gaps: Gaps) -> Source:
     """The same as `open_audio`, for a file whose container is known."""
     if not recording.by_libsndfile:
         return read_with_ffmpeg(recording, limits, gaps)
-    if recording.flac and recording.flac.sample_bits == 16:
+    if recording.flac and recording.flac.sample_bits <= _FLAC_BITS:
         header = recording.flac
         if header.num_samples * header.num_channels <= _AT_ONCE:
             return _read_flac(recording, limits)
+    if recording.opus and libopus():
+        return read_ogg_opus(recording.links, limits)
     try:
         return read_with_libsndfile(recording, limits)
     except UndecodableAudio as error:
@@ -60,8 +65,7 @@ def _read_flac(recording: Recording, limits: Limits) -> Source:
     assert header
     rate, channels = header.sample_rate, header.num_channels
     check_size(header.num_samples, rate, channels, limits, "the header claims")
-    samples_TC = read_flac(data, header)
-    return Source(rate, channels, iter([samples_TC if channels == 1 else to_float(samples_TC)]))
+    return Source(rate, channels, iter([read_flac(data, header)]))
 
 
 def _second_opinion(

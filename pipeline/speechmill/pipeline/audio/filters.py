@@ -92,7 +92,7 @@ class Filters:
                 _check_peak(block_TC, self.settings.max_peak)
             if mixed and block_TC.shape[1] > 1 and self.settings.min_mix > 0:
                 together += _energy(block_TC @ np.ones(block_TC.shape[1], np.float32))
-                apart += _energy(block_TC.ravel())
+                apart += _energy(block_TC.ravel(order="K"))
                 num_samples += block_TC.size
             yield block_TC
         if apart > _SILENT * num_samples and together < self.settings.min_mix * apart:

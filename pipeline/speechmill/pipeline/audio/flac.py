@@ -1,6 +1,6 @@
-"""16-bit FLAC, decoded by dr_flac and encoded by libFLAC.
+"""FLAC of up to 24 bits, decoded by dr_flac; 16-bit FLAC, encoded by libFLAC.
 
-For speech, dr_flac takes 0.6 of the time of libFLAC.
+dr_flac takes 0.6 of the time of libFLAC and gives the same samples.
 """
 
 import io
@@ -12,12 +12,13 @@ import soundfile
 from miniaudio import ffi, lib
 
 from speechmill.pipeline.audio.containers.flac import FlacHeader
+from speechmill.pipeline.audio.samples import Samples
 from speechmill.pipeline.blob import Blob
 from speechmill.pipeline.errors import TruncatedAudio, UndecodableAudio
 
 
-def read_flac(data: Blob, header: FlacHeader) -> npt.NDArray[Any]:
-    """Decode the whole file to int16 of shape (T, C).
+def read_flac(data: Blob, header: FlacHeader) -> Samples:
+    """Decode the whole file to (T, C): int16 if it has 16 bits and one channel, else float32.
 
     dr_flac skips every frame with a wrong checksum, so damage shows as a wrong length. It writes
     into our array: `miniaudio.flac_read_s16` would copy the samples.
@@ -27,9 +28,12 @@ def read_flac(data: Blob, header: FlacHeader) -> npt.NDArray[Any]:
     if decoder == ffi.NULL:
         raise UndecodableAudio("dr_flac finds no FLAC stream")
     try:
-        samples_TC = np.empty((header.num_samples, header.num_channels), np.int16)
-        target = ffi.from_buffer("ma_dr_flac_int16[]", samples_TC)
-        num_read = lib.ma_dr_flac_read_pcm_frames_s16(decoder, header.num_samples, target)
+        samples_TC = np.empty((header.num_samples, header.num_channels), np.float32)
+        target, read = "float[]", lib.ma_dr_flac_read_pcm_frames_f32
+        if header.sample_bits == 16 and header.num_channels == 1:
+            samples_TC = np.empty(samples_TC.shape, np.int16)
+            target, read = "ma_dr_flac_int16[]", lib.ma_dr_flac_read_pcm_frames_s16
+        num_read = read(decoder, header.num_samples, ffi.from_buffer(target, samples_TC))
     finally:
         lib.ma_dr_flac_close(decoder)
     if num_read != header.num_samples:

@@ -17,7 +17,8 @@ from speechmill.pipeline.audio.containers.held import Held
 from speechmill.pipeline.audio.containers.matroska import check_matroska
 from speechmill.pipeline.audio.containers.mp3 import scan_mp3
 from speechmill.pipeline.audio.containers.mpeg4 import BOXES, check_mpeg4
-from speechmill.pipeline.audio.containers.ogg import ogg_links, stated_samples
+from speechmill.pipeline.audio.containers.ogg import first_packet, ogg_links, stated_samples
+from speechmill.pipeline.audio.containers.opus import OpusHeader, opus_header
 from speechmill.pipeline.audio.containers.tags import end_of_tags
 from speechmill.pipeline.blob import Blob, section, spool
 from speechmill.pipeline.errors import UndecodableAudio
@@ -46,6 +47,7 @@ class Recording:
     held: Held = field(default_factory=Held)
     by_libsndfile: bool = True  # whether libsndfile decodes it, or FFmpeg
     flac: FlacHeader | None = None
+    opus: OpusHeader | None = None  # of the first link of an Ogg
 
 
 def recognize(data: Blob) -> Recording | None:
@@ -73,7 +75,8 @@ def _flac(data: Blob) -> Recording:
 
 def _ogg(data: Blob) -> Recording:
     links = ogg_links(data)
-    return Recording("Ogg", links, "ogg", Held(num_samples=stated_samples(data)))
+    held = Held(num_samples=stated_samples(data))
+    return Recording("Ogg", links, "ogg", held, opus=opus_header(first_packet(links[0])))
 
 
 def _mp3(data: Blob) -> Recording | None:
