@@ -11,6 +11,7 @@ from ray.exceptions import ActorUnavailableError, RayActorError, RayError, RayTa
 
 from speechmill.codecs.errors import CodecError
 from speechmill.pipeline.errors import DeviceWrong, NodeLost, WorkerLost
+from speechmill.pipeline.metrics import WORKERS_READY, record
 from speechmill.pipeline.retry import Backoff
 from speechmill.pipeline.run.job import (
     Job,
@@ -197,6 +198,7 @@ class RayWorkers:
                 self.start(worker)
         self._restart_stalled(now)
         self._grow(now)
+        record(WORKERS_READY, len(self.ready()))
 
     def _restart_stalled(self, now: float) -> None:
         """Kill the workers that have made no progress for too long."""

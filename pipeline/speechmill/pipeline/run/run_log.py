@@ -172,6 +172,11 @@ def count_event(event: Event) -> None:
             metrics.record(metrics.REJECTS, count, reason=reason)
 
 
+def count_worker_event(kind: EventKind, facts: Mapping[str, Any]) -> None:
+    """Add what happened to a worker to the metrics."""
+    metrics.record(metrics.WORKER_EVENTS, 1, event=kind, error=facts.get("error", ""))
+
+
 def run_folder(root: str, run_id: str) -> str:
     """The folder of a run's files."""
     return join(root, "runs", run_id)
