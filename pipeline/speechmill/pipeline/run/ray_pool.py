@@ -124,7 +124,7 @@ class RayPool:
     def _finish_shard(self, reference: ray.ObjectRef) -> list[ShardResult]:
         task = self._pop(reference)
         try:
-            result = ShardResult(task.shard, ray.get(reference))
+            result = ShardResult(task.shard, ray.get(reference), node=task.worker.node)
         except RayActorError as error:
             return self._restart(task, task.worker.loss(error))
         except RayTaskError as error:

@@ -138,7 +138,10 @@ class RayWorkers:
         worker.ready, worker.leaving, worker.kill_reason = True, worker.node in self._draining, ""
         worker.held = worker.load_failures = worker.early_deaths = 0
         worker.progress, worker.heartbeat, worker.progress_at = -1, None, time.monotonic()
-        self._on_event(EventKind.WORKER_READY, node=worker.node, workers=len(self.ready()))
+        if (
+            not worker.leaving
+        ):  # one on a draining node is started again and again, to see if it stays
+            self._on_event(EventKind.WORKER_READY, node=worker.node, workers=len(self.ready()))
 
     def _wait_for_process(self, worker: WorkerState, error: RayActorError) -> None:
         """Ask again soon, since Ray starts the process anew, on another node if need be.

@@ -91,6 +91,8 @@ class RunLog:
             facts |= {"reason": event.reason}
         if event.delay:
             facts |= {"delay": round(event.delay, 3)}
+        if event.node:
+            facts |= {"node": event.node}
         self.record(event.kind, **facts)
 
     def finish(
