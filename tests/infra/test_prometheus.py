@@ -58,6 +58,7 @@ class Prometheus:
             "storage.tsdb.path": folder / "data",
             "web.listen-address": self.url.removeprefix("http://"),
         }
+        self.folder = folder
         self.started = time.time()
         self.process = subprocess.Popen(
             ["prometheus", *(f"--{name}={value}" for name, value in options.items())],
@@ -143,3 +144,10 @@ def test_a_run_that_ends_with_a_failed_shard_gives_that_alert_and_no_other(prome
     assert not prometheus.has('ALERTS{alertname!="ShardGivenUp", alertstate="firing"}')
     ended = prometheus.get("query", query="last_over_time(speechmill:shards_left[5m])")
     assert [one["value"][1] for one in ended["result"]] == ["0"]
+
+
+def test_the_log_of_a_run_names_the_node_that_committed_a_shard(prometheus, cluster):
+    [log] = prometheus.folder.glob("out/runs/*/events.jsonl")
+    events = [json.loads(line) for line in log.read_text().splitlines()]
+    nodes = {event["node"] for event in events if event["event"] == "committed"}
+    assert nodes == {cluster.head_node.node_id}
