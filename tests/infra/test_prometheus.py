@@ -15,7 +15,6 @@ from urllib.request import urlopen
 
 import pytest
 import yaml
-from ray._common.utils import get_default_ray_temp_dir
 from ray.cluster_utils import Cluster
 
 from tests.corpus import clip, corpus, tar_bytes
@@ -108,10 +107,10 @@ def promtool(*arguments: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_the_configuration_is_one_that_prometheus_takes_and_reads_the_file_of_ray():
+def test_the_configuration_is_one_that_prometheus_takes_and_names_the_file_of_ray():
     promtool("check", "config", "prometheus.yml")
     [job] = CONFIG["scrape_configs"]
-    assert job["file_sd_configs"] == [{"files": [f"{get_default_ray_temp_dir()}/{DISCOVERY}"]}]
+    assert job["file_sd_configs"] == [{"files": [f"/tmp/ray/{DISCOVERY}"]}]
 
 
 def test_alerts_fire_and_stay_silent_as_the_stories_say():
