@@ -96,3 +96,19 @@ def test_a_closing_line_is_printed_only_if_its_files_exist(tmp_path: Path) -> No
     weights.write_bytes(b"")
     display.done(f"weights are {weights}", [str(weights)], Storage())
     assert sink.getvalue() == f"done     weights are {weights}\n"
+
+
+def test_metrics_count_the_shards_left_of_each_output_down_to_none(tmp_path: Path) -> None:
+    write_corpus(tmp_path / "in", num_shards=2, clips_per_shard=1, seconds=0.3)
+    names = [f"shards=[{tmp_path}/in]", f"output={tmp_path}/out", "codecs=[null, pure-16k-small]"]
+    config = from_overrides(TokenizeConfig, [*names, "workers={count: 0, num_gpus: 0}"])
+    seen: list[tuple[str, float, dict[str, str]]] = []
+    metrics.send_to(lambda metric, value, labels: seen.append((metric.name, value, labels)))
+    try:
+        tokenize_shards(config, ShardDisplay(Console(file=io.StringIO())))
+    finally:
+        metrics.send_to(None)
+    for codec in ("null", "pure-16k-small"):
+        output = {"output": f"{tmp_path}/out/{codec}"}
+        assert [value for _, value, labels in seen if labels == output] == [2, 1, 0]
+    assert ("worker_events", 1, {"event": "worker ready", "error": ""}) in seen

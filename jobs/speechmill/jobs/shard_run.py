@@ -11,13 +11,20 @@ from typing import Any, Protocol
 from speechmill.jobs.display import UNREACHABLE, ShardDisplay
 from speechmill.jobs.passed_over import passed_over_lines
 from speechmill.jobs.report.run_page import write_report
+from speechmill.pipeline import metrics
 from speechmill.pipeline.dataset.layout import ShardOutput
 from speechmill.pipeline.errors import RunStopped, StorageError
 from speechmill.pipeline.links import PassedOver
 from speechmill.pipeline.redaction import public_values
 from speechmill.pipeline.run.job import Job, RaySettings, WorkerEventCallback, WorkerSettings
 from speechmill.pipeline.run.local_pool import LocalPool
-from speechmill.pipeline.run.run_log import RunLog, RunStatus, count_event, versions_of_last_run
+from speechmill.pipeline.run.run_log import (
+    RunLog,
+    RunStatus,
+    count_event,
+    count_worker_event,
+    versions_of_last_run,
+)
 from speechmill.pipeline.run.runner import Event, EventKind, Pool, Totals, run
 from speechmill.pipeline.shards.listing import Shard
 from speechmill.pipeline.text import message_of
@@ -42,12 +49,14 @@ class RunOutput:
     needed: set[Shard] = field(default_factory=set)  # no part yet
     failed: dict[str, list[str]] = field(default_factory=dict)  # records of failures, by shard URL
     committed: set[str] = field(default_factory=set)  # names of parts
+    num_left: int = field(init=False)  # shards that have not ended
     log: RunLog = field(init=False)
 
     def claim(self, shards: Sequence[Shard]) -> None:
         """Find the shards to do; raises `DatasetConflict` for an output of another identity."""
         self.folder.claim(self.identity)
         self.needed = set(self.folder.todo(shards))
+        self.num_left = len(self.needed)
         self.failed = self.folder.failed_names()
         for shard in set(shards) - self.needed:
             self._clear_failures(shard)
@@ -85,6 +94,13 @@ class RunOutput:
         elif event.kind is EventKind.COMMITTED:
             self.committed.add(event.shard.name)
             self._clear_failures(event.shard)
+        if event.kind in (EventKind.GIVE_UP, EventKind.COMMITTED):
+            self.num_left -= 1
+            self.show_left()
+
+    def show_left(self) -> None:
+        """Tell the metrics how many shards are left."""
+        metrics.record(metrics.SHARDS_LEFT, self.num_left, output=self.folder.root)
 
     def settle(self) -> None:
         """Clear `failed/` of shards that have a part by now.
@@ -171,6 +187,7 @@ def _process(
         display.event(event, totals, outputs[0].log.elapsed)
 
     def on_worker_event(kind: EventKind, **facts: Any) -> None:
+        count_worker_event(kind, facts)
         for output in outputs:
             output.log.record(kind, **facts)
 
@@ -183,6 +200,8 @@ def _process(
         _start_pool(job, config, needed, on_worker_event) as pool,
         stop_signal() as should_stop,  # after the pool: ray.init sets a handler of its own
     ):
+        for output in outputs:
+            output.show_left()
         run(todo, pool, config.workers, on_event, should_stop=should_stop)
     for output in outputs:
         output.settle()

@@ -26,8 +26,13 @@ REJECTS = TimeSeries("rejects", "Samples that became rejects", ("reason",))
 UTTERANCES = TimeSeries("utterances", "Utterances in committed shards")
 AUDIO_SECONDS = TimeSeries("audio_seconds", "Seconds of audio in committed shards")
 FRAMES = TimeSeries("frames", "Frames in committed shards, of all codecs")
+SHARDS_LEFT = TimeSeries("shards_left", "Shards of a run that have not ended", ("output",), True)
 BOTTLENECK = TimeSeries(
     "bottleneck", "1 for the stage that limits the speed of the run", ("stage",), True
+)
+WORKERS_READY = TimeSeries("workers_ready", "Workers that take shards", is_gauge=True)
+WORKER_EVENTS = TimeSeries(
+    "worker_events", "Workers that started, died or were dropped, and drains", ("event", "error")
 )
 
 # Recorded by the workers, batch by batch.

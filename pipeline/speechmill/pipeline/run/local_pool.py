@@ -63,7 +63,7 @@ class LocalPool:
             return []
         shard = self._waiting.pop()
         try:
-            return [ShardResult(shard, self._process(shard))]
+            return [ShardResult(shard, self._process(shard), node=socket.gethostname())]
         except (DeviceBroken, DeviceWrong):
             raise
         except Exception as error:

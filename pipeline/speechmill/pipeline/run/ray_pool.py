@@ -124,7 +124,7 @@ class RayPool:
     def _finish_shard(self, reference: ray.ObjectRef) -> list[ShardResult]:
         task = self._pop(reference)
         try:
-            result = ShardResult(task.shard, ray.get(reference))
+            result = ShardResult(task.shard, ray.get(reference), node=task.worker.node)
         except RayActorError as error:
             return self._restart(task, task.worker.loss(error))
         except RayTaskError as error:
@@ -150,8 +150,8 @@ class RayPool:
 
     def _restart(self, task: _Task, error: Exception) -> list[ShardResult]:
         """Ray restarts the process; the other shards that the worker held are lost with it."""
-        node, message = task.worker.node, str(error).splitlines()[0]
-        self._on_worker_event(EventKind.WORKER_LOST, node=node, message=message)
+        facts = {"error": type(error).__name__, "message": str(error).splitlines()[0]}
+        self._on_worker_event(EventKind.WORKER_LOST, node=task.worker.node, **facts)
         shards = self._take_back(task.worker)
         self._workers.start(task.worker)
         loss = error if isinstance(error, WorkerLost) else WorkerLost(str(error))

@@ -18,6 +18,7 @@ from speechmill.pipeline.errors import (
     NodeUnfit,
     WorkerLost,
 )
+from speechmill.pipeline.metrics import WORKERS_READY, record
 from speechmill.pipeline.retry import Backoff
 from speechmill.pipeline.run.job import (
     Job,
@@ -166,7 +167,10 @@ class RayWorkers:
         worker.ready, worker.leaving, worker.kill_reason = True, worker.node in self._draining, ""
         worker.held = worker.load_failures = worker.early_deaths = 0
         worker.progress, worker.heartbeat, worker.progress_at = -1, None, time.monotonic()
-        self._on_event(EventKind.WORKER_READY, node=worker.node, workers=len(self.ready()))
+        if (
+            not worker.leaving
+        ):  # one on a draining node is started again and again, to see if it stays
+            self._on_event(EventKind.WORKER_READY, node=worker.node, workers=len(self.ready()))
 
     def _wait_for_process(self, worker: WorkerState, error: RayActorError) -> None:
         """Ask again soon, since Ray starts the process anew, on another node if need be.
@@ -244,6 +248,7 @@ class RayWorkers:
                 self.start(worker)
         self._restart_stalled(now)
         self._grow(now)
+        record(WORKERS_READY, len(self.ready()))
 
     def _restart_stalled(self, now: float) -> None:
         """Kill the workers that have made no progress for too long."""

@@ -97,6 +97,8 @@ class RunLog:
             facts |= {"reason": event.reason}
         if event.delay:
             facts |= {"delay": round(event.delay, 3)}
+        if event.node:
+            facts |= {"node": event.node}
         self.record(event.kind, **facts)
 
     def finish(
@@ -176,6 +178,11 @@ def count_event(event: Event) -> None:
         metrics.record(metrics.FRAMES, event.report.frames)
         for reason, count in event.report.rejects.items():
             metrics.record(metrics.REJECTS, count, reason=reason)
+
+
+def count_worker_event(kind: EventKind, facts: Mapping[str, Any]) -> None:
+    """Add what happened to a worker to the metrics."""
+    metrics.record(metrics.WORKER_EVENTS, 1, event=kind, error=facts.get("error", ""))
 
 
 def run_folder(root: str, run_id: str) -> str:

@@ -28,6 +28,7 @@ class ShardResult:
     report: ShardReport | None = None
     error: Exception | None = None
     shared_loss: bool = False  # the worker held other shards when it was lost
+    node: str | None = None  # of the worker
 
 
 class Pool(Protocol):
@@ -86,6 +87,7 @@ class Event:
     error: Exception | None = None
     reason: str = ""
     delay: float = 0.0  # s until the next attempt
+    node: str | None = None  # of the worker
 
 
 @dataclass(slots=True)
@@ -251,8 +253,8 @@ class _Run:
         if result.error is None:
             del self.in_flight[shard]
             self.seconds_per_byte.append((self.clock() - running.started) / max(shard.size, 1))
-            attempts = self._attempts(shard)
-            self.on_event(Event(EventKind.COMMITTED, shard, attempts, result.report))
+            attempts, node = self._attempts(shard), result.node
+            self.on_event(Event(EventKind.COMMITTED, shard, attempts, result.report, node=node))
             self.failures.pop(shard, None)
         elif not running.copies:
             del self.in_flight[shard]
