@@ -1,0 +1,112 @@
+"""Checks of Ray: the cluster of a run, or the folder of a local one."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+from speechmill.jobs.commands.doctor.checks import Said, fault, ok, warning
+from speechmill.pipeline.run.job import RaySettings, WorkerSettings, worker_count
+
+if TYPE_CHECKING:
+    from speechmill.pipeline.run.ray_nodes import RayCluster
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a run asks of a cluster; None for `workers` where another command plans its own."""
+
+    ray: RaySettings
+    workers: WorkerSettings | None
+    num_gpus: float
+
+
+def installed() -> Iterator[Said]:
+    """Whether Ray loads; it starts only for a run."""
+    import ray
+
+    mode = os.environ.get("RAY_AUTH_MODE", "not set")
+    yield ok(f"{ray.__version__}, RAY_AUTH_MODE is {mode}")
+
+
+def not_used() -> Iterator[Said]:
+    yield ok(f"{version('ray')}, not used: workers.count=0 runs in this process")
+
+
+def local(wanted: Wanted) -> Iterator[Said]:
+    """Whether a cluster of this machine could start."""
+    import ray
+
+    from speechmill.pipeline.run.ray_local import private_folder
+
+    with private_folder() as folder:
+        place = folder.parent
+    cpus = wanted.ray.num_cpus or os.cpu_count() or 1
+    yield ok(f"{ray.__version__}, a local cluster for the run in {place}, {cpus} CPUs")
+    yield from _streams(wanted, [("this machine", float(cpus))])
+
+
+def joined(wanted: Wanted) -> Iterator[Said]:
+    """Join the cluster of the run, and compare what it has with what the workers claim."""
+    from speechmill.pipeline.run.ray_nodes import cluster_nodes
+
+    found = cluster_nodes(wanted.ray)
+    yield ok(f"{version('ray')}, {_described(found)} at {wanted.ray.address}")
+    if not found.asks_for_token:
+        yield warning(
+            "the cluster asks for no token: whoever reaches its ports can run programs on it; set "
+            "RAY_AUTH_MODE=token before `ray start`, see docs/guide/cluster.md"
+        )
+    yield from _workers(wanted, found)
+    nodes = [(node.address, node.resources.get("CPU", 0.0)) for node in found.nodes]
+    yield from _streams(wanted, nodes)
+    yield from _buffers(wanted, found)
+
+
+def _described(cluster: "RayCluster") -> str:
+    total = cluster.resources
+    token = "token accepted" if cluster.asks_for_token else "no token"
+    return (
+        f"{len(cluster.nodes)} nodes with {total.get('GPU', 0):g} GPUs and "
+        f"{total.get('CPU', 0):g} CPUs, {token},"
+    )
+
+
+def _workers(wanted: Wanted, cluster: "RayCluster") -> Iterator[Said]:
+    """Raise `InputError` if no worker fits on the GPUs."""
+    fit = worker_count(wanted.num_gpus, cluster.resources)
+    count = wanted.workers.count if wanted.workers else None
+    if wanted.num_gpus and count and count > fit:
+        yield warning(
+            f"workers.count is {count}, but only {fit} fit on the GPUs; the others wait for nodes "
+            "to join, or leave workers.count out"
+        )
+
+
+def _streams(wanted: Wanted, nodes: list[tuple[str, float]]) -> Iterator[Said]:
+    """Whether a decode stream fits on a node: Ray waits for ever for one that does not."""
+    if wanted.workers is None:
+        return
+    needs, most = wanted.workers.decode_cpus, max((cpus for _, cpus in nodes), default=0.0)
+    if needs > most:
+        yield fault(
+            f"a decode stream claims {needs:g} CPUs (workers.decode_cpus), the largest node has "
+            f"{most:g}; lower workers.decode_cpus, or add a larger node"
+        )
+
+
+def _buffers(wanted: Wanted, cluster: "RayCluster") -> Iterator[Said]:
+    """Whether decoded audio that waits fits into the memory of Ray's object store."""
+    if wanted.workers is None:
+        return
+    for node in cluster.nodes:
+        on_node = node.resources.get("GPU", 0) / wanted.num_gpus if wanted.num_gpus else 1.0
+        buffered = wanted.workers.buffer_mb * 1e6 * on_node
+        store = node.resources.get("object_store_memory", buffered)
+        if buffered > store:
+            yield warning(
+                f"the object store of {node.address} has {store / 1e9:.1f} GB, audio that waits "
+                f"takes up to {buffered / 1e9:.1f} GB; lower workers.buffer_mb, or give `ray "
+                "start` more --object-store-memory"
+            )
