@@ -96,6 +96,7 @@ def test_only_a_few_files_import_ray_and_fsspec():
     assert users("pipeline", "ray") == [
         "run/ray_cluster.py",
         "run/ray_local.py",
+        "run/ray_nodes.py",
         "run/ray_pool.py",
         "run/ray_worker.py",
         "run/ray_workers.py",

@@ -73,6 +73,11 @@ def _texts(value: Any) -> Iterator[str]:
             yield from _texts(part)
 
 
+def top_level_keys(path: Path) -> set[str]:
+    """Return the keys of a YAML file; raises `InputError` if it cannot be read."""
+    return set(map(str, _read(path)))
+
+
 def check_overrides(schema: type, overrides: list[str]) -> None:
     """Raise `InputError` for an override that is not a key of the schema."""
     _check_keys(OmegaConf.to_container(_parse(overrides)), schema)

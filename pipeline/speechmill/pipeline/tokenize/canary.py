@@ -76,9 +76,9 @@ class Canary:
         least = least_equal(codec.info, precision)
         if self.equal < least:
             raise DeviceWrong(
-                f"{codec.info.name} in {precision} on {place(device)}: only {self.equal:.0%} of a known "
-                f"clip's codes equal those of float32 on the driver's CPU, {least:.0%} or more are "
-                "normal; test that device and its libraries"
+                f"{codec.info.name} in {precision} on {place(device)}: only {self.equal:.0%} of a "
+                f"known clip's codes equal those of float32 on the driver's CPU, {least:.0%} or "
+                "more are normal; test that device and its libraries"
                 + ("" if precision == "fp32" else ", or use precision=fp32")
             )
 

@@ -63,14 +63,17 @@ class Check:
 
 
 def ok(text: str) -> Said:
+    """All is well."""
     return Said(Result.OK, text)
 
 
 def warning(text: str) -> Said:
+    """The run works, but worse than it could."""
     return Said(Result.WARNING, text)
 
 
 def fault(text: str) -> Said:
+    """The run would fail."""
     return Said(Result.FAULT, text)
 
 

@@ -24,26 +24,25 @@ class Wanted:
 
 def installed() -> Iterator[Said]:
     """Whether Ray loads; it starts only for a run."""
-    import ray
+    import speechmill.pipeline.run.ray_local  # noqa: F401
 
     mode = os.environ.get("RAY_AUTH_MODE", "not set")
-    yield ok(f"{ray.__version__}, RAY_AUTH_MODE is {mode}")
+    yield ok(f"{version('ray')}, RAY_AUTH_MODE is {mode}")
 
 
 def not_used() -> Iterator[Said]:
+    """Say that a run goes without Ray."""
     yield ok(f"{version('ray')}, not used: workers.count=0 runs in this process")
 
 
 def local(wanted: Wanted) -> Iterator[Said]:
     """Whether a cluster of this machine could start."""
-    import ray
-
     from speechmill.pipeline.run.ray_local import private_folder
 
     with private_folder() as folder:
         place = folder.parent
     cpus = wanted.ray.num_cpus or os.cpu_count() or 1
-    yield ok(f"{ray.__version__}, a local cluster for the run in {place}, {cpus} CPUs")
+    yield ok(f"{version('ray')}, a local cluster for the run in {place}, {cpus} CPUs")
     yield from _streams(wanted, [("this machine", float(cpus))])
 
 

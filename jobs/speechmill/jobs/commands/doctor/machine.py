@@ -24,6 +24,7 @@ _INSTALL = "see docs/guide/install.md"
 
 
 def python() -> Iterator[Said]:
+    """The interpreter and its system."""
     bits = struct.calcsize("P") * 8
     said = f"{platform.python_version()}, {bits} bit, {platform.system()} {platform.machine()}"
     if sys.version_info < _OLDEST_PYTHON or bits < 64:

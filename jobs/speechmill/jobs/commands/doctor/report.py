@@ -28,6 +28,7 @@ def exit_code(found: Iterable[Finding]) -> int:
 
 
 def print_finding(finding: Finding, console: Console) -> None:
+    """Print one line, however long."""
     line = Text.assemble(
         (f"{finding.result:<7}", _STYLES[finding.result]),
         f"  {shown(finding.check):<9}  {shown(finding.message)}",
@@ -36,6 +37,7 @@ def print_finding(finding: Finding, console: Console) -> None:
 
 
 def print_summary(found: Sequence[Finding], of_run: bool, console: Console) -> None:
+    """Print the last line: how many faults there are, and what that means."""
     counts = Counter(finding.result for finding in found)
     what = "the run" if of_run else "a run"
     end = f"{what} would fail" if counts[Result.FAULT] else f"{what} can start"

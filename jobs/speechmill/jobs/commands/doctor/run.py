@@ -31,6 +31,7 @@ class Run:
     ray: RaySettings | None  # None: in this process
     num_gpus: float  # of each worker
     workers: WorkerSettings | None = None  # of a command that decodes beside its workers
+    reads_shards: bool = True  # rather than files of audio
     checks: list[Check] = field(default_factory=list)
     last: Check | None = None
     shards: list[Shard] = field(default_factory=list)  # of the input, once it is listed
@@ -50,9 +51,10 @@ def store_checks(run: Run) -> list[Check]:
     """Checks of the stores, which may hang."""
     storage, output = run.storage, run.storage.absolute(run.output)
     watched, owner = (output, "output") if not is_local(output) else (run.inputs[0], "input")
+    shards = Check("shards", partial(_shards, run), ("input",))
     return [
         _of_store(Check("input", partial(store.reach, run.inputs, storage))),
-        _of_store(Check("shards", partial(_shards, run), ("input",)), SLOW_LISTING),
+        *([_of_store(shards, SLOW_LISTING)] if run.reads_shards else []),
         _of_store(Check("output", partial(store.output, output, storage), cleans_up=True)),
         _of_store(Check("clock", partial(store.clock, watched, storage), (owner,)), _HANGS),
     ]

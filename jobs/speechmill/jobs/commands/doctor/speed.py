@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from rich.filesize import decimal
+
 from speechmill.jobs.commands.doctor.checks import Said, fault, ok, warning
 from speechmill.jobs.commands.doctor.machine import free_gb
 from speechmill.jobs.commands.plan.plan import Listed, Plan, probed
@@ -80,10 +82,10 @@ def _space(plan: Plan, root: str) -> Iterator[Said]:
     if not is_local(root):
         return
     sizes = [each.bytes_out for each in plan.forecasts]
-    size = sum(each.low if each.low is not None else each.value for each in sizes) / 1e9
-    free = free_gb(Path(root.removeprefix("file://")))
+    size = sum(each.low if each.low is not None else each.value for each in sizes)
+    free = 1e9 * free_gb(Path(root.removeprefix("file://")))
     if size > free:
         yield fault(
-            f"the tokens take about {size:,.1f} GB, {root} has {free:,.1f} GB free; set an output "
-            "on a larger disk"
+            f"the tokens take about {decimal(int(size))}, {root} has {decimal(int(free))} free; "
+            "set an output on a larger disk"
         )

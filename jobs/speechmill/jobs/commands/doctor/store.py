@@ -5,8 +5,10 @@ import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
+
+from rich.filesize import decimal
 
 from speechmill.jobs.commands.doctor.checks import Said, fault, ok, warning
 from speechmill.jobs.commands.doctor.machine import free_gb
@@ -85,11 +87,11 @@ def shards(
     with storage.open(first.url) as stream:
         data = stream.read(_READ)
     milliseconds = 1000 * (time.perf_counter() - started)
-    size = sum(shard.size for shard in found) / 1e9
+    size = decimal(sum(shard.size for shard in found))
     left = passed_over_summary(passed_over)
     take(found)
     yield ok(
-        f"{len(found):,} shards, {size:,.2f} GB; read {len(data):,} bytes of {first.url} in "
+        f"{len(found):,} shards, {size}; read {len(data):,} bytes of {first.url} in "
         f"{milliseconds:,.0f} ms" + (f"; passed over {left}" if left else "")
     )
 
@@ -118,7 +120,7 @@ def clock(url: str, storage: Storage) -> Iterator[Said]:
     theirs = storage.clock(url)
     if theirs is None:
         return
-    skew = (datetime.now(timezone.utc) - theirs).total_seconds()
+    skew = (datetime.now(UTC) - theirs).total_seconds()
     direction = "ahead of" if skew > 0 else "behind"
     said = f"{abs(skew):,.0f} s {direction} that of the store"
     if abs(skew) < _SKEW:
