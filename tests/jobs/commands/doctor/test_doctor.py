@@ -204,7 +204,7 @@ def test_a_configuration_that_cannot_be_used_is_one_line_beside_those_of_the_mac
     code, found = doctor(config, override)
     [line] = lines(found, "fault")
     assert (code, line.startswith("config: "), said in line) == (2, True, True)
-    assert [f["check"] for f in found][0] == "python"
+    assert found[0]["check"] == "python"
     assert invoke("tokenize", config, override).exit_code == 2
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -10,8 +11,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-
-import pytest
 
 from tests.altering_proxy import Habit, alter
 from tests.jobs.commands.doctor.examined import (
@@ -138,8 +137,10 @@ def test_a_clock_that_is_wrong_is_a_warning(tmp_path, moto, moto_bucket):
         config = s3_config(tmp_path, moto, f"{moto_bucket}/out", endpoint_url=url)
         _, found = doctor(config)
         [line] = lines(found, "warning")
-        assert line.startswith("clock: 1,20")
-        assert "behind that of the store, and S3 refuses" in line
+        said = (
+            r"clock: 1,(19|20)\d s behind that of the store, and S3 refuses requests .* NTP client"
+        )
+        assert re.match(said, line), line
 
 
 def test_ctrl_c_removes_the_scratch_key(tmp_path, moto, moto_bucket):
@@ -152,7 +153,9 @@ def test_ctrl_c_removes_the_scratch_key(tmp_path, moto, moto_bucket):
             stderr=subprocess.PIPE,
             text=True,
         )
-        wait_until(lambda: moto.filesystem().find(moto_bucket), process)
+        store = moto.filesystem()
+        wait_until(lambda: store.find(moto_bucket), process)
         process.send_signal(signal.SIGINT)
-        assert (process.wait(30), process.stderr.read()) == (130, "interrupted\n")
-        assert moto.filesystem().find(moto_bucket) == []
+        _, said = process.communicate(timeout=60)
+        assert (process.returncode, said) == (130, "interrupted\n")
+        assert store.find(moto_bucket) == []

@@ -25,6 +25,7 @@ from speechmill.pipeline.links import PassedOver
 from speechmill.pipeline.shards.listing import Shard, list_shards
 from speechmill.pipeline.storage import Storage, join
 
+_NOBODY = ".doctor"  # an object that nobody has
 _READ = 2**16  # bytes of a shard
 _SKEW, _REFUSED_SKEW = 60.0, 900.0  # s; S3 refuses requests from 15 minutes on
 _DISK_GB = 1.0
@@ -55,10 +56,10 @@ def reach(sources: Sequence[str], storage: Storage) -> Iterator[Said]:
     for place in dict.fromkeys(map(_literal_start, remote)):
         started = time.perf_counter()
         try:
-            storage.info(place)
+            storage.info(join(place, _NOBODY))
         except BucketNotFound:
             raise
-        except StorageNotFound:  # a folder of S3 whose objects are listed later
+        except StorageNotFound:  # the answer of a store that works
             pass
         yield ok(f"{place} answers within {1000 * (time.perf_counter() - started):,.0f} ms")
 
