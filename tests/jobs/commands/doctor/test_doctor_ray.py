@@ -88,7 +88,7 @@ def test_the_right_token_is_accepted(tmp_path, guarded_head, speechmill):
     environment = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
     done = speechmill("doctor", path, "--seconds", 120, environment=environment, timeout=200)
     assert done.returncode == 0, done.stdout
-    assert f"1 nodes with 0 GPUs and 2 CPUs, token accepted, at {guarded_head}" in done.stdout
+    assert f"1 node with 0 GPUs and 2 CPUs, token accepted, at {guarded_head}" in done.stdout
     assert TOKEN not in done.stdout + done.stderr
 
 

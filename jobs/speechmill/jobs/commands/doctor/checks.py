@@ -14,6 +14,7 @@ from speechmill.pipeline.errors import SpeechmillError
 from speechmill.pipeline.redaction import public_text
 from speechmill.pipeline.text import message_of
 
+ALL_THE_TIME = 86_400.0  # s, for a check that only the time of the doctor limits
 _LONGEST = 600  # characters of a message
 _CLEAN_UP_SECONDS = 10.0  # after Ctrl-C
 

@@ -7,6 +7,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from speechmill.jobs.commands.doctor.checks import Said, fault, ok, warning
+from speechmill.jobs.report.wording import counted
 from speechmill.pipeline.run.job import RaySettings, WorkerSettings, worker_count
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def _described(cluster: "RayCluster") -> str:
     total = cluster.resources
     token = "token accepted" if cluster.asks_for_token else "no token"
     return (
-        f"{len(cluster.nodes)} nodes with {total.get('GPU', 0):g} GPUs and "
+        f"{counted(len(cluster.nodes), 'node')} with {total.get('GPU', 0):g} GPUs and "
         f"{total.get('CPU', 0):g} CPUs, {token},"
     )
 

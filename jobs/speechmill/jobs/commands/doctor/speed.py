@@ -74,7 +74,10 @@ def _cores(plan: Plan) -> Said:
 
 
 def _times(audio: float, seconds: float) -> str:
-    return f"{audio / seconds:,.0f} x" if seconds else "any number of times"
+    if not seconds:
+        return "any number of times"
+    speed = audio / seconds
+    return f"{speed:,.0f} x" if speed >= 10 else f"{speed:.1f} x"
 
 
 def _space(plan: Plan, root: str) -> Iterator[Said]:

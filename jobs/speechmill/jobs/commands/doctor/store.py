@@ -13,9 +13,11 @@ from rich.filesize import decimal
 from speechmill.jobs.commands.doctor.checks import Said, fault, ok, warning
 from speechmill.jobs.commands.doctor.machine import free_gb
 from speechmill.jobs.passed_over import passed_over_summary
+from speechmill.jobs.report.wording import counted
 from speechmill.pipeline.errors import (
     BucketNotFound,
     StorageDenied,
+    StorageError,
     StorageFull,
     StorageNotFound,
     StorageUnavailable,
@@ -34,20 +36,21 @@ _CURES: tuple[tuple[type[Exception], str], ...] = (
     (
         StorageDenied,
         "check key, secret and endpoint_url of storage.<protocol>, and that their policy allows to "
-        "list, read and write there; on a disk, the permissions of the folder",
+        "list, read, write and delete there",
     ),
     (StorageFull, "free space there, or set another output"),
-    (StorageNotFound, "correct the URL"),
     (StorageUnavailable, "check endpoint_url, the network and the proxies"),
+    (StorageError, "correct the path or URL"),
 )
 
 
 def storage_cure(error: Exception) -> str:
     """What to do about an error of a store that does not say so itself."""
-    named = (cure for kind, cure in _CURES if isinstance(error, kind))
-    return (
-        "" if "; set storage." in str(error) or "client_kwargs" in str(error) else next(named, "")
-    )
+    if "; set " in str(error):
+        return ""
+    if isinstance(error, StorageDenied) and "://" not in str(error):
+        return "give this user permission, or set another output"
+    return next((cure for kind, cure in _CURES if isinstance(error, kind)), "")
 
 
 def reach(sources: Sequence[str], storage: Storage) -> Iterator[Said]:
@@ -92,7 +95,7 @@ def shards(
     left = passed_over_summary(passed_over)
     take(found)
     yield ok(
-        f"{len(found):,} shards, {size}; read {len(data):,} bytes of {first.url} in "
+        f"{counted(len(found), 'shard')}, {size}; read {len(data):,} bytes of {first.url} in "
         f"{milliseconds:,.0f} ms" + (f"; passed over {left}" if left else "")
     )
 

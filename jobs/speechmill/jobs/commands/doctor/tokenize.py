@@ -5,16 +5,16 @@ from functools import partial
 
 from speechmill.codecs import CodecInfo
 from speechmill.jobs.commands.doctor import speed
-from speechmill.jobs.commands.doctor.checks import Check, Said, ok, warning
+from speechmill.jobs.commands.doctor.checks import ALL_THE_TIME, Check, Said, ok, warning
 from speechmill.jobs.commands.doctor.run import SLOW_LISTING, Run
-from speechmill.jobs.commands.doctor.weights import weights
+from speechmill.jobs.commands.doctor.weights import weights, weights_cure
 from speechmill.jobs.commands.plan.plan import Listed, list_work
 from speechmill.jobs.config import for_each_codec
+from speechmill.jobs.report.wording import counted
 from speechmill.jobs.schemas import TokenizeConfig
 from speechmill.pipeline.audio.recordings import Recordings
 from speechmill.pipeline.storage import Storage
 
-_CODEC_SECONDS = 45.0
 _LATE = warning(
     "the codec was not fetched and loaded in the time that the doctor has; the run goes on with it"
 )
@@ -37,17 +37,20 @@ def tokenize_run(config: TokenizeConfig, storage: Storage) -> Run:
     run.checks = [
         *codecs,
         Check("settings", work.settings, tuple(check.name for check in codecs)),
-        Check("dataset", work.dataset, ("shards", "output", "settings"), 30.0, SLOW_LISTING),
+        Check(
+            "dataset", work.dataset, ("shards", "output", "settings"), ALL_THE_TIME, SLOW_LISTING
+        ),
     ]
     needs = ("gpu", "settings", "dataset", "ray")
-    run.last = Check("speed", work.speed, needs, seconds=60.0, late=speed.LATE)
+    run.last = Check("speed", work.speed, needs, seconds=ALL_THE_TIME, late=speed.LATE)
     return run
 
 
 def _codec_check(config: TokenizeConfig, run: Run, several: bool) -> Check:
     name = config.codec.name or "null" if several else "codec"
     on_device = run.is_here and (config.codec_options()["device"] == "cpu" or _has_gpu())
-    return Check(name, partial(weights, config, on_device), seconds=_CODEC_SECONDS, late=_LATE)
+    load = partial(weights, config, on_device)
+    return Check(name, load, seconds=ALL_THE_TIME, late=_LATE, cures=weights_cure)
 
 
 def _has_gpu() -> bool:
@@ -83,11 +86,11 @@ class _Work:
         for listed in self._listed:
             count, todo = len(listed.shards), len(listed.todo)
             if listed.is_new:
-                yield ok(f"{listed.dataset.root} is new, {count:,} shards to do")
+                yield ok(f"{listed.dataset.root} is new, {counted(count, 'shard')} to do")
             else:
                 yield ok(
                     f"{listed.dataset.root} is of the same codec and settings, {todo:,} of "
-                    f"{count:,} shards to do"
+                    f"{counted(count, 'shard')} to do"
                 )
 
     def speed(self) -> Iterator[Said]:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from speechmill.codecs import CodecInfo
+from speechmill.codecs.errors import CheckpointError
 from speechmill.jobs.commands.doctor.checks import Said, ok, warning
 from speechmill.jobs.schemas import TokenizeConfig
 
@@ -32,6 +33,13 @@ def weights(config: TokenizeConfig, on_device: bool) -> Iterator[Said]:
         yield warning(f"{said}; random weights give tokens without a meaning: set codec.checkpoint")
     if device.startswith("cuda"):
         yield from _batch(codec, config.batch.seconds, device)
+
+
+def weights_cure(error: Exception) -> str:
+    """What to do about weights whose error does not say so itself."""
+    if not isinstance(error, CheckpointError) or "; " in str(error):
+        return ""
+    return "set codec.checkpoint to a whole file of this codec, or leave it out"
 
 
 def _options(config: TokenizeConfig, on_device: bool) -> dict[str, Any]:
