@@ -101,6 +101,7 @@ def test_only_a_few_files_import_ray_and_fsspec():
         "run/ray_nodes.py",
         "run/ray_pool.py",
         "run/ray_process.py",
+        "run/ray_survey.py",
         "run/ray_worker.py",
         "run/ray_workers.py",
     ]

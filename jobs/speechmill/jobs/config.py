@@ -1,6 +1,7 @@
 """Configurations: a YAML file and overrides on the command line, checked against a schema."""
 
 import io
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import is_dataclass, replace
@@ -30,6 +31,7 @@ from speechmill.pipeline.storage import join
 
 KeyPath = tuple[Any, ...]  # names of sections and positions in lists, down to a value
 _FROM_ENVIRONMENT = "_from_environment"  # attribute of a loaded configuration
+_UNSET = re.compile(r"Environment variable '([^']*)' not found")  # what OmegaConf says
 # OmegaConf 2.4 renamed it.
 _register = getattr(OmegaConf, "register_resolver", None) or OmegaConf.register_new_resolver
 
@@ -69,6 +71,11 @@ def _texts(value: Any) -> Iterator[str]:
     elif isinstance(value, dict | list):
         for part in (*value, *(value.values() if isinstance(value, dict) else ())):
             yield from _texts(part)
+
+
+def top_level_keys(path: Path) -> set[str]:
+    """Return the keys of a YAML file; raises `InputError` if it cannot be read."""
+    return set(map(str, _read(path)))
 
 
 def check_overrides(schema: type, overrides: list[str]) -> None:
@@ -133,7 +140,10 @@ def _named_keys() -> Iterator[None]:
     try:
         yield
     except OmegaConfBaseException as error:
-        raise InputError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
+        said = str(error).splitlines()[0]
+        if unset := _UNSET.search(said):
+            said = f"the environment variable {unset[1]} is not set; export it before the command"
+        raise InputError(f"{error.full_key}: {said}") from error
 
 
 @_named_keys()

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from email.utils import parsedate_to_datetime
 from typing import Any, TypeAlias
 
 import fsspec
@@ -19,6 +20,7 @@ from speechmill.pipeline import links, web_files
 from speechmill.pipeline.errors import InputError
 from speechmill.pipeline.links import DANGLING, PassedOver
 from speechmill.pipeline.redaction import public_url
+from speechmill.pipeline.storage_errors import http_header
 from speechmill.pipeline.text import escape_bytes, unescape_bytes
 
 FileSystem: TypeAlias = fsspec.AbstractFileSystem
@@ -145,8 +147,23 @@ def file_details(fs: FileSystem, path: str) -> dict[str, Any]:
     return web_files.details(fs, path) if web_files.is_web(fs) else dict(fs.info(path))
 
 
+def answer_time(fs: FileSystem, path: str) -> datetime | None:
+    """The `Date` of an answer of S3, also of a refusal; None for other stores."""
+    if "s3" not in fs.protocol:
+        return None
+    try:
+        answer = fs.call_s3("list_objects_v2", Bucket=path.partition("/")[0], MaxKeys=1)
+    except OSError as error:
+        date = http_header(error, "date")
+        if not date:
+            raise
+    else:
+        date = answer["ResponseMetadata"]["HTTPHeaders"].get("date", "")
+    return parsedate_to_datetime(date) if date else None
+
+
 def info_of(fs: FileSystem, path: str, details: dict[str, Any]) -> FileInfo:
-    """The same, from what the store said of it."""
+    """What a listing would say of a file, from what the store said of it."""
     stamps = ("ETag", "etag", "mtime", "LastModified", "created")
     stamp = next((details[name] for name in stamps if details.get(name)), "")
     if isinstance(stamp, datetime):

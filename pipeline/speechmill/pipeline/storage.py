@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
@@ -22,6 +23,7 @@ from speechmill.pipeline.filesystems import (
     FileSystem,
     FoundFile,
     Listing,
+    answer_time,
     file_details,
     file_info,
     find_files,
@@ -113,6 +115,10 @@ class Storage:
         except StorageNotFound:
             return False
         return True
+
+    def clock(self, url: str) -> datetime | None:
+        """The time at the S3 store of a URL, to the second; None for other stores."""
+        return self._try("info", url, answer_time)
 
     def absolute(self, url: str) -> str:
         """The canonical spelling of a URL, used to compare and store it, without credentials."""

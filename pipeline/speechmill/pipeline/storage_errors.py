@@ -65,7 +65,8 @@ _BY_NAME: dict[str, type[StorageError]] = {
 _BY_CODE: list[tuple[re.Pattern[str], type[StorageError]]] = [
     (re.compile(pattern), kind)
     for pattern, kind in (
-        (r"NoSuchBucket|InvalidBucketName|PermanentRedirect", BucketNotFound),
+        # An answer to HEAD has no body, so its code is the status.
+        (r"NoSuchBucket|InvalidBucketName|PermanentRedirect|301", BucketNotFound),
         (r"QuotaExceeded", StorageFull),
         (
             r"(.+\.)?(\w*Throttl\w*|TooManyRequests\w*|\w*LimitExceeded\w*|SlowDown\w*|"
@@ -125,6 +126,12 @@ def _told(kind: type[StorageError], error: BaseException, url: str) -> str:
     if kind is BucketNotFound:
         bucket = url.partition("://")[2].partition("/")[0]
         said = f"no bucket {bucket!r}, or not in this region ({said})"
+        region = http_header(error, "x-amz-bucket-region")
+        if region and _http_code(error) != "NoSuchBucket":
+            said = (
+                f"the bucket {bucket!r} is in the region {region}; set "
+                f"storage.s3.client_kwargs.region_name={region}, and an endpoint_url of that region"
+            )
     elif kind is StorageDenied and "Credentials" in type(error).__name__:
         said += "; set storage.<protocol>, or log in as the library of the store wants it"
     elif kind is StorageDenied:
@@ -206,6 +213,17 @@ def _kind_of_class(error: BaseException) -> type[StorageError] | None:
 def http_status(error: BaseException) -> int:
     """The HTTP status of a store's answer; 0 without an answer."""
     return next((status for each in _chain(error) if (status := _status(each))), 0)
+
+
+def http_header(error: BaseException, name: str) -> str:
+    """A header of S3's answer; empty without one."""
+    for each in _chain(error):
+        response = getattr(each, "response", None)
+        fields: dict[str, Any] = response if isinstance(response, dict) else {}
+        headers = fields.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+        if name in headers:
+            return str(headers[name])
+    return ""
 
 
 def _status(error: BaseException) -> int:

@@ -60,6 +60,45 @@ def plan_command(
         print_plan(found, console)
 
 
+@app.command("doctor")
+def doctor_command(
+    config: Annotated[
+        Path | None, typer.Argument(help="YAML file of a run; default: this machine alone")
+    ] = None,
+    overrides: Overrides = None,
+    seconds: Annotated[
+        float, typer.Option(help="time for all checks; compiling a codec takes more")
+    ] = 60.0,
+    as_json: AsJson = False,
+) -> None:
+    """Check this machine and what a run needs, one line each with the cure, in about a minute.
+
+    Nothing is left behind but weights in the cache. The exit code is 1 if the run would fail.
+    """
+    from speechmill.jobs.commands.doctor.doctor import examine
+    from speechmill.jobs.commands.doctor.report import (
+        exit_code,
+        findings_json,
+        print_finding,
+        print_summary,
+    )
+
+    found = []
+    try:
+        for finding in examine(config, overrides or [], seconds):
+            found.append(finding)
+            if not as_json:
+                print_finding(finding, console)
+    except KeyboardInterrupt as error:
+        errors.print("interrupted")
+        raise typer.Exit(130) from error
+    if as_json:
+        print(findings_json(found))
+    else:
+        print_summary(found, config is not None, console)
+    raise typer.Exit(exit_code(found))
+
+
 @app.command("train")
 def train_command(config: Config, overrides: Overrides = None) -> None:
     """Train or fine-tune a codec on shards; run it again to resume.

@@ -19,7 +19,7 @@ def evaluate_codecs(config: EvaluateConfig, display: Display) -> Results:
 
     Raises `InputError` for a test set without a usable clip, and a `CodecError`.
     """
-    _check_codecs(config)
+    check_codecs(config)
     storage = Storage(config.storage, config.storage_patience)
     utterances, rejects = read_test_set(config.test_set(), config.audio, config.limits, storage)
     seconds = sum(utterance.seconds for utterance in utterances)
@@ -44,7 +44,7 @@ def evaluate_codecs(config: EvaluateConfig, display: Display) -> Results:
     return results
 
 
-def _check_codecs(config: EvaluateConfig) -> None:
+def check_codecs(config: EvaluateConfig) -> None:
     """Raise the error of a codec before any clip is read."""
     if not config.codecs:
         raise InputError("codecs is empty; name at least one, codecs.<label>.name=…")

@@ -20,7 +20,7 @@ from speechmill.jobs.training.logging import describe_run
 from speechmill.jobs.training.worker import TrainJob, train_worker
 from speechmill.pipeline.enhance.api import load_enhancer
 from speechmill.pipeline.errors import InputError
-from speechmill.pipeline.shards.listing import list_shards
+from speechmill.pipeline.shards.listing import Shard, list_shards
 from speechmill.pipeline.storage import Storage
 
 logger = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ def train_codec(config: TrainConfig, display: TrainDisplay) -> None:
     storage = Storage(config.storage, config.storage_patience)
     job = make_job(config, storage)
     root = storage.absolute(config.output)
-    _check(job, root, storage)
+    check_job(job, root, storage)
     describe_run(config, root, storage)
     display.begin(job.config, root, len(job.shards))
     with display.bar("training"):
@@ -49,12 +49,17 @@ def train_codec(config: TrainConfig, display: TrainDisplay) -> None:
 
 def make_job(config: TrainConfig, storage: Storage) -> TrainJob:
     """List the shards and find the identity of the run."""
+    return job_of(config, list_shards(config.shards, storage))
+
+
+def job_of(config: TrainConfig, shards: list[Shard]) -> TrainJob:
+    """Return the job of a run over listed shards."""
     revision = load_enhancer(config.enhancer).revision if config.enhancer else None
-    identity = run_identity(asdict(config), revision)
-    return TrainJob(config, list_shards(config.shards, storage), identity)
+    return TrainJob(config, shards, run_identity(asdict(config), revision))
 
 
-def _check(job: TrainJob, root: str, storage: Storage) -> None:
+def check_job(job: TrainJob, root: str, storage: Storage) -> None:
+    """Raise what a run raises before its first step, such as for another run at its output."""
     config, workers = job.config, job.config.workers
     if workers.count == 0 or not workers.on_gpus:  # otherwise a GPU of the cluster is asked
         check_precision(config.precision, _device(workers))

@@ -215,11 +215,11 @@ def _serve(pipe: Connection) -> None:
     settings, codecs = pipe.recv()
     while True:
         recordings = WatchedRecordings(settings, codecs)
-        pipe.send(None)
-        _limit_memory(settings.limits.memory_mb)
         try:
+            pipe.send(None)
+            _limit_memory(settings.limits.memory_mb)
             settings, codecs = _decode_until_set_up(pipe, recordings)
-        except EOFError:
+        except (EOFError, BrokenPipeError):  # the parent has ended
             return
 
 

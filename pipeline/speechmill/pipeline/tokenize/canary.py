@@ -69,15 +69,16 @@ class Canary:
         self._codec, self._device = codec, device
         self._codes_BKF = encode_clip(codec)
         self._error: DeviceWrong | None = None
+        self.equal: float | None = None  # the share of codes that are those of the reference
         if reference is None:
             return
-        share = equal_codes(self._codes_BKF, reference, precision)
+        self.equal = equal_codes(self._codes_BKF, reference, precision)
         least = least_equal(codec.info, precision)
-        if share < least:
+        if self.equal < least:
             raise DeviceWrong(
-                f"{codec.info.name} in {precision} on {place(device)}: only {share:.0%} of a known "
-                f"clip's codes equal those of float32 on the driver's CPU, {least:.0%} or more are "
-                "normal; test that device and its libraries"
+                f"{codec.info.name} in {precision} on {place(device)}: only {self.equal:.0%} of a "
+                f"known clip's codes equal those of float32 on the driver's CPU, {least:.0%} or "
+                "more are normal; test that device and its libraries"
                 + ("" if precision == "fp32" else ", or use precision=fp32")
             )
 

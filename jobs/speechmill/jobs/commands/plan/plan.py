@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 
 from speechmill.codecs import CodecInfo
@@ -16,7 +16,7 @@ from speechmill.jobs.commands.plan.forecast import (
 )
 from speechmill.jobs.commands.plan.probe import Probe, ProbeSize, probe_shards
 from speechmill.jobs.commands.plan.sampling import Observed, Stratum, estimate_sum
-from speechmill.jobs.commands.tokenize import identity_of, tokenize_job
+from speechmill.jobs.commands.tokenize import batch_shapes, identity_of, tokenize_job
 from speechmill.jobs.config import for_each_codec
 from speechmill.jobs.passed_over import passed_over_summary
 from speechmill.jobs.schemas import TokenizeConfig
@@ -76,21 +76,45 @@ def plan_run(
     codecs = [single.codec.info() for single in configs]
     passed_over: list[PassedOver] = []
     shards = list_shards(config.shards, storage, passed_over)
-    listed = [_listed(*pair, shards, storage) for pair in zip(configs, codecs, strict=True)]
-    left = passed_over_summary(passed_over)
-    todo = [set(each.todo) for each in listed]
+    listed = list_work(configs, codecs, shards, storage)
+    plan = Plan(listed, passed_over_summary(passed_over), prices)
+    return plan if size.is_none else probed(plan, config, storage, size, say)
+
+
+def list_work(
+    configs: Sequence[TokenizeConfig],
+    codecs: Sequence[CodecInfo],
+    shards: Sequence[Shard],
+    storage: Storage,
+) -> list[Listed]:
+    """Return the work of each codec; raises `DatasetConflict` as a run does."""
+    return [_listed(*pair, shards, storage) for pair in zip(configs, codecs, strict=True)]
+
+
+def probed(
+    plan: Plan,
+    config: TokenizeConfig,
+    storage: Storage,
+    size: ProbeSize,
+    say: Callable[[str], None] = lambda text: None,
+) -> Plan:
+    """Return a plan of listed work with what a probe says about it; the same if all is done."""
+    todo = [set(each.todo) for each in plan.codecs]
+    shards = plan.codecs[0].shards
     needed = {shard: [n for n, mine in enumerate(todo) if shard in mine] for shard in shards}
     needed = {shard: positions for shard, positions in needed.items() if positions}
-    if size.is_none or not needed:
-        return Plan(listed, left, prices)
-    job = tokenize_job(configs, codecs, storage)
+    if not needed:
+        return plan
+    codecs = [each.codec for each in plan.codecs]
+    job = tokenize_job(for_each_codec(config), codecs, storage)
     probe = probe_shards(job, needed, config, size, say)
     forecasts = [
-        forecast_codec(probe, position, mine, listed[position].finished)
+        forecast_codec(probe, position, mine, plan.codecs[position].finished)
         for position, mine in enumerate(todo)
     ]
-    run = forecast_run(probe, forecasts, [each.todo for each in listed], listed[0].dataset.root)
-    return Plan(listed, left, prices, probe, forecasts, run)
+    work = [each.todo for each in plan.codecs]
+    run = forecast_run(probe, forecasts, work, plan.codecs[0].dataset.root)
+    return replace(plan, probe=probe, forecasts=forecasts, run=run)
 
 
 def _listed(
@@ -99,7 +123,7 @@ def _listed(
     dataset = TokenDataset(storage.absolute(config.output), storage)
     found = dataset.read_identity()
     if found is not None:
-        dataset.refuse_other(found, identity_of(config, codec))
+        dataset.refuse_other(found, identity_of(config, codec, batch_shapes(config, codec, found)))
     todo = dataset.todo(shards)
     with readable(dataset.root):
         finished, speed = _finished(dataset, todo), _last_speed(dataset)

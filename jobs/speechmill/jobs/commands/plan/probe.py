@@ -32,6 +32,10 @@ _PARTS = 16  # that share the time: four of each stratum
 _POLL_SECONDS = 1.0
 
 
+class NothingToTokenize(InputError):
+    """The probe found no audio; a run may still end without an error."""
+
+
 @dataclass(frozen=True, slots=True)
 class ProbeSize:
     """How long to probe, or how many whole shards; 0 for not at all."""
@@ -251,13 +255,15 @@ def _refuse_silent(probe: Probe) -> None:
             "input with --probe 0"
         )
     if not probe.parts:
-        raise InputError("the probe ended before a shard did; give it more time with --probe 300s")
+        raise NothingToTokenize(
+            "the probe ended before a shard did; give it more time with --probe 300s"
+        )
     if not any(part.rows for part in probe.parts.values()):
         rejects: Counter[str] = Counter()
         for part in probe.parts.values():
             rejects.update(part.rejects)
         found = ", ".join(f"{count} {error_name}" for error_name, count in sorted(rejects.items()))
-        raise InputError(
+        raise NothingToTokenize(
             f"{len(probe.parts)} probed shards hold no audio that would be tokenized: they have "
             f"{found or 'no samples'}; docs/reference/errors.md explains the names, and --probe 0 "
             "lists the input alone"

@@ -1,0 +1,67 @@
+"""A proxy on 127.0.0.1 before an S3 server, which makes of it a store with another habit."""
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from http.client import HTTPConnection
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import urlsplit
+
+_OWN = {"connection", "keep-alive", "transfer-encoding", "expect", "content-length", "date"}
+
+
+@dataclass
+class Habit:
+    """What differs from the server."""
+
+    conditional_writes: bool = True
+    ahead: float = 0.0  # s by which its clock is ahead
+    get_seconds: float = 0.0  # by which it delays each GET of an object
+
+
+@contextmanager
+def alter(endpoint_url: str, habit: Habit) -> Iterator[str]:
+    """Yield the URL of the proxy."""
+    upstream = urlsplit(endpoint_url)
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def answer(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            headers = {name: value for name, value in self.headers.items() if name not in _OWN}
+            if not habit.conditional_writes:
+                headers = {n: v for n, v in headers.items() if n.lower() != "if-none-match"}
+            if self.command == "GET" and "list-type" not in self.path:
+                time.sleep(habit.get_seconds)
+            connection = HTTPConnection(upstream.hostname or "", upstream.port, timeout=30)
+            connection.request(self.command, self.path, body or None, headers)
+            response = connection.getresponse()
+            data = response.read()
+            self.send_response_only(response.status)
+            for name, value in response.getheaders():
+                if name.lower() not in _OWN:
+                    self.send_header(name, value)
+            length = response.getheader("Content-Length") if self.command == "HEAD" else len(data)
+            self.send_header("Content-Length", str(length or 0))
+            now = datetime.now(UTC) + timedelta(seconds=habit.ahead)
+            self.send_header("Date", format_datetime(now, usegmt=True))
+            self.end_headers()
+            self.wfile.write(data)
+
+        do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = answer
+
+        def log_message(self, *_: object) -> None:
+            """Print nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()

@@ -1,0 +1,119 @@
+"""`speechmill doctor` and the cluster of a run: its token, its nodes and its workers."""
+
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from speechmill.jobs.commands.doctor import cluster as cluster_checks
+from speechmill.jobs.commands.doctor.checks import Result
+from speechmill.pipeline.run.job import RaySettings, WorkerSettings
+from speechmill.pipeline.run.ray_local import load_authentication
+from tests.jobs.commands.doctor.examined import (
+    assert_both_fail,
+    assert_both_succeed,
+    lines,
+    tokenize_config,
+)
+
+TOKEN = secrets.token_hex(32)
+HEAD = "127.0.0.3"
+
+
+@pytest.fixture(scope="module")
+def guarded_head() -> Iterator[str]:
+    """The address of a head node that asks for a token."""
+    with socket.create_server((HEAD, 0)) as found:
+        port = found.getsockname()[1]
+    with tempfile.TemporaryDirectory(
+        prefix="sm-", dir="/tmp", ignore_cleanup_errors=True
+    ) as folder:
+        arguments = f"--port={port} --node-ip-address={HEAD} --num-cpus=2 --temp-dir={folder}"
+        process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"),
+                *("--include-dashboard=false", "--object-store-memory=200000000"),
+                *arguments.split(),
+            ],
+            env=os.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        try:
+            _wait_for(port, process)
+            yield f"{HEAD}:{port}"
+        finally:
+            os.killpg(process.pid, signal.SIGTERM)
+            process.wait(30)
+
+
+def _wait_for(port: int, process: "subprocess.Popen[bytes]") -> None:
+    while True:
+        assert process.poll() is None, "Ray ended before it listened"
+        try:
+            return socket.create_connection((HEAD, port), 1).close()
+        except OSError:
+            time.sleep(0.1)
+
+
+def on_cluster(folder: Path, address: str, **workers: object) -> Path:
+    return tokenize_config(folder, workers={"num_gpus": 0, **workers}, ray={"address": address})
+
+
+@pytest.mark.parametrize("token", ["", "f" * 64], ids=["missing", "wrong"])
+def test_a_token_that_the_cluster_refuses_is_one_line(tmp_path, guarded_head, monkeypatch, token):
+    if token:
+        monkeypatch.setenv("RAY_AUTH_MODE", "token")
+        monkeypatch.setenv("RAY_AUTH_TOKEN", token)
+    load_authentication()
+    try:
+        path = on_cluster(tmp_path, guarded_head)
+        assert_both_fail(path, "ray", "the token is missing or wrong; set RAY_AUTH_MODE=token")
+    finally:
+        monkeypatch.undo()
+        load_authentication()
+
+
+def test_the_right_token_is_accepted(tmp_path, guarded_head, speechmill):
+    path = on_cluster(tmp_path, guarded_head)
+    environment = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
+    done = speechmill("doctor", path, "--seconds", 120, environment=environment, timeout=200)
+    assert done.returncode == 0, done.stdout
+    assert f"1 node with 0 GPUs and 2 CPUs, token accepted, at {guarded_head}" in done.stdout
+    assert TOKEN not in done.stdout + done.stderr
+
+
+def test_nothing_that_listens_is_a_fault(tmp_path, monkeypatch):
+    monkeypatch.setattr("speechmill.pipeline.run.ray_cluster._CONNECT_SECONDS", 0.5)
+    said = "no Ray cluster answers at 127.0.0.1:9"
+    found = assert_both_fail(on_cluster(tmp_path, "127.0.0.1:9"), "ray", said)
+    assert "speed: needs ray" in lines(found, "skipped")
+
+
+def test_a_cluster_without_a_token_is_a_warning_and_runs(tmp_path, cluster):
+    found = assert_both_succeed(on_cluster(tmp_path, cluster.address))
+    assert any(
+        line.startswith("ray: the cluster asks for no token") for line in lines(found, "warning")
+    )
+
+
+def test_a_cluster_without_gpus_is_a_fault_of_a_run_that_wants_them(tmp_path, cluster):
+    path = on_cluster(tmp_path, cluster.address, num_gpus=1)
+    assert_both_fail(path, "ray", ("has 0 GPUs, a worker wants 1", "workers.num_gpus=0"))
+
+
+def test_a_decode_stream_that_fits_on_no_node_is_a_fault():
+    """Not beside a run: Ray would wait for ever for a larger node."""
+    wanted = cluster_checks.Wanted(RaySettings(num_cpus=2), WorkerSettings(decode_cpus=3), 0)
+    [place, said] = cluster_checks.local(wanted)
+    assert (place.result, said.result) == (Result.OK, Result.FAULT)
+    assert "claims 3 CPUs (workers.decode_cpus), the largest node has 2" in said.text
