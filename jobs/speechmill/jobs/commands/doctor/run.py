@@ -5,14 +5,13 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from speechmill.jobs.commands.doctor import cluster, store
-from speechmill.jobs.commands.doctor.checks import Check, Said, fault, warning
+from speechmill.jobs.commands.doctor.checks import ALL_THE_TIME, Check, Said, fault, warning
 from speechmill.pipeline.filesystems import is_local
 from speechmill.pipeline.run.job import RaySettings, WorkerSettings
 from speechmill.pipeline.shards.listing import Shard
 from speechmill.pipeline.storage import Storage
 
 _STORE_SECONDS = 20.0
-_RAY_SECONDS = 25.0
 _HANGS = fault(
     f"no answer within {_STORE_SECONDS:g} s; check endpoint_url, the network and the proxies"
 )
@@ -67,7 +66,7 @@ def ray_check(run: Run) -> Check:
         return Check("ray", cluster.not_used)
     wanted = cluster.Wanted(run.ray, run.workers, run.num_gpus, run.packages)
     find = cluster.local if run.is_here else cluster.joined
-    return Check("ray", partial(find, wanted), seconds=_RAY_SECONDS, late=_SLOW_RAY)
+    return Check("ray", partial(find, wanted), seconds=ALL_THE_TIME, late=_SLOW_RAY)
 
 
 def _shards(run: Run) -> Iterator[Said]:
