@@ -5,6 +5,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -51,6 +52,7 @@ class Slurm:
         self._environment = os.environ | {
             "SLURM_CONF": str(folder / "slurm.conf"),
             "SPEECHMILL_SLURM": str(SCRIPTS),
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         }
 
     def sbatch(self, script: str, *arguments: object, folder: Path, options: tuple = ()) -> str:
