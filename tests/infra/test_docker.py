@@ -1,6 +1,6 @@
 """The images, as far as they can be tested without a builder: lint, locks, context, and the wheel.
 
-infra/docker/README.md says how they were built.
+docs/guide/images.md says how they were built.
 """
 
 import os

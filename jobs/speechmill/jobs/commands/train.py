@@ -79,10 +79,11 @@ def _check(job: TrainJob, root: str, storage: Storage) -> None:
 
 
 def _require_end(config: TrainConfig, root: str, storage: Storage) -> None:
-    last = Checkpoints(root, storage, config.checkpoint.keep).steps()[-1]
+    """Raise `RunStopped` if the last checkpoint that is here is not that of the last step."""
+    steps = Checkpoints(root, storage, config.checkpoint.keep).steps()
     total = plan_phases(config.phases)[-1].end
-    if last < total:
-        raise RunStopped(f"stopped by a signal after step {last} of {total}")
+    if steps and steps[-1] < total:
+        raise RunStopped(f"stopped by a signal after step {steps[-1]} of {total}")
 
 
 def _device(workers: TrainWorkers) -> torch.device:
