@@ -86,7 +86,7 @@ start_ray() {
   rm -f "$RAY_AUTH_TOKEN_PATH"
   (umask 077 && od -An -N32 -tx1 /dev/urandom | tr -d ' \n' >"$RAY_AUTH_TOKEN_PATH")
   srun --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 ${SLURM_CPUS_PER_TASK:+--cpus-per-task="$SLURM_CPUS_PER_TASK"} \
-    --mpi=none --no-kill --kill-on-bad-exit=0 "$SELF" node &
+    --export=ALL --mpi=none --no-kill --kill-on-bad-exit=0 "$SELF" node &
   RAY=$!
 }
 

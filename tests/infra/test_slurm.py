@@ -59,37 +59,29 @@ def test_the_scripts_pass_shellcheck() -> None:
         assert script.suffix == ".sbatch" or os.access(script, os.X_OK)
 
 
-def test_a_run_that_slurm_interrupts_goes_back_into_the_queue_and_gives_the_bytes_of_a_local_run(
+def test_an_interrupted_task_of_an_array_resumes_to_the_bytes_of_a_local_run_and_a_wrong_one_ends(
     slurm: Slurm, corpus: Path
 ) -> None:
-    slow = "workers.shards_in_flight=1"
-    job = slurm.sbatch("tokenize.sbatch", "null.yaml", "output=out", slow, folder=corpus)
+    """Both tasks run on both nodes at the same time."""
+    lines = ["null.yaml output=out workers.shards_in_flight=1", "null.yaml 'sharts=[in/ x/]'"]
+    (corpus / "corpora.txt").write_text("\n".join(lines))
+    array = slurm.sbatch("tokenize.sbatch", "corpora.txt", folder=corpus, options=("--array=1-2",))
+    right, wrong = (slurm.state(f"{array}_{task}")["JobId"] for task in (1, 2))
     while not parts(corpus / "out"):
-        assert slurm.state(job)["JobState"] in ("PENDING", "RUNNING"), log_of(job, corpus)
-    slurm.run("scancel", "--signal=TERM", "--batch", job)  # as `--signal=B:TERM@120` does
-    ended = slurm.wait_for(job, "COMPLETED", "FAILED", restarts=1)
-    assert (ended["JobState"], ended["Restarts"]) == ("COMPLETED", "1"), log_of(job, corpus)
-    assert "Ray runs on 2 of 2 nodes" in log_of(job, corpus)
+        assert slurm.state(right)["JobState"] in ("PENDING", "RUNNING"), log_of(right, corpus)
+    slurm.run("scancel", "--signal=TERM", "--batch", right)  # as `--signal=B:TERM@120` does
+    ended = slurm.wait_for(wrong, "COMPLETED", "FAILED")
+    assert (ended["ExitCode"], ended["Restarts"]) == ("2:0", "0")
+    assert "sharts" in log_of(wrong, corpus)
+    ended = slurm.wait_for(right, "COMPLETED", "FAILED", restarts=1)
+    assert (ended["JobState"], ended["Restarts"]) == ("COMPLETED", "1"), log_of(right, corpus)
+    assert "Ray runs on 2 of 2 nodes" in log_of(right, corpus)
     storage = Storage()
     assert contents(storage, f"{corpus}/out") == contents(storage, f"{corpus}/local")
-    assert processes_of(job) == []
+    for job in (right, wrong):
+        assert processes_of(job) == []
+        assert not Path(f"/tmp/ray-{job}").exists()
     assert not list(corpus.glob(".ray-token-*"))
-    assert not Path(f"/tmp/ray-{job}").exists()
-
-
-def test_each_task_of_an_array_takes_its_line_and_a_wrong_one_fails_without_a_second_try(
-    slurm: Slurm, corpus: Path
-) -> None:
-    lines = ["null.yaml output=array 'shards=[in/shard-0000.tar]'", "null.yaml 'sharts=[in/]'"]
-    (corpus / "corpora.txt").write_text("\n".join(lines))
-    options = ("--array=1-2", "--nodes=1")
-    array = slurm.sbatch("tokenize.sbatch", "corpora.txt", folder=corpus, options=options)
-    first = slurm.wait_for(f"{array}_1", "COMPLETED", "FAILED")
-    wrong = slurm.wait_for(f"{array}_2", "COMPLETED", "FAILED")
-    assert first["JobState"] == "COMPLETED", log_of(first["JobId"], corpus)
-    assert parts(corpus / "array") == 1
-    assert (wrong["ExitCode"], wrong["Restarts"]) == ("2:0", "0")
-    assert "sharts" in log_of(wrong["JobId"], corpus)
 
 
 def test_a_training_run_that_slurm_interrupts_resumes_on_both_nodes_from_the_step_it_had_reached(
