@@ -59,7 +59,8 @@ ray_node() {
   ulimit -Sn "$(ulimit -Hn)"
   export RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0 # there is nothing left to drain
   for _ in 1 2 3; do # Ray gives itself 30 s, which a cold disk may exceed
-    ((LEAVING)) || start_node "${options[@]}" --node-ip-address="$mine"
+    if ((LEAVING)) || [[ -e $RAY_FOLDER/up ]]; then break; fi # the command cannot go on with another head
+    start_node "${options[@]}" --node-ip-address="$mine"
   done
   rm -rf "$RAY_FOLDER"
   ((SLURM_PROCID)) || kill -USR1 "$BATCH_SHELL" 2>/dev/null || true
@@ -101,14 +102,21 @@ wait_for_nodes() {
 import sys, time
 import ray
 
-address, wanted, seconds = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-ray.init(address=address, log_to_driver=False, logging_level="error")
-deadline = time.monotonic() + seconds
+address, wanted, deadline = sys.argv[1], int(sys.argv[2]), time.monotonic() + int(sys.argv[3])
+while not ray.is_initialized():
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level="critical")
+    except Exception as error:
+        if time.monotonic() > deadline:
+            sys.exit(f"Ray cannot be used: {error}")
 while (alive := sum(node["Alive"] for node in ray.nodes())) < wanted and time.monotonic() < deadline:
     time.sleep(0.5)
 print(f"Ray runs on {alive} of {wanted} nodes", file=sys.stderr)
 PYTHON
-  wait $! || kill $! 2>/dev/null || true  # SIGTERM ends the wait
+  local waiting=$!
+  wait "$waiting" && touch "$RAY_FOLDER/up" && return
+  kill "$waiting" 2>/dev/null || true
+  ((STOPPING)) || die "Ray did not start; its messages are above"
 }
 
 # A second SIGTERM would end the command at once.
