@@ -5,7 +5,7 @@
 # command ends well and the job goes back into the queue, to resume. docs/guide/slurm.md says how to use it.
 set -euo pipefail
 
-START_SECONDS=180 # until a node that is not there is left out
+START_SECONDS=${SPEECHMILL_START_SECONDS:-180} # until the run begins without the nodes that are not there
 read -ra RUNNER <<<"${SPEECHMILL_RUNNER-}" # such as: apptainer exec --nv speechmill.sif
 
 say() { echo "$(date +%T) run.sh: $*" >&2; }
@@ -45,11 +45,13 @@ object_store() {
 ray_node() {
   local mine options=()
   LEAVING=0
+  # Ray opens its own folder to everyone, so it is inside of one that only this user can enter.
+  mkdir -m 700 "$RAY_FOLDER" 2>/dev/null || [[ -O $RAY_FOLDER && ! -L $RAY_FOLDER ]] || die "$RAY_FOLDER belongs to someone else"
   mine=$(address_of "$SLURMD_NODENAME")
   if ((SLURM_PROCID == 0)); then
     trap 'LEAVING=1; kill -TERM "$BATCH_SHELL" 2>/dev/null || true' TERM
     options=(--head --port="${RAY_HEAD#*:}" --ray-client-server-port="$(free_port 26000 "$mine")" --include-dashboard=false
-      --temp-dir="$RAY_FOLDER")
+      --temp-dir="$RAY_FOLDER/r")
   else
     trap LEAVING=1 TERM
     options=(--address="$RAY_HEAD")
@@ -58,8 +60,8 @@ ray_node() {
   mapfile -t -O "${#options[@]}" options < <(object_store)
   ulimit -Sn "$(ulimit -Hn)"
   export RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0 # there is nothing left to drain
-  for _ in 1 2 3; do # Ray gives itself 30 s, which a cold disk may exceed
-    if ((LEAVING)) || [[ -e $RAY_FOLDER/up ]]; then break; fi # the command cannot go on with another head
+  # Ray gives itself 30 s, which a cold disk may exceed. A command cannot go on with another head.
+  while ((SECONDS < START_SECONDS && !LEAVING)) && [[ ! -e $RAY_FOLDER/up ]]; do
     start_node "${options[@]}" --node-ip-address="$mine"
   done
   rm -rf "$RAY_FOLDER"
@@ -78,7 +80,7 @@ start_node() {
 }
 
 start_ray() {
-  export RAY_HEAD RAY_FOLDER=/tmp/ray-$SLURM_JOB_ID BATCH_SHELL=$$
+  export RAY_HEAD RAY_FOLDER=/tmp/speechmill-$SLURM_JOB_ID BATCH_SHELL=$$
   export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$SLURM_SUBMIT_DIR/.ray-token-$SLURM_JOB_ID
   unset RAY_AUTH_TOKEN
   local address

@@ -80,7 +80,7 @@ def test_an_interrupted_task_of_an_array_resumes_to_the_bytes_of_a_local_run_and
     assert contents(storage, f"{corpus}/out") == contents(storage, f"{corpus}/local")
     for job in (right, wrong):
         assert processes_of(job) == []
-        assert not Path(f"/tmp/ray-{job}").exists()
+        assert not Path(f"/tmp/speechmill-{job}").exists()
     assert not list(corpus.glob(".ray-token-*"))
 
 
