@@ -1,7 +1,4 @@
-"""The images, as far as they can be tested without a builder: lint, locks, context, and the wheel.
-
-docs/guide/images.md says how they were built.
-"""
+"""The images, as far as they can be tested without a builder: lint, locks, context, and the wheel."""
 
 import os
 import re
