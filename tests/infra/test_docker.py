@@ -1,4 +1,4 @@
-"""The images, as far as they can be tested without a builder: lint, locks, context, and the wheel."""
+"""The images, tested without a builder: lint, locks, context, and the wheel."""
 
 import os
 import re
