@@ -1,16 +1,15 @@
 """A run over shards: claims its outputs, processes what they lack, keeps logs and failures."""
 
-import signal
-import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from speechmill.jobs.display import UNREACHABLE, ShardDisplay
 from speechmill.jobs.passed_over import passed_over_lines
 from speechmill.jobs.report.run_page import write_report
+from speechmill.jobs.stop_signal import stop_signal
 from speechmill.pipeline import metrics
 from speechmill.pipeline.dataset.layout import ShardOutput
 from speechmill.pipeline.errors import RunStopped, StorageError
@@ -218,20 +217,3 @@ def _start_pool(
     from speechmill.pipeline.run.ray_pool import RayPool
 
     return RayPool(job, config.workers, config.ray, needed, on_worker_event)
-
-
-@contextmanager
-def stop_signal() -> Iterator[Callable[[], bool]]:
-    """Yield a function that tells whether SIGTERM came; a second one interrupts at once."""
-    received = threading.Event()
-
-    def stop(*_: object) -> None:
-        if received.is_set():
-            raise KeyboardInterrupt
-        received.set()
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield received.is_set
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -86,3 +86,15 @@ def run_until(config: TrainConfig, step: int) -> None:
 
     with pytest.raises(Stopped):
         train_worker(make_job(config, Storage()), WorkerContext(), crash)
+
+
+def run_and_stop(config: TrainConfig, step: int) -> None:
+    """Train, and ask the run to stop while this step is computed."""
+    reached = 0
+
+    def note(progress: TrainProgress) -> None:
+        nonlocal reached
+        reached = progress.step
+
+    context = WorkerContext(should_stop=lambda: reached >= step - 1)
+    train_worker(make_job(config, Storage()), context, note)

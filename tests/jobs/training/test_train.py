@@ -28,6 +28,7 @@ from tests.jobs.training.runs import (
     KEPT,
     TINY,
     run,
+    run_and_stop,
     run_until,
     train_config,
     train_yaml,
@@ -80,6 +81,36 @@ def test_a_run_that_crashed_at_any_step_ends_like_an_uninterrupted_one(
     resumed = run(config)
     assert tree(resumed, *KEPT) == tree(uninterrupted, *KEPT)
     assert weights(resumed) == weights(uninterrupted)
+
+
+@pytest.mark.parametrize("step", [3, 8])
+def test_a_run_that_was_stopped_after_any_step_resumes_from_it_to_the_same_files(
+    uninterrupted: Path, tmp_path: Path, step: int
+) -> None:
+    config = train_config(uninterrupted.parent, "log.every=1", f"output={tmp_path}/run")
+    run_and_stop(config, step)
+    assert Checkpoints(config.output, Storage(), keep=3).steps()[-1] == step
+    resumed = run(config)
+    assert tree(resumed, *KEPT) == tree(uninterrupted, *KEPT)
+    assert weights(resumed) == weights(uninterrupted)
+
+
+def test_sigterm_ends_a_run_with_130_and_a_message_that_says_how_to_resume(tmp_path: Path) -> None:
+    yaml, every_step = str(train_yaml(tmp_path)), "log.every=1"
+    process = subprocess.Popen(
+        command("train", yaml, every_step, "phases.vae.steps=100000", "checkpoint.every=100000"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout
+    next(line for line in process.stdout if "  step " in line)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "run the same command again to resume" in errors
+    [step] = Checkpoints(f"{tmp_path}/run", Storage(), keep=3).steps()
+    assert step < 100_000
 
 
 def test_a_killed_process_resumes_with_the_same_losses(uninterrupted: Path, tmp_path: Path) -> None:

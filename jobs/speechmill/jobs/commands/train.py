@@ -7,6 +7,7 @@ import torch
 
 from speechmill.codecs.fetch import fetch
 from speechmill.codecs.precision import check_precision
+from speechmill.jobs.stop_signal import stop_signal
 from speechmill.jobs.training.checkpoints import (
     Checkpoints,
     refuse_difference,
@@ -17,9 +18,10 @@ from speechmill.jobs.training.config import TrainConfig, TrainWorkers
 from speechmill.jobs.training.context import WorkerContext
 from speechmill.jobs.training.display import TrainDisplay
 from speechmill.jobs.training.logging import describe_run
+from speechmill.jobs.training.optim import plan_phases
 from speechmill.jobs.training.worker import TrainJob, train_worker
 from speechmill.pipeline.enhance.api import load_enhancer
-from speechmill.pipeline.errors import InputError
+from speechmill.pipeline.errors import InputError, RunStopped
 from speechmill.pipeline.shards.listing import Shard, list_shards
 from speechmill.pipeline.storage import Storage
 
@@ -29,7 +31,8 @@ logger = logging.getLogger(__name__)
 def train_codec(config: TrainConfig, display: TrainDisplay) -> None:
     """Train to the end of the last phase; run it again to resume.
 
-    Raises an `InputError` or a `CodecError` before any step is computed.
+    Raises an `InputError` or a `CodecError` before any step is computed, and `RunStopped` if
+    SIGTERM came: after the step that was being computed, with a checkpoint.
     """
     storage = Storage(config.storage, config.storage_patience)
     job = make_job(config, storage)
@@ -39,11 +42,16 @@ def train_codec(config: TrainConfig, display: TrainDisplay) -> None:
     display.begin(job.config, root, len(job.shards))
     with display.bar("training"):
         if config.workers.count == 0:
-            train_worker(job, WorkerContext(device=_device(config.workers)), display.show)
+            with stop_signal() as should_stop:
+                device = _device(config.workers)
+                train_worker(
+                    job, WorkerContext(device=device, should_stop=should_stop), display.show
+                )
         else:
             from speechmill.jobs.training.distributed import train_on_ray
 
             train_on_ray(job, display.show)
+    _require_end(config, root, storage)
     display.end(root, bool(config.validation.shards), storage)
 
 
@@ -73,6 +81,14 @@ def check_job(job: TrainJob, root: str, storage: Storage) -> None:
         refuse_difference(saved, job.identity, checkpoints.folder)
     elif config.codec.checkpoint and "://" in config.codec.checkpoint:
         fetch(config.codec.checkpoint)  # Ray would start a worker that fails again and again
+
+
+def _require_end(config: TrainConfig, root: str, storage: Storage) -> None:
+    """Raise `RunStopped` if the last checkpoint that is here is not that of the last step."""
+    steps = Checkpoints(root, storage, config.checkpoint.keep).steps()
+    total = plan_phases(config.phases)[-1].end
+    if steps and steps[-1] < total:
+        raise RunStopped(f"stopped by a signal after step {steps[-1]} of {total}")
 
 
 def _device(workers: TrainWorkers) -> torch.device:

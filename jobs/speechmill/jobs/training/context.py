@@ -1,12 +1,13 @@
 """One worker of a training run: its rank, its device, and its exchange with the other workers."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 from torch import distributed as dist
-from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 _CPU = torch.device("cpu")
@@ -19,6 +20,7 @@ class WorkerContext:
     rank: int = 0
     world_size: int = 1
     device: torch.device = _CPU
+    should_stop: Callable[[], bool] = lambda: False
 
     @property
     def is_main(self) -> bool:
@@ -38,6 +40,13 @@ class WorkerContext:
         gathered: list[Any] = [None] * self.world_size
         dist.all_gather_object(gathered, value)
         return gathered
+
+    def stop_flag(self) -> Tensor:
+        """Return 1 on the device if any worker should stop, else 0; all workers get the same."""
+        flag = torch.full((), float(self.should_stop()), device=self.device)
+        if self.world_size > 1:
+            dist.all_reduce(flag, dist.ReduceOp.MAX)
+        return flag
 
     def seed_step(self, seed: int, step: int) -> None:
         """Seed torch's generator for a step of this worker, the same in every run."""

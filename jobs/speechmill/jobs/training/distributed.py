@@ -6,21 +6,24 @@ decides where it runs. After a loss, workers resume from the last checkpoint in 
 
 import tempfile
 import threading
+import time
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import ray
 import ray.train
 import torch
-from ray.exceptions import RayTaskError
+from ray.exceptions import RayError, RayTaskError
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.util.queue import Queue
 
 from speechmill.codecs.errors import CodecError
 from speechmill.codecs.precision import check_precision
+from speechmill.jobs.stop_signal import stop_signal
 from speechmill.jobs.training.config import TrainConfig, TrainWorkers
 from speechmill.jobs.training.context import WorkerContext
 from speechmill.jobs.training.progress import TrainProgress
@@ -35,7 +38,7 @@ from speechmill.pipeline.run.ray_cluster import (
 )
 from speechmill.pipeline.run.ray_nodes import living_resources
 
-_POLL = 0.2  # s, between checks for reports of the workers
+_POLL = 0.2  # s, between checks for reports of the workers, and for a request to stop
 
 
 def train_on_ray(job: TrainJob, report: Callable[[TrainProgress], None]) -> None:
@@ -47,10 +50,10 @@ def train_on_ray(job: TrainJob, report: Callable[[TrainProgress], None]) -> None
     ):
         scaling = _scaling(settings)
         _check_gpu(job.config)
-        reports = Queue(actor_options={"num_cpus": 0})
+        reports, stop = (Queue(actor_options={"num_cpus": 0}) for _ in range(2))
         trainer = TorchTrainer(
             _work,
-            train_loop_config={"job": job, "reports": reports},
+            train_loop_config={"job": job, "reports": reports, "stop": stop},
             torch_config=_torch_config(job.config, folder),
             scaling_config=scaling,
             run_config=RunConfig(
@@ -58,7 +61,7 @@ def train_on_ray(job: TrainJob, report: Callable[[TrainProgress], None]) -> None
                 failure_config=FailureConfig(max_failures=settings.max_failures),
             ),
         )
-        _fit(trainer, reports, report)
+        _fit(trainer, reports, stop, report)
 
 
 def _torch_config(config: TrainConfig, folder: str) -> TorchConfig:
@@ -109,22 +112,32 @@ def _check_gpu(config: TrainConfig) -> None:
         raise _worker_error(task_error(error)) from error
 
 
-def _fit(trainer: Any, reports: Any, report: Callable[[TrainProgress], None]) -> None:
-    """Wait for the end, and pass on the reports of the workers."""
+def _fit(trainer: Any, reports: Any, stop: Any, report: Callable[[TrainProgress], None]) -> None:
+    """Wait for the end, pass on the reports of the workers, and SIGTERM to them."""
     ended = threading.Event()
-    listener = threading.Thread(target=_listen, args=(reports, report, ended), daemon=True)
-    listener.start()
-    try:
-        trainer.fit()
-    except Exception as error:
-        raise _worker_error(error) from error
-    finally:
-        ended.set()
-        listener.join()
+    with stop_signal() as should_stop:  # after ray.init, which sets a handler of its own
+        arguments = (reports, stop, report, ended, should_stop)
+        listener = threading.Thread(target=_listen, args=arguments, daemon=True)
+        listener.start()
+        try:
+            trainer.fit()
+        except Exception as error:
+            raise _worker_error(error) from error
+        finally:
+            ended.set()
+            listener.join()
 
 
-def _listen(reports: Any, report: Callable[[TrainProgress], None], ended: threading.Event) -> None:
+def _listen(
+    reports: Any,
+    stop: Any,
+    report: Callable[[TrainProgress], None],
+    ended: threading.Event,
+    should_stop: Callable[[], bool],
+) -> None:
     while not (ended.wait(_POLL) and reports.empty()):
+        if should_stop() and stop.empty():
+            stop.put(True)
         for progress in reports.get_nowait_batch(reports.qsize()):
             report(progress)
 
@@ -134,9 +147,24 @@ def _work(settings: dict[str, Any]) -> None:
     set_environment(settings["job"].config.ray.env)
     ray_context = ray.train.get_context()
     rank = ray_context.get_world_rank()
-    context = WorkerContext(rank, ray_context.get_world_size(), get_device())
+    should_stop = _watch(settings["stop"]) if rank == 0 else lambda: False
+    context = WorkerContext(rank, ray_context.get_world_size(), get_device(), should_stop)
     reports = settings["reports"]
     train_worker(settings["job"], context, reports.put if context.is_main else _drop)
+
+
+def _watch(stop: Any) -> Callable[[], bool]:
+    """Return a function that says at once whether the driver asked the workers to stop."""
+    asked = threading.Event()
+
+    def watch() -> None:
+        with suppress(RayError):  # the driver is gone
+            while stop.empty():
+                time.sleep(_POLL)
+            asked.set()
+
+    threading.Thread(target=watch, daemon=True).start()
+    return asked.is_set
 
 
 def _drop(_: TrainProgress) -> None:

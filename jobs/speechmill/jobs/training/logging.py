@@ -21,20 +21,21 @@ from speechmill.pipeline.versions import library_versions
 class TrainingLogger:
     """Writes `curves/*.jsonl`, `tensorboard/`, `samples/` and `validation/` of a run directory.
 
-    A file of curves holds the steps between two checkpoints and appears before the second one, so
-    a run that was killed and resumed leaves the same files as an uninterrupted one.
+    A file of curves holds the steps between two checkpoints that are due, and appears before the
+    second one, so a run that was stopped or killed leaves the same files as an uninterrupted one.
     """
 
-    def __init__(self, root: str, storage: Storage, step: int):
+    def __init__(self, root: str, storage: Storage, step: int, rows: list[dict[str, Any]]):
+        """`rows` are those before `step` that no file of curves holds yet."""
         self.root = root
         self.storage = storage
-        self._rows: list[dict[str, Any]] = []
+        self.rows = list(rows)
         self._temporary = tempfile.TemporaryDirectory() if "://" in root else None
         self._folder = Path(self._temporary.name if self._temporary else f"{root}/tensorboard")
         self._board = SummaryWriter(self._folder, purge_step=step or None)
 
     def log_step(self, step: int, phase: str, values: Mapping[str, float]) -> None:
-        self._rows.append({"step": step, "phase": phase, **values})
+        self.rows.append({"step": step, "phase": phase, **values})
         for name, value in values.items():
             self._board.add_scalar(f"train/{name}", value, step)
 
@@ -50,20 +51,24 @@ class TrainingLogger:
         self._board.add_audio(name.partition("/")[2] or name, audio_T, step, sample_rate)
 
     def flush(self, step: int) -> None:
-        """Write the rows since the last flush; to be called before each checkpoint."""
-        if self._rows:
-            text = "".join(f"{json.dumps(row)}\n" for row in self._rows)
+        """Write the rows since the last flush; to be called before each checkpoint that is due."""
+        if self.rows:
+            text = "".join(f"{json.dumps(row)}\n" for row in self.rows)
             self._put(f"curves/step-{step:08d}.jsonl", text.encode())
-            self._rows.clear()
+            self.rows.clear()
         self._board.flush()
-        if self._temporary:
-            for path in self._folder.iterdir():
-                self._put(f"tensorboard/{path.name}", path.read_bytes())
+        self._upload_board()
 
     def close(self) -> None:
         self._board.close()
+        self._upload_board()
         if self._temporary:
             self._temporary.cleanup()
+
+    def _upload_board(self) -> None:
+        if self._temporary:
+            for path in self._folder.iterdir():
+                self._put(f"tensorboard/{path.name}", path.read_bytes())
 
     def _put(self, name: str, data: bytes) -> None:
         self.storage.put(join(self.root, name), data)

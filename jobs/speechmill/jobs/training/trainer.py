@@ -31,6 +31,8 @@ from speechmill.jobs.training.stream import SampleStream
 from speechmill.jobs.training.validation import Validation
 from speechmill.pipeline.storage import join
 
+_STOP = "stop"  # beside the losses of a step, so that one copy from the device has all
+
 
 class Trainer:
     """Trains a recipe through its phases."""
@@ -67,6 +69,7 @@ class Trainer:
         self.phases = plan_phases(config.phases)
         self.total = self.phases[-1].end
         self.state = TrainingState()
+        self.stopping = False
         self.adversary: Adversary | None = None
         if any(phase.settings.adversarial_from is not None for phase in self.phases):
             self.adversary = Adversary(config, recipe, context)
@@ -75,12 +78,18 @@ class Trainer:
             self.validation = Validation(config, recipe, self.storage)
 
     def run(self) -> None:
-        """Train from the last checkpoint, or from the start, to the end."""
+        """Train from the last checkpoint, or from the start, to the end.
+
+        If a worker should stop, all end after the same step, with a checkpoint of it.
+        """
         saved = self.checkpoints.latest()
         if saved:
             self._restore(saved)
         step = self.state.step
-        self.log = TrainingLogger(self.root, self.storage, step) if self.context.is_main else None
+        self.log: TrainingLogger | None = None
+        if self.context.is_main:
+            rows = saved.get("rows", []) if saved else []
+            self.log = TrainingLogger(self.root, self.storage, step, rows)
         make = partial(
             batches,
             self.stream,
@@ -91,7 +100,7 @@ class Trainer:
         )
         with BatchPrefetcher(make, self.config.data.prefetch) as self.data:
             for phase in self.phases:
-                if self.state.step < phase.end:
+                if self.state.step < phase.end and not self.stopping:
                     self._train(phase, saved if saved and step > phase.first else None)
         if self.log:
             self.log.close()
@@ -104,15 +113,16 @@ class Trainer:
 
     def _train(self, phase: Phase, saved: Mapping[str, Any] | None) -> None:
         self._begin(phase, saved)
-        while self.state.step < phase.end:
+        while self.state.step < phase.end and not self.stopping:
             self._step(phase)
             done = self.state.step == phase.end
             if done:
                 self.ema.apply()
             if done or self.state.step % self.config.validation.every == 0:
                 self._validate(phase)
-            if done or self.state.step % self.config.checkpoint.every == 0:
-                self._save()
+            due = done or self.state.step % self.config.checkpoint.every == 0
+            if due or self.stopping:
+                self._save(due)
 
     def _begin(self, phase: Phase, saved: Mapping[str, Any] | None) -> None:
         """Choose the weights of a phase and make its optimizers, or restore them."""
@@ -166,7 +176,8 @@ class Trainer:
         found |= {**terms, **output.metrics}
         if adversary:
             found |= adversary.backward(output)
-        values = _to_floats(found)
+        values = _to_floats(found | {_STOP: self.context.stop_flag()})
+        self.stopping = values.pop(_STOP) > 0
         if isfinite(values["grad_norm"]):
             self.optimizer.step(lr)
             self.recipe.after_step()
@@ -206,15 +217,18 @@ class Trainer:
             self.log.log_audio(f"original/{number}", 0, self.validation.clips[number], rate)
             self.log.log_audio(f"step-{step:08d}/{number}", step, audio[number], rate)
 
-    def _save(self) -> None:
+    def _save(self, due: bool) -> None:
+        """Write a checkpoint; one that is not due leaves the files of curves as they would be."""
         streams = self.context.gather(self.state.stream.as_dict())
         if self.log is None:
             return
         with self.ema.applied():
             self._put_weights("last")
-        self.log.flush(self.state.step)
+        if due:
+            self.log.flush(self.state.step)
         networks = {
             "identity": self.identity,
+            "rows": self.log.rows,
             "recipe": self.recipe.state_dict(),
             **self.optimizer.state_dict(),
             "average": self.ema.state_dict(),
