@@ -40,7 +40,7 @@ class RunOutput:
     config_yaml: str
     needed: set[Shard] = field(default_factory=set)  # no part yet
     failed: dict[str, list[str]] = field(default_factory=dict)  # records of failures, by shard URL
-    committed: set[str] = field(default_factory=set)  # names of parts
+    committed: list[Shard] = field(default_factory=list)
     log: RunLog = field(init=False)
 
     def claim(self, shards: Sequence[Shard]) -> None:
@@ -48,8 +48,9 @@ class RunOutput:
         self.folder.claim(self.identity)
         self.needed = set(self.folder.todo(shards))
         self.failed = self.folder.failed_names()
-        for shard in set(shards) - self.needed:
-            self._clear_failures(shard)
+        for shard in shards:
+            if shard.url in self.failed and shard not in self.needed:
+                self._clear_failures(shard)
 
     def start(self, num_shards: int, passed_over: Mapping[str, int]) -> None:
         """Begin the log; `passed_over` counts, by reason, the files that are not shards."""
@@ -70,12 +71,12 @@ class RunOutput:
             }
             self.folder.mark_failed(event.shard, public_values(record))
         elif event.kind is EventKind.COMMITTED:
-            self.committed.add(event.shard.name)
+            self.committed.append(event.shard)
             self._clear_failures(event.shard)
 
     def require_parts(self) -> None:
         """Raise `StorageError` if a part that was committed is not there."""
-        if missing := sorted(self.committed - self.folder.parts()):
+        if missing := sorted({shard.name for shard in self.committed} - self.folder.parts()):
             raise StorageError(
                 f"{len(missing)} parts were committed, but are not at {self.folder.root}, such as "
                 f"{missing[0]}; {UNREACHABLE}"
@@ -156,6 +157,7 @@ def _process(
     needed = {
         shard: [number for number, output in enumerate(outputs) if shard in output.needed]
         for shard in todo
+        if any(shard not in output.needed for output in outputs)
     }
     with (
         display.running(todo),

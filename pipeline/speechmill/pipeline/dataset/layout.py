@@ -277,7 +277,7 @@ class ShardOutput(ABC):
 
     def failures(self) -> list[dict[str, Any]]:
         """The shards given up on, with error and attempts."""
-        return [self.failure(name) for name in sorted(self.parts("failed"))]
+        return self.map_names(self.failure, sorted(self.parts("failed")))
 
     def failure(self, name: str) -> dict[str, Any]:
         return dict(json.loads(self.storage.read_bytes(self._failed_url(name))))
@@ -285,8 +285,9 @@ class ShardOutput(ABC):
     def failed_names(self) -> dict[str, list[str]]:
         """Names of the failure records, by the URL of their shard."""
         names: dict[str, list[str]] = {}
-        for name in sorted(self.parts("failed")):
-            names.setdefault(self.failure(name)["shard"], []).append(name)
+        found = sorted(self.parts("failed"))
+        for name, failure in zip(found, self.map_names(self.failure, found), strict=True):
+            names.setdefault(failure["shard"], []).append(name)
         return names
 
     def mark_failed(self, shard: Shard, record: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ from ray.exceptions import ActorUnavailableError, RayActorError, RayError, RayTa
 from speechmill.codecs.errors import CodecError
 from speechmill.pipeline.errors import DeviceWrong, NodeLost, WorkerLost
 from speechmill.pipeline.retry import Backoff
+from speechmill.pipeline.run.available_workers import AvailableWorkers
 from speechmill.pipeline.run.job import (
     Job,
     WorkerEventCallback,
@@ -20,6 +21,7 @@ from speechmill.pipeline.run.job import (
     stream_objects,
     worker_count,
 )
+from speechmill.pipeline.run.ray_calls import PendingCalls
 from speechmill.pipeline.run.ray_cluster import draining_nodes, is_gone, task_error
 from speechmill.pipeline.run.ray_gpu_worker import GPUWorker, worker_resources
 from speechmill.pipeline.run.ray_worker import Worker
@@ -31,6 +33,9 @@ _RETURN_SECONDS = 5.0  # between two attempts to find a worker that left its nod
 _MAX_LOAD_FAILURES = 3
 _MAX_EARLY_DEATHS = 5  # in a row, of a worker that never named its node
 _RELOAD = Backoff(first=1.0, longest=30.0)
+_HEARTBEATS = (
+    16  # of a worker in `stall_seconds`: one a second would keep a large run's driver busy
+)
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +75,7 @@ class RayWorkers:
         on_event: WorkerEventCallback,
         one_worker: bool = False,
     ):
+        self.calls = PendingCalls()  # of shards and of workers that start
         self.starting: dict[ray.ObjectRef, WorkerState] = {}
         self._job = job
         self._settings = settings
@@ -78,6 +84,7 @@ class RayWorkers:
         self._all: list[WorkerState] = []
         self._draining: set[str] = set()
         self._check_at = self._grow_at = 0.0
+        self._checks = 0
         resources = ray.cluster_resources()
         wanted = None if one_worker else settings.count
         count = wanted or worker_count(settings.num_gpus, resources)
@@ -86,10 +93,8 @@ class RayWorkers:
         self._threads = settings.threads or max(1, int(resources.get("CPU", 1) / count))
         reading = shards_in_flight(settings, resources, count)
         self.slots = settings.shards_in_flight or reading + job.waiting_shards
+        self.available = AvailableWorkers[WorkerState](self.slots)  # ready and not leaving
         self._add(count)
-
-    def ready(self) -> list[WorkerState]:
-        return [worker for worker in self._all if worker.ready and not worker.leaving]
 
     def kill(self) -> None:
         for worker in self._all:
@@ -112,8 +117,13 @@ class RayWorkers:
 
     def start(self, worker: WorkerState) -> None:
         """Wait for a process, then let it load the codec: two steps, to know which one failed."""
+        self.available.discard(worker)
         worker.start_at, worker.node, worker.ready = None, None, False
-        self.starting[worker.actor.node_id.remote()] = worker
+        self._call(worker.actor.node_id.remote(), worker)
+
+    def _call(self, reference: ray.ObjectRef, worker: WorkerState) -> None:
+        self.starting[reference] = worker
+        self.calls.add(reference)
 
     def finish_start(self, reference: ray.ObjectRef) -> None:
         worker = self.starting.pop(reference)
@@ -129,7 +139,7 @@ class RayWorkers:
         else:
             if worker.node is None:
                 worker.node = answer
-                self.starting[worker.actor.load.remote()] = worker
+                self._call(worker.actor.load.remote(), worker)
             else:
                 self._mark_ready(worker)
 
@@ -137,7 +147,14 @@ class RayWorkers:
         worker.ready, worker.leaving, worker.kill_reason = True, worker.node in self._draining, ""
         worker.held = worker.load_failures = worker.early_deaths = 0
         worker.progress, worker.heartbeat, worker.progress_at = -1, None, time.monotonic()
-        self._on_event(EventKind.WORKER_READY, node=worker.node, workers=len(self.ready()))
+        if not worker.leaving:
+            self.available.add(worker)
+        self._on_event(EventKind.WORKER_READY, node=worker.node, workers=len(self.available))
+
+    def leave(self, worker: WorkerState) -> None:
+        """Give a worker no more shards, until it is started again."""
+        self.available.discard(worker)
+        worker.leaving = True
 
     def _wait_for_process(self, worker: WorkerState, error: RayActorError) -> None:
         """Ask again soon, since Ray starts the process anew, on another node if need be.
@@ -169,6 +186,7 @@ class RayWorkers:
 
         Its process lives on without work, so that no other worker of the run gets its device.
         """
+        self.available.discard(worker)
         worker.ready = False
         facts = {"error": type(error).__name__, "message": str(error)}
         self._on_event(EventKind.WORKER_DROPPED, node=worker.node, **facts)
@@ -189,7 +207,7 @@ class RayWorkers:
             self._draining = draining_nodes()
         for worker in self._all:
             if worker.ready and worker.node in self._draining and not worker.leaving:
-                worker.leaving = True
+                self.leave(worker)
                 self._on_event(EventKind.NODE_DRAINING, node=worker.node)
             if worker.ready and worker.leaving and not worker.held and worker.start_at is None:
                 worker.start_at = now + _RETURN_SECONDS
@@ -207,13 +225,22 @@ class RayWorkers:
             with suppress(RayError):  # the results of its shards will show that it died
                 if (progress := ray.get(reference)) != worker.progress:
                     worker.progress, worker.progress_at = progress, now
-        for worker in self.ready():
-            if worker.held and now - worker.progress_at > self._settings.stall_seconds:
-                worker.kill_reason = f"no progress for {now - worker.progress_at:.0f} s"
-                worker.progress_at = now
-                ray.kill(worker.actor, no_restart=False)
-            elif worker.held and worker.heartbeat is None:
-                worker.heartbeat = worker.actor.heartbeat.remote()
+        turns = max(1, int(self._settings.stall_seconds / _HEARTBEATS / CHECK_SECONDS))
+        self._checks += 1
+        for number, worker in enumerate(self._all):
+            if not worker.held or worker not in self.available:
+                continue
+            is_its_turn = number % turns == self._checks % turns
+            self._watch(worker, now, is_its_turn)
+
+    def _watch(self, worker: WorkerState, now: float, is_its_turn: bool) -> None:
+        idle = now - worker.progress_at
+        if idle > self._settings.stall_seconds:
+            worker.kill_reason = f"no progress for {idle:.0f} s"
+            worker.progress_at = now
+            ray.kill(worker.actor, no_restart=False)
+        elif worker.heartbeat is None and (is_its_turn or idle > self._settings.stall_seconds / 2):
+            worker.heartbeat = worker.actor.heartbeat.remote()
 
     def _grow(self, now: float) -> None:
         """Use the GPUs of nodes that joined late, unless the number of workers is fixed."""

@@ -17,8 +17,8 @@ from speechmill.pipeline.tokenize.probed import ProbedCodec, ProbedShard
 Value = Callable[[ProbedCodec], float]  # of what a codec made of a part
 
 SCALES = (1, 8, 64, 512)  # GPUs, or machines
-_HEADS = 2  # of a shard: before it is opened, and when it is
-_LISTED = 1000  # objects that one LIST names
+HEADS = 2  # of a shard: before it is opened, and when it is
+KEYS_OF_A_LIST = 1000  # objects that one LIST names
 _LISTS = 10  # of a run beside the pages of its listings, counted on S3, as are the next two
 _GETS, _HEADS_OF_A_RUN = 3, 13
 _PUTS = 6
@@ -212,10 +212,10 @@ def _requests(
     """Count requests as a run without faults makes them; `wall` is its time on one unit."""
     remote = [shard for shard in shards if not is_local(shard.url)]
     gets = sum(ceil(shard.size / REQUEST_BYTES) for shard in remote)
-    found = [gets, _HEADS * len(remote), ceil(len(remote) / _LISTED), 0]
+    found = [gets, HEADS * len(remote), ceil(len(remote) / KEYS_OF_A_LIST), 0]
     if not is_local(output):
         for codec, mine in zip(codecs, todo, strict=True):
-            listings = 2 * ceil(len(mine) / _LISTED)
+            listings = 2 * ceil(len(mine) / KEYS_OF_A_LIST)
             log = min(len(mine), int(wall.seconds.value / FLUSH_SECONDS))
             puts = len(mine) + round(codec.rejecting_shards.value) + log
             for place, more in enumerate((_GETS, _HEADS_OF_A_RUN, _LISTS + listings, _PUTS + puts)):
