@@ -129,13 +129,13 @@ class Plan:
 
 
 def speeds_table(plan: Plan) -> list[list[str]]:
-    """Return GPU-hours, days, cores and bandwidth by the speed of a GPU."""
+    """Return GPU-hours, hours, cores and bandwidth by the speed of a GPU."""
     rows = [
         [
             "speed of a GPU",
             "GPU-hours",
-            f"days on {plan.gpus} GPUs",
-            f"days on {8 * plan.gpus}",
+            f"hours on {plan.gpus} GPUs",
+            f"hours on {8 * plan.gpus}",
             "cores for each GPU",
             *(f"MB/s of {name}" for name in KBITS),
         ]
@@ -147,8 +147,8 @@ def speeds_table(plan: Plan) -> list[list[str]]:
             [
                 f"{speed:,} x real time",
                 f"{one.gpu_hours:,.0f}",
-                f"{one.wall_hours / 24:,.2f}",
-                f"{many.wall_hours / 24:,.2f}",
+                f"{one.wall_hours:,.1f}",
+                f"{many.wall_hours:,.1f}",
                 f"{one.cores:.1f}",
                 *(f"{each:.1f}" for each in reads),
             ]
@@ -248,6 +248,7 @@ def kbps_of(codec: str) -> float:
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:
+    """Return a table whose first row is its head."""
     head, *body = (f"| {' | '.join(row)} |" for row in rows)
     return "\n".join([head, "|" + "---|" * len(rows[0]), *body])
 
@@ -255,9 +256,9 @@ def markdown(rows: Sequence[Sequence[str]]) -> str:
 def filled(page: str, plan: Plan) -> str:
     """Return the page with the tables of a plan between its marks."""
     for name, table in TABLES.items():
-        block = re.compile(rf"(<!-- scale\.py: {name} -->\n).*?(\n<!-- end -->)", re.DOTALL)
+        block = re.compile(rf"(<!-- scale\.py: {name} -->\n).*?(<!-- end -->)", re.DOTALL)
         text = markdown(table(plan))
-        page, count = block.subn(lambda found, text=text: found[1] + text + found[2], page)
+        page, count = block.subn(lambda found, text=text: f"{found[1]}{text}\n{found[2]}", page)
         if count != 1:
             raise SystemExit(f"scale.md has {count} places for the table {name}, and needs one")
     return page

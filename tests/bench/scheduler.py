@@ -184,23 +184,22 @@ def main() -> None:
 
 def print_measured(found: Measured, world: World, num_shards: int) -> None:
     ray, totals = found.ray, found.totals
-    ms = found.driver_seconds / num_shards * 1e3
-    print(f"{totals.shards:,} shards done, {totals.failed:,} given up on, none lost or ended twice")
-    print(f"{totals.retries:,} retries, {found.display.copies:,} copies")
-    print(f"clock       {ray.now / 3600:.3f} hours, {num_shards / ray.now:,.0f} shards a second")
-    print(
-        f"driver      {ms:.3f} ms per shard, {found.loop_seconds:,.0f} of it until the last shard ended"
-    )
-    print(f"simulation  {ray.own_seconds / num_shards * 1e3:.3f} ms per shard")
-    print(
-        f"busiest     {found.busiest:.2f} s of a second; on average {found.loop_seconds / ray.now:.1%}"
-    )
-    print(f"nodes lost  {ray.lost_nodes:,}")
+    ms = 1e3 / num_shards
     repeated = ray.repeated_seconds / ray.run_seconds
-    print(f"repeated    {repeated:.3%} of the work; the formula says {world.repeated_share:.3%}")
+    print(f"{totals.shards:,} shards done, {totals.failed:,} given up on, none lost or ended twice")
+    print(f"retries     {totals.retries:,}")
+    print(f"copies      {found.display.copies:,}")
+    print(f"lost nodes  {ray.lost_nodes:,}, with {ray.lost_shards:,} shards in flight")
+    print(f"clock       {ray.now:,.0f} s, {num_shards / ray.now:,.0f} shards a second")
+    print(f"driver      {found.driver_seconds * ms:.3f} ms of a CPU per shard")
+    print(f"  its loop  {found.loop_seconds * ms:.3f}, before the report and the last listing")
+    print(f"busy        {found.loop_seconds / ray.now:.1%} of the time")
+    print(f"  at most   {found.busiest:.2f} s in one second")
+    print(f"repeated    {repeated:.3%} of the work; by the formula {world.repeated_share:.3%}")
     for count, megabytes in found.display.memory:
         print(f"memory      {megabytes:,.0f} MB after {count:,} shards")
     print(f"peak        {found.peak_mb:,.0f} MB")
+    print(f"simulation  {ray.own_seconds * ms:.3f} ms per shard, not counted above")
     print(f"calls       {dict(ray.calls)}")
 
 

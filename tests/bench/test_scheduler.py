@@ -23,7 +23,7 @@ def test_work_that_is_repeated_after_lost_nodes_is_that_of_the_formula():
 
 
 def test_copies_shorten_the_tail_of_a_run_with_slow_nodes():
-    world = World(workers=64, failures=0, slow_nodes=0.2, slowness=60.0, losses=0)
+    world = World(workers=64, failures=0, slow_nodes=0.3, slowness=20.0, losses=0, seed=1)
     with_copies, without = (simulate(600, world, copies=copies) for copies in (True, False))
     assert with_copies.ray.now < 0.7 * without.ray.now
 

@@ -245,8 +245,10 @@ class ShardOutput(ABC):
         Raises `DatasetConflict` if a tar was replaced after its part was written.
         """
         done = self.parts()
-        self._refuse_changed(shards, done - {shard.name for shard in shards})
-        return [shard for shard in shards if shard.name not in done]
+        names = [shard.name for shard in shards]  # once: a name is a digest
+        if others := done.difference(names):
+            self._refuse_changed(shards, others)
+        return [shard for shard, name in zip(shards, names, strict=True) if name not in done]
 
     def _refuse_changed(self, shards: Sequence[Shard], others: set[str]) -> None:
         """Raise for a part of an older version of a shard; its name has the stem of the shard."""
