@@ -16,7 +16,7 @@ class PendingCalls:
         self._returned: SimpleQueue[ray.ObjectRef] = SimpleQueue()
 
     def add(self, reference: ray.ObjectRef) -> None:
-        """Wait for a call, too, whether it returns or raises."""
+        """Also wait for this call, whether it returns or raises."""
         reference.future().add_done_callback(lambda _: self._returned.put(reference))
 
     def wait(self, timeout: float) -> list[ray.ObjectRef]:

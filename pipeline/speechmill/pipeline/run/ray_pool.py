@@ -18,11 +18,7 @@ from speechmill.pipeline.errors import (
 )
 from speechmill.pipeline.run.job import Job, RaySettings, WorkerEventCallback, WorkerSettings
 from speechmill.pipeline.run.ray_cluster import connected, export_metrics, task_error
-from speechmill.pipeline.run.ray_workers import (
-    CHECK_SECONDS,
-    RayWorkers,
-    WorkerState,
-)
+from speechmill.pipeline.run.ray_workers import CHECK_SECONDS, RayWorkers, WorkerState
 from speechmill.pipeline.run.runner import EventKind, ShardResult
 from speechmill.pipeline.shards.listing import Shard
 from speechmill.pipeline.tokenize.decode import Isolation

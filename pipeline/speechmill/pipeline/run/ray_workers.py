@@ -33,9 +33,7 @@ _RETURN_SECONDS = 5.0  # between two attempts to find a worker that left its nod
 _MAX_LOAD_FAILURES = 3
 _MAX_EARLY_DEATHS = 5  # in a row, of a worker that never named its node
 _RELOAD = Backoff(first=1.0, longest=30.0)
-_HEARTBEATS = (
-    16  # of a worker in `stall_seconds`: one a second would keep a large run's driver busy
-)
+_HEARTBEATS = 16  # of a worker in `stall_seconds`; one a second would be too many for the driver
 
 logger = logging.getLogger(__name__)
 
