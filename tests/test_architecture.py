@@ -96,6 +96,7 @@ def test_the_pipeline_names_no_codec():
 def test_only_a_few_files_import_ray_and_fsspec():
     assert users("pipeline", "ray") == [
         "run/ray_address.py",
+        "run/ray_calls.py",
         "run/ray_cluster.py",
         "run/ray_local.py",
         "run/ray_nodes.py",

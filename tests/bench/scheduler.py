@@ -1,150 +1,206 @@
-"""Time of the driver per shard, with more workers than a test cluster can have.
+"""What the driver of a run costs, with more workers than a test cluster can have.
 
-    python -m tests.bench.scheduler [--shards 100000] [--actors 1000] [--failures 0.01]
+    python -m tests.bench.scheduler [--shards 100000] [--workers 1000] [--no-copies]
 
-The runner, the policy, the totals and the log of the run are real. The workers and the clock are
-simulated: an actor holds a few shards, and one attempt in a hundred fails, because the actor dies
-with all its shards, a decoder crashes, or a tar is cut.
+All of the driver is real: the claim of the output, the runner, its policy, the pool, the totals,
+the display, the log and the report. Ray, the workers and the clock are simulated, as
+`simulated_ray` says, and so is the listing of the output. So this does not measure Ray itself:
+`tests.bench.ray_calls` does.
 """
 
 import argparse
-import hashlib
-import heapq
-import random
+import io
+import resource
 import tempfile
 import time
-from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, fields, replace
+from functools import partial
 
 import psutil
+import pytest
+from rich.console import Console
 
-from speechmill.pipeline.errors import ShardCut, StreamBroken, WorkerLost
-from speechmill.pipeline.run.policy import RunSettings
-from speechmill.pipeline.run.run_log import RunLog, RunStatus
-from speechmill.pipeline.run.runner import Event, ShardResult, Totals, run
+from speechmill.jobs import shard_run
+from speechmill.jobs.display import ShardDisplay
+from speechmill.jobs.shard_run import RunOutput, run_shards
+from speechmill.pipeline.dataset.layout import AUDIO, TokenDataset
+from speechmill.pipeline.filesystems import FileInfo
+from speechmill.pipeline.run import ray_calls, ray_pool, ray_workers, run_log, runner
+from speechmill.pipeline.run.job import RaySettings, WorkerSettings
+from speechmill.pipeline.run.runner import Event, EventKind, Totals
 from speechmill.pipeline.shards.listing import Shard
 from speechmill.pipeline.storage import Storage
-from speechmill.pipeline.tokenize.writer import ShardReport
+from tests.bench.simulated_ray import Finished, SimulatedRay, World
 
-SLOTS = 3  # shards in flight at one actor
-SECONDS = 40.0  # median time of a shard
-RESTART_SECONDS = 90.0  # until an actor that died has loaded its codec again
-
-
-class SimulatedPool:
-    """Simulated actors, on a clock that jumps from one event to the next."""
-
-    def __init__(self, actors: int, failures: float):
-        self.now = 0.0
-        self.own_seconds = 0.0  # real seconds spent in this class
-        self.chance = random.Random(0)
-        self.failures = failures
-        self.held: list[set[Shard]] = [set() for _ in range(actors)]
-        self.open = list(range(actors)) * SLOTS  # one entry for each free slot
-        self.events: list[tuple[float, int, int, Shard | None, str]] = []
-        self.count = 0
-
-    def clock(self) -> float:
-        return self.now
-
-    def free(self, exclusive: bool = False) -> int:
-        return len(self._idle()) if exclusive else len(self.open)
-
-    def can_copy(self, shard: Shard) -> bool:
-        return any(shard not in self.held[actor] for actor in self.open)
-
-    def submit(self, shard: Shard, exclusive: bool = False) -> None:
-        started = time.perf_counter()
-        actor = self._idle().pop() if exclusive else self.open[-1]
-        self.open.remove(actor)
-        self.held[actor].add(shard)
-        end = "report" if self.chance.random() > self.failures else self.chance.choice(FAULTS)
-        self._later(SECONDS * self.chance.lognormvariate(0, 0.6), actor, shard, end)
-        self.own_seconds += time.perf_counter() - started
-
-    def wait(self, timeout: float | None = None) -> list[ShardResult]:
-        started = time.perf_counter()
-        try:
-            if timeout is not None and (not self.events or self.events[0][0] > self.now + timeout):
-                self.now += timeout
-                return []
-            self.now, _, actor, shard, end = heapq.heappop(self.events)
-            return self._results(actor, shard, end)
-        finally:
-            self.own_seconds += time.perf_counter() - started
-
-    def _idle(self) -> set[int]:
-        return {actor for actor in self.open if not self.held[actor]}
-
-    def _results(self, actor: int, shard: Shard | None, end: str) -> list[ShardResult]:
-        if shard is None:  # the actor is back
-            self.open += [actor] * SLOTS
-            return []
-        if shard not in self.held[actor]:  # lost when the actor died
-            return []
-        if end == "death":
-            lost = sorted(self.held[actor], key=lambda each: each.url)
-            self.open = [each for each in self.open if each != actor]
-            self.held[actor].clear()
-            self._later(RESTART_SECONDS, actor, None, "")
-            error = WorkerLost(f"actor {actor} died")
-            return [ShardResult(each, error=error, shared_loss=len(lost) > 1) for each in lost]
-        self.held[actor].remove(shard)
-        self.open.append(actor)
-        if end == "report":
-            report = ShardReport(shard.name, 500, 45_000, 3600.0, {"UndecodableAudio": 1})
-            return [ShardResult(shard, report)]
-        error = ShardCut(f"{shard.url} is cut") if end == "cut" else StreamBroken("decoder died")
-        return [ShardResult(shard, error=error)]
-
-    def _later(self, seconds: float, actor: int, shard: Shard | None, end: str) -> None:
-        self.count += 1
-        heapq.heappush(self.events, (self.now + seconds, self.count, actor, shard, end))
+SLOTS = 3  # shards in flight at one worker
+ENDS = (EventKind.COMMITTED, EventKind.GIVE_UP)
 
 
-FAULTS = ("death", "broken", "cut")
+@dataclass
+class SimulatedJob:
+    """As much of a job as the driver asks for."""
+
+    output: str
+    num_outputs: int = 1
+    waiting_shards: int = 0
+    object_mb: float = 1.0
+
+
+class SimulatedDataset(TokenDataset):
+    """A dataset whose parts are those of the shards that simulated workers committed."""
+
+    shards: list[Shard]
+    committed: bytearray
+
+    def listed(self, folder: str | None = None) -> dict[str, FileInfo]:
+        if folder not in (None, self.folder):
+            return super().listed(folder)
+        done = (shard for shard, end in zip(self.shards, self.committed, strict=True) if end)
+        return {
+            name: FileInfo(self.part_url(name), 500_000, "e") for name in (s.name for s in done)
+        }
+
+
+class CountingDisplay(ShardDisplay):
+    """Counts how often each shard ended, and the memory as they end."""
+
+    def __init__(self, num_shards: int):
+        super().__init__(Console(file=io.StringIO()))
+        self.ends = bytearray(num_shards)
+        self.copies = 0
+        self.memory: list[tuple[int, float]] = []
+
+    def event(self, event: Event, totals: Totals, elapsed: float) -> None:
+        super().event(event, totals, elapsed)
+        self.copies += event.kind is EventKind.COPY
+        if event.kind in ENDS:
+            self.ends[number_of(event.shard)] += 1
+            if (totals.shards + totals.failed) % max(1, len(self.ends) // 4) == 1:
+                self.memory.append((totals.shards + totals.failed, memory_mb()))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """One simulated run."""
+
+    totals: Totals
+    ray: SimulatedRay
+    display: CountingDisplay
+    driver_seconds: float  # CPU time of the process, without the simulation
+    loop_seconds: float  # of that, in the thread of the driver until the last shard has ended
+    peak_mb: float
+
+    @property
+    def busiest(self) -> float:
+        """CPU seconds of the driver in the second of the clock in which it had most to do."""
+        return max(self.ray.busy.values()) / 1e6
+
+
+@contextmanager
+def simulated(ray: SimulatedRay) -> Iterator[None]:
+    """Put the simulation in place of Ray and of the clock."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (ray_pool, ray_workers):
+            patch.setattr(module, "ray", ray)
+        for module in (ray_pool, ray_workers, run_log):
+            patch.setattr(module, "time", ray)
+        patch.setattr(ray_calls, "SimpleQueue", lambda: Finished(ray))
+        patch.setattr(ray_workers, "is_gone", ray.is_gone)
+        patch.setattr(ray_workers, "draining_nodes", set)
+        patch.setattr(ray_pool, "connected", lambda cluster: nullcontext())
+        patch.setattr(ray_pool, "export_metrics", lambda: None)
+        patch.setattr(shard_run, "run", partial(runner.run, clock=ray.monotonic))
+        yield
+
+
+def simulate(num_shards: int, world: World, copies: bool = True) -> Measured:
+    """Run as many shards in a simulated world; each must have ended once."""
+    shards = [shard_of(number) for number in range(num_shards)]
+    display = CountingDisplay(num_shards)
+    committed = bytearray(num_shards)
+
+    def commit(shard: Shard) -> None:
+        committed[number_of(shard)] = 1
+
+    ray = SimulatedRay(world, commit)
+    settings = WorkerSettings(shards_in_flight=SLOTS)
+    settings = settings if copies else replace(settings, straggler_factor=None)
+    with tempfile.TemporaryDirectory() as root, simulated(ray):
+        dataset = SimulatedDataset(root, Storage())
+        dataset.shards, dataset.committed = shards, committed
+        output = RunOutput(dataset, {AUDIO: 1}, {}, "")
+        started = time.process_time()
+        totals = run_shards(
+            shards, [output], SimulatedJob(root), Config(settings), display, passed_over=[]
+        )
+        driver = time.process_time() - started - ray.own_seconds
+    assert set(display.ends) == {1}, "a shard was lost, or ended twice"
+    assert num_shards == totals.shards + totals.failed
+    assert sum(committed) >= totals.shards
+    return Measured(
+        totals=totals,
+        ray=ray,
+        display=display,
+        driver_seconds=driver,
+        loop_seconds=sum(ray.busy.values()) / 1e6,
+        peak_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3,
+    )
+
+
+@dataclass
+class Config:
+    workers: WorkerSettings
+    ray: RaySettings = field(default_factory=RaySettings)
+
+
+def shard_of(number: int) -> Shard:
+    """A shard of a corpus; the URL and the ETag are as long as those of a store."""
+    return Shard(f"s3://corpus/train-{number:07d}.tar", 10**9, f"{number:032x}")
+
+
+def number_of(shard: Shard) -> int:
+    return int(shard.etag, 16)
+
+
+def memory_mb() -> float:
+    return psutil.Process().memory_info().rss / 1e6
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shards", type=int, default=100_000)
-    parser.add_argument("--actors", type=int, default=1000)
-    parser.add_argument("--failures", type=float, default=0.01)
-    arguments = parser.parse_args()
-    shards = [_shard(number) for number in range(arguments.shards)]
-    pool = SimulatedPool(arguments.actors, arguments.failures)
-    totals, ends = Totals(), Counter[Shard]()
-    memory: list[tuple[int, float]] = []
-    with tempfile.TemporaryDirectory() as folder:
-        log = RunLog(folder, Storage(), "")
-
-        def on_event(event: Event) -> None:
-            totals.add(event)
-            log.record_event(event)
-            ends[event.shard] += event.kind in ("committed", "give up")
-            if (totals.shards + totals.failed) % (arguments.shards // 4) == 1:
-                memory.append((totals.shards + totals.failed, _memory_mb()))
-
-        started = time.perf_counter()
-        run(shards, pool, RunSettings(), on_event, clock=pool.clock)
-        seconds = time.perf_counter() - started
-        log.finish(RunStatus.FAILED, totals)
-    assert set(ends.values()) == {1}, "a shard ended twice"
-    assert len(ends) == len(shards) == totals.shards + totals.failed, "a shard was lost"
-    driver = (seconds - pool.own_seconds) / len(shards)
-    print(f"{totals.shards:,} shards done, {totals.failed:,} given up on, none lost or done twice")
-    print(f"{totals.retries:,} retries, {pool.now / 3600:.2f} hours on the simulated clock")
-    print(f"driver  {driver * 1e3:.3f} ms per shard ({seconds:.1f} s in all with the simulation)")
-    for count, megabytes in memory:
-        print(f"memory  {megabytes:,.0f} MB after {count:,} shards")
+    parser.add_argument("--no-copies", action="store_true", help="run no slow shard twice")
+    for one in fields(World):
+        kind = int if one.type in (int, "int") else float
+        option = f"--{one.name.replace('_', '-')}"
+        parser.add_argument(option, type=kind, default=one.default)
+    given = vars(parser.parse_args())
+    num_shards, copies = given.pop("shards"), not given.pop("no_copies")
+    world = World(**given)
+    print_measured(simulate(num_shards, world, copies), world, num_shards)
 
 
-def _shard(number: int) -> Shard:
-    etag = hashlib.md5(str(number).encode(), usedforsecurity=False).hexdigest()
-    return Shard(f"s3://corpus/train-{number:06d}.tar", 10**9, etag)
-
-
-def _memory_mb() -> float:
-    return psutil.Process().memory_info().rss / 1e6
+def print_measured(found: Measured, world: World, num_shards: int) -> None:
+    ray, totals = found.ray, found.totals
+    ms = 1e3 / num_shards
+    repeated = ray.repeated_seconds / ray.run_seconds
+    print(f"{totals.shards:,} shards done, {totals.failed:,} given up on, none lost or ended twice")
+    print(f"retries     {totals.retries:,}")
+    print(f"copies      {found.display.copies:,}")
+    print(f"lost nodes  {ray.lost_nodes:,}, with {ray.lost_shards:,} shards in flight")
+    print(f"clock       {ray.now:,.0f} s, {num_shards / ray.now:,.0f} shards a second")
+    print(f"driver      {found.driver_seconds * ms:.3f} ms of a CPU per shard")
+    print(f"  its loop  {found.loop_seconds * ms:.3f}, before the report and the last listing")
+    print(f"busy        {found.loop_seconds / ray.now:.1%} of the time")
+    print(f"  at most   {found.busiest:.2f} s in one second")
+    print(f"repeated    {repeated:.3%} of the work; by the formula {world.repeated_share:.3%}")
+    for count, megabytes in found.display.memory:
+        print(f"memory      {megabytes:,.0f} MB after {count:,} shards")
+    print(f"peak        {found.peak_mb:,.0f} MB")
+    print(f"simulation  {ray.own_seconds * ms:.3f} ms per shard, not counted above")
+    print(f"calls       {dict(ray.calls)}")
 
 
 if __name__ == "__main__":

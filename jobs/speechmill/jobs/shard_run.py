@@ -47,7 +47,7 @@ class RunOutput:
     config_yaml: str
     needed: set[Shard] = field(default_factory=set)  # no part yet
     failed: dict[str, list[str]] = field(default_factory=dict)  # records of failures, by shard URL
-    committed: set[str] = field(default_factory=set)  # names of parts
+    committed: list[Shard] = field(default_factory=list)
     num_left: int = field(init=False)  # shards that have not ended
     log: RunLog = field(init=False)
 
@@ -57,8 +57,9 @@ class RunOutput:
         self.needed = set(self.folder.todo(shards))
         self.num_left = len(self.needed)
         self.failed = self.folder.failed_names()
-        for shard in set(shards) - self.needed:
-            self._clear_failures(shard)
+        for shard in shards:
+            if shard.url in self.failed and shard not in self.needed:
+                self._clear_failures(shard)
 
     def start(
         self, num_shards: int, passed_over: Mapping[str, int], versions: Mapping[str, str]
@@ -91,7 +92,7 @@ class RunOutput:
             }
             self.folder.mark_failed(event.shard, public_values(record))
         elif event.kind is EventKind.COMMITTED:
-            self.committed.add(event.shard.name)
+            self.committed.append(event.shard)
             self._clear_failures(event.shard)
         if event.kind in (EventKind.GIVE_UP, EventKind.COMMITTED):
             self.num_left -= 1
@@ -109,7 +110,7 @@ class RunOutput:
         there = self.folder.parts()
         for name in self.folder.parts("failed") & there:  # another run gave up on what this one did
             self.folder.clear_failed(name)
-        if missing := sorted(self.committed - there):
+        if missing := sorted({shard.name for shard in self.committed} - there):
             raise StorageError(
                 f"{len(missing)} parts were committed, but are not at {self.folder.root}, such as "
                 f"{missing[0]}; {UNREACHABLE}"
@@ -193,6 +194,7 @@ def _process(
     needed = {
         shard: [number for number, output in enumerate(outputs) if shard in output.needed]
         for shard in todo
+        if any(shard not in output.needed for output in outputs)
     }
     with (
         display.running(todo),

@@ -58,10 +58,15 @@ class ScriptedPool:
         return [ShardResult(shard, ShardReport(shard.name, 2, 20, 1.5, {"NoAudio": 1}))]
 
 
-def play(pool: ScriptedPool, should_stop: Callable[[], bool] = lambda: False, **settings):
+def play(
+    pool: ScriptedPool,
+    should_stop: Callable[[], bool] = lambda: False,
+    shards: list[Shard] = SHARDS,
+    **settings,
+):
     events: list[Event] = []
     chosen = RunSettings(**settings)
-    run(SHARDS, pool, chosen, events.append, clock=pool.clock, should_stop=should_stop)
+    run(shards, pool, chosen, events.append, clock=pool.clock, should_stop=should_stop)
     return events
 
 
@@ -136,6 +141,26 @@ def test_a_shard_on_a_slow_node_runs_a_second_time_at_the_tail_and_is_committed_
     events = play(pool, straggler_seconds=30.0)
     assert kinds(events, SHARDS[7]) == ["copy", "committed"]
     assert pool.now < 60
+
+
+def test_a_copy_on_another_slow_node_is_copied_once_more_but_not_for_ever():
+    slow = (10_000.0, None)
+    pool = ScriptedPool({SHARDS[7]: [slow, slow]}, slots=9)
+    events = play(pool, straggler_seconds=30.0)
+    assert kinds(events, SHARDS[7]) == ["copy", "copy", "committed"]
+    assert pool.now < 60
+    pool = ScriptedPool({SHARDS[7]: [slow] * 9}, slots=9)
+    assert kinds(play(pool, straggler_seconds=30.0), SHARDS[7]) == ["copy", "copy", "committed"]
+    assert pool.now == 10_000.0
+
+
+def test_slow_shards_that_end_last_do_not_change_what_counts_as_slow():
+    shards = [Shard(f"{i}.tar", 1, "e") for i in range(400)]
+    slow = {shard: [(100.0, None)] for shard in shards[-150:-1]}
+    pool = ScriptedPool(slow | {shards[-1]: [(10_000.0, None)]}, slots=149 + 150)
+    events = play(pool, shards=shards, straggler_seconds=110.0)
+    assert kinds(events, shards[-1]) == ["copy", "committed"]
+    assert pool.now < 120
 
 
 def test_a_copy_that_fails_costs_nothing_while_the_other_one_runs():

@@ -246,8 +246,10 @@ class ShardOutput(ABC):
         Raises `DatasetConflict` if a tar was replaced after its part was written.
         """
         done = self.parts()
-        self._refuse_changed(shards, done - {shard.name for shard in shards})
-        return [shard for shard in shards if shard.name not in done]
+        names = [shard.name for shard in shards]  # once: a name is a digest
+        if others := done.difference(names):
+            self._refuse_changed(shards, others)
+        return [shard for shard, name in zip(shards, names, strict=True) if name not in done]
 
     def _refuse_changed(self, shards: Sequence[Shard], others: set[str]) -> None:
         """Raise for a part of an older version of a shard; its name has the stem of the shard."""
@@ -278,7 +280,7 @@ class ShardOutput(ABC):
 
     def failures(self) -> list[dict[str, Any]]:
         """The shards given up on, with error and attempts."""
-        return [self.failure(name) for name in sorted(self.parts("failed"))]
+        return self.map_names(self.failure, sorted(self.parts("failed")))
 
     def failure(self, name: str) -> dict[str, Any]:
         return dict(json.loads(self.storage.read_bytes(self._failed_url(name))))
@@ -286,8 +288,9 @@ class ShardOutput(ABC):
     def failed_names(self) -> dict[str, list[str]]:
         """Names of the failure records, by the URL of their shard."""
         names: dict[str, list[str]] = {}
-        for name in sorted(self.parts("failed")):
-            names.setdefault(self.failure(name)["shard"], []).append(name)
+        found = sorted(self.parts("failed"))
+        for name, failure in zip(found, self.map_names(self.failure, found), strict=True):
+            names.setdefault(failure["shard"], []).append(name)
         return names
 
     def mark_failed(self, shard: Shard, record: dict[str, Any]) -> None:

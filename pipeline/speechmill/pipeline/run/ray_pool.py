@@ -1,7 +1,7 @@
 """The pool of `speechmill.pipeline.run.runner` on a Ray cluster, local or not."""
 
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -18,12 +18,7 @@ from speechmill.pipeline.errors import (
 )
 from speechmill.pipeline.run.job import Job, RaySettings, WorkerEventCallback, WorkerSettings
 from speechmill.pipeline.run.ray_cluster import connected, export_metrics, task_error
-from speechmill.pipeline.run.ray_workers import (
-    CHECK_SECONDS,
-    RayWorkers,
-    WorkerState,
-    wait_for_any,
-)
+from speechmill.pipeline.run.ray_workers import CHECK_SECONDS, RayWorkers, WorkerState
 from speechmill.pipeline.run.runner import EventKind, ShardResult
 from speechmill.pipeline.shards.listing import Shard
 from speechmill.pipeline.tokenize.decode import Isolation
@@ -57,7 +52,7 @@ class RayPool:
         self._needed = needed or {}
         self._to_isolate: set[Shard] = set()  # their decoding process died
         self._running: dict[ray.ObjectRef, _Task] = {}
-        self._holders: defaultdict[Shard, Counter[WorkerState]] = defaultdict(Counter)
+        self._holders: defaultdict[Shard, set[WorkerState]] = defaultdict(set)
         self._on_worker_event = on_worker_event
         with ExitStack() as stack:
             stack.enter_context(connected(cluster))
@@ -67,36 +62,35 @@ class RayPool:
             self._cluster = stack.pop_all()
 
     def free(self, exclusive: bool = False) -> int:
-        ready = self._workers.ready()
-        if exclusive:
-            return sum(not worker.held for worker in ready)
-        return sum(self._workers.slots - worker.held for worker in ready)
+        available = self._workers.available
+        return available.without_shards() if exclusive else available.free_slots()
 
     def submit(self, shard: Shard, exclusive: bool = False) -> None:
-        worker = min(self._workers_without(shard), key=lambda each: each.held)
+        worker = self._workers.available.least_loaded(self._holders[shard])
+        assert worker
         slots = self._workers.slots if exclusive else 1
         if not worker.held:
             worker.progress_at = time.monotonic()
-        worker.held += slots
+        self._workers.available.hold(worker, slots)
         needed = self._needed.get(shard, self._all_outputs)
         isolation = Isolation.FULL if shard in self._to_isolate else Isolation.WATCHED
         reference = worker.actor.run.remote(shard, isolation, needed)
+        self._workers.calls.add(reference)
         self._running[reference] = _Task(worker, shard, slots)
-        self._holders[shard][worker] += 1
+        self._holders[shard].add(worker)
 
     def can_copy(self, shard: Shard) -> bool:
-        return any(each.held < self._workers.slots for each in self._workers_without(shard))
+        return self._workers.available.least_loaded(self._holders[shard]) is not None
 
     def wait(self, timeout: float | None = None) -> list[ShardResult]:
         end = None if timeout is None else time.monotonic() + timeout
         while True:
             self._workers.check()
-            ready = len(self._workers.ready())
+            available = len(self._workers.available)
             left = CHECK_SECONDS if end is None else min(CHECK_SECONDS, end - time.monotonic())
-            references = [*self._running, *self._workers.starting]
-            finished = wait_for_any(references, max(0.0, left))
-            results = [result for reference in finished for result in self._finish(reference)]
-            if results or len(self._workers.ready()) > ready:
+            returned = self._workers.calls.wait(max(0.0, left))
+            results = [result for reference in returned for result in self._finish(reference)]
+            if results or len(self._workers.available) > available:
                 return results
             if end is not None and time.monotonic() >= end:
                 return []
@@ -108,10 +102,6 @@ class RayPool:
         """Stop the workers and their decode streams; unfinished parts never appear."""
         with self._cluster:
             self._workers.kill()
-
-    def _workers_without(self, shard: Shard) -> list[WorkerState]:
-        holders = self._holders[shard]
-        return [worker for worker in self._workers.ready() if not holders[worker]]
 
     def _finish(self, reference: ray.ObjectRef) -> list[ShardResult]:
         if reference in self._workers.starting:
@@ -136,15 +126,16 @@ class RayPool:
             return self._drop(task, result.error)
         if isinstance(result.error, StreamBroken):
             self._to_isolate.add(task.shard)
-        task.worker.leaving |= isinstance(result.error, NodeLost)
-        task.worker.held -= task.slots
+        if isinstance(result.error, NodeLost):
+            self._workers.leave(task.worker)
+        self._workers.available.hold(task.worker, -task.slots)
         return [result]
 
     def _pop(self, reference: ray.ObjectRef) -> _Task:
         task = self._running.pop(reference)
         holders = self._holders[task.shard]
-        holders[task.worker] -= 1
-        if not +holders:
+        holders.discard(task.worker)
+        if not holders:
             del self._holders[task.shard]
         return task
 

@@ -5,6 +5,7 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from math import ceil
 
 import ray
 from ray.actor import ActorHandle
@@ -20,6 +21,7 @@ from speechmill.pipeline.errors import (
 )
 from speechmill.pipeline.metrics import WORKERS_READY, record
 from speechmill.pipeline.retry import Backoff
+from speechmill.pipeline.run.available_workers import AvailableWorkers
 from speechmill.pipeline.run.job import (
     Job,
     RaySettings,
@@ -31,6 +33,7 @@ from speechmill.pipeline.run.job import (
     stream_objects,
     worker_count,
 )
+from speechmill.pipeline.run.ray_calls import PendingCalls
 from speechmill.pipeline.run.ray_cluster import draining_nodes, is_gone, task_error
 from speechmill.pipeline.run.ray_gpu_worker import GPUWorker, worker_resources
 from speechmill.pipeline.run.ray_nodes import elsewhere, has_autoscaler, living_resources, refusal
@@ -45,6 +48,7 @@ _RETURN_SECONDS = 5.0  # between two attempts to find a worker that left its nod
 _MAX_LOAD_FAILURES = 3
 _MAX_EARLY_DEATHS = 5  # in a row, of a worker that never named its node
 _RELOAD = Backoff(first=1.0, longest=30.0)
+_HEARTBEATS = 16  # of a worker in `stall_seconds`; one a second would be too many for the driver
 
 logger = logging.getLogger(__name__)
 
@@ -84,6 +88,7 @@ class RayWorkers:
         on_event: WorkerEventCallback,
         one_worker: bool = False,
     ):
+        self.calls = PendingCalls()  # of shards and of workers that start
         self.starting: dict[ray.ObjectRef, WorkerState] = {}
         self._job = job
         self._settings = settings
@@ -95,6 +100,7 @@ class RayWorkers:
         self._cannot_decode: set[str] = set()
         self._versions = token_versions(job.packages)
         self._check_at = self._grow_at = 0.0
+        self._checks = 0
         resources = ray.cluster_resources()
         wanted = None if one_worker else settings.count
         fitting = _fitting(settings, may_join=bool(cluster.address and wanted))
@@ -104,10 +110,8 @@ class RayWorkers:
         streams = decode_streams(settings, resources, count)
         # As many again wait for a CPU, while their starts are fetched, or are committed.
         self.slots = settings.shards_in_flight or 2 * streams + job.waiting_shards
+        self.available = AvailableWorkers[WorkerState](self.slots)  # ready and not leaving
         self._add(count)
-
-    def ready(self) -> list[WorkerState]:
-        return [worker for worker in self._all if worker.ready and not worker.leaving]
 
     def kill(self) -> None:
         for worker in self._all:
@@ -139,8 +143,13 @@ class RayWorkers:
 
     def start(self, worker: WorkerState) -> None:
         """Wait for a process, then let it load the codec: two steps, to know which one failed."""
+        self.available.discard(worker)
         worker.start_at, worker.node, worker.ready = None, None, False
-        self.starting[worker.actor.introduce.remote()] = worker
+        self._call(worker.actor.introduce.remote(), worker)
+
+    def _call(self, reference: ray.ObjectRef, worker: WorkerState) -> None:
+        self.starting[reference] = worker
+        self.calls.add(reference)
 
     def finish_start(self, reference: ray.ObjectRef) -> None:
         worker = self.starting.pop(reference)
@@ -161,16 +170,20 @@ class RayWorkers:
             if unfit := refusal(answer):
                 self.drop(worker, unfit)
             else:
-                self.starting[worker.actor.load.remote()] = worker
+                self._call(worker.actor.load.remote(), worker)
 
     def _mark_ready(self, worker: WorkerState) -> None:
         worker.ready, worker.leaving, worker.kill_reason = True, worker.node in self._draining, ""
         worker.held = worker.load_failures = worker.early_deaths = 0
         worker.progress, worker.heartbeat, worker.progress_at = -1, None, time.monotonic()
-        if (
-            not worker.leaving
-        ):  # one on a draining node is started again and again, to see if it stays
-            self._on_event(EventKind.WORKER_READY, node=worker.node, workers=len(self.ready()))
+        if not worker.leaving:  # on a draining node it starts again and again, to see if it stays
+            self.available.add(worker)
+            self._on_event(EventKind.WORKER_READY, node=worker.node, workers=len(self.available))
+
+    def leave(self, worker: WorkerState) -> None:
+        """Give a worker no more shards, until it is started again."""
+        self.available.discard(worker)
+        worker.leaving = True
 
     def _wait_for_process(self, worker: WorkerState, error: RayActorError) -> None:
         """Ask again soon, since Ray starts the process anew, on another node if need be.
@@ -203,6 +216,7 @@ class RayWorkers:
         Its process lives on without work, so that no other worker of the run gets its device. If
         its node is unfit, it starts again on another one, now or when there is room.
         """
+        self.available.discard(worker)
         worker.ready = False
         facts = {"error": type(error).__name__, "message": str(error)}
         self._on_event(EventKind.WORKER_DROPPED, node=worker.node, **facts)
@@ -238,7 +252,7 @@ class RayWorkers:
             self._draining = draining_nodes()
         for worker in self._all:
             if worker.ready and worker.node in self._draining and not worker.leaving:
-                worker.leaving = True
+                self.leave(worker)
                 self._on_event(EventKind.NODE_DRAINING, node=worker.node)
             if worker.ready and worker.leaving and not worker.held and worker.start_at is None:
                 worker.start_at = now + _RETURN_SECONDS
@@ -248,7 +262,7 @@ class RayWorkers:
                 self.start(worker)
         self._restart_stalled(now)
         self._grow(now)
-        record(WORKERS_READY, len(self.ready()))
+        record(WORKERS_READY, len(self.available))
 
     def _restart_stalled(self, now: float) -> None:
         """Kill the workers that have made no progress for too long."""
@@ -261,13 +275,21 @@ class RayWorkers:
                 if progress != worker.progress:
                     worker.progress, worker.progress_at = progress, now
                 self._tell_refused(refused)
-        for worker in self.ready():
-            if worker.held and now - worker.progress_at > self._settings.stall_seconds:
-                worker.kill_reason = f"no progress for {now - worker.progress_at:.0f} s"
-                worker.progress_at = now
-                ray.kill(worker.actor, no_restart=False)
-            elif worker.heartbeat is None:
-                worker.heartbeat = worker.actor.heartbeat.remote()
+        turns = ceil(len(self._all) / _HEARTBEATS)
+        self._checks += 1
+        for number, worker in enumerate(self._all):
+            if worker in self.available:
+                self._watch(worker, now, number % turns == self._checks % turns)
+
+    def _watch(self, worker: WorkerState, now: float, is_its_turn: bool) -> None:
+        stall = self._settings.stall_seconds
+        idle = now - worker.progress_at if worker.held else 0.0
+        if idle > stall:
+            worker.kill_reason = f"no progress for {idle:.0f} s"
+            worker.progress_at = now
+            ray.kill(worker.actor, no_restart=False)
+        elif worker.heartbeat is None and (is_its_turn or idle > stall / 2):
+            worker.heartbeat = worker.actor.heartbeat.remote()
 
     def _tell_refused(self, nodes: dict[str, str]) -> None:
         """Warn once of each node on which nothing is decoded."""

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from itertools import count
@@ -31,7 +31,10 @@ SUMMARY = "summary.json"
 _ID_TIME = "%Y%m%d-%H%M%S"  # how the id of a run begins
 _LONGEST_START = 2**20  # bytes of the first event
 LATEST = 100  # shards from which the current bottleneck is found
+_BOTTLENECK_SECONDS = 1.0  # between two looks for it
 FILE_BYTES = 2**23  # of one file; a month's events in one would fill the driver's memory
+
+_REPORT_FIELDS = tuple(each.name for each in fields(ShardReport))
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +64,7 @@ class RunLog:
         self._bytes = 0
         self._full_files = 0
         self._latest: deque[ShardReport] = deque(maxlen=LATEST)
+        self._bottleneck_at = -math.inf  # when it was last looked for
         self._writer = ThreadPoolExecutor(1, "run-log")
         self._writing: Future[None] | None = None
         self._started = time.monotonic()
@@ -87,10 +91,10 @@ class RunLog:
     def record_event(self, event: Event) -> None:
         if event.report:
             self._latest.append(event.report)
-            _show_bottleneck(self._latest)
+            self._find_bottleneck()
         facts: dict[str, Any] = {"shard": event.shard.url, "attempts": event.attempts}
         if event.report:
-            facts |= asdict(event.report)
+            facts |= {name: getattr(event.report, name) for name in _REPORT_FIELDS}
         if event.error:
             facts |= {"error": type(event.error).__name__, "message": message_of(event.error)}
         if event.reason:
@@ -121,6 +125,11 @@ class RunLog:
         }
         self._writer.submit(self._write, SUMMARY, json.dumps(summary, indent=2) + "\n")
         self._writer.shutdown()
+
+    def _find_bottleneck(self) -> None:
+        if time.monotonic() - self._bottleneck_at > _BOTTLENECK_SECONDS:
+            self._bottleneck_at = time.monotonic()
+            _show_bottleneck(self._latest)
 
     def _flush(self) -> None:
         name, text = events_name(self._full_files), "".join(self._lines)

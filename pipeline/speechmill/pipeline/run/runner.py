@@ -18,6 +18,7 @@ _LATEST = 101  # finished shards; the median of their times per byte is the usua
 _MIN_FINISHED = 3
 _POLL_SECONDS = 1.0  # between checks of the stop signal
 _STRAGGLER_CHECK_SECONDS = 1.0
+_MOST_COPIES = 3  # of one shard at a time: the worker of a copy may be as slow as the first
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,7 @@ class EventKind(StrEnum):
     RETRY = "retry"
     GIVE_UP = "give up"
     ABORT = "abort"
-    COPY = "copy"  # a slow shard runs a second time
+    COPY = "copy"  # a slow shard runs once more, beside its first run
     WORKER_READY = "worker ready"
     WORKER_LOST = "worker lost"
     WORKER_DROPPED = "worker dropped"  # it cannot load its codec, or computes wrongly
@@ -230,10 +231,11 @@ class _Run:
         self.next_straggler_check = self.clock() + _STRAGGLER_CHECK_SECONDS
         slow = median(self.seconds_per_byte) * (self.settings.straggler_factor or 0)
         for shard, running in self.in_flight.items():
-            age, limit = self.clock() - running.started, slow * shard.size
+            age, limit = self.clock() - running.started, slow * shard.size * running.copies
             if age < self.settings.straggler_seconds:
                 break
-            if running.copies > 1 or age < limit or not self.pool.can_copy(shard):
+            may_copy = running.copies < _MOST_COPIES and age >= limit
+            if not may_copy or not self.pool.can_copy(shard):
                 continue
             self.pool.submit(shard)
             running.copies += 1
@@ -252,13 +254,18 @@ class _Run:
         running.copies -= 1
         if result.error is None:
             del self.in_flight[shard]
-            self.seconds_per_byte.append((self.clock() - running.started) / max(shard.size, 1))
+            self._note_time(shard, self.clock() - running.started)
             attempts, node = self._attempts(shard), result.node
             self.on_event(Event(EventKind.COMMITTED, shard, attempts, result.report, node=node))
             self.failures.pop(shard, None)
         elif not running.copies:
             del self.in_flight[shard]
             self._fail(shard, result.error, result.shared_loss)
+
+    def _note_time(self, shard: Shard, seconds: float) -> None:
+        """Not at the end of a long run, where slow shards end last and would seem usual."""
+        if self.queue or len(self.seconds_per_byte) < _LATEST:
+            self.seconds_per_byte.append(seconds / max(shard.size, 1))
 
     def _fail(self, shard: Shard, error: Exception, shared_loss: bool) -> None:
         failures = self.failures.get(shard, Failures()).after(error, shared_loss)

@@ -18,7 +18,7 @@ from speechmill.pipeline.tokenize.probed import ProbedCodec, ProbedShard
 Value = Callable[[ProbedCodec], float]  # of what a codec made of a part
 
 SCALES = (1, 8, 64, 512)  # GPUs, or machines
-_LISTED = 1000  # objects that one LIST names
+KEYS_OF_A_LIST = 1000  # objects that one LIST names
 _LISTS = 10  # of a run beside the pages of its listings, counted on S3, as are the next two
 _GETS, _HEADS_OF_A_RUN = 3, 13
 _PUTS = 6
@@ -202,6 +202,11 @@ def finish_time(seconds: Sequence[float], workers: int) -> float:
     return max(free)
 
 
+def heads_of(size: int) -> int:
+    """HEADs for a shard of so many bytes: another process fetches its start than the rest."""
+    return 1 + (size > START_BYTES)
+
+
 def _requests(
     shards: Sequence[Shard],
     codecs: Sequence[CodecForecast],
@@ -211,13 +216,14 @@ def _requests(
 ) -> Requests:
     """Count requests as a run without faults makes them; `wall` is its time on one unit."""
     remote = [shard for shard in shards if not is_local(shard.url)]
-    gets = sum(count_ranges(shard.size) for shard in remote)
-    # The start of a shard is fetched by another process than the rest.
-    heads = sum(1 + (shard.size > START_BYTES) for shard in remote)
-    found = [gets, heads, ceil(len(remote) / _LISTED), 0]
+    heads = sum(heads_of(shard.size) for shard in remote)
+    found = [
+        *(sum(count_ranges(shard.size) for shard in remote), heads),
+        *(ceil(len(remote) / KEYS_OF_A_LIST), 0),
+    ]
     if not is_local(output):
         for codec, mine in zip(codecs, todo, strict=True):
-            listings = 2 * ceil(len(mine) / _LISTED)
+            listings = 2 * ceil(len(mine) / KEYS_OF_A_LIST)
             log = min(len(mine), int(wall.seconds.value / FLUSH_SECONDS))
             puts = len(mine) + round(codec.rejecting_shards.value) + log
             for place, more in enumerate((_GETS, _HEADS_OF_A_RUN, _LISTS + listings, _PUTS + puts)):
