@@ -176,7 +176,7 @@ class RayWorkers:
         worker.ready, worker.leaving, worker.kill_reason = True, worker.node in self._draining, ""
         worker.held = worker.load_failures = worker.early_deaths = 0
         worker.progress, worker.heartbeat, worker.progress_at = -1, None, time.monotonic()
-        if not worker.leaving:  # on a draining node it starts again and again, to see if it stays
+        if not worker.leaving:  # on a draining node it is started every few seconds
             self.available.add(worker)
             self._on_event(EventKind.WORKER_READY, node=worker.node, workers=len(self.available))
 
