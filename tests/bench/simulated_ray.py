@@ -216,7 +216,8 @@ class SimulatedRay:
 
     def _advance(self, end: float, until: Sequence[Any]) -> None:
         driver = self.entered - self.own_seconds
-        self.busy[int(self.now)] += round((driver - self._noted) * 1e6)
+        if self.now:  # before it, the output is claimed and the actors are made
+            self.busy[int(self.now)] += round((driver - self._noted) * 1e6)
         self._noted = driver
         while not until:
             if not self._events or self._events[0][0] > end:
