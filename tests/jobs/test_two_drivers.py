@@ -57,6 +57,7 @@ def rows(files: dict[str, bytes]) -> dict[str, pa.Table]:
     return {name: table.replace_schema_metadata(None) for name, table in tables.items()}
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("version", [None, "0.0.9"], ids=["on one cluster", "of two versions"])
 def test_two_drivers_of_which_one_is_killed_leave_what_one_would(
     version, rgw, bucket, s3_corpus, config, driver, tmp_path, monkeypatch
