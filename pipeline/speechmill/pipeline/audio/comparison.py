@@ -19,8 +19,8 @@ _OGG_SECONDS = 0.02  # by which FFmpeg's Vorbis may be longer: it decodes whole 
 _LEAST_SNR = 60.0  # dB
 _LEAST_SNR_OF_LOUDNESS = 10.0  # dB
 _FFMPEG_CHANNELS = 64  # the most that FFmpeg mixes
-# Codings by libsndfile's names. Of these, two right decoders give other samples, since ADPCM adds up
-# how each rounds. So their loudness is compared.
+# Codings, by libsndfile's names, of which two right decoders give other samples, since ADPCM adds
+# up how each of them rounds. So their loudness is compared.
 _INEXACT = ("IMA_ADPCM", "MS_ADPCM")
 # FFmpeg cannot decode these as libsndfile stores them, or leaves out a part of the last block.
 _BY_LIBSNDFILE_ALONE = ("DWVW", "NMS_ADPCM", "GSM610", "G721", "G723")

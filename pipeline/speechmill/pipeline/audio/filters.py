@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, reduce
 from importlib.metadata import entry_points
 from typing import Any
 
@@ -91,7 +91,7 @@ class Filters:
             if block_TC.dtype != np.int16 and self.settings.max_peak is not None:
                 _check_peak(block_TC, self.settings.max_peak)
             if mixed and block_TC.shape[1] > 1 and self.settings.min_mix > 0:
-                together += _energy(block_TC @ np.ones(block_TC.shape[1], np.float32))
+                together += _energy(reduce(np.add, block_TC.T))
                 apart += _energy(block_TC.ravel(order="K"))
                 num_samples += block_TC.size
             yield block_TC
