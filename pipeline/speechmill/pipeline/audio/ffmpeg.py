@@ -95,7 +95,9 @@ def _frames(
     named = recording.container
     try:
         stream = stream_of(data)
-        with av.open(stream, format=recording.demuxer, metadata_errors="ignore") as container:
+        with av.open(
+            stream, mode="r", format=recording.demuxer, metadata_errors="ignore"
+        ) as container:
             if not container.streams.audio:
                 raise UndecodableAudio(f"no audio among {len(container.streams)} streams")
             audio = container.streams.audio[0]
@@ -103,7 +105,7 @@ def _frames(
             named = f"{named} with {decoder.name}"
             header = _opus_header(decoder)
             packets = container.demux(audio)
-            tick = float(audio.time_base)
+            tick = float(audio.time_base or 0)
             if header:
                 frames = _decoded_by_libopus(packets, header, tick)
             else:
