@@ -26,6 +26,11 @@ answers() {
   (exec 3<>"/dev/tcp/${1%:*}/${1#*:}") 2>/dev/null
 }
 
+# Only on the node of the head. It accepts connections before it can be used.
+head_started() {
+  grep -qs 'Ray runtime started' "$RAY_FOLDER/start-0"
+}
+
 # A port of this node from $1 on. Jobs that share a node have different numbers. Ports stay below 32768, because the kernel
 # may give away a higher one at any time.
 free_port() {
@@ -61,7 +66,7 @@ ray_node() {
   ulimit -Sn "$(ulimit -Hn)"
   export RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0 # there is nothing left to drain
   # Ray gives itself 30 s, which a cold disk may exceed. A command cannot go on with another head.
-  while ((SECONDS < START_SECONDS && !LEAVING)) && [[ ! -e $RAY_FOLDER/up ]]; do
+  while ((SECONDS < START_SECONDS && !LEAVING)) && ! head_started; do
     start_node "${options[@]}" --node-ip-address="$mine"
   done
   rm -rf "$RAY_FOLDER"
@@ -74,7 +79,7 @@ start_node() {
   local ray
   "${RUNNER[@]}" ray start --block "$@" --disable-usage-stats --log-style=pretty --log-color=false \
     --num-cpus="$SLURM_CPUS_ON_NODE" --num-gpus="${SLURM_GPUS_ON_NODE:-0}" \
-    --min-worker-port=0 --max-worker-port=0 --dashboard-agent-listen-port=0 >/dev/null & # errors go to standard error
+    --min-worker-port=0 --max-worker-port=0 --dashboard-agent-listen-port=0 >"$RAY_FOLDER/start-$SLURM_PROCID" & # errors go to standard error
   ray=$!
   while kill -0 "$ray" 2>/dev/null; do wait "$ray" || true; done
 }
@@ -94,7 +99,7 @@ start_ray() {
 }
 
 wait_for_nodes() {
-  until answers "$RAY_HEAD"; do
+  until head_started; do
     ((HEAD_ENDED)) && die "Ray did not start; its messages are above"
     ((SECONDS < START_SECONDS)) || die "Ray's head did not answer at $RAY_HEAD within $START_SECONDS s"
     ((STOPPING)) && return
@@ -116,7 +121,7 @@ while (alive := sum(node["Alive"] for node in ray.nodes())) < wanted and time.mo
 print(f"Ray runs on {alive} of {wanted} nodes", file=sys.stderr)
 PYTHON
   local waiting=$!
-  wait "$waiting" && touch "$RAY_FOLDER/up" && return
+  wait "$waiting" && return
   kill "$waiting" 2>/dev/null || true
   ((STOPPING)) || die "Ray did not start; its messages are above"
 }

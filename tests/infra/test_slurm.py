@@ -65,10 +65,10 @@ def test_an_interrupted_task_of_an_array_resumes_to_the_bytes_of_a_local_run_and
     line = "null.yaml output=out workers.shards_in_flight=1 'shards=[in/]'\n"
     (corpus / "corpora.txt").write_text(line)
     array = slurm.sbatch("tokenize.sbatch", "corpora.txt", folder=corpus, options=("--array=1-2",))
-    right, wrong = (slurm.state(f"{array}_{task}")["JobId"] for task in (1, 2))
-    ended = slurm.wait_for(wrong, "COMPLETED", "FAILED")
+    ended = slurm.wait_for(f"{array}_2", "COMPLETED", "FAILED")
     assert (ended["ExitCode"], ended["Restarts"]) == ("2:0", "0")
-    assert "corpora.txt has no line 2" in log_of(wrong, corpus)
+    assert "corpora.txt has no line 2" in log_of(ended["JobId"], corpus)
+    right = slurm.wait_for(f"{array}_1", "RUNNING")["JobId"]  # until then both have one number
     while not parts(corpus / "out"):
         assert slurm.state(right)["JobState"] in ("PENDING", "RUNNING"), log_of(right, corpus)
     slurm.run("scancel", "--signal=TERM", "--batch", right)  # as `--signal=B:TERM@120` does
