@@ -27,6 +27,11 @@ def token_versions(packages: Iterable[str] = ()) -> Versions:
     return installed([*_TOKEN_PACKAGES, *packages])
 
 
+def decoding_versions(versions: Versions, packages: Iterable[str] = ()) -> Versions:
+    """Those that matter where audio is decoded: torch is loaded there only if `packages` has it."""
+    return {n: v for n, v in versions.items() if n not in _BUILDS or n in packages}
+
+
 @cache
 def library_versions(*packages: str) -> dict[str, str]:
     """The versions that are recorded with tokens: also of pyarrow, which can change their files."""
@@ -42,6 +47,13 @@ def differences(wanted: Mapping[str, str | None]) -> Differences:
         for name in wanted
         if _release(name, found[name]) != _release(name, wanted[name])
     }
+
+
+def lacks_only_torch(found: Differences) -> bool:
+    """Whether a node is as wanted but for torch: it holds no worker, and decodes."""
+    return bool(found) and all(
+        name in _BUILDS and there is None for name, (there, _) in found.items()
+    )
 
 
 def installed(names: Iterable[str]) -> Versions:

@@ -116,7 +116,7 @@ def test_a_worker_with_another_revision_than_the_driver_is_refused(pool, job):
 
 
 def test_a_cluster_that_does_not_answer_is_named_with_the_cure(job, monkeypatch):
-    monkeypatch.setattr("speechmill.pipeline.run.ray_cluster._CONNECT_SECONDS", 1.0)
+    monkeypatch.setattr("speechmill.pipeline.run.ray_address._CONNECT_SECONDS", 1.0)
     with pytest.raises(InputError, match=r"127\.0\.0\.2:9.*ray\.address=null"):
         RayPool(job, WorkerSettings(num_gpus=0), RaySettings(address="127.0.0.2:9"))
 

@@ -17,7 +17,12 @@ from speechmill.pipeline.shards.listing import list_shards
 from speechmill.pipeline.tokenize.decode import DecodeSettings
 from speechmill.pipeline.tokenize.job import TokenizeJob
 from speechmill.pipeline.tokenize.writer import CodecOutput
-from speechmill.pipeline.versions import differences, token_versions
+from speechmill.pipeline.versions import (
+    decoding_versions,
+    differences,
+    lacks_only_torch,
+    token_versions,
+)
 from tests.corpus import write_corpus
 from tests.jobs.conftest import invoke, write_config
 from tests.one_shard import tokenize_one
@@ -150,3 +155,12 @@ def test_the_versions_of_other_builds_are_equal_and_others_differ(tmp_path, monk
         "soxr": ("9.9.9", wanted["soxr"]),
         "no-such-package": ("1.0", None),
     }
+
+
+def test_a_node_without_torch_may_decode_unless_torch_resamples():
+    wanted = {"torch": "2.14.1", "torchaudio": "2.11.0", "soxr": "1.0"}
+    assert decoding_versions(wanted) == {"soxr": "1.0"}
+    assert decoding_versions(wanted, ["torch", "torchaudio"]) == wanted
+    assert lacks_only_torch({"torch": (None, "2.14.1")})
+    assert not lacks_only_torch({"torch": ("2.13.0", "2.14.1")})
+    assert not lacks_only_torch({"torch": (None, "2.14.1"), "soxr": ("0.9", "1.0")})

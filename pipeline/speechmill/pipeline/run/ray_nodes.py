@@ -10,7 +10,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from speechmill.pipeline.errors import NodeUnfit
 from speechmill.pipeline.run.ray_process import Introduction, introduce
-from speechmill.pipeline.versions import Differences, token_versions
+from speechmill.pipeline.versions import Differences, lacks_only_torch, token_versions
 
 _NODE_LABEL = "ray.io/node-id"  # which Ray gives every node
 
@@ -32,7 +32,8 @@ class NodeDifferences:
 def compare_nodes(packages: Iterable[str] = (), timeout: float = 60.0) -> list[NodeDifferences]:
     """Compare the living nodes with this process; return those that differ or do not answer.
 
-    It compares the packages that can change a token, and these others; `timeout` is in s.
+    It compares the packages that can change a token, and these others; a node without torch may
+    still decode, and counts as equal. `timeout` is in s.
     """
     wanted, ask = token_versions(packages), ray.remote(introduce)
     asked = {
@@ -44,7 +45,11 @@ def compare_nodes(packages: Iterable[str] = (), timeout: float = 60.0) -> list[N
         NodeDifferences(address, _answer(reference) if reference in answered else None)
         for reference, address in asked.items()
     ]
-    return [node for node in found if node.differences != {}]
+    return [
+        node
+        for node in found
+        if node.differences != {} and not lacks_only_torch(node.differences or {})
+    ]
 
 
 def refusal(introduction: Introduction) -> NodeUnfit | None:

@@ -28,7 +28,7 @@ from speechmill.pipeline.shards.listing import Shard
 from speechmill.pipeline.storage import Storage
 from speechmill.pipeline.tokenize.decode import Isolation
 from speechmill.pipeline.tokenize.writer import ShardReport
-from speechmill.pipeline.versions import Versions
+from speechmill.pipeline.versions import Versions, decoding_versions
 
 _LEAVING = "the worker got SIGTERM"
 
@@ -48,7 +48,7 @@ class Worker:
     ):
         """`max_waiting` far shards may wait for a CPU; memory holds their starts.
 
-        `versions` are those that the nodes of its decode streams must have.
+        `versions` are those of the run, which the nodes of its decode streams must have too.
         """
         set_environment(environment)
         self.environment = environment
@@ -61,7 +61,7 @@ class Worker:
         self.running = 0
         self.leaving = False
         signal.signal(signal.SIGTERM, self._leave)
-        self.versions = versions
+        self.versions = decoding_versions(versions, job.packages)
         self.refused: dict[str, str] = {}  # nodes that cannot decode, with the reason
         self.waiting = threading.Semaphore(max_waiting)
         # Once: each new remote function is sent to every process.

@@ -32,12 +32,14 @@ class TokenizeJob:
 
     @property
     def packages(self) -> tuple[str, ...]:
-        """Those of the codecs, of the quality function and of the network that finds speech."""
+        """Those of the codecs and the quality function, and of what finds speech and resamples."""
         found = {name for output in self.outputs for name in output.packages}
         if package := quality_package(self.decode.filters.quality):
             found.add(package)
         if self.decode.segment.by == "vad":
             found.add("onnxruntime")
+        if self.decode.audio.resampler == "torchaudio":
+            found |= {"torch", "torchaudio"}
         return tuple(sorted(found))
 
     @property
