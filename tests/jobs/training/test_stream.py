@@ -21,7 +21,7 @@ class UnreachableStore(MemoryFileSystem):
 
     protocol = "unreachable"
 
-    def info(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    def _open(self, *args: Any, **kwargs: Any) -> Any:
         raise ConnectionResetError("connection reset by peer")
 
 

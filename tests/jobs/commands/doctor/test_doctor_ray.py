@@ -13,9 +13,6 @@ from pathlib import Path
 
 import pytest
 
-from speechmill.jobs.commands.doctor import cluster as cluster_checks
-from speechmill.jobs.commands.doctor.checks import Result
-from speechmill.pipeline.run.job import RaySettings, WorkerSettings
 from speechmill.pipeline.run.ray_local import load_authentication
 from tests.jobs.commands.doctor.examined import (
     assert_both_fail,
@@ -93,7 +90,7 @@ def test_the_right_token_is_accepted(tmp_path, guarded_head, speechmill):
 
 
 def test_nothing_that_listens_is_a_fault(tmp_path, monkeypatch):
-    monkeypatch.setattr("speechmill.pipeline.run.ray_cluster._CONNECT_SECONDS", 0.5)
+    monkeypatch.setattr("speechmill.pipeline.run.ray_address._CONNECT_SECONDS", 0.5)
     said = "no Ray cluster answers at 127.0.0.1:9"
     found = assert_both_fail(on_cluster(tmp_path, "127.0.0.1:9"), "ray", said)
     assert "speed: needs ray" in lines(found, "skipped")
@@ -111,9 +108,7 @@ def test_a_cluster_without_gpus_is_a_fault_of_a_run_that_wants_them(tmp_path, cl
     assert_both_fail(path, "ray", ("has 0 GPUs, a worker wants 1", "workers.num_gpus=0"))
 
 
-def test_a_decode_stream_that_fits_on_no_node_is_a_fault():
-    """Not beside a run: Ray would wait for ever for a larger node."""
-    wanted = cluster_checks.Wanted(RaySettings(num_cpus=2), WorkerSettings(decode_cpus=3), 0)
-    [place, said] = cluster_checks.local(wanted)
-    assert (place.result, said.result) == (Result.OK, Result.FAULT)
-    assert "claims 3 CPUs (workers.decode_cpus), the largest node has 2" in said.text
+def test_a_decode_stream_that_fits_on_no_node_is_a_fault(tmp_path):
+    workers = {"num_gpus": 0, "decode_cpus": 3}
+    path = tokenize_config(tmp_path, workers=workers, ray={"num_cpus": 2})
+    assert_both_fail(path, "ray", "a decode stream wants 3 CPUs, and no node of the cluster has")
