@@ -5,8 +5,11 @@ nothing of it.
 """
 
 from collections.abc import Iterable, Mapping
+from ctypes import CDLL, c_char_p
+from ctypes.util import find_library
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 Versions = dict[str, str | None]  # by package; None: not installed
 # By package: its version on this node, and the wanted one.
@@ -85,12 +88,27 @@ def _libavcodec() -> str | None:
     return ".".join(map(str, av.library_versions["libavcodec"]))
 
 
+def libopus_path() -> str | None:
+    """The libopus that the wheels of PyAV bring, else that of the system; None without one."""
+    import av
+
+    package = Path(av.__file__).parent
+    for folder in (package.parent / "av.libs", package / ".dylibs"):
+        for path in folder.glob("libopus[-.]*"):
+            return str(path)
+    return find_library("opus")
+
+
 def _libopus() -> str | None:
     try:
-        from speechmill.pipeline.audio.libopus import libopus_version
+        path = libopus_path()
     except (ImportError, OSError):
         return None
-    return libopus_version()
+    if not path:
+        return None
+    said = CDLL(path).opus_get_version_string
+    said.restype = c_char_p
+    return bytes(said()).decode().removeprefix("libopus ")
 
 
 def _release(name: str, found: str | None) -> str | None:

@@ -15,9 +15,10 @@ import soundfile
 from speechmill.pipeline.audio.containers.ogg import _checksum
 from speechmill.pipeline.audio.containers.opus import CLOCK, opus_header
 from speechmill.pipeline.audio.decoders import open_audio
-from speechmill.pipeline.audio.libopus import LONGEST, libopus, libopus_version
+from speechmill.pipeline.audio.libopus import LONGEST, libopus
 from speechmill.pipeline.audio.samples import Limits
 from speechmill.pipeline.errors import OversizedAudio, TruncatedAudio, UndecodableAudio
+from speechmill.pipeline.versions import token_versions
 from tests.corpus import encode, encode_with_ffmpeg, tone
 
 LEAST_SNR = 80.0  # dB
@@ -204,7 +205,7 @@ def test_without_libopus_another_decoder_gives_as_many_samples(monkeypatch):
 
 def test_the_library_is_that_of_pyav():
     assert libopus()
-    assert libopus_version()[0].isdigit()
+    assert str(token_versions()["libopus"])[0].isdigit()
 
 
 def ogg_of(packets: list[bytes], granule: int, cut: int = 0) -> bytes:

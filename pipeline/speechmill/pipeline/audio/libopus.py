@@ -5,17 +5,15 @@ energy (infra/decisions/0020-opus-is-decoded-by-libopus.md).
 """
 
 from collections.abc import Sequence
-from ctypes.util import find_library
 from functools import cache
-from pathlib import Path
 from typing import Any
 
-import av
 import cffi
 
 from speechmill.pipeline.audio.containers.opus import CLOCK, OpusHeader
 from speechmill.pipeline.audio.samples import Samples
 from speechmill.pipeline.errors import UndecodableAudio
+from speechmill.pipeline.versions import libopus_path
 
 LONGEST = 5760  # samples of a packet at 48 kHz: 120 ms
 _SET_GAIN = 4034  # OPUS_SET_GAIN_REQUEST
@@ -29,7 +27,6 @@ int opus_multistream_decoder_ctl(OpusMSDecoder *, int request, ...);
 void opus_multistream_decoder_destroy(OpusMSDecoder *);
 int opus_packet_get_nb_samples(const unsigned char *packet, int32_t size, int32_t rate);
 const char *opus_strerror(int error);
-const char *opus_get_version_string(void);
 """
 _FFI = cffi.FFI()
 _FFI.cdef(_C)
@@ -37,21 +34,9 @@ _FFI.cdef(_C)
 
 @cache
 def libopus() -> Any:
-    """The library that the wheels of PyAV bring, else that of the system; None without one."""
-    package = Path(av.__file__).parent
-    for folder in (package.parent / "av.libs", package / ".dylibs"):
-        for path in folder.glob("libopus[-.]*"):
-            return _FFI.dlopen(str(path))
-    name = find_library("opus")
-    return _FFI.dlopen(name) if name else None
-
-
-def libopus_version() -> str | None:
-    """Such as `1.6.1`."""
-    library = libopus()
-    if library is None:
-        return None
-    return _text(library.opus_get_version_string()).removeprefix("libopus ")
+    """The library, to call; None without one."""
+    path = libopus_path()
+    return _FFI.dlopen(path) if path else None
 
 
 def packet_samples(packet: bytes) -> int:
