@@ -27,7 +27,7 @@ from speechmill.jobs.display import ShardDisplay
 from speechmill.jobs.shard_run import RunOutput, run_shards
 from speechmill.pipeline.dataset.layout import AUDIO, TokenDataset
 from speechmill.pipeline.filesystems import FileInfo
-from speechmill.pipeline.run import ray_calls, ray_pool, ray_workers, run_log, runner
+from speechmill.pipeline.run import ray_calls, ray_nodes, ray_pool, ray_workers, run_log, runner
 from speechmill.pipeline.run.job import RaySettings, WorkerSettings
 from speechmill.pipeline.run.runner import Event, EventKind, Totals
 from speechmill.pipeline.shards.listing import Shard
@@ -46,6 +46,7 @@ class SimulatedJob:
     num_outputs: int = 1
     waiting_shards: int = 0
     object_mb: float = 1.0
+    packages: tuple[str, ...] = ()
 
 
 class SimulatedDataset(TokenDataset):
@@ -102,13 +103,14 @@ class Measured:
 def simulated(ray: SimulatedRay) -> Iterator[None]:
     """Put the simulation in place of Ray and of the clock."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in (ray_pool, ray_workers):
+        for module in (ray_nodes, ray_pool, ray_workers):
             patch.setattr(module, "ray", ray)
         for module in (ray_pool, ray_workers, run_log):
             patch.setattr(module, "time", ray)
         patch.setattr(ray_calls, "SimpleQueue", lambda: Finished(ray))
         patch.setattr(ray_workers, "is_gone", ray.is_gone)
         patch.setattr(ray_workers, "draining_nodes", set)
+        patch.setattr(ray_workers, "has_autoscaler", lambda: False)
         patch.setattr(ray_pool, "connected", lambda cluster: nullcontext())
         patch.setattr(ray_pool, "export_metrics", lambda: None)
         patch.setattr(shard_run, "run", partial(runner.run, clock=ray.monotonic))

@@ -16,6 +16,7 @@ from functools import wraps
 from queue import Empty
 from typing import Any
 
+from ray import cloudpickle
 from ray.exceptions import RayActorError, RayTaskError
 
 from speechmill.pipeline.errors import ShardCut, StreamBroken
@@ -100,7 +101,7 @@ class Actor:
         self.node: Node | None = None
         self.is_running = False
         self.open: dict[Reference, None] = {}  # calls without an answer
-        self.node_id = Method(ray, self, ray.call_node_id)
+        self.introduce = Method(ray, self, ray.call_introduce)
         self.load = Method(ray, self, ray.call_load)
         self.run = Method(ray, self, ray.call_run)
         self.heartbeat = Method(ray, self, ray.call_heartbeat)
@@ -232,6 +233,8 @@ class SimulatedRay:
 
     # What the driver calls.
 
+    cloudpickle = cloudpickle
+
     def remote(self, _: type) -> ActorClass:
         return ActorClass(self)
 
@@ -282,19 +285,20 @@ class SimulatedRay:
         if actor.node is node:
             actor.is_running = True
             for reference in list(actor.open):
-                self._answer(reference, node.name)
+                self._answer(reference, (node.name, {}))
 
-    def call_node_id(self, reference: Reference) -> None:
+    def call_introduce(self, reference: Reference) -> None:
         if reference.actor.is_running:
             assert reference.actor.node
-            self._later(ANSWER_SECONDS, self._answer, reference, reference.actor.node.name)
+            answer = (reference.actor.node.name, {})
+            self._later(ANSWER_SECONDS, self._answer, reference, answer)
 
     def call_load(self, reference: Reference) -> None:
         seconds = self.world.load_seconds * self._chance.lognormvariate(0, 0.2)
         self._later(seconds, self._answer, reference)
 
     def call_heartbeat(self, reference: Reference) -> None:
-        self._later(ANSWER_SECONDS, self._answer, reference, self.now)
+        self._later(ANSWER_SECONDS, self._answer, reference, (self.now, {}))
 
     def call_run(self, reference: Reference) -> None:
         node = reference.actor.node

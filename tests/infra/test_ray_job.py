@@ -18,9 +18,9 @@ from speechmill.pipeline.run.job import RaySettings
 from speechmill.pipeline.run.ray_address import reachable_cluster
 from speechmill.pipeline.run.ray_cluster import connected
 from speechmill.pipeline.storage import Storage
+from tests.authenticated_cluster import AuthenticatedCluster, authenticated_cluster
 from tests.conftest import REPOSITORY
 from tests.corpus import write_corpus
-from tests.infra.authenticated_cluster import AuthenticatedCluster, authenticated_cluster
 from tests.infra.kubernetes import find, groups, values_of
 from tests.jobs.conftest import contents, invoke
 from tests.jobs.training.runs import train_yaml

@@ -134,7 +134,7 @@ def test_the_codec_runs_where_the_workers_are(path):
         ("shards=[{a,b}]", "shards is text, but YAML reads {'a': None, 'b': None}"),
         ("shards=[a{0..1}.tar, ${oc.env:b c d]", r"cannot read 'shards=\[a{0\.\.1}"),
         ("codec=[a]", "codec is a section"),
-        ("output=${oc.env:NO_SUCH_VARIABLE}", "output: .*'NO_SUCH_VARIABLE' not found"),
+        ("output=${oc.env:NO_SUCH_VARIABLE}", "output: .*NO_SUCH_VARIABLE is not set; export it"),
         ('output="a\\0b"', r"'a\\x00b' holds a NUL byte"),
         (f"shards={'[' * 3000}", "cannot read .*nest"),
         ("output=${", r"cannot read 'output=\${'"),

@@ -68,9 +68,9 @@ def test_tokens_do_not_depend_on_the_batches(tmp_path, storage, shard, codec_nam
 class SlowStorage(Storage):
     """Takes its time to begin a tar and to put a part."""
 
-    def open(self, url):
+    def stream(self, url):
         time.sleep(0.2)
-        return super().open(url)
+        return super().stream(url)
 
     def put_new(self, url, data):
         time.sleep(0.3)

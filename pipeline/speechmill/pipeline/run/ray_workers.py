@@ -48,7 +48,7 @@ _RETURN_SECONDS = 5.0  # between two attempts to find a worker that left its nod
 _MAX_LOAD_FAILURES = 3
 _MAX_EARLY_DEATHS = 5  # in a row, of a worker that never named its node
 _RELOAD = Backoff(first=1.0, longest=30.0)
-_HEARTBEATS = 16  # of a worker in `stall_seconds`; one a second would be too many for the driver
+_HEARTBEATS = 64  # asked for in one check, however many workers there are
 
 logger = logging.getLogger(__name__)
 

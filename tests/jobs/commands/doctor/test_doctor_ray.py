@@ -1,19 +1,12 @@
 """`speechmill doctor` and the cluster of a run: its token, its nodes and its workers."""
 
-import os
-import secrets
-import signal
-import socket
-import subprocess
-import sys
-import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from speechmill.pipeline.run.ray_local import load_authentication
+from tests.authenticated_cluster import AuthenticatedCluster, authenticated_cluster
 from tests.jobs.commands.doctor.examined import (
     assert_both_fail,
     assert_both_succeed,
@@ -21,45 +14,12 @@ from tests.jobs.commands.doctor.examined import (
     tokenize_config,
 )
 
-TOKEN = secrets.token_hex(32)
-HEAD = "127.0.0.3"
-
 
 @pytest.fixture(scope="module")
-def guarded_head() -> Iterator[str]:
-    """The address of a head node that asks for a token."""
-    with socket.create_server((HEAD, 0)) as found:
-        port = found.getsockname()[1]
-    with tempfile.TemporaryDirectory(
-        prefix="sm-", dir="/tmp", ignore_cleanup_errors=True
-    ) as folder:
-        arguments = f"--port={port} --node-ip-address={HEAD} --num-cpus=2 --temp-dir={folder}"
-        process = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"),
-                *("--include-dashboard=false", "--object-store-memory=200000000"),
-                *arguments.split(),
-            ],
-            env=os.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        try:
-            _wait_for(port, process)
-            yield f"{HEAD}:{port}"
-        finally:
-            os.killpg(process.pid, signal.SIGTERM)
-            process.wait(30)
-
-
-def _wait_for(port: int, process: "subprocess.Popen[bytes]") -> None:
-    while True:
-        assert process.poll() is None, "Ray ended before it listened"
-        try:
-            return socket.create_connection((HEAD, port), 1).close()
-        except OSError:
-            time.sleep(0.1)
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AuthenticatedCluster]:
+    """A cluster that asks for a token."""
+    with authenticated_cluster({}, tmp_path_factory.mktemp("none")) as cluster:
+        yield cluster
 
 
 def on_cluster(folder: Path, address: str, **workers: object) -> Path:
@@ -67,26 +27,27 @@ def on_cluster(folder: Path, address: str, **workers: object) -> Path:
 
 
 @pytest.mark.parametrize("token", ["", "f" * 64], ids=["missing", "wrong"])
-def test_a_token_that_the_cluster_refuses_is_one_line(tmp_path, guarded_head, monkeypatch, token):
+def test_a_token_that_the_cluster_refuses_is_one_line(tmp_path, guarded, monkeypatch, token):
     if token:
         monkeypatch.setenv("RAY_AUTH_MODE", "token")
         monkeypatch.setenv("RAY_AUTH_TOKEN", token)
     load_authentication()
     try:
-        path = on_cluster(tmp_path, guarded_head)
+        path = on_cluster(tmp_path, guarded.address)
         assert_both_fail(path, "ray", "the token is missing or wrong; set RAY_AUTH_MODE=token")
     finally:
         monkeypatch.undo()
         load_authentication()
 
 
-def test_the_right_token_is_accepted(tmp_path, guarded_head, speechmill):
-    path = on_cluster(tmp_path, guarded_head)
-    environment = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
+def test_the_right_token_is_accepted(tmp_path, guarded, speechmill):
+    path = on_cluster(tmp_path, guarded.address)
+    token = guarded.environment["RAY_AUTH_TOKEN_PATH"]
+    environment = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": token}
     done = speechmill("doctor", path, "--seconds", 120, environment=environment, timeout=200)
     assert done.returncode == 0, done.stdout
-    assert f"1 node with 0 GPUs and 2 CPUs, token accepted, at {guarded_head}" in done.stdout
-    assert TOKEN not in done.stdout + done.stderr
+    assert f"2 nodes with 0 GPUs and 2 CPUs, token accepted, at {guarded.address}" in done.stdout
+    assert Path(token).read_text() not in done.stdout + done.stderr
 
 
 def test_nothing_that_listens_is_a_fault(tmp_path, monkeypatch):

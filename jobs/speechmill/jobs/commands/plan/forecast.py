@@ -19,8 +19,8 @@ Value = Callable[[ProbedCodec], float]  # of what a codec made of a part
 
 SCALES = (1, 8, 64, 512)  # GPUs, or machines
 KEYS_OF_A_LIST = 1000  # objects that one LIST names
-_LISTS = 10  # of a run beside the pages of its listings, counted on S3, as are the next two
-_GETS, _HEADS_OF_A_RUN = 3, 13
+_LISTS = 14  # of a run beside the pages of its listings, counted on S3, as are the next two
+_GETS, _HEADS_OF_A_RUN = 3, 15
 _PUTS = 6
 
 
