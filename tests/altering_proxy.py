@@ -1,6 +1,5 @@
 """A proxy on 127.0.0.1 before an S3 server, which makes of it a store with another habit."""
 
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,8 +7,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from http.client import HTTPConnection
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
+
+from tests.http_server import QuietHandler, serving
 
 _OWN = {"connection", "keep-alive", "transfer-encoding", "expect", "content-length", "date"}
 
@@ -28,7 +28,7 @@ def alter(endpoint_url: str, habit: Habit) -> Iterator[str]:
     """Yield the URL of the proxy."""
     upstream = urlsplit(endpoint_url)
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(QuietHandler):
         protocol_version = "HTTP/1.1"
 
         def answer(self) -> None:
@@ -55,13 +55,5 @@ def alter(endpoint_url: str, habit: Habit) -> Iterator[str]:
 
         do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = answer
 
-        def log_message(self, *_: object) -> None:
-            """Print nothing."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
+    with serving(Handler) as url:
+        yield url

@@ -2,18 +2,18 @@
 
 import hashlib
 import re
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+
+from tests.http_server import QuietHandler, serving
 
 
 @contextmanager
 def serve(folder: Path, query: str, headers: dict[str, str]) -> Iterator[str]:
     """Serve the files of a folder at the URL that is yielded; `broken.tar` can only be listed."""
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(QuietHandler):
         def do_HEAD(self) -> None:
             self._answer(has_body=False)
 
@@ -43,12 +43,5 @@ def serve(folder: Path, query: str, headers: dict[str, str]) -> Iterator[str]:
             if has_body:
                 self.wfile.write(part)
 
-        def log_message(self, *_: object) -> None:
-            """Print nothing."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
+    with serving(Handler) as url:
+        yield url

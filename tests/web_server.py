@@ -1,11 +1,11 @@
 """A web server of one file that fails, or leaves things out, as real ones do."""
 
-import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from tests.http_server import QuietHandler, serving
 
 FILE = "/x.tar"
 
@@ -27,7 +27,7 @@ class Behaviour:
 def serve(does: Behaviour) -> Iterator[str]:
     """Serve `does.data` at every URL that ends in `FILE`, below the one that is yielded."""
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(QuietHandler):
         def do_HEAD(self) -> None:
             self._answer(does.head)
 
@@ -62,12 +62,5 @@ def serve(does: Behaviour) -> Iterator[str]:
             if self.command == "GET":
                 self.wfile.write(part)
 
-        def log_message(self, *_: object) -> None:
-            """Print nothing."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
+    with serving(Handler) as url:
+        yield url

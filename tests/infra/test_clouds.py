@@ -5,8 +5,6 @@ import os
 import shutil
 import stat
 import subprocess
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import jsonschema
@@ -17,6 +15,7 @@ from botocore.session import Session
 from botocore.validate import ParamValidator
 
 from tests.conftest import REPOSITORY
+from tests.http_server import QuietHandler, serving
 
 FOLDER = REPOSITORY / "infra" / "clouds"
 SCHEMA = json.loads((Path(ray.autoscaler.__file__).parent / "ray-schema.json").read_text())
@@ -85,7 +84,7 @@ def metadata():
     """A metadata server that announces the end of the machine at the third question."""
     asked = []
 
-    class Metadata(BaseHTTPRequestHandler):
+    class Metadata(QuietHandler):
         def do_PUT(self):
             self.answer(200, "session")
 
@@ -101,13 +100,8 @@ def metadata():
             self.end_headers()
             self.wfile.write(text.encode())
 
-        def log_message(self, *_):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Metadata)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}", asked
-    server.shutdown()
+    with serving(Metadata) as url:
+        yield url, asked
 
 
 @pytest.mark.skipif(not shutil.which("wget"), reason="no wget, which the image has")

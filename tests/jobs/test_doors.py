@@ -7,9 +7,7 @@ neither the output of the command nor a file that it wrote holds the secret.
 import io
 import json
 import tarfile
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +21,7 @@ from speechmill.pipeline.dataset.layout import TokenDataset
 from speechmill.pipeline.shards.listing import list_shards
 from speechmill.pipeline.storage import Storage
 from tests.corpus import clip, tar_bytes, write_corpus
+from tests.http_server import QuietHandler, serving
 from tests.jobs.datasets import make_dataset
 
 SECRET = "wJalrXUtnFEMI-planted"
@@ -34,22 +33,15 @@ def server() -> Iterator[str]:
     """The URL of a server of the attacker; a request to it fails the test."""
     requests: list[str] = []
 
-    class Recorder(BaseHTTPRequestHandler):
+    class Recorder(QuietHandler):
         def answer(self) -> None:
             requests.append(self.path)
             self.send_error(404)
 
         do_GET = do_HEAD = do_PUT = do_POST = answer
 
-        def log_message(self, *_: object) -> None:
-            """Say nothing."""
-
-    listening = ThreadingHTTPServer(("127.0.0.1", 0), Recorder)
-    poll = {"poll_interval": 0.02}  # s, for which the end of a test waits
-    threading.Thread(target=listening.serve_forever, kwargs=poll, daemon=True).start()
-    yield f"http://127.0.0.1:{listening.server_port}"
-    listening.shutdown()
-    listening.server_close()
+    with serving(Recorder) as url:
+        yield url
     assert requests == []
 
 

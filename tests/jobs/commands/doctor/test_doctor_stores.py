@@ -6,13 +6,12 @@ import re
 import signal
 import socket
 import subprocess
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from tests.altering_proxy import Habit, alter
+from tests.http_server import QuietHandler, serving
 from tests.jobs.commands.doctor.examined import (
     assert_both_fail,
     assert_both_succeed,
@@ -77,7 +76,7 @@ def test_input_that_cannot_be_listed_leaves_the_other_checks(tmp_path, moto, mot
 def region_redirect() -> Iterator[str]:
     """An endpoint whose buckets are all in eu-west-1."""
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(QuietHandler):
         protocol_version = "HTTP/1.1"
 
         def answer(self) -> None:
@@ -91,14 +90,8 @@ def region_redirect() -> Iterator[str]:
 
         do_GET = do_HEAD = do_PUT = do_DELETE = answer
 
-        def log_message(self, *_: object) -> None:
-            """Print nothing."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
+    with serving(Handler) as url:
+        yield url
 
 
 def test_a_bucket_in_another_region_is_named_with_its_region(tmp_path, aws_environment):
