@@ -147,13 +147,13 @@ def silent_share(audio_T: Samples, rate: int, silence_db: float) -> float:
     return float(np.mean(power_S < 10 ** (silence_db / 10)))
 
 
-@cache
 def quality_package(name: str | None) -> str | None:
     """The distribution of a quality function that is an entry point."""
     points = entry_points(group=ENTRY_POINT_GROUP, name=name) if name else ()
     return next((point.dist.name for point in points if point.dist), None)
 
 
+@cache
 def load_score(name: str) -> Score:
     """A quality function by the name of its entry point, or by `package.module:function`."""
     points = entry_points(group=ENTRY_POINT_GROUP, name=name)

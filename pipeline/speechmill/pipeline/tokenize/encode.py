@@ -45,6 +45,8 @@ class Tokenizer:
         self.storage = storage
         self.settings = settings
         _require_gpu(outputs)
+        # Once: the packages of a codec are looked up among all that are installed.
+        self._libraries = [library_versions(*output.packages) for output in outputs]
         codecs = [_load(output) for output in outputs]
         for codec, output in zip(codecs, outputs, strict=True):
             if codec.info != output.codec:
@@ -129,7 +131,7 @@ class Tokenizer:
             "device": device_kind(options["device"]),
             "precision": options["precision"],
             "compile": options.get("compile", False),
-            "libraries": library_versions(*output.packages),
+            "libraries": self._libraries[position],
         }
         if output.batch and isinstance(self.encoders[position], SharedBatches):
             provenance["batch"] = asdict(output.batch)
