@@ -141,11 +141,8 @@ def _told(kind: type[StorageError], error: BaseException, url: str) -> str:
 
 def _clock_skew(error: BaseException) -> str:
     """The end of a message if this clock is so far from the store's that signatures are refused."""
-    response = getattr(error, "response", None)
-    headers = response.get("ResponseMetadata", {}) if isinstance(response, dict) else {}
-    date = headers.get("HTTPHeaders", {}).get("date", "")
     try:
-        ahead = datetime.now(UTC) - parsedate_to_datetime(date)
+        ahead = datetime.now(UTC) - parsedate_to_datetime(http_header(error, "date"))
     except (TypeError, ValueError):  # no date, or one without a time zone
         return ""
     if abs(ahead) < _CLOCK_SKEW:

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import ray
 from ray.autoscaler.v2.sdk import get_cluster_status
@@ -66,10 +67,14 @@ def elsewhere(refused: Collection[str]) -> dict[str, str]:
     return {_NODE_LABEL: f"!in({','.join(sorted(refused))})"} if refused else {}
 
 
+def living_nodes() -> list[dict[str, Any]]:
+    """The nodes that are up, as `ray.nodes()` describes them."""
+    return [node for node in ray.nodes() if node["Alive"]]
+
+
 def living_resources(refused: Collection[str] = ()) -> list[Mapping[str, float]]:
     """What each living node has in all, but for these nodes."""
-    nodes = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] not in refused]
-    return [node["Resources"] for node in nodes]
+    return [node["Resources"] for node in living_nodes() if node["NodeID"] not in refused]
 
 
 def has_autoscaler() -> bool:
@@ -83,7 +88,7 @@ def _on(node: str) -> NodeAffinitySchedulingStrategy:
 
 
 def _addresses() -> dict[str, str]:
-    return {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
+    return {node["NodeID"]: node["NodeManagerAddress"] for node in living_nodes()}
 
 
 def _answer(reference: ray.ObjectRef) -> Differences | None:

@@ -9,7 +9,7 @@ from speechmill.pipeline.errors import InputError
 from speechmill.pipeline.run.job import RaySettings
 from speechmill.pipeline.run.ray_address import check_token
 from speechmill.pipeline.run.ray_cluster import connected
-from speechmill.pipeline.run.ray_nodes import compare_nodes
+from speechmill.pipeline.run.ray_nodes import compare_nodes, living_nodes
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +43,7 @@ def survey_cluster(cluster: RaySettings, packages: Iterable[str]) -> RayCluster:
     """
     with connected(cluster):
         nodes = tuple(
-            Node(each["NodeManagerAddress"], dict(each["Resources"]))
-            for each in ray.nodes()
-            if each["Alive"]
+            Node(each["NodeManagerAddress"], dict(each["Resources"])) for each in living_nodes()
         )
         differences = tuple(map(str, compare_nodes(packages)))
         try:

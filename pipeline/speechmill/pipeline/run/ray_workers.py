@@ -230,7 +230,8 @@ class RayWorkers:
 
     def _start_elsewhere(self, worker: WorkerState) -> bool:
         """Replace a worker whose node is unfit; False if no other node could ever hold one."""
-        self._unfit |= {worker.node} if worker.node else set()
+        if worker.node:
+            self._unfit.add(worker.node)
         claim = worker_resources(self._settings, ray.nodes())
         if not any(fits(claim, node) for node in living_resources(self._unfit)):
             return False
@@ -267,7 +268,7 @@ class RayWorkers:
     def _restart_stalled(self, now: float) -> None:
         """Kill the workers that have made no progress for too long."""
         asked = {worker.heartbeat: worker for worker in self._all if worker.heartbeat}
-        for reference in wait_for_any(list(asked), 0):
+        for reference in _returned(list(asked)):
             worker = asked[reference]
             worker.heartbeat = None
             with suppress(RayError):  # the results of its shards will show that it died
@@ -328,12 +329,8 @@ def _fitting(settings: WorkerSettings, may_join: bool) -> int:
     return count
 
 
-def wait_for_any(references: list[ray.ObjectRef], timeout: float) -> list[ray.ObjectRef]:
-    """Wait until one is finished, then return all that are finished."""
+def _returned(references: list[ray.ObjectRef]) -> list[ray.ObjectRef]:
+    """Those that have an answer."""
     if not references:
-        time.sleep(timeout)
-        return []
-    first, _ = ray.wait(references, num_returns=1, timeout=timeout)
-    if not first:
         return []
     return list(ray.wait(references, num_returns=len(references), timeout=0)[0])

@@ -216,11 +216,9 @@ def _requests(
 ) -> Requests:
     """Count requests as a run without faults makes them; `wall` is its time on one unit."""
     remote = [shard for shard in shards if not is_local(shard.url)]
+    gets = sum(count_ranges(shard.size) for shard in remote)
     heads = sum(heads_of(shard.size) for shard in remote)
-    found = [
-        *(sum(count_ranges(shard.size) for shard in remote), heads),
-        *(ceil(len(remote) / KEYS_OF_A_LIST), 0),
-    ]
+    found = [gets, heads, ceil(len(remote) / KEYS_OF_A_LIST), 0]
     if not is_local(output):
         for codec, mine in zip(codecs, todo, strict=True):
             listings = 2 * ceil(len(mine) / KEYS_OF_A_LIST)
