@@ -17,6 +17,7 @@ import pytest
 import yaml
 from ray.cluster_utils import Cluster
 
+from tests.conftest import REPOSITORY
 from tests.corpus import clip, corpus, tar_bytes
 from tests.infra.monitoring import FOLDER, alerts, dashboard_queries, rules
 from tests.jobs.conftest import command, write_config
@@ -28,6 +29,7 @@ WRITE_DISCOVERY = (
     "import sys; from ray._private.metrics_agent import PrometheusServiceDiscoveryWriter as Writer;"
     " Writer(*sys.argv[1:]).write()"
 )
+FRAGILE = Path(__file__).parents[1] / "fragile_codec"
 # What a run without such failures does not count.
 QUIET = ("retries_total", "worker_events_total")
 
@@ -76,7 +78,10 @@ class Prometheus:
 
 @pytest.fixture(scope="module")
 def prometheus(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
-    """A server that has seen a run with a reject and a shard that was given up on."""
+    """A server that has seen a run with a reject and a shard that was given up on.
+
+    It takes 2 s for each shard: the driver is then scraped several times after its first shard.
+    """
     folder = tmp_path_factory.mktemp("prometheus")
     arguments = [cluster.gcs_address, str(folder)]
     subprocess.run([sys.executable, "-c", WRITE_DISCOVERY, *arguments], check=True, timeout=60)
@@ -86,9 +91,11 @@ def prometheus(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> It
     (folder / "in").mkdir()
     for name, data in shards.items():
         (folder / "in" / name).write_bytes(data)
-    config = write_config(folder, cluster, folder / "in", folder / "out")
+    environment = {"PYTHONPATH": os.pathsep.join([str(FRAGILE), str(REPOSITORY)])}
+    config = write_config(folder, cluster, folder / "in", folder / "out", "fragile", environment)
+    arguments = ["tokenize", str(config), "codec.options.seconds=2", "workers.shards_in_flight=1"]
     try:
-        done = subprocess.run(command("tokenize", str(config)), timeout=240)
+        done = subprocess.run(command(*arguments), env=os.environ | environment, timeout=240)
         assert done.returncode == 1
         deadline = time.monotonic() + 30
         while not server.has("rate(ray_speechmill_decode_cpu_seconds_total[1m])"):
