@@ -13,7 +13,7 @@ from math import ceil
 from pathlib import Path
 
 from speechmill.codecs import codec_info
-from speechmill.jobs.commands.plan.forecast import KEYS_OF_A_LIST, Requests, heads_of
+from speechmill.jobs.commands.plan.forecast import KEYS_OF_A_LIST, Requests
 from speechmill.pipeline.read_ahead import count_ranges
 
 PAGE = Path(__file__).with_suffix(".md")
@@ -105,7 +105,6 @@ class Plan:
         """Without those of faults and of rejects."""
         return Requests(
             get=self.shards * count_ranges(round(self.shard_mb * 1e6)),
-            head=self.shards * heads_of(round(self.shard_mb * 1e6)),
             list=LISTINGS * ceil(self.shards / KEYS_OF_A_LIST),
             put=self.shards,
         )
@@ -117,12 +116,11 @@ class Plan:
     def costs(self) -> dict[str, float]:
         """Return the cost of each thing that is paid for."""
         paid_hours = self.wall_hours * self.gpus
-        reads = self.requests.get + self.requests.head
         writes = self.requests.put + self.requests.list
         return {
             "GPUs": paid_hours * self.gpu_hour,
             "cores": paid_hours * self.cores * self.core_hour,
-            "GET, HEAD": reads / 1e6 * self.million_gets,
+            "GET": self.requests.get / 1e6 * self.million_gets,
             "PUT, LIST": writes / 1e6 * self.million_puts,
             "egress": self.hours * self.bytes_per_hour / 1e9 * self.egress_gb,
         }
@@ -158,7 +156,7 @@ def speeds_table(plan: Plan) -> list[list[str]]:
 
 def requests_table(plan: Plan) -> list[list[str]]:
     """Return size, shards and requests by the format of the audio."""
-    rows = [["input", "kbit/s", "TB", "shards", "hours in each", "GET", "HEAD", "PUT", "LIST"]]
+    rows = [["input", "kbit/s", "TB", "shards", "hours in each", "GET", "PUT", "LIST"]]
     for name, kbit in KBITS.items():
         one = replace(plan, kbit=kbit)
         calls = one.requests
@@ -169,7 +167,7 @@ def requests_table(plan: Plan) -> list[list[str]]:
                 f"{one.hours * one.bytes_per_hour / 1e12:.1f}",
                 f"{one.shards:,}",
                 f"{one.shard_hours:.1f}",
-                *(f"{count:,}" for count in (calls.get, calls.head, calls.put, calls.list)),
+                *(f"{count:,}" for count in (calls.get, calls.put, calls.list)),
             ]
         )
     return rows

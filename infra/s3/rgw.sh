@@ -72,7 +72,7 @@ osd class update on start = false
 ms bind msgr1 = false
 rgw cache enabled = false
 rgw data = $DIR/rgw
-rgw frontends = beast endpoint=127.0.0.1:$3
+rgw frontends = beast tcp_nodelay=1 endpoint=127.0.0.1:$3
 CONF
 }
 

@@ -22,6 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import s3fs
 import xxhash
@@ -77,7 +78,7 @@ def tokenize(source: str, storage: Storage, output: Path, cpus: int) -> float:
     settings = WorkerSettings(num_gpus=0, threads=1, max_attempts=1)
     with RayPool(job, settings, RaySettings(num_cpus=cpus)) as pool:
         pool.wait()
-        run(shards[:cpus], pool, settings, _fail)
+        run(shards[: 4 * cpus], pool, settings, _fail)
         started = time.perf_counter()
         run(shards, pool, settings, _fail)
         return time.perf_counter() - started
@@ -93,8 +94,9 @@ def digest(output: Path) -> str:
     found = xxhash.xxh3_128()
     names = {path.name.rpartition("-")[0]: path for path in output.glob("tokens/*.parquet")}
     for _, path in sorted(names.items()):
-        table = pq.read_table(path, columns=["key", "start", "codes"])
-        found.update(str(table.to_pydict()).encode())
+        table = pq.read_table(path, columns=["key", "start", "codes"]).combine_chunks()
+        found.update(str(table.select(["key", "start"]).to_pydict()).encode())
+        found.update(pc.list_flatten(table["codes"]).to_numpy())
     return found.hexdigest()
 
 

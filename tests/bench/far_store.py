@@ -47,8 +47,9 @@ def _forward(source: socket.socket, sink: socket.socket, delay: float, rate: flo
                 free_at = max(free_at, time.monotonic()) + count / rate
             while count:
                 count -= os.splice(outlet, sink.fileno(), count)
-            if free_at > time.monotonic() + _SHORTEST_SLEEP:
-                time.sleep(free_at - time.monotonic())
+            ahead = free_at - time.monotonic()
+            if ahead > _SHORTEST_SLEEP:
+                time.sleep(ahead)
     except OSError:  # one side is gone
         pass
     finally:

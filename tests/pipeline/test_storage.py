@@ -1,6 +1,7 @@
 import errno
 import os
 import time
+import traceback
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -12,15 +13,17 @@ from speechmill.pipeline import metrics
 from speechmill.pipeline.errors import (
     BucketNotFound,
     InputError,
+    ObjectReplaced,
     StorageDenied,
     StorageError,
     StorageFull,
     StorageNotFound,
     StorageUnavailable,
 )
+from speechmill.pipeline.filesystems import FileInfo
 from speechmill.pipeline.read_ahead import RANGE_BYTES, count_ranges
 from speechmill.pipeline.retry import Backoff
-from speechmill.pipeline.storage import LEFTOVER_AGE, START_BYTES, Storage, join
+from speechmill.pipeline.storage import LEFTOVER_AGE, Storage, join
 from tests.fault_proxy import FAULTS, FaultProxy
 
 
@@ -203,10 +206,10 @@ def test_a_temporary_fault_of_storage_is_retried(faulty, fault):
             stream.seek(512)
             read = b"".join(iter(lambda: stream.read(2**20), b""))
         assert read == data[512:]
-        for begun in (storage, storage.with_start(storage.fetch_start(f"{bucket}/x"))):
-            with begun.stream(f"{bucket}/x") as stream:
+        [listed] = storage.list_files(bucket)
+        for version in (None, listed):
+            with storage.stream(f"{bucket}/x", version) as stream:
                 assert stream.read() == data
-        assert [info.size for info in storage.list_files(bucket)] == [len(data)]
         for number in range(3):
             storage.put_new(f"{bucket}/{number}", b"1")
             storage.delete(f"{bucket}/{number}")
@@ -262,52 +265,66 @@ def test_an_object_that_is_replaced_while_it_is_read_is_not_read_as_a_mixture(ro
     assert set(first + rest) == {ord("a")}
 
 
-@pytest.mark.parametrize("started", [False, True], ids=["opened", "from a start"])
-def test_a_stream_of_an_object_that_is_replaced_is_not_a_mixture(moto, moto_bucket, started):
+@pytest.mark.parametrize("listed", [False, True], ids=["opened", "of a listing"])
+def test_a_stream_of_an_object_that_is_replaced_is_not_a_mixture(moto, moto_bucket, listed):
     url, storage = f"{moto_bucket}/x", Storage({"s3": moto.storage_options})
     storage.put(url, b"a" * (4 * RANGE_BYTES))
-    begun = storage.with_start(storage.fetch_start(url)) if started else storage
-    if started:
-        storage.put(url, b"b" * (4 * RANGE_BYTES))
-    with begun.stream(url) as stream:
+    with storage.stream(url, storage.info(url) if listed else None) as stream:
         assert set(stream.read(1000)) == {ord("a")}
         storage.put(url, b"b" * (4 * RANGE_BYTES))
         stream.seek(3 * RANGE_BYTES)  # far from what is fetched at first
-        with pytest.raises(StorageError, match="was replaced while it was read"):
+        with pytest.raises(ObjectReplaced, match="was replaced while it was read"):
             stream.read()
 
 
-def test_a_stream_asks_for_the_version_once_and_for_no_byte_twice(moto, moto_bucket, monkeypatch):
-    url, storage = f"{moto_bucket}/x", Storage({"s3": moto.storage_options})
-    data = os.urandom(3 * RANGE_BYTES)
-    storage.put(url, data)
-    call = S3FileSystem._call_s3
-    asked: Counter[str] = Counter()
-
-    async def count(fs, method, *args, **kwargs):
-        asked[method] += 1
-        return await call(fs, method, *args, **kwargs)
-
-    monkeypatch.setattr(S3FileSystem, "_call_s3", count)
-    with storage.stream(url) as stream:
-        assert (stream.info, stream.read()) == (storage.info(url), data)
-    assert asked == {"head_object": 2, "get_object": count_ranges(len(data))}  # one HEAD is `info`
-    asked.clear()
-    start = storage.fetch_start(url)
-    assert (start.info, start.data.tobytes()) == (storage.info(url), data[:START_BYTES])
-    with storage.with_start(start).stream(url) as stream:
-        assert stream.read() == data
-    assert asked["head_object"] == 3
-    assert asked["get_object"] == count_ranges(START_BYTES) + 1
-
-
-def test_a_small_object_is_read_from_its_start_without_another_request(root):
+def test_a_stream_of_a_version_that_was_replaced_before_gives_no_byte(root):
     url, storage = root
-    storage.put(join(url, "x"), b"0123456789")
-    begun = storage.with_start(storage.fetch_start(join(url, "x")))
+    storage.put(join(url, "x"), b"first")
+    listed = storage.info(join(url, "x"))
+    storage.put(join(url, "x"), b"later, and longer")
+    with pytest.raises(ObjectReplaced), storage.stream(join(url, "x"), listed) as stream:
+        stream.read(1)
+
+
+def test_a_stream_of_a_listed_version_asks_for_no_byte_twice_and_for_nothing_else(faulty):
+    data = os.urandom(3 * RANGE_BYTES)
+    proxy, storage, bucket = faulty(0.0)
+    with proxy:
+        storage.put(f"{bucket}/x", data)
+        [listed] = storage.list_files(bucket)
+        before = proxy.requests
+        with storage.stream(f"{bucket}/x", listed) as stream:
+            assert stream.read() == data
+        assert proxy.requests == before + count_ranges(len(data))
+
+
+def test_a_listed_object_that_is_gone_is_not_found(root):
+    url, storage = root
+    storage.put(join(url, "x"), b"first")
+    listed = storage.info(join(url, "x"))
     storage.delete(join(url, "x"))
-    with begun.stream(join(url, "x")) as stream:
-        assert (stream.read(3), stream.seek(1), stream.read()) == (b"012", 1, b"123456789")
+    with pytest.raises(StorageNotFound), storage.stream(join(url, "x"), listed) as stream:
+        stream.read(1)
+
+
+def test_the_signature_of_a_request_that_fails_stays_secret(moto, moto_bucket):
+    options = moto.storage_options | {"endpoint_url": "http://127.0.0.1:1"}
+    storage = Storage({"s3": options}, patience=0.0)
+    listed = FileInfo(f"{moto_bucket}/x", 10, "etag")
+    with pytest.raises(StorageUnavailable) as caught, storage.stream(listed.url, listed) as stream:
+        stream.read(1)
+    told = "".join(traceback.format_exception(caught.value))
+    assert "127.0.0.1:1" in told
+    assert "Signature" not in told
+
+
+def test_objects_of_a_store_whose_requests_are_paid_for_are_read_too(moto, moto_bucket):
+    options = moto.storage_options | {"requester_pays": True}
+    storage = Storage({"s3": options})
+    storage.put(f"{moto_bucket}/x", b"paid")
+    [listed] = storage.list_files(moto_bucket)
+    with storage.stream(f"{moto_bucket}/x", listed) as stream:
+        assert stream.read() == b"paid"
 
 
 def test_old_temporary_files_of_killed_writes_are_removed(tmp_path):

@@ -41,6 +41,10 @@ class BucketNotFound(StorageNotFound):
     """No such bucket, or it is in another region."""
 
 
+class ObjectReplaced(StorageError):
+    """An object is no longer the version that is read."""
+
+
 class StorageDenied(StorageError):
     """No permission, or no credentials."""
 

@@ -4,15 +4,12 @@ import io
 import os
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-import numpy as np
-import numpy.typing as npt
-
-from speechmill.pipeline import web_files
-from speechmill.pipeline.errors import StorageError, StorageUnavailable
+from speechmill.pipeline import s3_ranges, web_files
+from speechmill.pipeline.errors import ObjectReplaced, StorageUnavailable
 from speechmill.pipeline.filesystems import (
     FileInfo,
     FileSystem,
@@ -56,19 +53,11 @@ class Operations(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class ObjectStart:
-    """The first bytes of an object, for a reader in another process."""
-
-    info: FileInfo
-    data: npt.NDArray[np.uint8]  # an array: Ray hands arrays over without a copy
-
-
 class ObjectReader(io.RawIOBase):
     """Reads an object in ranges; raises a `StorageError` that names it.
 
-    With `ahead`, threads fetch the ranges that follow meanwhile. With a `start`, the first bytes
-    are there already, and the object is opened in a thread. Reading ends at `stop`.
+    With `ahead`, threads fetch the ranges that follow meanwhile. A `version` is one that a listing
+    showed; any other is refused with `ObjectReplaced`.
     """
 
     def __init__(
@@ -77,8 +66,7 @@ class ObjectReader(io.RawIOBase):
         url: str,
         *,
         ahead: bool = False,
-        start: ObjectStart | None = None,
-        stop: int | None = None,
+        version: FileInfo | None = None,
     ):
         self._operations = operations
         self._url = url
@@ -86,18 +74,12 @@ class ObjectReader(io.RawIOBase):
         self._block_start, self._block = 0, memoryview(b"")
         self._file: Any = None
         self._lock = threading.Lock()
-        self._version: FileInfo | None = None
-        if start:
-            self._version, self._block = start.info, start.data.data
-            # Here: fsspec has an instance for each thread, and each makes connections of its own.
-            self._fs, self._path = operations.resolve(url)
-        else:
-            operations.retried("open", url, self._open_first)
-        self._stop = min(self.info.size, stop or self.info.size)
+        self._version = version
+        operations.retried("open", url, self._open_first)
+        self._size = self.info.size
         remote = not is_local_disk(self._fs)
         self._more = RANGE_BYTES if remote else 0
-        held = len(self._block)
-        self._ahead = ReadAhead(self._fetch_once, self._stop, held) if ahead and remote else None
+        self._ahead = ReadAhead(self._fetch_once, self._size) if ahead and remote else None
 
     @property
     def info(self) -> FileInfo:
@@ -107,7 +89,7 @@ class ObjectReader(io.RawIOBase):
 
     def readinto(self, buffer: "WriteableBuffer") -> int:
         view = memoryview(buffer).cast("B")
-        wanted = max(0, min(len(view), self._stop - self._position))
+        wanted = max(0, min(len(view), self._size - self._position))
         if wanted and not 0 <= self._position - self._block_start < len(self._block):
             self._next_block(wanted)
         offset = self._position - self._block_start
@@ -123,7 +105,7 @@ class ObjectReader(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._stop}[whence]
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
         self._position = base + offset
         return self._position
 
@@ -139,7 +121,7 @@ class ObjectReader(io.RawIOBase):
     def _next_block(self, wanted: int) -> None:
         begun = self._ahead.take(self._position) if self._ahead else None
         start = begun.start if begun else self._position
-        end = begun.end if begun else min(self._stop, self._position + wanted + self._more)
+        end = begun.end if begun else min(self._size, self._position + wanted + self._more)
         data, failed = _result(begun) if begun else (None, None)
         if data is None:
             data = self._operations.retried(
@@ -152,10 +134,8 @@ class ObjectReader(io.RawIOBase):
 
     def _fetch(self, start: int, end: int) -> bytes:
         """The bytes of a range, by one request; called from several threads."""
-        with self._lock:
-            file = self._file or self._open()
         try:
-            data = whole(self._read(file, start, end), end - start)
+            data = whole(self._read(start, end), end - start)
         except Exception as error:
             self._file = None  # the next attempt opens the object again, to compare its version
             if http_status(error) == HTTPStatus.PRECONDITION_FAILED:
@@ -164,7 +144,11 @@ class ObjectReader(io.RawIOBase):
         record(STORAGE_BYTES, len(data), direction="in")
         return data
 
-    def _read(self, file: Any, start: int, end: int) -> bytes:
+    def _read(self, start: int, end: int) -> bytes:
+        if s3_ranges.can_fetch(self._fs):
+            return s3_ranges.fetch(self._fs, self._path, self.info.etag, start, end)
+        with self._lock:
+            file = self._file or self._open()
         if hasattr(file, "cache"):  # of a store, whose files may be read by several threads
             return bytes(file.cache.fetcher(start, end))
         with self._lock:
@@ -173,7 +157,10 @@ class ObjectReader(io.RawIOBase):
 
     def _open_first(self) -> None:
         self._fs, self._path = self._operations.resolve(self._url)
-        self._open()
+        if self._version and s3_ranges.can_fetch(self._fs):
+            self._fs.connect()  # here: threads would do it at the same time, each its own
+        else:
+            self._open()
 
     def _open(self) -> Any:
         known: dict[str, Any] = {}
@@ -190,8 +177,8 @@ class ObjectReader(io.RawIOBase):
         self._version, self._file = version, file
         return file
 
-    def _replaced(self) -> StorageError:
-        return StorageError(f"{public_url(self._url)} was replaced while it was read")
+    def _replaced(self) -> ObjectReplaced:
+        return ObjectReplaced(f"{public_url(self._url)} was replaced while it was read")
 
 
 def _result(begun: Range) -> tuple[bytes | None, StorageUnavailable | None]:

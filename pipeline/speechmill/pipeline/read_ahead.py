@@ -5,18 +5,24 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
-from math import ceil
 
 RANGE_BYTES = 8 * 2**20  # of one request
-_FIRST_BYTES = 2**20  # of the first range: it is short, so that reading begins early
-_LEAST, _MOST = 2, 6  # ranges at once
+# The first range is short, so that reading begins early, and each of the next is twice as long: it
+# comes about when its reader has used the one before.
+_FIRST_BYTES = 2**20
+_LEAST, _MOST = 3, 6  # ranges at once
 
 Fetch = Callable[[int, int], bytes]
 
 
 def count_ranges(size: int) -> int:
     """How many requests read an object of `size` bytes from front to back."""
-    return 1 + max(0, ceil((size - _FIRST_BYTES) / RANGE_BYTES))
+    count, position, length = 1, _FIRST_BYTES, _FIRST_BYTES
+    while position < size:
+        length = min(2 * length, RANGE_BYTES)
+        position += length
+        count += 1
+    return count
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,21 +35,20 @@ class Range:
 
 
 class ReadAhead:
-    """Fetches two ranges at once, and one more each time that the reader has to wait.
+    """Fetches three ranges at once, and one more each time that the reader has to wait.
 
     So a store that is near costs little memory, and one that is far sends as much as is needed.
     After a jump it begins with one short range. `fetch` is called from threads.
     """
 
-    def __init__(self, fetch: Fetch, stop: int, position: int = 0):
-        """Begin at once if the first bytes that are missing are at a `position` other than 0."""
+    def __init__(self, fetch: Fetch, stop: int):
+        """`fetch` returns the bytes from a start to before an end; none are read after `stop`."""
         self._fetch = fetch
         self._stop = stop
         self._begun: deque[Range] = deque()  # adjacent ranges
-        self._next = position
+        self._next = 0
+        self._length = _FIRST_BYTES  # of the next range
         self._at_once = _LEAST
-        if position:
-            self._begin_more()
 
     def take(self, position: int) -> Range:
         """The range that holds the byte at `position`; those after it are begun."""
@@ -52,8 +57,8 @@ class ReadAhead:
         if not self._begun or position < self._begun[0].start:
             self._at_once = _LEAST if position == self._next else 1
             self._begun.clear()
-            self._next = position
-            self._begin(_FIRST_BYTES)
+            self._next, self._length = position, _FIRST_BYTES
+            self._begin()
         taken = self._begun.popleft()
         if not taken.data.done():
             self._at_once = min(self._at_once + 1, _MOST)
@@ -62,14 +67,15 @@ class ReadAhead:
 
     def _begin_more(self) -> None:
         while len(self._begun) < self._at_once and self._next < self._stop:
-            self._begin(RANGE_BYTES)
+            self._begin()
 
-    def _begin(self, size: int) -> None:
-        begun = Range(self._next, min(self._next + size, self._stop), Future())
+    def _begin(self) -> None:
+        begun = Range(self._next, min(self._next + self._length, self._stop), Future())
         # A daemon: a request that hangs must not keep the process from ending.
         threading.Thread(target=_run, args=(self._fetch, begun), daemon=True).start()
         self._begun.append(begun)
         self._next = begun.end
+        self._length = min(2 * self._length, RANGE_BYTES)
 
 
 def _run(fetch: Fetch, begun: Range) -> None:

@@ -14,8 +14,6 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
-import numpy as np
-
 from speechmill.pipeline.atomic_write import replace_file
 from speechmill.pipeline.errors import InputError, StorageNotFound, StorageUnavailable
 from speechmill.pipeline.filesystems import (
@@ -37,13 +35,12 @@ from speechmill.pipeline.filesystems import (
 )
 from speechmill.pipeline.links import PassedOver
 from speechmill.pipeline.metrics import STORAGE_BYTES, STORAGE_REQUESTS, STORAGE_RETRIES, record
-from speechmill.pipeline.object_reader import ObjectReader, ObjectStart, ObjectStream, whole
+from speechmill.pipeline.object_reader import ObjectReader, ObjectStream, whole
 from speechmill.pipeline.redaction import public_text, public_url, remember_options
 from speechmill.pipeline.retry import Backoff
 from speechmill.pipeline.signed_urls import SignedUrls
 from speechmill.pipeline.storage_errors import http_status, translated
 
-START_BYTES = 16 * 2**20  # of an object that will be read soon
 LEFTOVER_AGE = 24 * 3600.0  # s; no write to a local disk takes longer
 _RETRY = Backoff(first=0.2, longest=20.0)
 
@@ -63,7 +60,6 @@ class Storage:
     options: dict[str, dict[str, Any]] = field(default_factory=dict)
     patience: float = 300.0  # s for which one operation is retried after temporary faults
     _urls: SignedUrls = field(default_factory=SignedUrls, repr=False, compare=False)
-    _start: ObjectStart | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         remember_options(self.options)
@@ -130,19 +126,13 @@ class Storage:
         """A reader for any place of an object, which never holds the whole object."""
         return ObjectStream(ObjectReader(self, url))
 
-    def stream(self, url: str) -> ObjectStream:
-        """A reader from front to back, for which threads fetch ahead from stores."""
-        start = self._start if self._start and self._start.info.url == url else None
-        return ObjectStream(ObjectReader(self, url, ahead=True, start=start))
+    def stream(self, url: str, version: FileInfo | None = None) -> ObjectStream:
+        """A reader from front to back, for which threads fetch ahead from stores.
 
-    def fetch_start(self, url: str) -> ObjectStart:
-        """Fetch the first bytes of an object, for a storage that streams it soon."""
-        with ObjectStream(ObjectReader(self, url, ahead=True, stop=START_BYTES)) as stream:
-            return ObjectStart(stream.info, np.frombuffer(stream.read(), np.uint8))
-
-    def with_start(self, start: ObjectStart | None) -> "Storage":
-        """The same storage, which has the first bytes of an object."""
-        return replace(self, _start=start)
+        Raises `ObjectReplaced`, also later, if the object is not the `version` of a listing. S3 is
+        not asked for the version before the first bytes.
+        """
+        return ObjectStream(ObjectReader(self, url, ahead=True, version=version))
 
     def read_bytes(self, url: str) -> bytes:
         with self.open(url) as stream:

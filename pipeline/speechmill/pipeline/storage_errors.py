@@ -43,6 +43,7 @@ _UNAVAILABLE = (
     # botocore
     *("HTTPClientError", "EndpointConnectionError", "ResponseParserError", "IncompleteReadError"),
     *("ResponseStreamingError", "FlexibleChecksumError"),
+    "ProtocolError",  # urllib3
     # aiohttp, requests, httpx, Google and Azure
     *("ClientPayloadError", "ClientConnectionError", "ChunkedEncodingError", "TransportError"),
     *("ChecksumError", "ServiceRequestError", "ServiceResponseError"),

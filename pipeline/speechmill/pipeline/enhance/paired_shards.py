@@ -114,10 +114,6 @@ class EnhanceJob:
         """Approximate size of a sample with a long clip, as FLAC."""
         return 1.0
 
-    @property
-    def reads_from_start(self) -> bool:
-        return True
-
     def load(self) -> Work:
         """Load the enhancer; raises `CheckpointError` if it differs from that of the driver."""
         enhancer = load_enhancer(self.enhancer)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from speechmill.pipeline.errors import InputError
+from speechmill.pipeline.filesystems import is_local
 from speechmill.pipeline.run.policy import RunSettings
 from speechmill.pipeline.shards.listing import Shard
 from speechmill.pipeline.tokenize.decode import Isolation
@@ -21,8 +22,8 @@ class WorkerSettings(RunSettings):
     count: int | None = None
     num_gpus: float = 1.0  # of each worker; a fraction shares a GPU, 0 runs on the CPU
     threads: int | None = None  # CPU threads of each model; default: its share of all CPUs
-    shards_in_flight: int | None = None  # default: twice as many as its CPUs decode at once
-    decode_cpus: float = 1.0  # CPUs that one decode stream occupies
+    shards_in_flight: int | None = None  # default: two for each CPU that decodes, and one
+    decode_cpus: float = 1.0  # for each shard; half of it if shards are in a store
     buffer_mb: float = 512.0  # decoded audio that may wait for one worker
 
     def __post_init__(self) -> None:
@@ -93,11 +94,6 @@ class Job(Protocol):
         """Approximate size of the largest object of a stream, MB."""
         ...
 
-    @property
-    def reads_from_start(self) -> bool:
-        """Whether shards are read from their first byte, which may then be fetched early."""
-        ...
-
     def load(self) -> Work:
         """Load the models, in the worker."""
         ...
@@ -137,6 +133,14 @@ def check_decode_cpus(settings: WorkerSettings, nodes: Sequence[Mapping[str, flo
             f"a decode stream wants {settings.decode_cpus:g} CPUs, and no node of the cluster has "
             f"more than {most:g}; lower workers.decode_cpus, or set workers.count to wait for nodes"
         )
+
+
+def claimed_cpus(settings: WorkerSettings, url: str) -> float:
+    """CPUs that the decode stream of a shard claims.
+
+    From a store two shards share the CPUs of one, since each waits about as long as it computes.
+    """
+    return settings.decode_cpus if is_local(url) else settings.decode_cpus / 2
 
 
 def decode_streams(settings: WorkerSettings, resources: dict[str, float], count: int) -> int:

@@ -42,24 +42,13 @@ class WorkerProcess:
         return self._worker.run(*arguments)
 
 
-def call(wanted: Versions, work: bytes) -> Any:
-    """Return what a pickled function returns; None if the versions differ."""
-    if differences(wanted):
-        return None
-    function, arguments = pickle.loads(work)
-    return function(*arguments)
-
-
-def stream(wanted: Versions, work: bytes, start: Any) -> Iterator[Any]:
-    """Yield an introduction, then what a pickled generator function yields, if nothing differs.
-
-    `start` is the first argument of the function.
-    """
+def stream(wanted: Versions, work: bytes) -> Iterator[Any]:
+    """Yield an introduction, then what a pickled generator function yields, if nothing differs."""
     introduction = introduce(wanted)
     yield introduction
     if not introduction[1]:
         function, arguments = pickle.loads(work)
-        yield from function(start, *arguments)
+        yield from function(*arguments)
 
 
 for module in (introduce.__module__, differences.__module__):

@@ -9,21 +9,16 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import ray
 
-from speechmill.pipeline.errors import NodeLost, SpeechmillError
-from speechmill.pipeline.filesystems import FileInfo, is_local
-from speechmill.pipeline.object_reader import ObjectStart
+from speechmill.pipeline.errors import NodeLost
 from speechmill.pipeline.run.diagnosis import timed
-from speechmill.pipeline.run.job import Job, Work, WorkerSettings, fits
+from speechmill.pipeline.run.job import Job, Work, WorkerSettings, claimed_cpus, fits
 from speechmill.pipeline.run.ray_cluster import export_metrics, set_environment
 from speechmill.pipeline.run.ray_nodes import elsewhere, living_resources, refusal
-from speechmill.pipeline.run.ray_process import call, stream
+from speechmill.pipeline.run.ray_process import stream
 from speechmill.pipeline.shards.listing import Shard
 from speechmill.pipeline.storage import Storage
 from speechmill.pipeline.tokenize.decode import Isolation
@@ -42,14 +37,10 @@ class Worker:
         settings: WorkerSettings,
         environment: dict[str, str],
         threads: int,
-        max_waiting: int,
         stream_objects: int,
         versions: Versions,
     ):
-        """`max_waiting` far shards may wait for a CPU; memory holds their starts.
-
-        `versions` are those of the run, which the nodes of its decode streams must have too.
-        """
+        """`versions` are those of the run, which the nodes of its decode streams must have too."""
         set_environment(environment)
         self.environment = environment
         self.job = job
@@ -63,13 +54,9 @@ class Worker:
         signal.signal(signal.SIGTERM, self._leave)
         self.versions = decoding_versions(versions, job.packages)
         self.refused: dict[str, str] = {}  # nodes that cannot decode, with the reason
-        self.waiting = threading.Semaphore(max_waiting)
-        # Once: each new remote function is sent to every process.
-        self.remote_call = ray.remote(call)
-        self.remote_stream = ray.remote(stream)
+        self.remote_stream = ray.remote(stream)  # once: each is sent to every process
         self.options = {
             "num_returns": "streaming",
-            "num_cpus": settings.decode_cpus,
             "max_retries": 0,
             "_generator_backpressure_num_objects": stream_objects,
         }
@@ -110,40 +97,32 @@ class Worker:
         storage: Storage,
         *arguments: Any,
     ) -> Iterator[Any]:
-        """Run a generator function in a task; the start of a far shard is fetched before."""
+        """Run a generator function in a task."""
         work = ray.cloudpickle.dumps(
             (_produce, (self.environment, function, shard, storage, *arguments))
         )
-        is_far = self.job.reads_from_start and not is_local(shard.url)
-        with self.waiting if is_far else nullcontext():
-            start = self._start_of(shard, storage) if is_far else None
-            references = self._open(function.__name__, work, start)
-        for reference in references:
+        cpus = claimed_cpus(self.settings, shard.url)
+        for reference in self._open(function.__name__, work, cpus):
             yield ray.get(reference)
             self.progress += 1
 
-    def _start_of(self, shard: Shard, storage: Storage) -> ray.ObjectRef:
-        """Let a task without a CPU fetch the start of a shard."""
-        work = ray.cloudpickle.dumps((_fetch_start, (self.environment, storage, shard.url)))
-        options = {"num_cpus": 0, "scheduling_strategy": "SPREAD"}
-        task = self.remote_call.options(**options, label_selector=elsewhere(self.refused))
-        return task.remote(self.versions, work)
-
-    def _open(self, name: str, work: bytes, start: ray.ObjectRef | None) -> Iterator[ray.ObjectRef]:
+    def _open(self, name: str, work: bytes, cpus: float) -> Iterator[ray.ObjectRef]:
         """Start a stream on a node with the versions of this run; raises `NodeUnfit` without one.
 
         Nodes are refused when they are first tried, since they come and go.
         """
         while True:
-            options = self.options | {"label_selector": elsewhere(self.refused)}
-            task = self.remote_stream.options(name=name, **options)
-            references = task.remote(self.versions, work, start)
+            options = self.options | {"num_cpus": cpus}
+            task = self.remote_stream.options(
+                name=name, label_selector=elsewhere(self.refused), **options
+            )
+            references = task.remote(self.versions, work)
             introduction = ray.get(next(references))  # when a CPU is free
             error = refusal(introduction)
             if error is None:
                 return references  # type: ignore[no-any-return]
             self.refused[introduction[0]] = str(error)
-            if not any(fits(self.options, node) for node in living_resources(self.refused)):
+            if not any(fits(options, node) for node in living_resources(self.refused)):
                 raise error
 
     def _leave(self, *_: object) -> None:
@@ -159,32 +138,9 @@ class Worker:
         os._exit(0)
 
 
-# Of plain data: a node that cannot be used gets it before its versions are compared.
-_Start = tuple[int, str, npt.NDArray[np.uint8]]  # size and ETag of a shard, and its first bytes
-
-
-def _fetch_start(environment: dict[str, str], storage: Storage, url: str) -> _Start | None:
-    """The start of a shard; None after a fault, which its decoder meets again and reports."""
-    set_environment(environment)
-    export_metrics()
-    try:
-        start = storage.fetch_start(url)
-    except SpeechmillError:
-        return None
-    return start.info.size, start.info.etag, start.data
-
-
 def _produce(
-    start: _Start | None,
-    environment: dict[str, str],
-    function: Callable[..., Iterator[Any]],
-    shard: Shard,
-    storage: Storage,
-    *arguments: Any,
+    environment: dict[str, str], function: Callable[..., Iterator[Any]], *arguments: Any
 ) -> Iterator[Any]:
     set_environment(environment)
     export_metrics()
-    if start:
-        size, etag, data = start
-        storage = storage.with_start(ObjectStart(FileInfo(shard.url, size, etag), data))
-    yield from timed(function(shard, storage, *arguments))
+    yield from timed(function(*arguments))

@@ -108,8 +108,8 @@ class RayWorkers:
         self._may_grow = not one_worker and not settings.count and bool(settings.num_gpus)
         self._threads = settings.threads or max(1, int(resources.get("CPU", 1) / count))
         streams = decode_streams(settings, resources, count)
-        # As many again wait for a CPU, while their starts are fetched, or are committed.
-        self.slots = settings.shards_in_flight or 2 * streams + job.waiting_shards
+        # As many again wait for a CPU, are committed, or are read from a far store.
+        self.slots = settings.shards_in_flight or 2 * streams + 1 + job.waiting_shards
         self.available = AvailableWorkers[WorkerState](self.slots)  # ready and not leaving
         self._add(count)
 
@@ -135,7 +135,7 @@ class RayWorkers:
         objects = stream_objects(self._job, self._settings, self.slots)
         given = (
             *(self._job, self._settings, self._environment),
-            *(self._threads, max(1, self.slots // 2), objects, self._versions),
+            *(self._threads, objects, self._versions),
         )
         kind = GPUWorker if self._settings.num_gpus else Worker
         worker = ray.cloudpickle.dumps(partial(kind, *given))

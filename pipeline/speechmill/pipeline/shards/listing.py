@@ -37,6 +37,11 @@ class Shard:
     etag: str
 
     @property
+    def version(self) -> FileInfo:
+        """What a listing said of it."""
+        return FileInfo(self.url, self.size, self.etag)
+
+    @property
     def stem(self) -> str:
         """Its file name without suffix, with U+FFFD for bytes that are not UTF-8.
 

@@ -13,6 +13,7 @@ from typing import BinaryIO
 from speechmill.pipeline.blob import Blob, spool
 from speechmill.pipeline.errors import (
     DuplicateKey,
+    ObjectReplaced,
     OversizedAudio,
     OversizedMetadata,
     RejectStage,
@@ -83,14 +84,16 @@ def read_samples(
     """
     counts = counts or TarCounts()
     started = time.perf_counter()
-    with storage.stream(shard.url) as stream:
-        if (stream.info.size, stream.info.etag) != (shard.size, shard.etag):
-            raise ShardChanged(f"{shard.url} was replaced after it was listed; run again")
-        headers = _headers(stream, shard)
-        reader = _MemberReader(headers, max_member_bytes, max_metadata_bytes)
-        counts.seconds += time.perf_counter() - started
-        members = _timed(reader.members(counts), counts)
-        yield from _checked(group_members(members, max_member_bytes, audio_member))
+    try:
+        with storage.stream(shard.url, shard.version) as stream:
+            headers = _headers(stream, shard)
+            reader = _MemberReader(headers, max_member_bytes, max_metadata_bytes)
+            counts.seconds += time.perf_counter() - started
+            members = _timed(reader.members(counts), counts)
+            yield from _checked(group_members(members, max_member_bytes, audio_member))
+    except ObjectReplaced as error:
+        message = f"{shard.url} was replaced after it was listed; run again"
+        raise ShardChanged(message) from error
 
 
 def _timed(members: Iterator[Member], counts: TarCounts) -> Iterator[Member]:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 
 from speechmill.codecs.api import CodecInfo
+from speechmill.pipeline.filesystems import FileInfo
 from speechmill.pipeline.object_reader import ObjectStream
 from speechmill.pipeline.shards.gunzip import is_gzip
 from speechmill.pipeline.shards.listing import Shard
@@ -79,8 +80,8 @@ class _WatchedStorage(Storage):
     is_packed: bool = False  # gzip
     _opened: ObjectStream = field(init=False)
 
-    def stream(self, url: str) -> ObjectStream:
-        self._opened = super().stream(url)
+    def stream(self, url: str, version: FileInfo | None = None) -> ObjectStream:
+        self._opened = super().stream(url, version)
         found = find_header(self._opened, self.start, _SEARCHED) if self.start else 0
         # None is found in gzip, and before the end of a long recording.
         self.start = found or 0

@@ -52,10 +52,6 @@ class TokenizeJob:
         highest = max(output.codec.sample_rate for output in self.outputs)
         return self.decode.batch.seconds * highest * 4 / 1e6
 
-    @property
-    def reads_from_start(self) -> bool:
-        return True
-
     def load(self) -> Tokenizer:
         """Load the codecs; raises `CheckpointError` if one differs from that of the driver."""
         from speechmill.pipeline.tokenize.encode import Tokenizer

@@ -38,10 +38,6 @@ class ProbeJob:
     def object_mb(self) -> float:
         return self.job.object_mb
 
-    @property
-    def reads_from_start(self) -> bool:
-        return False
-
     def load(self) -> Prober:
         """Load the codecs as for a run."""
         from speechmill.pipeline.tokenize.prober import Prober

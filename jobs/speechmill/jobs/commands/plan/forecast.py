@@ -12,7 +12,6 @@ from speechmill.pipeline.filesystems import is_local
 from speechmill.pipeline.read_ahead import count_ranges
 from speechmill.pipeline.run.run_log import FLUSH_SECONDS
 from speechmill.pipeline.shards.listing import Shard
-from speechmill.pipeline.storage import START_BYTES
 from speechmill.pipeline.tokenize.probed import ProbedCodec, ProbedShard
 
 Value = Callable[[ProbedCodec], float]  # of what a codec made of a part
@@ -202,9 +201,9 @@ def finish_time(seconds: Sequence[float], workers: int) -> float:
     return max(free)
 
 
-def heads_of(size: int) -> int:
-    """HEADs for a shard of so many bytes: another process fetches its start than the rest."""
-    return 1 + (size > START_BYTES)
+def heads_of(url: str) -> int:
+    """HEADs for a shard: S3 compares its version with each range, others are asked before."""
+    return 0 if url.startswith(("s3://", "s3a://")) else 1
 
 
 def _requests(
@@ -217,7 +216,7 @@ def _requests(
     """Count requests as a run without faults makes them; `wall` is its time on one unit."""
     remote = [shard for shard in shards if not is_local(shard.url)]
     gets = sum(count_ranges(shard.size) for shard in remote)
-    heads = sum(heads_of(shard.size) for shard in remote)
+    heads = sum(heads_of(shard.url) for shard in remote)
     found = [gets, heads, ceil(len(remote) / KEYS_OF_A_LIST), 0]
     if not is_local(output):
         for codec, mine in zip(codecs, todo, strict=True):
