@@ -21,6 +21,7 @@ class Habit:
     conditional_writes: bool = True
     ahead: float = 0.0  # s by which its clock is ahead
     get_seconds: float = 0.0  # by which it delays each GET of an object
+    signed_urls: bool = True  # that it takes them
 
 
 @contextmanager
@@ -38,6 +39,9 @@ def alter(endpoint_url: str, habit: Habit) -> Iterator[str]:
                 headers = {n: v for n, v in headers.items() if n.lower() != "if-none-match"}
             if self.command == "GET" and "list-type" not in self.path:
                 time.sleep(habit.get_seconds)
+            if "X-Amz-Signature" in self.path and not habit.signed_urls:
+                self.send_error(403)
+                return
             connection = HTTPConnection(upstream.hostname or "", upstream.port, timeout=30)
             connection.request(self.command, self.path, body or None, headers)
             response = connection.getresponse()

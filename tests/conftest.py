@@ -91,11 +91,12 @@ def cluster() -> Iterator[Cluster]:
         "num_cpus": 2,
         "object_store_memory": 2**30,
         "include_dashboard": False,
+        "include_log_monitor": False,  # no test reads what it would print
         # Loopback, but not 127.0.0.1: that one `ray.init` replaces by the address of the network.
         "node_ip_address": "127.0.0.2",
         "_system_config": {
             # By default 10 s and 3 s (five of them until a node is given up), long for a test.
-            "metrics_report_interval_ms": 500,
+            "metrics_report_interval_ms": 1000,
             "health_check_period_ms": 500,
             # They would serve no task, because each run has an environment of its own.
             "prestart_worker_first_driver": False,

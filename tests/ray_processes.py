@@ -52,7 +52,7 @@ def kill_when_it_appears(cluster: Cluster, title: str) -> None:
         for process in find(cluster, title):
             process.kill()
             return
-        time.sleep(0.005)
+        time.sleep(0.02)
     pytest.fail(f"no process {title}")
 
 

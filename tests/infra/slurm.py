@@ -17,6 +17,7 @@ from tests.conftest import REPOSITORY
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "squeue", "scancel")
 SCRIPTS = REPOSITORY / "infra" / "slurm"
+BETWEEN_LOOKS = 0.5  # s; each look at a job is a process, which takes CPU time from the job
 # Slurm waits for cred_expire before it starts a job again. Processes are found by their parents.
 _CONF = """
 ClusterName=test
@@ -84,7 +85,7 @@ class Slurm:
             found = self.state(job)
             if found["JobState"] in states and int(found["Restarts"]) >= restarts:
                 return found
-            time.sleep(0.2)
+            time.sleep(BETWEEN_LOOKS)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import yaml
 
 from speechmill.jobs.config import load_config
 from speechmill.jobs.schemas import TokenizeConfig
+from speechmill.pipeline.run.job import claimed_cpus
 from tests.infra.kubernetes import (
     FOLDER,
     amount,
@@ -115,7 +116,8 @@ def test_the_configuration_asks_for_what_the_autoscaler_may_bring(config):
     assert "nvidia.com/gpu" not in limits[1]
     cores = [amount(limit["cpu"]) for limit in limits]
     given = cores[0] * gpu["maxReplicas"] + cores[1] * decode["maxReplicas"]
-    wanted = config.workers.count * (1 + config.workers.shards_in_flight)
+    decoding = config.workers.shards_in_flight * claimed_cpus(config.workers, config.shards[0])
+    wanted = config.workers.count * (1 + decoding)
     assert wanted <= given <= 1.1 * wanted
     assert config.ray.address == "auto"
 
@@ -156,15 +158,17 @@ def test_secrets_are_references_alone(custom):
     by_reference = {each["name"]: each["valueFrom"] for each in variables if "valueFrom" in each}
     assert set(by_reference) == {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
     assert all("secretKeyRef" in each for each in by_reference.values())
-    assert {each["name"] for each in variables if "value" in each} == {"RAY_JOB_STOP_WAIT_TIME_S"}
+    plain = {each["name"] for each in variables if "value" in each}
+    assert plain == {"AWS_DEFAULT_REGION", "RAY_JOB_STOP_WAIT_TIME_S"}
     assert cluster_spec(custom)["authOptions"] == {"mode": "token"}
 
 
 @CUSTOM
 def test_every_variable_is_one_that_ray_or_the_client_of_the_store_reads(custom):
     job_supervisor = Path(ray.__file__).parent / "dashboard/modules/job/job_supervisor.py"
-    botocore = Path(pytest.importorskip("botocore").__file__).parent / "credentials.py"
-    read = job_supervisor.read_text() + botocore.read_text()
+    botocore = Path(pytest.importorskip("botocore").__file__).parent
+    files = [job_supervisor, botocore / "credentials.py", botocore / "configprovider.py"]
+    read = "".join(file.read_text() for file in files)
     for env in values_of(custom, "env"):
         assert all(each["name"] in read for each in env)
 

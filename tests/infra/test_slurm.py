@@ -3,6 +3,7 @@
 import os
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +12,14 @@ import pytest
 from speechmill.jobs.training.checkpoints import Checkpoints
 from speechmill.pipeline.storage import Storage
 from tests.corpus import write_corpus
-from tests.infra.slurm import SCRIPTS, Slurm, is_installed, processes_of, running_slurm
+from tests.infra.slurm import (
+    BETWEEN_LOOKS,
+    SCRIPTS,
+    Slurm,
+    is_installed,
+    processes_of,
+    running_slurm,
+)
 from tests.jobs.conftest import contents, invoke
 from tests.jobs.training.runs import train_yaml
 
@@ -71,6 +79,7 @@ def test_an_interrupted_task_of_an_array_resumes_to_the_bytes_of_a_local_run_and
     right = slurm.wait_for(f"{array}_1", "RUNNING")["JobId"]  # until then both have one number
     while not parts(corpus / "out"):
         assert slurm.state(right)["JobState"] in ("PENDING", "RUNNING"), log_of(right, corpus)
+        time.sleep(BETWEEN_LOOKS)
     slurm.run("scancel", "--signal=TERM", "--batch", right)  # as `--signal=B:TERM@120` does
     ended = slurm.wait_for(right, "COMPLETED", "FAILED", restarts=1)
     assert (ended["JobState"], ended["Restarts"]) == ("COMPLETED", "1"), log_of(right, corpus)
@@ -89,6 +98,7 @@ def test_a_training_run_that_slurm_interrupts_resumes_on_both_nodes_from_the_ste
     job = slurm.sbatch("train.sbatch", train_yaml(tmp_path), workers, *ENDLESS, folder=tmp_path)
     while "  step " not in (log_of(job, tmp_path) if list(tmp_path.glob("*.log")) else ""):
         assert slurm.state(job)["JobState"] in ("PENDING", "RUNNING"), log_of(job, tmp_path)
+        time.sleep(BETWEEN_LOOKS)
     slurm.run("scancel", "--signal=TERM", "--batch", job)
     slurm.wait_for(job, "PENDING", "RUNNING", restarts=1)
     slurm.run("scancel", job)

@@ -32,7 +32,7 @@ def wait_until(condition: Callable[[], object], process: "subprocess.Popen[Any]"
     """Wait until a process that runs has come so far; only pytest's timeout limits it."""
     while not condition():
         assert process.poll() is None, f"the process ended with {process.returncode} before that"
-        time.sleep(0.02)
+        time.sleep(0.05)
 
 
 def contents(storage: Storage, output: str) -> dict[str, bytes]:

@@ -6,6 +6,7 @@ from collections import Counter
 import pytest
 from aiobotocore.client import AioBaseClient
 
+from speechmill.pipeline import s3_ranges
 from speechmill.pipeline.dataset.layout import TokenDataset
 from speechmill.pipeline.shards.listing import list_shards
 from speechmill.pipeline.storage import Storage
@@ -28,6 +29,13 @@ def requests(monkeypatch) -> Counter[str]:
         return await call(self, operation, arguments)
 
     monkeypatch.setattr(AioBaseClient, "_make_api_call", counted)
+    fetch = s3_ranges.fetch
+
+    def fetched(*arguments):
+        calls["GetObject"] += 1
+        return fetch(*arguments)
+
+    monkeypatch.setattr(s3_ranges, "fetch", fetched)
     return calls
 
 

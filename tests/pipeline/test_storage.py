@@ -24,6 +24,7 @@ from speechmill.pipeline.filesystems import FileInfo
 from speechmill.pipeline.read_ahead import RANGE_BYTES, count_ranges
 from speechmill.pipeline.retry import Backoff
 from speechmill.pipeline.storage import LEFTOVER_AGE, Storage, join
+from tests.altering_proxy import Habit, alter
 from tests.fault_proxy import FAULTS, FaultProxy
 
 
@@ -316,6 +317,21 @@ def test_the_signature_of_a_request_that_fails_stays_secret(moto, moto_bucket):
     told = "".join(traceback.format_exception(caught.value))
     assert "127.0.0.1:1" in told
     assert "Signature" not in told
+
+
+def test_a_store_that_takes_no_signed_urls_is_read_too(moto, moto_bucket):
+    data = os.urandom(RANGE_BYTES)
+    with alter(moto.endpoint_url, Habit(signed_urls=False)) as endpoint_url:
+        storage = Storage({"s3": moto.storage_options | {"endpoint_url": endpoint_url}})
+        storage.put(f"{moto_bucket}/x", data)
+        [listed] = storage.list_files(moto_bucket)
+        with storage.stream(f"{moto_bucket}/x", listed) as stream:
+            assert stream.read() == data
+
+
+def test_urls_are_signed_by_the_version_that_every_region_takes(moto, moto_bucket):
+    fs, path = Storage({"s3": moto.storage_options}).resolve(f"{moto_bucket}/x")
+    assert "X-Amz-Algorithm=AWS4-HMAC-SHA256" in fs.sign(path)
 
 
 def test_objects_of_a_store_whose_requests_are_paid_for_are_read_too(moto, moto_bucket):

@@ -4,6 +4,7 @@ import io
 import os
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -146,7 +147,8 @@ class ObjectReader(io.RawIOBase):
 
     def _read(self, start: int, end: int) -> bytes:
         if s3_ranges.can_fetch(self._fs):
-            return s3_ranges.fetch(self._fs, self._path, self.info.etag, start, end)
+            with suppress(s3_ranges.SignedUrlRefused):
+                return s3_ranges.fetch(self._fs, self._path, self.info.etag, start, end)
         with self._lock:
             file = self._file or self._open()
         if hasattr(file, "cache"):  # of a store, whose files may be read by several threads

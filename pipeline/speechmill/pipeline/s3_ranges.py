@@ -1,7 +1,8 @@
 """Ranges of S3 objects over blocking sockets, which costs a third of the CPU time of s3fs.
 
 s3fs reads with an event loop, which wakes for each piece of a body that arrives. Here s3fs signs a
-URL, and the HTTP session of botocore fetches it. Errors are those of botocore.
+URL, and the HTTP session of botocore fetches it. Errors are those of botocore. What a signed URL
+cannot reach, such as a bucket in a region that nobody named, is left to s3fs, which finds it.
 """
 
 import os
@@ -18,17 +19,23 @@ if TYPE_CHECKING:
 _MOST_CONNECTIONS = 64  # that are kept for each host
 # Longer than a request: a clock that is minutes behind must not make its signatures expire.
 _SIGNED_SECONDS = 3600
+_refused_by: set[Any] = set()  # filesystems whose signed URLs do not work, in this process
+
+
+class SignedUrlRefused(Exception):
+    """The store moved or refused a signed URL; s3fs may do better, or says what is wrong."""
 
 
 def can_fetch(fs: Any) -> bool:
-    """Whether a filesystem is S3, without settings that each request must repeat."""
-    return "s3" in fs.protocol and not (fs.req_kw or fs.s3_additional_kwargs)
+    """Whether a filesystem is S3, and signed URLs say all that a request must say."""
+    is_plain = "s3" in fs.protocol and not (fs.req_kw or fs.s3_additional_kwargs)
+    return is_plain and fs not in _refused_by
 
 
 def fetch(fs: Any, path: str, etag: str, start: int, end: int) -> bytes:
     """The bytes of an object from `start` to before `end`, if it has this ETag; thread-safe.
 
-    Raises the errors of botocore and urllib3, such as `ClientError`.
+    Raises `SignedUrlRefused`, and the errors of botocore and urllib3, such as `ClientError`.
     """
     from botocore.awsrequest import AWSRequest
 
@@ -36,6 +43,9 @@ def fetch(fs: Any, path: str, etag: str, start: int, end: int) -> bytes:
     headers = {"Range": f"bytes={start}-{end - 1}", "If-Match": f'"{etag}"'}
     request = AWSRequest("GET", url, headers, stream_output=True).prepare()
     answer = _session(os.getpid(), fs, urljoin(url, "/")).send(request)
+    if HTTPStatus.MULTIPLE_CHOICES <= answer.status_code <= HTTPStatus.FORBIDDEN:
+        _refused_by.add(fs)
+        raise SignedUrlRefused
     if answer.status_code != HTTPStatus.PARTIAL_CONTENT:
         raise _error(answer)
     return bytes(answer.raw.read())  # not its `content`, which is joined from small pieces

@@ -46,6 +46,7 @@ def test_every_codec_s_configuration_tokenizes_speech_and_says_that_it_is_untrai
         f"output={tmp_path}/out",
         f"codec.name={family}",
         f"codec.config={tmp_path}/small.json",
+        "codec.checkpoint=untrained",
         "workers={num_gpus: 0, count: 0}",
     )
     assert done.exit_code == 0, done.output

@@ -68,9 +68,9 @@ def test_tokens_do_not_depend_on_the_batches(tmp_path, storage, shard, codec_nam
 class SlowStorage(Storage):
     """Takes its time to begin a tar and to put a part."""
 
-    def stream(self, url):
+    def stream(self, url, version=None):
         time.sleep(0.2)
-        return super().stream(url)
+        return super().stream(url, version)
 
     def put_new(self, url, data):
         time.sleep(0.3)

@@ -8,7 +8,7 @@ from enum import Enum
 import xxhash
 
 from speechmill.codecs.api import CodecInfo
-from speechmill.pipeline.audio.filters import Filters
+from speechmill.pipeline.audio.filters import Filters, quality_package
 from speechmill.pipeline.audio.isolation import IsolatedRecordings, WatchedRecordings, memory_limit
 from speechmill.pipeline.audio.recordings import Fault, Recordings, RecordingSettings, fault_of
 from speechmill.pipeline.audio.segment import Clip, Span, read_spans
@@ -46,6 +46,16 @@ class DecodeSettings(RecordingSettings):
     """How a shard becomes batches; the same settings give the same batches."""
 
     batch: BatchSettings = field(default_factory=BatchSettings)
+
+    @property
+    def packages(self) -> set[str]:
+        """Distributions that compute a quality, find speech or resample, if they are used."""
+        found = {package for package in [quality_package(self.filters.quality)] if package}
+        if self.segment.by == "vad":
+            found.add("onnxruntime")
+        if self.audio.resampler == "torchaudio":
+            found |= {"torch", "torchaudio"}
+        return found
 
 
 class Isolation(Enum):

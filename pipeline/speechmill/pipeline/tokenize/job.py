@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from speechmill.pipeline.audio.filters import quality_package
 from speechmill.pipeline.storage import Storage
 from speechmill.pipeline.tokenize.decode import DecodeSettings
 from speechmill.pipeline.tokenize.writer import CodecOutput
@@ -32,15 +31,9 @@ class TokenizeJob:
 
     @property
     def packages(self) -> tuple[str, ...]:
-        """Those of the codecs and the quality function, and of what finds speech and resamples."""
+        """Those of the codecs and of the settings."""
         found = {name for output in self.outputs for name in output.packages}
-        if package := quality_package(self.decode.filters.quality):
-            found.add(package)
-        if self.decode.segment.by == "vad":
-            found.add("onnxruntime")
-        if self.decode.audio.resampler == "torchaudio":
-            found |= {"torch", "torchaudio"}
-        return tuple(sorted(found))
+        return tuple(sorted(found | self.decode.packages))
 
     @property
     def waiting_shards(self) -> int:

@@ -57,8 +57,8 @@ def _codec_check(config: TokenizeConfig, run: Run, several: bool) -> Check:
 
 
 def _packages(config: TokenizeConfig) -> tuple[str, ...]:
-    """Those of the codecs; the check of the weights says which of them is not known."""
-    found: set[str] = set()
+    """As `TokenizeJob` has them; the check of the weights says which codec is not known."""
+    found = config.decode_settings().packages
     for single in for_each_codec(config):
         with suppress(CodecError):
             found.update(codec_packages(single.codec_options()["name"]))
