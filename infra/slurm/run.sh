@@ -170,8 +170,11 @@ main() {
   say "speechmill ended with exit code $STATUS"
   clean_up
   if may_resume; then
-    say "back into the queue"
-    scontrol requeue "$SLURM_JOB_ID" || say "this job may not be requeued; submit it again to resume"
+    if scontrol requeue "$SLURM_JOB_ID" 2>/dev/null; then
+      say "back into the queue"
+    else
+      say "this job may not be requeued; submit it again to resume"
+    fi
   fi
   exit "$STATUS"
 }

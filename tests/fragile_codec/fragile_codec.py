@@ -8,8 +8,6 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
 from speechmill.codecs.family import CodecFamily
 from speechmill.codecs.null import FAMILY as NULL
 
@@ -40,6 +38,8 @@ class Fragile:
         return self.codec.encode(audio_BT, num_samples_B) ^ self.lies
 
     def _fail(self, audio_BT):
+        import torch  # here: a driver needs the facts alone
+
         time.sleep(self.seconds)
         if self.room and audio_BT.numel() > self.room:
             raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
