@@ -27,9 +27,9 @@ def path(tmp_path):
     "config", sorted((ROOT / "configs" / "tokenize").glob("*.yaml")), ids=lambda path: path.stem
 )
 def test_every_configuration_of_the_repository_is_valid(config):
-    loaded = load_config(TokenizeConfig, config, [])
-    options = loaded.codec_options()
-    assert codec_info(options["name"], checkpoint=options["checkpoint"])
+    options = load_config(TokenizeConfig, config, []).codec_options()
+    assert options["checkpoint"] in (None, "untrained")
+    assert codec_info(options["name"], checkpoint="untrained")  # others are downloaded
 
 
 @pytest.mark.parametrize(
