@@ -91,7 +91,7 @@ def cluster() -> Iterator[Cluster]:
         "num_cpus": 2,
         "object_store_memory": 2**30,
         "include_dashboard": False,
-        "include_log_monitor": False,  # no test reads what it would print
+        "include_log_monitor": False,  # no test needs its output
         # Loopback, but not 127.0.0.1: that one `ray.init` replaces by the address of the network.
         "node_ip_address": "127.0.0.2",
         "_system_config": {

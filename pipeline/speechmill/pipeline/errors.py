@@ -42,7 +42,7 @@ class BucketNotFound(StorageNotFound):
 
 
 class ObjectReplaced(StorageError):
-    """An object is no longer the version that is read."""
+    """The object was replaced by another version."""
 
 
 class StorageDenied(StorageError):

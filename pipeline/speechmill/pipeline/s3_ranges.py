@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from botocore.httpsession import URLLib3Session
 
 _MOST_CONNECTIONS = 64  # that are kept for each host
-# Longer than a request: a clock that is minutes behind must not make its signatures expire.
+# Long, so that a signature is still valid if the clock here is some minutes slow.
 _SIGNED_SECONDS = 3600
 _refused_by: set[Any] = set()  # filesystems whose signed URLs do not work, in this process
 
 
 class SignedUrlRefused(Exception):
-    """The store moved or refused a signed URL; s3fs may do better, or says what is wrong."""
+    """The store redirected or refused a signed URL; s3fs may still get through."""
 
 
 def can_fetch(fs: Any) -> bool:
@@ -69,12 +69,13 @@ def _session(process: int, fs: Any, server: str) -> "URLLib3Session":
     )
 
 
-def _error(answer: Any) -> Any:
-    """What an answer that is no range says."""
+def _error(answer: Any) -> Exception:
+    """The error for an answer that is not a range."""
     from botocore.exceptions import ClientError
     from botocore.parsers import create_parser
 
     if answer.status_code < HTTPStatus.MULTIPLE_CHOICES:
         return StorageError(f"the store answered {answer.status_code} to a request for a range")
     told = {"status_code": answer.status_code, "headers": answer.headers, "body": answer.content}
-    return ClientError(create_parser("rest-xml").parse(told, None), "GetObject")
+    error: Exception = ClientError(create_parser("rest-xml").parse(told, None), "GetObject")
+    return error

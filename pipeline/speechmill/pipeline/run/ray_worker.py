@@ -111,11 +111,9 @@ class Worker:
 
         Nodes are refused when they are first tried, since they come and go.
         """
+        options = self.options | {"name": name, "num_cpus": cpus}
         while True:
-            options = self.options | {"num_cpus": cpus}
-            task = self.remote_stream.options(
-                name=name, label_selector=elsewhere(self.refused), **options
-            )
+            task = self.remote_stream.options(**options, label_selector=elsewhere(self.refused))
             references = task.remote(self.versions, work)
             introduction = ray.get(next(references))  # when a CPU is free
             error = refusal(introduction)
