@@ -14,12 +14,13 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import psutil
 
 _HEAD, _WORKER = "127.0.0.31", "127.0.0.32"
-_STARTED = "Ray runtime started"
 _ATTEMPTS = 3
+_READY_S = 60.0
 _SMALL = ["--object-store-memory=100000000", "--disable-usage-stats", "--block"]
 
 
@@ -63,6 +64,7 @@ def authenticated_cluster(
         "PYTHONPATH": str(packages),
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token),
+        "RAY_worker_niceness": "0",
     }
     try:
         yield _start(folder, environment, head_variables)
@@ -75,37 +77,40 @@ def _start(
     folder: Path, environment: dict[str, str], head_variables: dict[str, str]
 ) -> AuthenticatedCluster:
     """Start both nodes, again if need be: on a busy machine Ray may not wait for its own agent."""
-    for _ in range(_ATTEMPTS):
-        gcs, dashboard, agent, client = _free_ports(4)
+    for attempt in range(_ATTEMPTS):
+        gcs, dashboard, client = _free_ports(3)
         address = f"{_HEAD}:{gcs}"
-        head = ["--head", f"--node-ip-address={_HEAD}", "--num-cpus=0", f"--port={gcs}"]
-        head += ["--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"]
-        head += [f"--dashboard-agent-listen-port={agent}", f"--ray-client-server-port={client}"]
-        head += [f"--temp-dir={folder}/r"]
-        worker = [f"--address={address}", f"--node-ip-address={_WORKER}", "--num-cpus=2"]
-        worker += ["--dashboard-agent-listen-port=0"]
-        log = folder / "log"
-        if _node(head, environment | head_variables, log) and (
-            node := _node(worker, environment, log)
+        head = ["--head", "--num-cpus=0", f"--port={gcs}", "--dashboard-host=127.0.0.1"]
+        head += [f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}"]
+        worker = [f"--address={address}", "--num-cpus=2"]
+        if _node(_HEAD, head, folder / f"h{attempt}", environment | head_variables) and (
+            node := _node(_WORKER, worker, folder / f"w{attempt}", environment)
         ):
             [raylet] = [each for each in node.children(recursive=True) if each.name() == "raylet"]
             inside = environment | {"RAY_ADDRESS": address}
             return AuthenticatedCluster(address, f"http://127.0.0.1:{dashboard}", inside, raylet)
         _kill(folder)
-    raise AssertionError(log.read_text())
+    raise AssertionError("".join(each.read_text() for each in folder.glob("*.log")))
 
 
-def _node(arguments: list[str], environment: dict[str, str], log: Path) -> psutil.Process | None:
-    """Start a node; returns None if it ends before it has started."""
-    with log.open("w") as file:
-        process = psutil.Popen(
-            ["ray", "start", *arguments, *_SMALL], env=environment, stdout=file, stderr=file
-        )
-    while _STARTED not in log.read_text():
-        if process.poll() is not None:
-            return None
+def _node(
+    ip: str, arguments: list[str], folder: Path, environment: dict[str, str]
+) -> psutil.Process | None:
+    """Start a node and wait until it is ready, as KubeRay asks; returns None if it does not get so.
+
+    It has a folder of its own, as a pod has: Ray unpacks the folder of a job anew on every node.
+    """
+    [agent] = _free_ports(1)
+    command = ["ray", "start", *arguments, f"--node-ip-address={ip}", f"--temp-dir={folder}"]
+    command += [f"--dashboard-agent-listen-port={agent}", *_SMALL]
+    with folder.with_suffix(".log").open("w") as log:
+        process = psutil.Popen(command, env=environment, stdout=log, stderr=log)
+    deadline = time.monotonic() + _READY_S
+    while process.poll() is None and time.monotonic() < deadline:
+        with suppress(OSError), urlopen(f"http://{ip}:{agent}/api/local_raylet_healthz", timeout=5):
+            return psutil.Process(process.pid)
         time.sleep(0.1)
-    return psutil.Process(process.pid)
+    return None
 
 
 def _kill(folder: Path) -> None:

@@ -81,6 +81,8 @@ os.environ["SPEECHMILL_CACHE"] = tempfile.mkdtemp(prefix="speechmill-cache-")
 # standing cluster has none.
 os.environ["RAY_AUTH_MODE"] = "disabled"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+# By default Ray's workers get next to no time while other tests keep all CPUs busy.
+os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 (Ray spells it so)
 # Workers import functions of the tests; the working directory is not on their path.
 os.environ["PYTHONPATH"] = str(REPOSITORY)
 

@@ -75,10 +75,17 @@ def status(cluster: AuthenticatedCluster, name: str) -> str:
     return str(word).lower()
 
 
-def wait_for(condition: Callable[[], Any]) -> Any:
-    while not (found := condition()):
+def wait_for_a_part(cluster: AuthenticatedCluster, name: str, parts: Path) -> None:
+    """Wait for the first part of a dataset, or until the job that should write it has ended."""
+    while not list(parts.glob("*.parquet")):
+        if status(cluster, name) not in ("pending", "running"):
+            pytest.fail(logs(cluster, name))
         time.sleep(0.1)
-    return found
+
+
+def logs(cluster: AuthenticatedCluster, name: str) -> str:
+    """Wait until a job ends; returns what it has printed."""
+    return cluster.run("ray", "job", "logs", "--address", cluster.dashboard, "--follow", name)
 
 
 def pre_stop(group: dict[str, Any]) -> list[str]:
@@ -93,15 +100,15 @@ def test_a_job_that_is_stopped_and_submitted_again_writes_the_bytes_of_a_run_wit
     write_corpus(tmp_path / "in", num_shards=12, clips_per_shard=2, seconds=1.0)
     parts = tmp_path / "out" / "tokens"
     submit_from_laptop(secure, configured, "first")
-    wait_for(lambda: list(parts.glob("*.parquet")))
+    wait_for_a_part(secure, "first", parts)
     secure.run(*pre_stop(HEAD))
     assert status(secure, "first") == "stopped"
     [run] = (tmp_path / "out" / "runs").iterdir()
     assert '"status": "interrupted"' in (run / "summary.json").read_text()
     assert 0 < len(list(parts.glob("*.parquet"))) < 12
     submit(secure, configured, "second")
-    secure.run("ray", "job", "logs", "--address", secure.dashboard, "--follow", "second")
-    assert status(secure, "second") == "succeeded"
+    said = logs(secure, "second")
+    assert status(secure, "second") == "succeeded", said
     monkeypatch.syspath_prepend(FRAGILE)
     here = [f"output={tmp_path}/here", "workers.count=0"]
     assert invoke("tokenize", configured / "tokenize.yaml", *here).exit_code == 0
@@ -203,4 +210,5 @@ def test_a_pod_that_is_stopped_leaves_the_cluster(secure):
     assert node["node_id"] in script
     assert secure.raylet.is_running()
     secure.run(*pre_stop(WORKER)[:-1], script)
-    wait_for(lambda: not secure.raylet.is_running() or secure.raylet.status() == "zombie")
+    while secure.raylet.is_running() and secure.raylet.status() != "zombie":
+        time.sleep(0.1)
