@@ -4,6 +4,9 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 OTHERS := .pytest_cache/others
 
+# Python compiles a module when it is first imported, and keeps the result for all other processes.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test check format bench clean
 
 ## Pack the sample speech, tokenize it through Ray, show what came out and decode some of it.
@@ -45,7 +48,6 @@ $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --no-compile --editable '.[dev]'
-	$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true  # on all cores, for which pip uses one
 	$(BIN)/python -m pip install --quiet 'pesq>=0.0.4' || echo 'PESQ is left out: it is built with a C compiler and the headers of Python'
 	touch $@
 

@@ -65,6 +65,8 @@ ray_node() {
   mapfile -t -O "${#options[@]}" options < <(object_store)
   ulimit -Sn "$(ulimit -Hn)"
   export RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0 # there is nothing left to drain
+  # A process for each CPU, which would serve no run: each has variables of its own.
+  export RAY_prestart_worker_first_driver=0
   # Ray gives itself 30 s, which a cold disk may exceed. A command cannot go on with another head.
   while ((SECONDS < START_SECONDS && !LEAVING)) && ! head_started; do
     start_node "${options[@]}" --node-ip-address="$mine"
@@ -77,7 +79,7 @@ ray_node() {
 # Port 0 is any free one: another job may have a node of Ray here.
 start_node() {
   local ray
-  "${RUNNER[@]}" ray start --block "$@" --disable-usage-stats --log-style=pretty --log-color=false \
+  "${RUNNER[@]}" ray start --block "$@" --disable-usage-stats --include-log-monitor=false --log-style=pretty --log-color=false \
     --num-cpus="$SLURM_CPUS_ON_NODE" --num-gpus="${SLURM_GPUS_ON_NODE:-0}" \
     --min-worker-port=0 --max-worker-port=0 --dashboard-agent-listen-port=0 >"$RAY_FOLDER/start-$SLURM_PROCID" & # errors go to standard error
   ray=$!

@@ -1,12 +1,13 @@
 """Runs on a cluster that asks for a token: submitted as the RayJob does, stopped as pods are."""
 
+import json
 import os
-import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.request import Request, urlopen
 
 import pytest
 import ray
@@ -22,6 +23,7 @@ from tests.authenticated_cluster import AuthenticatedCluster, authenticated_clus
 from tests.conftest import REPOSITORY
 from tests.corpus import write_corpus
 from tests.infra.kubernetes import find, groups, values_of
+from tests.jobs.commands.doctor.examined import assert_both_fail, tokenize_config
 from tests.jobs.conftest import contents, invoke
 from tests.jobs.training.runs import train_yaml
 
@@ -69,10 +71,11 @@ def submit_from_laptop(cluster: AuthenticatedCluster, folder: Path, name: str) -
 
 
 def status(cluster: AuthenticatedCluster, name: str) -> str:
-    """What Ray says of a job: running, stopped, succeeded or failed."""
-    said = cluster.run("ray", "job", "status", "--address", cluster.dashboard, name)
-    [word] = re.findall(rf"'{name}'(?: was|:)? (\w+)", said)
-    return str(word).lower()
+    """What Ray says of a job to KubeRay: running, stopped, succeeded or failed."""
+    token = Path(cluster.environment["RAY_AUTH_TOKEN_PATH"]).read_text()
+    headers = {"Authorization": f"Bearer {token}"}
+    with urlopen(Request(f"{cluster.dashboard}/api/jobs/{name}", headers=headers)) as answer:
+        return str(json.load(answer)["status"]).lower()
 
 
 def wait_for_a_part(cluster: AuthenticatedCluster, name: str, parts: Path) -> None:
@@ -80,7 +83,7 @@ def wait_for_a_part(cluster: AuthenticatedCluster, name: str, parts: Path) -> No
     while not list(parts.glob("*.parquet")):
         if status(cluster, name) not in ("pending", "running"):
             pytest.fail(logs(cluster, name))
-        time.sleep(0.1)
+        time.sleep(0.5)
 
 
 def logs(cluster: AuthenticatedCluster, name: str) -> str:
@@ -196,6 +199,25 @@ def test_every_command_that_joins_a_cluster_says_so_with_exit_code_2(
     assert done.exit_code == 2
     assert "refuses this run: the token is missing or wrong" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("wrong", ["", "f" * 64], ids=["missing", "wrong"])
+def test_the_doctor_names_a_token_that_the_cluster_refuses(secure, token, tmp_path, wrong):
+    token(**({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": wrong} if wrong else {}))
+    ray_local.load_authentication()
+    said = "the token is missing or wrong; set RAY_AUTH_MODE=token"
+    assert_both_fail(on_cluster(tmp_path, secure.address), "ray", said)
+
+
+def test_the_doctor_finds_no_fault_where_its_token_is_accepted(secure, tmp_path):
+    path = on_cluster(tmp_path, secure.address)
+    said = secure.run("speechmill", "doctor", str(path), "--seconds", "120", timeout=200)
+    assert f"2 nodes with 0 GPUs and 2 CPUs, token accepted, at {secure.address}" in said
+    assert Path(secure.environment["RAY_AUTH_TOKEN_PATH"]).read_text() not in said
+
+
+def on_cluster(folder: Path, address: str) -> Path:
+    return tokenize_config(folder, workers={"num_gpus": 0}, ray={"address": address})
 
 
 def test_a_pod_that_is_stopped_leaves_the_cluster(secure):

@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import ray
@@ -19,14 +20,14 @@ import torch
 from ray.exceptions import RayError, RayTaskError
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
-from ray.util.queue import Queue
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from speechmill.codecs.errors import CodecError
 from speechmill.codecs.precision import check_precision
 from speechmill.jobs.stop_signal import stop_signal
 from speechmill.jobs.training.config import TrainConfig, TrainWorkers
 from speechmill.jobs.training.context import WorkerContext
-from speechmill.jobs.training.progress import TrainProgress
+from speechmill.jobs.training.progress import Messages, TrainProgress
 from speechmill.jobs.training.worker import TrainJob, train_worker
 from speechmill.pipeline.errors import SpeechmillError, WorkerLost
 from speechmill.pipeline.run.job import worker_count
@@ -50,10 +51,10 @@ def train_on_ray(job: TrainJob, report: Callable[[TrainProgress], None]) -> None
     ):
         scaling = _scaling(settings)
         _check_gpu(job.config)
-        reports, stop = (Queue(actor_options={"num_cpus": 0}) for _ in range(2))
+        messages = _start_messages()
         trainer = TorchTrainer(
             _work,
-            train_loop_config={"job": job, "reports": reports, "stop": stop},
+            train_loop_config={"job": job, "messages": messages},
             torch_config=_torch_config(job.config, folder),
             scaling_config=scaling,
             run_config=RunConfig(
@@ -61,7 +62,13 @@ def train_on_ray(job: TrainJob, report: Callable[[TrainProgress], None]) -> None
                 failure_config=FailureConfig(max_failures=settings.max_failures),
             ),
         )
-        _fit(trainer, reports, stop, report)
+        _fit(trainer, messages, report)
+
+
+def _start_messages() -> Any:
+    """Start the actor on the node of the driver, so that the loss of another node keeps it."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(Messages).options(num_cpus=0, scheduling_strategy=here).remote()
 
 
 def _torch_config(config: TrainConfig, folder: str) -> TorchConfig:
@@ -112,11 +119,11 @@ def _check_gpu(config: TrainConfig) -> None:
         raise _worker_error(task_error(error)) from error
 
 
-def _fit(trainer: Any, reports: Any, stop: Any, report: Callable[[TrainProgress], None]) -> None:
+def _fit(trainer: Any, messages: Any, report: Callable[[TrainProgress], None]) -> None:
     """Wait for the end, pass on the reports of the workers, and SIGTERM to them."""
     ended = threading.Event()
     with stop_signal() as should_stop:  # after ray.init, which sets a handler of its own
-        arguments = (reports, stop, report, ended, should_stop)
+        arguments = (messages, report, ended, should_stop)
         listener = threading.Thread(target=_listen, args=arguments, daemon=True)
         listener.start()
         try:
@@ -129,16 +136,15 @@ def _fit(trainer: Any, reports: Any, stop: Any, report: Callable[[TrainProgress]
 
 
 def _listen(
-    reports: Any,
-    stop: Any,
+    messages: Any,
     report: Callable[[TrainProgress], None],
     ended: threading.Event,
     should_stop: Callable[[], bool],
 ) -> None:
-    while not (ended.wait(_POLL) and reports.empty()):
-        if should_stop() and stop.empty():
-            stop.put(True)
-        for progress in reports.get_nowait_batch(reports.qsize()):
+    last = False
+    while not last:
+        last = ended.wait(_POLL)
+        for progress in ray.get(messages.take_reports.remote(should_stop())):
             report(progress)
 
 
@@ -146,25 +152,29 @@ def _work(settings: dict[str, Any]) -> None:
     """Run in each worker's process."""
     set_environment(settings["job"].config.ray.env)
     ray_context = ray.train.get_context()
-    rank = ray_context.get_world_rank()
-    should_stop = _watch(settings["stop"]) if rank == 0 else lambda: False
+    rank, messages = ray_context.get_world_rank(), settings["messages"]
+    should_stop = _watch(messages) if rank == 0 else lambda: False
     context = WorkerContext(rank, ray_context.get_world_size(), get_device(), should_stop)
-    reports = settings["reports"]
-    train_worker(settings["job"], context, reports.put if context.is_main else _drop)
+    report = partial(_report, messages) if context.is_main else _drop
+    train_worker(settings["job"], context, report)
 
 
-def _watch(stop: Any) -> Callable[[], bool]:
+def _watch(messages: Any) -> Callable[[], bool]:
     """Return a function that says at once whether the driver asked the workers to stop."""
     asked = threading.Event()
 
     def watch() -> None:
         with suppress(RayError):  # the driver is gone
-            while stop.empty():
+            while not ray.get(messages.should_stop.remote()):
                 time.sleep(_POLL)
             asked.set()
 
     threading.Thread(target=watch, daemon=True).start()
     return asked.is_set
+
+
+def _report(messages: Any, progress: TrainProgress) -> None:
+    ray.get(messages.report.remote(progress))
 
 
 def _drop(_: TrainProgress) -> None:

@@ -1,4 +1,4 @@
-"""Reports of a worker; without torch, because the process that passes them on does not need it."""
+"""Reports of a worker; without torch, because the processes that pass them on do not need it."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -20,3 +20,25 @@ class TrainProgress:
     phase: str
     values: dict[str, float]
     kind: ProgressKind = ProgressKind.STEP
+
+
+class Messages:
+    """What the driver and the main worker tell each other; Ray keeps one in an actor."""
+
+    def __init__(self) -> None:
+        self._reports: list[TrainProgress] = []
+        self._stopping = False
+
+    def report(self, progress: TrainProgress) -> None:
+        """Keep a report of the worker for the driver."""
+        self._reports.append(progress)
+
+    def should_stop(self) -> bool:
+        """Whether the driver wants the worker to stop."""
+        return self._stopping
+
+    def take_reports(self, should_stop: bool) -> list[TrainProgress]:
+        """Called by the driver: say whether to stop, and get the reports since the last call."""
+        self._stopping = should_stop
+        reports, self._reports = self._reports, []
+        return reports

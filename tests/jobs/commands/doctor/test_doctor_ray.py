@@ -1,12 +1,10 @@
-"""`speechmill doctor` and the cluster of a run: its token, its nodes and its workers."""
+"""`speechmill doctor` and the cluster of a run: its nodes and its workers.
 
-from collections.abc import Iterator
+tests/infra/test_ray_job.py has those of a cluster that asks for a token.
+"""
+
 from pathlib import Path
 
-import pytest
-
-from speechmill.pipeline.run.ray_local import load_authentication
-from tests.authenticated_cluster import AuthenticatedCluster, authenticated_cluster
 from tests.jobs.commands.doctor.examined import (
     assert_both_fail,
     assert_both_succeed,
@@ -15,39 +13,8 @@ from tests.jobs.commands.doctor.examined import (
 )
 
 
-@pytest.fixture(scope="module")
-def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AuthenticatedCluster]:
-    """A cluster that asks for a token."""
-    with authenticated_cluster({}, tmp_path_factory.mktemp("none")) as cluster:
-        yield cluster
-
-
 def on_cluster(folder: Path, address: str, **workers: object) -> Path:
     return tokenize_config(folder, workers={"num_gpus": 0, **workers}, ray={"address": address})
-
-
-@pytest.mark.parametrize("token", ["", "f" * 64], ids=["missing", "wrong"])
-def test_a_token_that_the_cluster_refuses_is_one_line(tmp_path, guarded, monkeypatch, token):
-    if token:
-        monkeypatch.setenv("RAY_AUTH_MODE", "token")
-        monkeypatch.setenv("RAY_AUTH_TOKEN", token)
-    load_authentication()
-    try:
-        path = on_cluster(tmp_path, guarded.address)
-        assert_both_fail(path, "ray", "the token is missing or wrong; set RAY_AUTH_MODE=token")
-    finally:
-        monkeypatch.undo()
-        load_authentication()
-
-
-def test_the_right_token_is_accepted(tmp_path, guarded, speechmill):
-    path = on_cluster(tmp_path, guarded.address)
-    token = guarded.environment["RAY_AUTH_TOKEN_PATH"]
-    environment = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": token}
-    done = speechmill("doctor", path, "--seconds", 120, environment=environment, timeout=200)
-    assert done.returncode == 0, done.stdout
-    assert f"2 nodes with 0 GPUs and 2 CPUs, token accepted, at {guarded.address}" in done.stdout
-    assert Path(token).read_text() not in done.stdout + done.stderr
 
 
 def test_nothing_that_listens_is_a_fault(tmp_path, monkeypatch):
