@@ -3,6 +3,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 OTHERS := .pytest_cache/others
+# After the tests on the standing cluster, so that both halves of the suite take about as long.
+SECOND := tests/codecs tests/gpu tests/test_wheel.py
 
 # Python compiles a module when it is first imported, and keeps the result for all other processes.
 unexport PYTHONDONTWRITEBYTECODE
@@ -22,12 +24,12 @@ demo: $(STAMP)
 ## cluster often wait, so most others run at the same time; their output comes at the end.
 test: $(STAMP)
 	@mkdir -p $(OTHERS)
-	@$(BIN)/pytest --durations=25 -m "not cluster" --ignore=tests/codecs -o cache_dir=$(OTHERS) \
-		> $(OTHERS)/log 2>&1 & others=$$!; \
+	@$(BIN)/pytest --durations=25 -m "not cluster" $(addprefix --ignore=,$(SECOND)) \
+		-o cache_dir=$(OTHERS) > $(OTHERS)/log 2>&1 & others=$$!; \
 	$(BIN)/pytest --durations=25 -m cluster; cluster=$$?; \
-	$(BIN)/pytest --durations=25 tests/codecs; codecs=$$?; \
+	$(BIN)/pytest --durations=25 -m "not cluster" $(SECOND); second=$$?; \
 	wait $$others; others=$$?; \
-	cat $(OTHERS)/log; exit $$((cluster | codecs | others))
+	cat $(OTHERS)/log; exit $$((cluster | second | others))
 
 ## Format, lint, types.
 check: $(STAMP)

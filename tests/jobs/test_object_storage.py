@@ -77,13 +77,15 @@ def test_a_driver_killed_ten_times_leaves_the_bytes_of_an_uninterrupted_run(
     storage.put(f"{bucket}/in/shard-0007.tar", corpus(1, 1)["shard-0000.tar"])
     variables = rgw.environment | {"PYTHONPATH": os.pathsep.join([str(FRAGILE), str(REPOSITORY)])}
     path = config(f"{bucket}/in/", f"{bucket}/killed", codec="fragile", environment=variables)
-    arguments = ["tokenize", str(path), "codec.options.seconds=0.5"]  # for each batch
+    slow = "codec.options.seconds=0.5"  # for each batch, so that a kill finds work in hand
     chance = random.Random(7)
     for attempt in range(KILLS):
         before = num_parts(storage, f"{bucket}/killed")
         where = ["workers.count=0"] if attempt % 4 > 1 else []  # now and then without Ray
         process = subprocess.Popen(
-            command(*arguments, *where), env=os.environ | variables, stdout=subprocess.DEVNULL
+            command("tokenize", str(path), slow, *where),
+            env=os.environ | variables,
+            stdout=subprocess.DEVNULL,
         )
         if attempt % 2:
             wait_for_progress(process, storage, f"{bucket}/killed", before)
@@ -93,7 +95,7 @@ def test_a_driver_killed_ten_times_leaves_the_bytes_of_an_uninterrupted_run(
         process.kill()
         process.wait()
     assert num_parts(storage, f"{bucket}/killed") < SHARDS
-    assert speechmill(*arguments, environment=variables).returncode == 0
+    assert speechmill("tokenize", path, environment=variables).returncode == 0
     uninterrupted = ("tokenize", path, "workers.count=0", f"output={bucket}/calm")
     assert speechmill(*uninterrupted, environment=variables).returncode == 0
     calm = contents(storage, f"{bucket}/calm")
