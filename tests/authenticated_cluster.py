@@ -96,7 +96,7 @@ def _start(
 def _node(
     ip: str, arguments: list[str], folder: Path, environment: dict[str, str]
 ) -> psutil.Process | None:
-    """Start a node and wait until it is ready, as KubeRay asks; returns None if it does not get so.
+    """Start a node and wait until it is ready in the sense of KubeRay; None if it never is.
 
     It has a folder of its own, as a pod has: Ray unpacks the folder of a job anew on every node.
     """

@@ -65,7 +65,7 @@ ray_node() {
   mapfile -t -O "${#options[@]}" options < <(object_store)
   ulimit -Sn "$(ulimit -Hn)"
   export RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0 # there is nothing left to drain
-  # A process for each CPU, which would serve no run: each has variables of its own.
+  # Otherwise Ray starts a process for each CPU that no run can use: its own have other variables.
   export RAY_prestart_worker_first_driver=0
   # Ray gives itself 30 s, which a cold disk may exceed. A command cannot go on with another head.
   while ((SECONDS < START_SECONDS && !LEAVING)) && ! head_started; do

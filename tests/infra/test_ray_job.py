@@ -1,4 +1,4 @@
-"""Runs on a cluster that asks for a token: submitted as the RayJob does, stopped as pods are."""
+"""A cluster that asks for a token: runs submitted as by the RayJob, stopped pods, the doctor."""
 
 import json
 import os
@@ -23,7 +23,7 @@ from tests.authenticated_cluster import AuthenticatedCluster, authenticated_clus
 from tests.conftest import REPOSITORY
 from tests.corpus import write_corpus
 from tests.infra.kubernetes import find, groups, values_of
-from tests.jobs.commands.doctor.examined import assert_both_fail, tokenize_config
+from tests.jobs.commands.doctor.examined import assert_both_fail, on_cluster
 from tests.jobs.conftest import contents, invoke
 from tests.jobs.training.runs import train_yaml
 
@@ -74,7 +74,8 @@ def status(cluster: AuthenticatedCluster, name: str) -> str:
     """What Ray says of a job to KubeRay: running, stopped, succeeded or failed."""
     token = Path(cluster.environment["RAY_AUTH_TOKEN_PATH"]).read_text()
     headers = {"Authorization": f"Bearer {token}"}
-    with urlopen(Request(f"{cluster.dashboard}/api/jobs/{name}", headers=headers)) as answer:
+    request = Request(f"{cluster.dashboard}/api/jobs/{name}", headers=headers)
+    with urlopen(request, timeout=10) as answer:
         return str(json.load(answer)["status"]).lower()
 
 
@@ -87,7 +88,7 @@ def wait_for_a_part(cluster: AuthenticatedCluster, name: str, parts: Path) -> No
 
 
 def logs(cluster: AuthenticatedCluster, name: str) -> str:
-    """Wait until a job ends; returns what it has printed."""
+    """Wait until a job has ended, and return what it printed."""
     return cluster.run("ray", "job", "logs", "--address", cluster.dashboard, "--follow", name)
 
 
@@ -214,10 +215,6 @@ def test_the_doctor_finds_no_fault_where_its_token_is_accepted(secure, tmp_path)
     said = secure.run("speechmill", "doctor", str(path), "--seconds", "120", timeout=200)
     assert f"2 nodes with 0 GPUs and 2 CPUs, token accepted, at {secure.address}" in said
     assert Path(secure.environment["RAY_AUTH_TOKEN_PATH"]).read_text() not in said
-
-
-def on_cluster(folder: Path, address: str) -> Path:
-    return tokenize_config(folder, workers={"num_gpus": 0}, ray={"address": address})
 
 
 def test_a_pod_that_is_stopped_leaves_the_cluster(secure):

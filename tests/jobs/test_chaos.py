@@ -25,7 +25,7 @@ from tests.jobs.conftest import command, contents
 from tests.ray_processes import find
 
 FRAGILE = Path(__file__).parents[1] / "fragile_codec"
-SHARDS = int(os.environ.get("SPEECHMILL_CHAOS_SHARDS", "20"))
+SHARDS = int(os.environ.get("SPEECHMILL_CHAOS_SHARDS", "30"))
 SEED = int(os.environ.get("SPEECHMILL_CHAOS_SEED", "0"))
 CLIPS = 3
 

@@ -1,10 +1,11 @@
 """Workers of a training run on Ray.
 
-tests/jobs/commands/test_readme_finetune.py compares such a run with one in this process, and
-tests/infra/test_slurm.py stops one by SIGTERM.
+tests/jobs/commands/test_readme_finetune.py compares such a run with one in this process.
 """
 
 import json
+import signal
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -13,10 +14,13 @@ from rich.console import Console
 
 from speechmill.codecs.errors import CheckpointError
 from speechmill.jobs.commands.train import train_codec
+from speechmill.jobs.training.checkpoints import Checkpoints
 from speechmill.jobs.training.display import TrainDisplay
 from speechmill.jobs.training.trainer import TrainProgress
 from speechmill.pipeline.errors import InputError
-from tests.jobs.training.runs import train_config
+from speechmill.pipeline.storage import Storage
+from tests.jobs.conftest import command
+from tests.jobs.training.runs import train_config, train_yaml
 from tests.ray_processes import listening_addresses, local_processes
 
 QUIET = TrainDisplay(Console(quiet=True))
@@ -59,3 +63,21 @@ def test_the_error_of_a_worker_arrives_unchanged(tmp_path: Path, cluster: Cluste
     )
     with pytest.raises(InputError, match=r"has no \.enhanced\.flac"):
         train_codec(config, QUIET)
+
+
+def test_sigterm_reaches_all_workers_at_the_same_step(tmp_path: Path, cluster: Cluster) -> None:
+    endless = ("phases.vae.steps=100000", "checkpoint.every=100000", "log.every=1")
+    workers = ("workers={num_gpus: 0, count: 2}", f"ray.address={cluster.address}")
+    process = subprocess.Popen(
+        command("train", str(train_yaml(tmp_path)), *endless, *workers),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout
+    next(line for line in process.stdout if "  step " in line)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=120)
+    assert process.returncode == 130
+    checkpoints = Checkpoints(f"{tmp_path}/run", Storage(), keep=3)
+    assert len(checkpoints.steps()) == 1
+    assert len(checkpoints.latest()["positions"]) == 2

@@ -20,7 +20,6 @@ import torch
 from ray.exceptions import RayError, RayTaskError
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from speechmill.codecs.errors import CodecError
 from speechmill.codecs.precision import check_precision
@@ -37,7 +36,7 @@ from speechmill.pipeline.run.ray_cluster import (
     task_error,
     wrapped_errors,
 )
-from speechmill.pipeline.run.ray_nodes import living_resources
+from speechmill.pipeline.run.ray_nodes import living_resources, on_node
 
 _POLL = 0.2  # s, between checks for reports of the workers, and for a request to stop
 
@@ -67,7 +66,7 @@ def train_on_ray(job: TrainJob, report: Callable[[TrainProgress], None]) -> None
 
 def _start_messages() -> Any:
     """Start the actor on the node of the driver, so that the loss of another node keeps it."""
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    here = on_node(ray.get_runtime_context().get_node_id())
     return ray.remote(Messages).options(num_cpus=0, scheduling_strategy=here).remote()
 
 

@@ -1,4 +1,4 @@
-"""Reports of a worker; without torch, because the processes that pass them on do not need it."""
+"""What a worker and the driver tell each other; without torch, which only the worker needs."""
 
 from dataclasses import dataclass
 from enum import StrEnum

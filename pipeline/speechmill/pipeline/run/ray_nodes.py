@@ -38,7 +38,7 @@ def compare_nodes(packages: Iterable[str] = (), timeout: float = 60.0) -> list[N
     """
     wanted, ask = token_versions(packages), ray.remote(introduce)
     asked = {
-        ask.options(num_cpus=0, scheduling_strategy=_on(node)).remote(wanted): address
+        ask.options(num_cpus=0, scheduling_strategy=on_node(node)).remote(wanted): address
         for node, address in _addresses().items()
     }
     answered, _ = ray.wait(list(asked), num_returns=len(asked), timeout=timeout)
@@ -83,7 +83,8 @@ def has_autoscaler() -> bool:
     return int(status.stats.autoscaler_version or 0) > 0
 
 
-def _on(node: str) -> NodeAffinitySchedulingStrategy:
+def on_node(node: str) -> NodeAffinitySchedulingStrategy:
+    """Where a task or an actor runs: on this node and on no other."""
     return NodeAffinitySchedulingStrategy(node, soft=False)
 
 

@@ -29,6 +29,11 @@ def tokenize_config(folder: Path, **more: Any) -> Path:
     return path
 
 
+def on_cluster(folder: Path, address: str, **workers: Any) -> Path:
+    """The same on a cluster, without GPUs."""
+    return tokenize_config(folder, workers={"num_gpus": 0, **workers}, ray={"address": address})
+
+
 def doctor(path: Path, *overrides: str) -> tuple[int, Findings]:
     """The exit code and the lines; a loaded machine gets more time than users have patience."""
     done = invoke("doctor", path, *overrides, "--seconds", 240, "--json")

@@ -3,18 +3,13 @@
 tests/infra/test_ray_job.py has those of a cluster that asks for a token.
 """
 
-from pathlib import Path
-
 from tests.jobs.commands.doctor.examined import (
     assert_both_fail,
     assert_both_succeed,
     lines,
+    on_cluster,
     tokenize_config,
 )
-
-
-def on_cluster(folder: Path, address: str, **workers: object) -> Path:
-    return tokenize_config(folder, workers={"num_gpus": 0, **workers}, ray={"address": address})
 
 
 def test_nothing_that_listens_is_a_fault(tmp_path, monkeypatch):
