@@ -10,14 +10,12 @@ from ray.cluster_utils import Cluster
 
 def find(cluster: Cluster, title: str) -> list[psutil.Process]:
     """The processes whose title holds a text such as `ray::Worker` or `ray::decode_shard`."""
-    raylets = [
-        psutil.Process(info.process.pid)
-        for node in cluster.list_all_nodes()
-        for info in node.all_processes.get("raylet", [])
-        if psutil.pid_exists(info.process.pid)
-    ]
-    children = [child for raylet in raylets for child in raylet.children(recursive=True)]
-    return [child for child in children if title in _title(child)]
+    children = []
+    for node in cluster.list_all_nodes():
+        for info in node.all_processes.get("raylet", []):
+            with suppress(psutil.NoSuchProcess):
+                children += psutil.Process(info.process.pid).children(recursive=True)
+    return [child for child in children if title in command_line(child)]
 
 
 def local_processes() -> list[psutil.Process]:
@@ -26,7 +24,16 @@ def local_processes() -> list[psutil.Process]:
     return [psutil.Process(), *(child for child in children if token_of(child))]
 
 
+def command_line(process: psutil.Process) -> str:
+    """Empty if it has ended."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
+
+
 def token_of(process: psutil.Process) -> str:
+    """Empty if it has none or has ended."""
     try:
         return process.environ().get("RAY_AUTH_TOKEN", "")
     except psutil.Error:
@@ -54,10 +61,3 @@ def kill_when_it_appears(cluster: Cluster, title: str) -> None:
             return
         time.sleep(0.02)
     pytest.fail(f"no process {title}")
-
-
-def _title(process: psutil.Process) -> str:
-    try:
-        return " ".join(process.cmdline())
-    except psutil.NoSuchProcess:
-        return ""

@@ -60,7 +60,7 @@ ray_node() {
   else
     trap LEAVING=1 TERM
     options=(--address="$RAY_HEAD")
-    until answers "$RAY_HEAD" || ((LEAVING)); do sleep 0.5; done
+    until answers "$RAY_HEAD" || ((LEAVING)); do sleep 0.5 || true; done # SIGTERM ends sleep too
   fi
   mapfile -t -O "${#options[@]}" options < <(object_store)
   ulimit -Sn "$(ulimit -Hn)"
@@ -90,6 +90,8 @@ start_ray() {
   export RAY_HEAD RAY_FOLDER=/tmp/speechmill-$SLURM_JOB_ID BATCH_SHELL=$$
   export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$SLURM_SUBMIT_DIR/.ray-token-$SLURM_JOB_ID
   unset RAY_AUTH_TOKEN
+  # A start of this job that was killed may have left it. Its files would say that the head has started.
+  rm -rf "$RAY_FOLDER" 2>/dev/null || die "$RAY_FOLDER belongs to someone else"
   local address
   address=$(address_of "$SLURMD_NODENAME")
   RAY_HEAD=$address:$(free_port 20000 "$address")

@@ -95,7 +95,12 @@ def test_a_training_run_that_slurm_interrupts_resumes_on_both_nodes_from_the_ste
     slurm: Slurm, tmp_path: Path
 ) -> None:
     workers = "workers={num_gpus: 0, count: 2}"
-    job = slurm.sbatch("train.sbatch", train_yaml(tmp_path), workers, *ENDLESS, folder=tmp_path)
+    arguments = (train_yaml(tmp_path), workers, *ENDLESS)
+    job = slurm.sbatch("train.sbatch", *arguments, folder=tmp_path, options=("--hold",))
+    left = Path(f"/tmp/speechmill-{job}")  # by a start of the job that was killed
+    left.mkdir(0o700, exist_ok=True)
+    (left / "start-0").write_text("Ray runtime started.")
+    slurm.run("scontrol", "release", job)
     while "  step " not in (log_of(job, tmp_path) if list(tmp_path.glob("*.log")) else ""):
         assert slurm.state(job)["JobState"] in ("PENDING", "RUNNING"), log_of(job, tmp_path)
         time.sleep(BETWEEN_LOOKS)

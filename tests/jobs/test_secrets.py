@@ -42,7 +42,7 @@ from speechmill.pipeline.run.ray_cluster import connected, set_environment
 from speechmill.pipeline.shards.listing import list_shards
 from speechmill.pipeline.storage import Storage
 from tests.corpus import write_corpus
-from tests.ray_processes import listening_addresses, local_processes, token_of
+from tests.ray_processes import command_line, listening_addresses, local_processes, token_of
 from tests.signed_server import serve
 
 MARK = "hush-"  # is in every secret below
@@ -107,8 +107,8 @@ class Watch(ShardDisplay):
         super().event(*arguments)
         processes = local_processes()
         self.listening |= listening_addresses(processes)
-        self.tokens |= {token_of(process) for process in processes[1:]}
-        shown = " ".join(word for process in processes for word in process.cmdline())
+        self.tokens |= {token_of(process) for process in processes[1:]} - {""}
+        shown = " ".join(map(command_line, processes))
         assert not any(token in shown for token in self.tokens)
         if ray.is_initialized():
             for token in ("", "another"):
