@@ -9,6 +9,9 @@ SECOND := tests/codecs tests/gpu tests/test_wheel.py
 # Python compiles a module when it is first imported, and keeps the result for all other processes.
 unexport PYTHONDONTWRITEBYTECODE
 
+# uv takes a fifth of the time of pip, but does not read its settings, such as the address of a mirror.
+install = { $(BIN)/uv pip install --quiet --python $(BIN)/python $(1) || $(BIN)/python -m pip install --quiet $(1); }
+
 .PHONY: demo test check format bench clean
 
 ## Pack the sample speech, tokenize it through Ray, show what came out and decode some of it.
@@ -48,9 +51,9 @@ bench: $(STAMP)
 $(STAMP): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Speechmill needs Python 3.11 or newer")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --no-compile --editable '.[dev]'
-	$(BIN)/python -m pip install --quiet 'pesq>=0.0.4' || echo 'PESQ is left out: it is built with a C compiler and the headers of Python'
+	$(BIN)/python -m pip install --quiet uv
+	$(call install,--editable '.[dev]')
+	$(call install,'pesq>=0.0.4') || echo 'PESQ is left out: it is built with a C compiler and the headers of Python'
 	touch $@
 
 clean:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from speechmill.pipeline.arrow_arrays import of_values
 from speechmill.pipeline.audio.samples import Samples, to_float
 from speechmill.pipeline.audio.segment import Clip
 from speechmill.pipeline.errors import InputError
@@ -124,16 +125,16 @@ def concatenate_clips(clips: Sequence[Clip], shard_url: str) -> Batch:
 
 
 def _rows(clips: Sequence[Clip], shard_url: str) -> pa.RecordBatch:
-    columns: dict[str, Any] = {
+    values: dict[str, list[Any]] = {
         "duration": [clip.end - clip.start for clip in clips],
-        "audio_xxh3": np.array([clip.audio_xxh3 for clip in clips], dtype=np.uint64),
         "shard": [shard_url] * len(clips),
-        "metadata": distinct_strings([clip.metadata for clip in clips]),
     }
-    for name in ROW_SCHEMA.names:
-        if name not in columns:
-            columns[name] = [getattr(clip, name) for clip in clips]
-    return pa.RecordBatch.from_pydict(columns, schema=ROW_SCHEMA)
+    columns = {"metadata": distinct_strings([clip.metadata for clip in clips])}
+    for field in ROW_SCHEMA:
+        if field.name not in columns:
+            own = values.get(field.name) or [getattr(clip, field.name) for clip in clips]
+            columns[field.name] = of_values(own, field.type)
+    return pa.RecordBatch.from_arrays([columns[n] for n in ROW_SCHEMA.names], schema=ROW_SCHEMA)
 
 
 def split(items: Iterable[Batch | ShardEnd], count: int) -> list[Iterator[Batch | ShardEnd]]:

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from speechmill.pipeline.arrow_arrays import of_numbers, of_values
 from speechmill.pipeline.audio.recordings import EACH
 from speechmill.pipeline.errors import RejectStage
 from speechmill.pipeline.shards.tar_reader import Reject
@@ -88,12 +89,13 @@ def with_codes(
     bounds = zip(codes_BFK, first_frame_B.tolist(), num_frames_B.tolist(), strict=True)
     own_NK = np.concatenate([codes_FK[first : first + count] for codes_FK, first, count in bounds])
     item = schema.field("codes").type.value_field
-    flat = pa.array(own_NK.reshape(-1), type=pa.int64()).cast(item.type)
-    offsets = np.concatenate([[0], np.cumsum(num_frames_B * num_codebooks)]).astype(np.int32)
+    flat = of_numbers(own_NK.reshape(-1)).cast(item.type)
+    ends_B = np.cumsum(num_frames_B * num_codebooks)
+    offsets = of_numbers(np.concatenate([[0], ends_B]).astype(np.int32))
     added = {
-        "codes": pa.ListArray.from_arrays(pa.array(offsets), flat, type=schema.field("codes").type),
-        "num_frames": pa.array(num_frames_B, type=pa.int32()),
-        "num_codebooks": pa.array(np.full(len(num_frames_B), num_codebooks, dtype=np.uint8)),
+        "codes": pa.ListArray.from_arrays(offsets, flat, type=schema.field("codes").type),
+        "num_frames": of_numbers(num_frames_B).cast(pa.int32()),
+        "num_codebooks": of_numbers(np.full(len(num_frames_B), num_codebooks, dtype=np.uint8)),
     }
     fields = [field if field.name in added else rows.field(field.name) for field in schema]
     return pa.RecordBatch.from_arrays(
@@ -106,8 +108,8 @@ def distinct_strings(values: Sequence[str | None]) -> pa.DictionaryArray:
     """The strings, each of them stored once, in the order in which they first come."""
     distinct = dict.fromkeys(value for value in values if value is not None)
     places: dict[str | None, int] = {value: place for place, value in enumerate(distinct)}
-    indices = pa.array([places.get(value) for value in values], pa.int32())
-    return pa.DictionaryArray.from_arrays(indices, pa.array(list(distinct), pa.string()))
+    indices = of_values([places.get(value) for value in values], pa.int32())
+    return pa.DictionaryArray.from_arrays(indices, of_values(list(distinct), pa.string()))
 
 
 def reject_table(rejects: Sequence[Reject], shard_url: str, version: int = 1) -> pa.Table:

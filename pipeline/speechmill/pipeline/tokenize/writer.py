@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from speechmill.codecs import codec_packages
 from speechmill.codecs.api import CodecInfo
 from speechmill.codecs.shapes import ShapeSettings
+from speechmill.pipeline.arrow_arrays import of_values
 from speechmill.pipeline.shards.listing import Shard
 from speechmill.pipeline.shards.tar_reader import Reject
 from speechmill.pipeline.storage import Storage, join
@@ -239,7 +240,7 @@ class _Distinct:
 
     def positions(self, column: pa.DictionaryArray) -> pa.Array:
         """The position of the string of each row; null for a null."""
-        own = pa.array(map(self._position, column.dictionary.to_pylist()), pa.int32())
+        own = of_values([*map(self._position, column.dictionary.to_pylist())], pa.int32())
         return own.take(column.indices)
 
     def _position(self, value: str) -> int:
@@ -251,14 +252,14 @@ class _Distinct:
 
 def _group_bounds(table: pa.Table, metadata: Sequence[str]) -> Iterator[tuple[int, int]]:
     """First and last row of each row group, which a reader must hold in memory."""
-    texts = pc.fill_null(pc.binary_length(table["text"]), 0).to_pylist()
+    texts = pc.binary_length(table["text"]).to_pylist()
     start = size = 0
     held: set[int | None] = {None}
     for row, position in enumerate(table["metadata"].to_pylist()):
         if row - start == ROWS_PER_GROUP or size > GROUP_TEXT:
             yield start, row
             start, size, held = row, 0, {None}
-        size += texts[row]
+        size += texts[row] or 0
         if position not in held:
             held.add(position)
             size += len(metadata[position])
