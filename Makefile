@@ -24,12 +24,13 @@ demo: $(STAMP)
 	@echo 'Compare demo/decoded/*/en/*.flac with samples/en/ by ear.'
 
 ## The whole suite, with a real S3 server (installed if that is allowed). Tests on the standing Ray
-## cluster often wait, so most others run at the same time; their output comes at the end.
+## cluster often wait, so most others run at the same time, with one thread each; the output of these
+## others comes at the end.
 test: $(STAMP)
 	@mkdir -p $(OTHERS)
-	@$(BIN)/pytest --durations=25 -m "not cluster" $(addprefix --ignore=,$(SECOND)) \
+	@OMP_NUM_THREADS=1 $(BIN)/pytest --durations=25 -m "not cluster" $(addprefix --ignore=,$(SECOND)) \
 		-o cache_dir=$(OTHERS) > $(OTHERS)/log 2>&1 & others=$$!; \
-	$(BIN)/pytest --durations=25 -m cluster; cluster=$$?; \
+	OMP_NUM_THREADS=1 $(BIN)/pytest --durations=25 -m cluster; cluster=$$?; \
 	$(BIN)/pytest --durations=25 -m "not cluster" $(SECOND); second=$$?; \
 	wait $$others; others=$$?; \
 	cat $(OTHERS)/log; exit $$((cluster | second | others))
