@@ -1,7 +1,7 @@
 """Arrow arrays in the processes of a run.
 
-`pyarrow.array` and `pyarrow.scalar` import pandas where it is installed, which Ray sees to. That takes half a second of CPU
-time and 50 MB in each of the many processes that decode.
+`pyarrow.array` and `pyarrow.scalar` import pandas where it is installed, which Ray sees to. That
+takes half a second of CPU time and 50 MB in each of the many processes that decode.
 """
 
 from collections.abc import Sequence

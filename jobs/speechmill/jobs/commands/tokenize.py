@@ -33,6 +33,8 @@ def tokenize_shards(config: TokenizeConfig, display: ShardDisplay) -> Totals:
     codecs = [single.codec.info() for single in configs]
     for codec in codecs:
         display.line(f"codec    {codec.title}, revision {codec.revision}, {codec.kbps:.2f} kbit/s")
+        if not codec.trained:
+            display.line("weights  random, so its tokens have no meaning: set its checkpoint")
     passed_over: list[PassedOver] = []
     shards = list_shards(config.shards, storage, passed_over)
     job = tokenize_job(configs, codecs, storage)

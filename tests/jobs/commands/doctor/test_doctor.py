@@ -158,10 +158,21 @@ def test_an_output_of_other_settings_is_a_fault(config):
     assert "speed: needs dataset" in lines(found, "skipped")
 
 
-def test_random_weights_are_a_warning(config):
+def test_random_weights_are_a_warning(tmp_path, config):
     overrides = ("codec.name=pure-16k-small", "codec.checkpoint=untrained")
     found = assert_both_succeed(config, "tokenize", *overrides)
     assert any("random weights" in line for line in lines(found, "warning"))
+    assert "weights  random" in invoke("tokenize", config, *overrides).stdout
+    assert "weights  random" not in invoke("tokenize", config, f"output={tmp_path}/trained").stdout
+
+
+def test_a_configuration_that_is_not_there_is_a_fault_with_its_cure(tmp_path):
+    code, found = doctor(tmp_path / "no.yaml")
+    assert "decoders" in {each["check"] for each in found}  # the machine is examined nevertheless
+    [said] = lines(found, "fault")
+    assert (code, invoke("tokenize", tmp_path / "no.yaml").exit_code) == (2, 2)
+    assert "cannot read" in said
+    assert "; name a file" in said
 
 
 @pytest.fixture

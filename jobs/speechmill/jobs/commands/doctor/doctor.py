@@ -34,7 +34,8 @@ def examine(path: Path | None, overrides: list[str], seconds: float) -> Iterator
         try:
             run = read_run(path, overrides)
         except InputError as error:
-            unusable = Finding(CONFIG, Result.FAULT, message_of(error))
+            cure = "" if path.is_file() else "; name a file, or none to examine this machine alone"
+            unusable = Finding(CONFIG, Result.FAULT, message_of(error) + cure)
     yield from examination.one_by_one(machine_checks(run))
     if unusable:
         yield unusable
