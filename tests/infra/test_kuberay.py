@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
+import kubernetes_validate
 import pytest
 import ray
 import yaml
@@ -12,6 +13,7 @@ import yaml
 from speechmill.jobs.config import load_config
 from speechmill.jobs.schemas import TokenizeConfig
 from speechmill.pipeline.run.job import claimed_cpus
+from tests.conftest import REPOSITORY
 from tests.infra.kubernetes import (
     FOLDER,
     amount,
@@ -26,6 +28,7 @@ from tests.infra.kubernetes import (
 
 JOB, CLUSTER = find("rayjob.yaml", "RayJob"), find("raycluster.yaml", "RayCluster")
 CONFIG_MAP, CACHE = find("rayjob.yaml", "ConfigMap"), find("cache.yaml", "PersistentVolumeClaim")
+NETWORK = find("network.yaml", "NetworkPolicy")
 CUSTOM = pytest.mark.parametrize("custom", [JOB, CLUSTER], ids=["rayjob", "raycluster"])
 
 
@@ -56,12 +59,23 @@ def test_a_misspelt_field_is_refused(field):
         jsonschema.Draft7Validator(crd_schema("RayCluster")).validate(broken)
 
 
-def test_all_other_objects_have_their_fields_and_no_others():
-    assert set(CONFIG_MAP) == {"apiVersion", "kind", "metadata", "data"}
-    assert all(isinstance(text, str) for text in CONFIG_MAP["data"].values())
-    assert set(CACHE) == {"apiVersion", "kind", "metadata", "spec"}
-    assert set(CACHE["spec"]) <= {"accessModes", "resources", "storageClassName", "volumeMode"}
-    assert {each["apiVersion"] for each in (CONFIG_MAP, CACHE)} == {"v1"}
+@pytest.mark.parametrize("own", [CONFIG_MAP, CACHE, NETWORK], ids=lambda own: own["kind"])
+def test_the_schema_of_kubernetes_allows_every_field(own):
+    kubernetes_validate.validate(own, kubernetes_validate.latest_version(), strict=True)
+    broken = own | {"metadata": own["metadata"] | {"nmae": "x"}}
+    with pytest.raises(kubernetes_validate.ValidationError, match="nmae"):
+        kubernetes_validate.validate(broken, kubernetes_validate.latest_version(), strict=True)
+
+
+def test_the_policy_and_the_monitor_are_for_the_pods_of_ray():
+    metrics = find("metrics.yaml", "PodMonitor")["spec"]
+    assert set(metrics) == {"selector", "podMetricsEndpoints"}
+    assert NETWORK["spec"]["podSelector"] == metrics["selector"]
+    assert metrics["selector"] == {"matchLabels": {"ray.io/is-ray-node": "yes"}}
+    [endpoint] = metrics["podMetricsEndpoints"]
+    rules = (REPOSITORY / "infra" / "prometheus" / "rules.yml").read_text()
+    [relabeling] = endpoint["relabelings"]
+    assert f'{relabeling["targetLabel"]}="{relabeling["replacement"]}"' in rules
 
 
 def test_the_job_brings_up_the_cluster_of_the_other_file_and_mounts_its_configuration():
@@ -94,7 +108,9 @@ def test_every_pod_runs_one_image_and_requests_what_it_may_use(custom):
     for pod in pods(custom):
         for each in pod["containers"]:
             assert each["image"] == "ghcr.io/YOU/speechmill:0.1.0"
-            assert each["resources"]["requests"] == each["resources"]["limits"]
+            requests = dict(each["resources"]["requests"])
+            requests.pop("ephemeral-storage", None)  # a pod above its limit would be evicted
+            assert requests == each["resources"]["limits"]
 
 
 @CUSTOM
@@ -130,10 +146,12 @@ def test_the_head_runs_no_work_and_is_not_moved(custom):
         "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
         "karpenter.sh/do-not-disrupt": "true",
     }
-    assert "spot" not in str(head["template"]["spec"]["nodeSelector"])
+    [[excluded]] = values_of(head["template"]["spec"]["affinity"], "matchExpressions")
+    assert excluded["operator"] == "NotIn"
     for group in cluster_spec(custom)["workerGroupSpecs"]:
-        assert "spot" in str(group["template"]["spec"]["nodeSelector"])
-        assert "spot" in str(group["template"]["spec"]["tolerations"])
+        [spot] = excluded["values"]
+        assert group["template"]["spec"]["nodeSelector"][excluded["key"]] == spot
+        assert excluded["key"] in str(group["template"]["spec"]["tolerations"])
 
 
 @CUSTOM
@@ -148,7 +166,7 @@ def test_a_stopped_run_has_the_time_to_finish_its_shards(custom, config):
     assert grace < wait < head["template"]["spec"]["terminationGracePeriodSeconds"]
     for group in workers:
         command = container(group)["lifecycle"]["preStop"]["exec"]["command"][-1].split()
-        deadline = float(command[command.index("--deadline-remaining-seconds") + 1])
+        deadline = float(command[command.index("--deadline-remaining-seconds") + 1].rstrip(";"))
         assert grace < deadline < group["template"]["spec"]["terminationGracePeriodSeconds"]
 
 
@@ -194,5 +212,6 @@ def test_no_container_runs_as_root_or_gains_rights(custom):
 
 
 def test_every_file_of_the_folder_is_checked_here():
-    kinds = [each["kind"] for path in sorted(FOLDER.glob("*")) for each in objects(path)]
-    assert kinds == ["PersistentVolumeClaim", "RayCluster", "ConfigMap", "RayJob"]
+    kinds = {each["kind"] for path in FOLDER.glob("*") for each in objects(path)}
+    ours = {"PersistentVolumeClaim", "NetworkPolicy", "PodMonitor"}
+    assert kinds == {"RayCluster", "ConfigMap", "RayJob"} | ours
