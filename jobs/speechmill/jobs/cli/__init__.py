@@ -9,6 +9,7 @@ from typing import Any, TextIO, cast
 
 from speechmill.jobs.cli import datasets, runs  # noqa: F401  they add their commands to the app
 from speechmill.jobs.cli.app import app
+from speechmill.pipeline.garbage import search_less
 from speechmill.pipeline.redaction import public_text
 from speechmill.pipeline.text import shown
 
@@ -40,6 +41,7 @@ class _PublicStream:
 
 def main() -> None:
     """Entry point of the `speechmill` command."""
+    search_less()
     for stream in (sys.stdout, sys.stderr):  # a terminal that is not UTF-8 must not end the run
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

@@ -14,6 +14,7 @@ from typing import Any
 import ray
 
 from speechmill.pipeline.errors import NodeLost
+from speechmill.pipeline.garbage import search_less
 from speechmill.pipeline.run.diagnosis import timed
 from speechmill.pipeline.run.job import Job, Work, WorkerSettings, claimed_cpus, fits
 from speechmill.pipeline.run.ray_cluster import export_metrics, set_environment
@@ -67,6 +68,7 @@ class Worker:
             raise NodeLost(_LEAVING)
         if self.work:
             return
+        search_less()
         import torch
 
         torch.set_num_threads(self.threads)  # Ray sets it to 1 for an actor that claims no CPU
