@@ -1,5 +1,6 @@
 """A proxy on 127.0.0.1 before an S3 server, which makes of it a store with another habit."""
 
+import ssl
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +22,9 @@ class Habit:
     conditional_writes: bool = True
     ahead: float = 0.0  # s by which its clock is ahead
     get_seconds: float = 0.0  # by which it delays each GET of an object
-    signed_urls: bool = True  # that it takes them
+    weak_etags: bool = False
+    whole: bool = False  # that it does not know ranges
+    tls: ssl.SSLContext | None = None
 
 
 @contextmanager
@@ -39,17 +42,25 @@ def alter(endpoint_url: str, habit: Habit) -> Iterator[str]:
                 headers = {n: v for n, v in headers.items() if n.lower() != "if-none-match"}
             if self.command == "GET" and "list-type" not in self.path:
                 time.sleep(habit.get_seconds)
-            if "X-Amz-Signature" in self.path and not habit.signed_urls:
-                self.send_error(403)
-                return
+            if habit.weak_etags and "If-Match" in headers:
+                weak, mark, strong = headers["If-Match"].partition("W/")
+                if weak or not mark:
+                    self.send_error(412)
+                    return
+                headers["If-Match"] = strong
+            if habit.whole:
+                headers.pop("Range", None)
             connection = HTTPConnection(upstream.hostname or "", upstream.port, timeout=30)
             connection.request(self.command, self.path, body or None, headers)
             response = connection.getresponse()
             data = response.read()
+            if habit.weak_etags:
+                data = data.replace(b"<ETag>", b"<ETag>W/")
             self.send_response_only(response.status)
             for name, value in response.getheaders():
                 if name.lower() not in _OWN:
-                    self.send_header(name, value)
+                    weak = habit.weak_etags and name.lower() == "etag"
+                    self.send_header(name, f"W/{value}" if weak else value)
             length = response.getheader("Content-Length") if self.command == "HEAD" else len(data)
             self.send_header("Content-Length", str(length or 0))
             now = datetime.now(UTC) + timedelta(seconds=habit.ahead)
@@ -59,5 +70,5 @@ def alter(endpoint_url: str, habit: Habit) -> Iterator[str]:
 
         do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = answer
 
-    with serving(Handler) as url:
+    with serving(Handler, habit.tls) as url:
         yield url

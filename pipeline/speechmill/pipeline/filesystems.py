@@ -59,8 +59,7 @@ def open_filesystem(url: str, options: Mapping[str, dict[str, Any]]) -> tuple[Fi
     chosen = {"use_listings_cache": False} | options.get(protocol, {})
     if protocol in ("s3", "s3a"):
         config = chosen.get("config_kwargs", {})
-        # Without a version botocore signs URLs by the second one, which newer regions refuse.
-        chosen["config_kwargs"] = {"signature_version": "s3v4"} | config | {"retries": _NO_RETRIES}
+        chosen["config_kwargs"] = config | {"retries": _NO_RETRIES}
     fs, path = _opened(url, protocol, chosen)
     if hasattr(fs, "retries"):
         fs.retries = 1

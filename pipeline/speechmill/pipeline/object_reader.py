@@ -4,7 +4,6 @@ import io
 import os
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import replace
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -74,6 +73,7 @@ class ObjectReader(io.RawIOBase):
         self._position = 0
         self._block_start, self._block = 0, memoryview(b"")
         self._file: Any = None
+        self._by_etag = False  # whether ranges are asked for by the ETag of the version
         self._lock = threading.Lock()
         self._version = version
         operations.retried("open", url, self._open_first)
@@ -146,9 +146,15 @@ class ObjectReader(io.RawIOBase):
         return data
 
     def _read(self, start: int, end: int) -> bytes:
-        if s3_ranges.can_fetch(self._fs):
-            with suppress(s3_ranges.SignedUrlRefused):
+        if self._by_etag:
+            try:
                 return s3_ranges.fetch(self._fs, self._path, self.info.etag, start, end)
+            except Exception as error:
+                if http_status(error) != HTTPStatus.PRECONDITION_FAILED:
+                    raise
+            with self._lock:
+                self._open()  # which raises if it was replaced
+            self._by_etag = False  # the store does not know its own ETag again
         with self._lock:
             file = self._file or self._open()
         if hasattr(file, "cache"):  # of a store, whose files may be read by several threads
@@ -159,9 +165,10 @@ class ObjectReader(io.RawIOBase):
 
     def _open_first(self) -> None:
         self._fs, self._path = self._operations.resolve(self._url)
-        if self._version and s3_ranges.can_fetch(self._fs):
-            self._fs.connect()  # here: threads would do it at the same time, each its own
-        else:
+        self._by_etag = s3_ranges.is_s3(self._fs)
+        if self._by_etag:
+            s3_ranges.connect(self._fs)
+        if not (self._by_etag and self._version):
             self._open()
 
     def _open(self) -> Any:

@@ -140,7 +140,7 @@ def _without_credentials(match: re.Match[str]) -> str:
     host, slash, path = base.partition("/")
     if scheme not in _NAME_BEFORE_AT:
         host = host.rpartition("@")[2]
-        if not host.startswith(("[", "$")) and re.search(r":(?!\d*$)", host):
+        if not host.startswith(("[", "$", "arn:")) and re.search(r":(?!\d*$)", host):
             return f"{match[1]}://{HIDDEN}"  # a password with a slash or a question mark
     if "http" in scheme or "dav" in scheme or _PARAMETER.search(query):
         digest = _DIGEST.search(query)

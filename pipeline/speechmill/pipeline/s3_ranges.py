@@ -1,81 +1,67 @@
 """Ranges of S3 objects over blocking sockets, which costs a third of the CPU time of s3fs.
 
-s3fs reads with an event loop, which wakes for each piece of a body that arrives. Here s3fs signs a
-URL, and the HTTP session of botocore fetches it. Errors are those of botocore. What a signed URL
-cannot reach, such as a bucket in a region that nobody named, is left to s3fs, which finds it.
+s3fs reads with an event loop, which wakes for each piece of a body that arrives. Here a client of
+botocore reads, with the settings of s3fs: keys, endpoint, proxies and certificates.
 """
 
 import os
 from functools import lru_cache
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
-from urllib.parse import urljoin
+from typing import Any
 
 from speechmill.pipeline.errors import StorageError
 
-if TYPE_CHECKING:
-    from botocore.httpsession import URLLib3Session
-
-_MOST_CONNECTIONS = 64  # that are kept for each host
-# Long, so that a signature is still valid if the clock here is some minutes slow.
-_SIGNED_SECONDS = 3600
-_refused_by: set[Any] = set()  # filesystems whose signed URLs do not work, in this process
+# Idle connections would be dropped in silence by some firewalls.
+_CONNECTIONS = {"max_pool_connections": 64, "tcp_keepalive": True}
 
 
-class SignedUrlRefused(Exception):
-    """The store redirected or refused a signed URL; s3fs may still get through."""
+def is_s3(fs: Any) -> bool:
+    """Whether it is a filesystem of s3fs."""
+    return "s3" in fs.protocol
 
 
-def can_fetch(fs: Any) -> bool:
-    """Whether a filesystem is S3, and signed URLs say all that a request must say."""
-    is_plain = "s3" in fs.protocol and not (fs.req_kw or fs.s3_additional_kwargs)
-    return is_plain and fs not in _refused_by
+def connect(fs: Any) -> None:
+    """Make the client of this process; threads that begin to read would each make one."""
+    _client(os.getpid(), fs)
 
 
 def fetch(fs: Any, path: str, etag: str, start: int, end: int) -> bytes:
     """The bytes of an object from `start` to before `end`, if it has this ETag; thread-safe.
 
-    Raises `SignedUrlRefused`, and the errors of botocore and urllib3, such as `ClientError`.
+    Raises the errors of botocore, such as `ClientError`.
     """
-    from botocore.awsrequest import AWSRequest
-
-    url = fs.sign(path, expiration=_SIGNED_SECONDS)
-    headers = {"Range": f"bytes={start}-{end - 1}", "If-Match": f'"{etag}"'}
-    request = AWSRequest("GET", url, headers, stream_output=True).prepare()
-    answer = _session(os.getpid(), fs, urljoin(url, "/")).send(request)
-    if HTTPStatus.MULTIPLE_CHOICES <= answer.status_code <= HTTPStatus.FORBIDDEN:
-        _refused_by.add(fs)
-        raise SignedUrlRefused
-    if answer.status_code != HTTPStatus.PARTIAL_CONTENT:
-        raise _error(answer)
-    return bytes(answer.raw.read())  # not its `content`, which is joined from small pieces
+    client = _client(os.getpid(), fs)
+    bucket, key, version = fs.split_path(path)
+    wanted = {"Bucket": bucket, "Key": key, "Range": f"bytes={start}-{end - 1}"}
+    wanted |= {"IfMatch": f'"{etag}"'} | ({"VersionId": version} if version else {})
+    known = client.meta.service_model.operation_model("GetObject").input_shape.members
+    more = fs.s3_additional_kwargs | fs.req_kw  # such as a key of the customer, or who pays
+    more = {name: value for name, value in more.items() if name in known}
+    answer = client.get_object(**wanted, **more)
+    status = answer["ResponseMetadata"]["HTTPStatusCode"]
+    is_range = status == HTTPStatus.PARTIAL_CONTENT
+    if not is_range and (start, answer["ContentLength"]) != (0, end):
+        raise StorageError(f"the store answered {status} to a request for a range")
+    return bytes(answer["Body"].read())
 
 
 @lru_cache
-def _session(process: int, fs: Any, server: str) -> "URLLib3Session":
-    """The connections of a process to a server, with the settings of s3fs."""
-    from botocore.httpsession import URLLib3Session
-    from botocore.utils import get_environ_proxies
+def _client(process: int, fs: Any) -> Any:
+    """A client of botocore with the settings that s3fs gives to its own."""
+    from botocore import UNSIGNED
+    from botocore.config import Config
+    from botocore.session import Session
 
-    config = fs.s3.meta.config
-    verify = fs.client_kwargs.get("verify")
-    if verify is None:
-        verify = fs.session.get_config_variable("ca_bundle") or True
-    return URLLib3Session(
-        verify=verify,
-        proxies=config.proxies or get_environ_proxies(server),
-        timeout=(config.connect_timeout, config.read_timeout),
-        max_pool_connections=_MOST_CONNECTIONS,
-    )
-
-
-def _error(answer: Any) -> Exception:
-    """The error for an answer that is not a range."""
-    from botocore.exceptions import ClientError
-    from botocore.parsers import create_parser
-
-    if answer.status_code < HTTPStatus.MULTIPLE_CHOICES:
-        return StorageError(f"the store answered {answer.status_code} to a request for a range")
-    told = {"status_code": answer.status_code, "headers": answer.headers, "body": answer.content}
-    error: Exception = ClientError(create_parser("rest-xml").parse(told, None), "GetObject")
-    return error
+    timeouts = {"connect_timeout": fs.connect_timeout, "read_timeout": fs.read_timeout}
+    settings = _CONNECTIONS | timeouts | fs.config_kwargs
+    own = {
+        "endpoint_url": fs.endpoint_url,
+        "use_ssl": fs.use_ssl,
+        "aws_access_key_id": fs.key,
+        "aws_secret_access_key": fs.secret,
+        "aws_session_token": fs.token,
+    }
+    if fs.anon:
+        settings |= {"signature_version": UNSIGNED}
+    arguments = own | fs.client_kwargs
+    return Session(**fs.kwargs).create_client("s3", config=Config(**settings), **arguments)

@@ -43,7 +43,7 @@ _UNAVAILABLE = (
     # botocore
     *("HTTPClientError", "EndpointConnectionError", "ResponseParserError", "IncompleteReadError"),
     *("ResponseStreamingError", "FlexibleChecksumError"),
-    "ProtocolError",  # urllib3
+    *("ProtocolError", "SSLError"),  # urllib3
     # aiohttp, requests, httpx, Google and Azure
     *("ClientPayloadError", "ClientConnectionError", "ChunkedEncodingError", "TransportError"),
     *("ChecksumError", "ServiceRequestError", "ServiceResponseError"),
@@ -200,6 +200,8 @@ def _kind_of_answer(error: BaseException) -> type[StorageError] | None:
 
 
 def _kind_of_class(error: BaseException) -> type[StorageError] | None:
+    if "CERTIFICATE_VERIFY_FAILED" in str(error):  # botocore has no class of its own for it
+        return StorageError
     for parent in type(error).__mro__:
         if parent.__name__ in _BY_NAME:
             return _BY_NAME[parent.__name__]
