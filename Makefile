@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 OTHERS := .pytest_cache/others
 # After the tests on the standing cluster, so that both halves of the suite take about as long.
-SECOND := tests/codecs tests/gpu tests/test_wheel.py tests/jobs/training/test_train.py
+SECOND := tests/codecs tests/gpu tests/jobs/training/test_train.py
 
 # Python compiles a module when it is first imported, and keeps the result for all other processes.
 unexport PYTHONDONTWRITEBYTECODE
