@@ -12,7 +12,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # uv takes a fifth of the time of pip, but does not read its settings, such as the address of a mirror.
 install = { $(BIN)/uv pip install --quiet --python $(BIN)/python $(1) || $(BIN)/python -m pip install --quiet $(1); }
 
-.PHONY: demo test check format bench clean
+.PHONY: demo test check lint types format bench clean
 
 ## Pack the sample speech, tokenize it through Ray, show what came out and decode some of it.
 demo: $(STAMP)
@@ -36,9 +36,13 @@ test: $(STAMP)
 	cat $(OTHERS)/log; exit $$((cluster | second | others))
 
 ## Format, lint, types.
-check: $(STAMP)
+check: lint types
+
+lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+
+types: $(STAMP)
 	$(BIN)/mypy
 
 format: $(STAMP)
@@ -52,7 +56,7 @@ bench: $(STAMP)
 $(STAMP): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Speechmill needs Python 3.11 or newer")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet uv
+	-$(BIN)/python -m pip install --quiet uv
 	$(call install,--editable '.[dev]')
 	$(call install,'pesq>=0.0.4') || echo 'PESQ is left out: it is built with a C compiler and the headers of Python'
 	touch $@

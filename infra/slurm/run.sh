@@ -26,9 +26,10 @@ answers() {
   (exec 3<>"/dev/tcp/${1%:*}/${1#*:}") 2>/dev/null
 }
 
-# Only on the node of the head. It accepts connections before it can be used.
+# Only for the batch shell and the first task, which are on the node of the head; an old start of the job may have had its head
+# on another one. It accepts connections before it can be used.
 head_started() {
-  grep -qs 'Ray runtime started' "$RAY_FOLDER/start-0"
+  ((SLURM_PROCID == 0)) && grep -qs 'Ray runtime started' "$RAY_FOLDER/start-0"
 }
 
 # A port of this node from $1 on. Jobs that share a node have different numbers. Ports stay below 32768, because the kernel

@@ -345,8 +345,17 @@ def test_an_own_certificate_authority_is_trusted_for_ranges_too(
             assert stream.read() == b"abc"
 
 
-def test_objects_of_a_store_whose_requests_are_paid_for_are_read_too(moto, moto_bucket):
-    options = moto.storage_options | {"requester_pays": True}
+MORE_OPTIONS = {
+    "who pays": {"requester_pays": True},
+    "no payer": {"s3_additional_kwargs": {"RequestPayer": None}},
+    "a setting of aiobotocore": {"config_kwargs": {"connector_args": {"keepalive_timeout": 20}}},
+    "a section": {"config_kwargs": {"s3": {"addressing_style": "path"}}},
+}
+
+
+@pytest.mark.parametrize("more", MORE_OPTIONS.values(), ids=MORE_OPTIONS)
+def test_ranges_are_read_with_every_option_that_s3fs_takes(moto, moto_bucket, more):
+    options = moto.storage_options | more
     storage = Storage({"s3": options})
     storage.put(f"{moto_bucket}/x", b"paid")
     [listed] = storage.list_files(moto_bucket)

@@ -5,6 +5,7 @@ botocore reads, with the settings of s3fs: keys, endpoint, proxies and certifica
 """
 
 import os
+import threading
 from functools import lru_cache
 from http import HTTPStatus
 from typing import Any
@@ -13,6 +14,8 @@ from speechmill.pipeline.errors import StorageError
 
 # Idle connections would be dropped in silence by some firewalls.
 _CONNECTIONS = {"max_pool_connections": 64, "tcp_keepalive": True}
+_OF_AIOBOTOCORE = {"connector_args", "http_session_cls"}  # settings that botocore does not know
+_connecting = threading.Lock()
 
 
 def is_s3(fs: Any) -> bool:
@@ -21,8 +24,9 @@ def is_s3(fs: Any) -> bool:
 
 
 def connect(fs: Any) -> None:
-    """Make the client of this process; threads that begin to read would each make one."""
-    _client(os.getpid(), fs)
+    """Make the client of this process, before any thread fetches: each would make its own."""
+    with _connecting:
+        _client(os.getpid(), fs)
 
 
 def fetch(fs: Any, path: str, etag: str, start: int, end: int) -> bytes:
@@ -36,7 +40,7 @@ def fetch(fs: Any, path: str, etag: str, start: int, end: int) -> bytes:
     wanted |= {"IfMatch": f'"{etag}"'} | ({"VersionId": version} if version else {})
     known = client.meta.service_model.operation_model("GetObject").input_shape.members
     more = fs.s3_additional_kwargs | fs.req_kw  # such as a key of the customer, or who pays
-    more = {name: value for name, value in more.items() if name in known}
+    more = {name: value for name, value in more.items() if name in known and value is not None}
     answer = client.get_object(**wanted, **more)
     status = answer["ResponseMetadata"]["HTTPStatusCode"]
     is_range = status == HTTPStatus.PARTIAL_CONTENT
@@ -53,7 +57,9 @@ def _client(process: int, fs: Any) -> Any:
     from botocore.session import Session
 
     timeouts = {"connect_timeout": fs.connect_timeout, "read_timeout": fs.read_timeout}
-    settings = _CONNECTIONS | timeouts | fs.config_kwargs
+    given = fs.config_kwargs.items()
+    known = {name: value for name, value in given if name not in _OF_AIOBOTOCORE}
+    settings = _CONNECTIONS | timeouts | known
     own = {
         "endpoint_url": fs.endpoint_url,
         "use_ssl": fs.use_ssl,
