@@ -40,6 +40,13 @@ def root(request, tmp_path):
     return f"{bucket}/folder", Storage({"s3": server.storage_options})
 
 
+def streamed(storage: Storage, folder: str) -> bytes:
+    """What the stream of the only object in a folder gives, as it was listed."""
+    [listed] = storage.list_files(folder)
+    with storage.stream(listed.url, listed) as stream:
+        return stream.read()
+
+
 def test_written_objects_are_listed_and_read_whole_or_in_parts(root):
     url, storage = root
     storage.put(join(url, "a/b.bin"), b"0123456789")
@@ -314,9 +321,7 @@ def test_a_store_that_gives_weak_etags_or_knows_no_ranges_is_read_too(moto, moto
     with alter(moto.endpoint_url, habit) as endpoint_url:
         storage = Storage({"s3": moto.storage_options | {"endpoint_url": endpoint_url}})
         storage.put(f"{moto_bucket}/x", data)
-        [listed] = storage.list_files(moto_bucket)
-        with storage.stream(f"{moto_bucket}/x", listed) as stream:
-            assert stream.read() == data
+        assert streamed(storage, moto_bucket) == data
 
 
 @pytest.mark.parametrize("by", ["variable", "option"])
@@ -340,9 +345,7 @@ def test_an_own_certificate_authority_is_trusted_for_ranges_too(
         else:
             options["client_kwargs"] = options.get("client_kwargs", {}) | {"verify": bundle}
         storage = Storage({"s3": options}, patience=0.0)
-        [listed] = storage.list_files(moto_bucket)
-        with storage.stream(f"{moto_bucket}/x", listed) as stream:
-            assert stream.read() == b"abc"
+        assert streamed(storage, moto_bucket) == b"abc"
 
 
 MORE_OPTIONS = {
@@ -358,9 +361,7 @@ def test_ranges_are_read_with_every_option_that_s3fs_takes(moto, moto_bucket, mo
     options = moto.storage_options | more
     storage = Storage({"s3": options})
     storage.put(f"{moto_bucket}/x", b"paid")
-    [listed] = storage.list_files(moto_bucket)
-    with storage.stream(f"{moto_bucket}/x", listed) as stream:
-        assert stream.read() == b"paid"
+    assert streamed(storage, moto_bucket) == b"paid"
 
 
 def test_old_temporary_files_of_killed_writes_are_removed(tmp_path):

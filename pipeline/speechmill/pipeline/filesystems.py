@@ -104,11 +104,16 @@ def is_local_disk(fs: FileSystem) -> bool:
     return "file" in fs.protocol
 
 
+def is_s3(fs: FileSystem) -> bool:
+    """Whether a filesystem is one of s3fs."""
+    return "s3" in fs.protocol
+
+
 def find_files(fs: FileSystem, path: str, prefix: str) -> list[FileInfo]:
     """Every file below a folder whose name starts with `prefix`, sorted by URL."""
     if web_files.is_web(fs):
         return _sorted(fs, web_files.find(fs, path))
-    narrowed = {"prefix": prefix} if prefix and "s3" in fs.protocol else {}
+    narrowed = {"prefix": prefix} if prefix and is_s3(fs) else {}
     return _sorted(fs, fs.find(path, detail=True, **narrowed))
 
 
@@ -149,7 +154,7 @@ def file_details(fs: FileSystem, path: str) -> dict[str, Any]:
 
 def answer_time(fs: FileSystem, path: str) -> datetime | None:
     """The `Date` of an answer of S3, also of a refusal; None for other stores."""
-    if "s3" not in fs.protocol:
+    if not is_s3(fs):
         return None
     try:
         answer = fs.call_s3("list_objects_v2", Bucket=path.partition("/")[0], MaxKeys=1)

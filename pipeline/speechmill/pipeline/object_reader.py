@@ -16,6 +16,7 @@ from speechmill.pipeline.filesystems import (
     file_details,
     info_of,
     is_local_disk,
+    is_s3,
 )
 from speechmill.pipeline.metrics import STORAGE_BYTES, record
 from speechmill.pipeline.read_ahead import RANGE_BYTES, Range, ReadAhead
@@ -152,9 +153,8 @@ class ObjectReader(io.RawIOBase):
             except Exception as error:
                 if http_status(error) != HTTPStatus.PRECONDITION_FAILED:
                     raise
-            with self._lock:
-                self._open()  # which raises if it was replaced
-            self._by_etag = False  # the store does not know its own ETag again
+            # It was replaced, which s3fs finds too, or the store does not know its own ETag again.
+            self._by_etag = False
         with self._lock:
             file = self._file or self._open()
         if hasattr(file, "cache"):  # of a store, whose files may be read by several threads
@@ -165,7 +165,7 @@ class ObjectReader(io.RawIOBase):
 
     def _open_first(self) -> None:
         self._fs, self._path = self._operations.resolve(self._url)
-        self._by_etag = s3_ranges.is_s3(self._fs)
+        self._by_etag = is_s3(self._fs)
         if self._by_etag:
             s3_ranges.connect(self._fs)
         if not (self._by_etag and self._version):

@@ -6,7 +6,8 @@ botocore reads, with the settings of s3fs: keys, endpoint, proxies and certifica
 
 import os
 import threading
-from functools import lru_cache
+from collections.abc import Callable
+from functools import lru_cache, partial
 from http import HTTPStatus
 from typing import Any
 
@@ -18,15 +19,10 @@ _OF_AIOBOTOCORE = {"connector_args", "http_session_cls"}  # settings that botoco
 _connecting = threading.Lock()
 
 
-def is_s3(fs: Any) -> bool:
-    """Whether it is a filesystem of s3fs."""
-    return "s3" in fs.protocol
-
-
 def connect(fs: Any) -> None:
     """Make the client of this process, before any thread fetches: each would make its own."""
     with _connecting:
-        _client(os.getpid(), fs)
+        _get_object(os.getpid(), fs)
 
 
 def fetch(fs: Any, path: str, etag: str, start: int, end: int) -> bytes:
@@ -34,14 +30,10 @@ def fetch(fs: Any, path: str, etag: str, start: int, end: int) -> bytes:
 
     Raises the errors of botocore, such as `ClientError`.
     """
-    client = _client(os.getpid(), fs)
     bucket, key, version = fs.split_path(path)
     wanted = {"Bucket": bucket, "Key": key, "Range": f"bytes={start}-{end - 1}"}
     wanted |= {"IfMatch": f'"{etag}"'} | ({"VersionId": version} if version else {})
-    known = client.meta.service_model.operation_model("GetObject").input_shape.members
-    more = fs.s3_additional_kwargs | fs.req_kw  # such as a key of the customer, or who pays
-    more = {name: value for name, value in more.items() if name in known and value is not None}
-    answer = client.get_object(**wanted, **more)
+    answer = _get_object(os.getpid(), fs)(**wanted)
     status = answer["ResponseMetadata"]["HTTPStatusCode"]
     is_range = status == HTTPStatus.PARTIAL_CONTENT
     if not is_range and (start, answer["ContentLength"]) != (0, end):
@@ -50,8 +42,8 @@ def fetch(fs: Any, path: str, etag: str, start: int, end: int) -> bytes:
 
 
 @lru_cache
-def _client(process: int, fs: Any) -> Any:
-    """A client of botocore with the settings that s3fs gives to its own."""
+def _get_object(process: int, fs: Any) -> Callable[..., Any]:
+    """GetObject of a client of botocore, with the settings and arguments of s3fs."""
     from botocore import UNSIGNED
     from botocore.config import Config
     from botocore.session import Session
@@ -70,4 +62,8 @@ def _client(process: int, fs: Any) -> Any:
     if fs.anon:
         settings |= {"signature_version": UNSIGNED}
     arguments = own | fs.client_kwargs
-    return Session(**fs.kwargs).create_client("s3", config=Config(**settings), **arguments)
+    client = Session(**fs.kwargs).create_client("s3", config=Config(**settings), **arguments)
+    allowed = client.meta.service_model.operation_model("GetObject").input_shape.members
+    more = fs.s3_additional_kwargs | fs.req_kw  # such as a key of the customer, or who pays
+    more = {name: value for name, value in more.items() if name in allowed and value is not None}
+    return partial(client.get_object, **more)
