@@ -9,7 +9,7 @@ SECOND := tests/codecs tests/gpu tests/jobs/training/test_train.py
 # Python compiles a module when it is first imported, and keeps the result for all other processes.
 unexport PYTHONDONTWRITEBYTECODE
 
-# uv takes a fifth of the time of pip, but does not read its settings, such as the address of a mirror.
+# uv takes a third of the time of pip, but does not read its settings, such as the address of a mirror.
 install = { $(BIN)/uv pip install --quiet --python $(BIN)/python $(1) || $(BIN)/python -m pip install --quiet $(1); }
 
 .PHONY: demo test check lint types format bench clean

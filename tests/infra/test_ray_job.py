@@ -88,7 +88,7 @@ def wait_for_a_part(cluster: AuthenticatedCluster, name: str, parts: Path) -> No
 
 
 def logs(cluster: AuthenticatedCluster, name: str) -> str:
-    """Wait until a job has ended, and return what it printed."""
+    """Wait for a job to end and return its output."""
     return cluster.run("ray", "job", "logs", "--address", cluster.dashboard, "--follow", name)
 
 
