@@ -75,6 +75,19 @@ class Prometheus:
         times = {"start": self.started, "end": time.time(), "step": 1}
         return bool(self.get("query_range", query=expression, **times)["result"])
 
+    def gets(self, expression: str) -> bool:
+        """Whether it has a value within 15 s, before Ray forgets a process that has ended.
+
+        Values arrive a scrape later than a run records them, and on a busy machine a scrape may
+        take longer than its second and fail.
+        """
+        deadline = time.monotonic() + 15
+        while not self.has(expression):
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.5)
+        return True
+
 
 @pytest.fixture(scope="module")
 def prometheus(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
@@ -97,10 +110,6 @@ def prometheus(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> It
     try:
         done = subprocess.run(command(*arguments), env=os.environ | environment, timeout=240)
         assert done.returncode == 1
-        deadline = time.monotonic() + 30
-        while not server.has("rate(ray_speechmill_decode_cpu_seconds_total[1m])"):
-            assert time.monotonic() < deadline
-            time.sleep(0.5)
         yield server
     finally:
         server.process.terminate()
@@ -133,8 +142,11 @@ def test_there_is_a_story_in_which_an_alert_fires_and_one_in_which_it_is_silent(
 
 @pytest.mark.parametrize("query", dashboard_queries())
 def test_every_panel_shows_what_a_run_did(prometheus, query):
-    shown = prometheus.has(query.replace("$__rate_interval", "1m"))
-    assert shown or any(name in query for name in QUIET)
+    query = query.replace("$__rate_interval", "1m")
+    if any(name in query for name in QUIET):
+        prometheus.has(query)  # no error: it is a query
+    else:
+        assert prometheus.gets(query)
 
 
 def test_prometheus_evaluates_every_rule_and_its_own_series_have_values(prometheus):
@@ -142,14 +154,13 @@ def test_prometheus_evaluates_every_rule_and_its_own_series_have_values(promethe
     assert {rule["name"]: rule["health"] for rule in found} == {
         rule.get("alert") or rule["record"]: "ok" for rule in rules()
     }
-    assert all(prometheus.has(rule["record"]) for rule in rules() if "record" in rule)
+    assert all(prometheus.gets(rule["record"]) for rule in rules() if "record" in rule)
 
 
 def test_a_run_that_ends_with_a_failed_shard_gives_that_alert_and_no_other(prometheus):
-    assert prometheus.has('ALERTS{alertname="ShardGivenUp", alertstate="firing"}')
+    assert prometheus.gets("speechmill:shards_left == 0")
+    assert prometheus.gets('ALERTS{alertname="ShardGivenUp", alertstate="firing"}')
     assert not prometheus.has('ALERTS{alertname!="ShardGivenUp", alertstate="firing"}')
-    ended = prometheus.get("query", query="last_over_time(speechmill:shards_left[5m])")
-    assert [one["value"][1] for one in ended["result"]] == ["0"]
 
 
 def test_the_log_of_a_run_names_the_node_that_committed_a_shard(prometheus, cluster):
