@@ -20,6 +20,7 @@ _OPEN_FILES = 4096  # a run on Ray holds hundreds
 _MEMORY_GB, _DISK_GB = 2.0, 2.0  # the least that is free without a warning
 _SHM_GB = 1.0  # of /dev/shm, where Ray keeps its objects
 _SHM = Path("/dev/shm")
+_CGROUP = Path("/sys/fs/cgroup")
 _INSTALL = "see docs/guide/install.md"
 
 
@@ -154,11 +155,12 @@ def _memory_gb() -> tuple[float, float]:
     lines = Path("/proc/meminfo").read_text().splitlines()
     facts = {name: float(rest.split()[0]) * 1024 for name, rest in (e.split(":") for e in lines)}
     total, free = facts["MemTotal"], facts["MemAvailable"]
-    group = Path("/sys/fs/cgroup")
-    with_limit = (group / "memory.max", group / "memory.current")
-    if all(path.exists() for path in with_limit):
-        limit, used = (path.read_text().strip() for path in with_limit)
+    files = [_CGROUP / f"memory.{name}" for name in ("max", "current", "stat")]
+    if all(path.exists() for path in files):
+        limit, used, stat = (path.read_text().strip() for path in files)
         if limit != "max":
+            counts = dict(line.split() for line in stat.splitlines())
+            cached = float(counts.get("inactive_file", 0))  # goes first when memory is short
             total = min(total, float(limit))
-            free = min(free, float(limit) - float(used))
+            free = min(free, float(limit) - float(used) + cached)
     return total / 1e9, free / 1e9
