@@ -134,7 +134,7 @@ class Worker:
         deadline = time.monotonic() + self.settings.grace_seconds
         while self.running and time.monotonic() < deadline:
             time.sleep(0.1)
-        time.sleep(1.0)  # for the answers to leave this process
+        time.sleep(3.0)  # for the answers to arrive, and for shards that were sent meanwhile
         os._exit(0)
 
 
