@@ -18,6 +18,8 @@ from urllib.request import urlopen
 
 import psutil
 
+from tests.ray_processes import is_raylet
+
 _HEAD, _WORKER = "127.0.0.31", "127.0.0.32"
 _ATTEMPTS = 3
 _READY_S = 60.0
@@ -33,11 +35,9 @@ class AuthenticatedCluster:
     environment: dict[str, str]
     raylet: psutil.Process  # of the worker node
 
-    def run(self, *command: str, timeout: float = 120) -> str:
+    def run(self, *command: str) -> str:
         """Run a command as in a pod; returns what it prints."""
-        done = subprocess.run(
-            command, env=self.environment, capture_output=True, text=True, timeout=timeout
-        )
+        done = subprocess.run(command, env=self.environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
@@ -86,7 +86,7 @@ def _start(
         if _node(_HEAD, head, folder / f"h{attempt}", environment | head_variables) and (
             node := _node(_WORKER, worker, folder / f"w{attempt}", environment)
         ):
-            [raylet] = [each for each in node.children(recursive=True) if each.name() == "raylet"]
+            [raylet] = filter(is_raylet, node.children(recursive=True))
             inside = environment | {"RAY_ADDRESS": address}
             return AuthenticatedCluster(address, f"http://127.0.0.1:{dashboard}", inside, raylet)
         _kill(folder)

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 from ray.cluster_utils import Cluster
 
@@ -17,6 +18,7 @@ from speechmill.pipeline.storage import Storage
 pytest_plugins = ["tests.s3_server"]
 
 REPOSITORY = Path(__file__).parent.parent
+FRAGILE = REPOSITORY / "tests" / "fragile_codec"  # a codec that workers find on their path
 MODELS = REPOSITORY.parent / "shared" / "models"
 REAL_SPEECH = REPOSITORY.parent / "shared" / "data" / "clean"
 
@@ -75,6 +77,9 @@ def dnsmos_model(models: Path) -> str:
     return str(models / "dnsmos" / "sig_bak_ovr.onnx")
 
 
+# A pause of a busy machine is no fault.
+hypothesis.settings.register_profile("suite", deadline=None)
+hypothesis.settings.load_profile("suite")
 # What is kept between runs must not decide a test.
 os.environ["SPEECHMILL_CACHE"] = tempfile.mkdtemp(prefix="speechmill-cache-")
 # A local `ray.init` would turn on token authentication for the rest of this process, and the
@@ -83,6 +88,7 @@ os.environ["RAY_AUTH_MODE"] = "disabled"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 # By default Ray's workers get next to no time while other tests keep all CPUs busy.
 os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 (Ray spells it so)
+os.environ["RAY_raylet_start_wait_time_s"] = "300"  # noqa: SIM112 (by default 30, for a node)
 # Workers import functions of the tests; the working directory is not on their path.
 os.environ["PYTHONPATH"] = str(REPOSITORY)
 

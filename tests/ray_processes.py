@@ -1,5 +1,6 @@
 """The processes of one Ray cluster, and of no other one on this machine."""
 
+import signal
 import time
 from contextlib import suppress
 
@@ -32,6 +33,14 @@ def command_line(process: psutil.Process) -> str:
         return ""
 
 
+def is_raylet(process: psutil.Process) -> bool:
+    """False if it has ended."""
+    try:
+        return process.name() == "raylet" and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+
+
 def token_of(process: psutil.Process) -> str:
     """Empty if it has none or has ended."""
     try:
@@ -53,11 +62,17 @@ def listening_addresses(processes: list[psutil.Process]) -> set[str]:
     return found
 
 
+def kill(process: psutil.Process, number: int = signal.SIGKILL) -> None:
+    """Send a signal, unless it has ended."""
+    with suppress(psutil.NoSuchProcess):
+        process.send_signal(number)
+
+
 def kill_when_it_appears(cluster: Cluster, title: str) -> None:
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         for process in find(cluster, title):
-            process.kill()
+            kill(process)
             return
         time.sleep(0.02)
     pytest.fail(f"no process {title}")

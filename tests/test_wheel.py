@@ -22,7 +22,6 @@ def run(*command: object, folder: Path) -> str:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=200,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

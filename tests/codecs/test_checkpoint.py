@@ -264,4 +264,4 @@ def test_a_codec_loads_without_the_compiler_of_pytorch() -> None:
         "load_codec('pure-16k-small')\n"
         "assert 'torch._dynamo' not in sys.modules"
     )
-    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", script], check=True)

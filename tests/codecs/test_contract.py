@@ -18,9 +18,7 @@ from tests.codecs.tokens import TIE, assert_same_tokens, encode_alone
 from tests.codecs.wrong_cpu import computes_bf16_wrongly
 
 GARBAGE = st.sampled_from([0.0, 1.0, 30.0, float("nan")])
-BATCHES = settings(
-    max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+BATCHES = settings(max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.fixture(params=CASES)

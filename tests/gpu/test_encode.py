@@ -66,7 +66,6 @@ def test_a_precision_changes_as_few_tokens_of_a_trained_codec_as_rounding_does(
     assert mismatch(rough.encode(*padded(spoken)), expected) <= TRAINED[precision]
 
 
-@pytest.mark.timeout(900)
 def test_a_compiled_codec_gives_the_tokens_of_one_that_is_not() -> None:
     plain = CASES["focalcodec offline_50hz"].load(device="cuda")
     compiled = CASES["focalcodec offline_50hz"].load(device="cuda", compile=True)

@@ -13,16 +13,18 @@ from pathlib import Path
 
 import psutil
 
-from tests.conftest import REPOSITORY
+from tests.conftest import FRAGILE, REPOSITORY
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "squeue", "scancel")
 SCRIPTS = REPOSITORY / "infra" / "slurm"
 BETWEEN_LOOKS = 0.5  # s; each look at a job is a process, which takes CPU time from the job
+_ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT")
 # Slurm waits for cred_expire before it starts a job again. Processes are found by their parents.
 _CONF = """
 ClusterName=test
 SlurmctldHost=localhost(127.0.0.1)
 SlurmctldPort={ports[0]}
+FirstJobId={first_job}
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
@@ -54,6 +56,7 @@ class Slurm:
             "SLURM_CONF": str(folder / "slurm.conf"),
             "SPEECHMILL_SLURM": str(SCRIPTS),
             "SPEECHMILL_START_SECONDS": "900",  # beside other tests
+            "PYTHONPATH": os.pathsep.join([str(FRAGILE), str(REPOSITORY)]),
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         }
 
@@ -70,7 +73,6 @@ class Slurm:
             cwd=folder,
             capture_output=True,
             text=True,
-            timeout=60,
         )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
@@ -85,6 +87,7 @@ class Slurm:
             found = self.state(job)
             if found["JobState"] in states and int(found["Restarts"]) >= restarts:
                 return found
+            assert found["JobState"] not in _ENDED, found
             time.sleep(BETWEEN_LOOKS)
 
 
@@ -94,7 +97,9 @@ def running_slurm(folder: Path) -> Iterator[Slurm]:
     (folder / "state").mkdir()
     ports = _free_ports(3)
     host = socket.gethostname().partition(".")[0]
-    (folder / "slurm.conf").write_text(_CONF.format(folder=folder, ports=ports, host=host))
+    (folder / "slurm.conf").write_text(
+        _CONF.format(folder=folder, ports=ports, host=host, first_job=os.getpid())
+    )
     slurm = Slurm(folder)
     try:
         _start_munge(folder)
@@ -130,7 +135,7 @@ def _start_munge(folder: Path) -> None:
     folder.chmod(0o755)  # munged refuses another one
     options = {"key-file": key, "socket": folder / "munge.sock", "pid-file": folder / "munge.pid"}
     options |= {"log-file": folder / "munge.log", "seed-file": folder / "munge.seed"}
-    subprocess.run(["munged", *(f"--{k}={v}" for k, v in options.items())], check=True, timeout=60)
+    subprocess.run(["munged", *(f"--{k}={v}" for k, v in options.items())], check=True)
 
 
 def _free_ports(count: int) -> list[int]:

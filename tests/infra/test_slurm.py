@@ -11,6 +11,7 @@ import pytest
 
 from speechmill.jobs.training.checkpoints import Checkpoints
 from speechmill.pipeline.storage import Storage
+from tests.conftest import FRAGILE
 from tests.corpus import write_corpus
 from tests.infra.slurm import (
     BETWEEN_LOOKS,
@@ -38,16 +39,14 @@ def slurm() -> Iterator[Slurm]:
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Shards, the configuration of a run over them, and what a run in this process gives."""
     folder = tmp_path_factory.mktemp("corpus")
-    write_corpus(folder / "in", num_shards=24, clips_per_shard=2, seconds=0.5)
-    (folder / "null.yaml").write_text(
-        "shards: [in/]\noutput: local\ncodec: {name: 'null'}\nworkers: {num_gpus: 0}\n"
+    write_corpus(folder / "in", num_shards=12, clips_per_shard=2, seconds=0.5)
+    (folder / "run.yaml").write_text(
+        "shards: [in/]\noutput: local\ncodec: {name: fragile}\nworkers: {num_gpus: 0}\n"
     )
-    previous = Path.cwd()
-    os.chdir(folder)
-    try:
-        assert invoke("tokenize", "null.yaml", "workers.count=0").exit_code == 0
-    finally:
-        os.chdir(previous)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.syspath_prepend(FRAGILE)
+        assert invoke("tokenize", "run.yaml", "workers.count=0").exit_code == 0
     return folder
 
 
@@ -62,7 +61,7 @@ def log_of(job: str, folder: Path) -> str:
 
 def test_the_scripts_pass_shellcheck() -> None:
     scripts = sorted(SCRIPTS.iterdir())
-    subprocess.run(["shellcheck", *map(str, scripts)], check=True, timeout=60)
+    subprocess.run(["shellcheck", *map(str, scripts)], check=True)
     for script in scripts:
         assert script.suffix == ".sbatch" or os.access(script, os.X_OK)
 
@@ -70,7 +69,8 @@ def test_the_scripts_pass_shellcheck() -> None:
 def test_an_interrupted_task_of_an_array_resumes_to_the_bytes_of_a_local_run_and_a_wrong_one_ends(
     slurm: Slurm, corpus: Path
 ) -> None:
-    line = "null.yaml output=out workers.shards_in_flight=1 'shards=[in/]'\n"
+    slow = "workers.shards_in_flight=1 codec.options.seconds=0.5"  # the signal comes in between
+    line = f"run.yaml output=out {slow} 'shards=[in/]'\n"
     (corpus / "corpora.txt").write_text(line)
     array = slurm.sbatch("tokenize.sbatch", "corpora.txt", folder=corpus, options=("--array=1-2",))
     ended = slurm.wait_for(f"{array}_2", "COMPLETED", "FAILED")
@@ -86,7 +86,8 @@ def test_an_interrupted_task_of_an_array_resumes_to_the_bytes_of_a_local_run_and
     assert "Ray runs on 2 of 2 nodes" in log_of(right, corpus)
     storage = Storage()
     assert contents(storage, f"{corpus}/out") == contents(storage, f"{corpus}/local")
-    assert processes_of(right) == []
+    while processes_of(right):  # Ray gives its processes a second to end
+        time.sleep(BETWEEN_LOOKS)
     assert not Path(f"/tmp/speechmill-{right}").exists()
     assert not list(corpus.glob(".ray-token-*"))
 

@@ -12,13 +12,12 @@ import pytest
 from speechmill.jobs.report.logs import read_runs
 from speechmill.pipeline.dataset.layout import TokenDataset
 from speechmill.pipeline.storage import Storage
-from tests.conftest import REPOSITORY
+from tests.conftest import FRAGILE, REPOSITORY
 from tests.corpus import write_corpus
 from tests.jobs.conftest import command, contents, invoke, wait_until
 
 HERE = ("workers.count=0", "workers.num_gpus=0", "codec.name=fragile")
 SOURCE = Path(__file__).parents[1] / "wrong_clock.c"
-FRAGILE = Path(__file__).parents[1] / "fragile_codec"
 HOUR = 3600
 
 
@@ -80,7 +79,7 @@ def test_a_run_that_began_in_the_future_is_resumed_in_the_past(tmp_path, clock, 
 
 def test_a_clock_that_is_set_during_a_run_changes_neither_bytes_nor_times(tmp_path, clock, calm):
     arguments, files = calm
-    slow = command(*map(str, arguments), "codec.options.seconds=0.5")
+    slow = command(*map(str, arguments), "codec.options.seconds=1.5")
     process = subprocess.Popen(slow, env=os.environ | clock.environment)
     for number, seconds in enumerate((30 * HOUR, -30 * HOUR), 1):
         wait_until(lambda n=number: len(list((tmp_path / "out/tokens").glob("s*"))) >= n, process)

@@ -14,12 +14,11 @@ import pytest
 
 from speechmill.codecs import codec_info
 from speechmill.pipeline.storage import Storage
-from tests.conftest import REPOSITORY
+from tests.conftest import FRAGILE, REPOSITORY
 from tests.corpus import corpus
 from tests.jobs.conftest import command, contents
 from tests.jobs.datasets import make_dataset
 
-FRAGILE = Path(__file__).parents[1] / "fragile_codec"
 KILLS, SHARDS = 10, 48
 
 
@@ -67,7 +66,6 @@ def test_polars_duckdb_and_datasets_read_the_same_rows(tmp_path):
     assert loaded.features["codes"].feature.dtype == "uint16"
 
 
-@pytest.mark.timeout(900)
 def test_a_driver_killed_ten_times_leaves_the_bytes_of_an_uninterrupted_run(
     rgw, bucket, config, speechmill
 ):

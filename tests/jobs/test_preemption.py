@@ -43,7 +43,7 @@ def begun(tmp_path, config):
 def test_sigterm_lets_the_shards_in_flight_finish_and_the_run_can_be_resumed(begun):
     process, path, output = begun()
     process.send_signal(signal.SIGTERM)
-    assert process.wait(60) == 130
+    assert process.wait() == 130
     [run] = (output / "runs").iterdir()
     summary = json.loads((run / "summary.json").read_text())
     assert summary["status"] == "interrupted"
@@ -58,6 +58,6 @@ def test_a_driver_whose_head_node_is_lost_ends_and_another_cluster_resumes(begun
     environment = {"RAY_gcs_rpc_server_reconnect_timeout_s": "3"}
     process, path, output = begun(f"ray.address={lost.address}", environment=environment)
     lost.remove_node(lost.head_node, allow_graceful=False)
-    assert process.wait(90) not in (0, None)
+    assert process.wait() != 0
     assert invoke("tokenize", path).exit_code == 0
     assert len(pq.read_table(output / "tokens")) == 32

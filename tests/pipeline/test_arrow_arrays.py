@@ -1,7 +1,7 @@
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from speechmill.pipeline.arrow_arrays import of_numbers, of_values
@@ -21,7 +21,6 @@ def test_every_type_of_a_row_is_compared_here():
 
 
 @pytest.mark.parametrize("type", VALUES, ids=str)
-@settings(deadline=None)
 @given(data=st.data())
 def test_values_become_the_array_that_pyarrow_makes(type, data):
     values = data.draw(st.lists(st.none() | VALUES[type], max_size=20))

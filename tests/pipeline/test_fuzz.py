@@ -69,7 +69,7 @@ NOTHING_BEHIND = ("flac", "flac24", "flac without a length")  # decoders stop at
 CHECKSUMS = ("vorbis", "opus", "ogg flac", "speex", "flac", "flac24")  # over all that decides
 DELAY = 3000  # samples that an encoder may put around the audio of one file
 
-fuzz = settings(max_examples=16, deadline=None, derandomize=True, database=None)
+fuzz = settings(max_examples=16, derandomize=True, database=None)
 places = st.floats(0, 1, exclude_max=True)
 
 

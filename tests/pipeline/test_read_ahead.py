@@ -34,7 +34,7 @@ class Fetches:
         return bytes(position % 251 for position in range(start, end))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(positions=st.lists(st.integers(0, SIZE - 1), max_size=20))
 def test_the_range_of_any_position_holds_its_byte(positions):
     ahead = ReadAhead(Fetches(), SIZE)

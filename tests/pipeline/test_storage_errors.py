@@ -132,7 +132,7 @@ def test_a_web_server_that_is_overloaded_is_asked_again():
 def test_a_hub_that_is_overloaded_is_asked_again_while_patience_lasts():
     does = Behaviour(statuses=[429] * 50)
     with serve(does) as url:
-        storage = Storage({"hf": {"endpoint": url, "token": False}}, patience=0.5)
+        storage = Storage({"hf": {"endpoint": url, "token": False}}, patience=3)
         with pytest.raises(StorageUnavailable, match=r"429.*tried \d times"):
             storage.info("hf://datasets/a/b/x.tar")
     assert does.requests.total() > 1

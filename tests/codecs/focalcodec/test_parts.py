@@ -22,7 +22,7 @@ def extractor(name: str) -> Any:
 EXTRACTORS = {name: extractor(name) for name in ("25hz", "causal 25hz")}
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(parts=st.integers(1, 3), samples=st.integers(-500, 500))
 @pytest.mark.parametrize("name", EXTRACTORS)
 @torch.inference_mode()

@@ -19,7 +19,7 @@ def identity(kernel: int, tap: int, **geometry: int) -> PaddedConv1d:
     return conv.requires_grad_(False)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     kernel=st.integers(1, 7),
     dilation=st.integers(1, 4),
@@ -59,7 +59,7 @@ def test_a_clip_shorter_than_its_padding_is_first_lengthened_with_zeros() -> Non
     assert [first for first, _ in seen] == [0, 0, 2, 1, 2, 0, 0]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     stride=st.sampled_from([1, 2, 4, 5, 8]),
     lengths=st.lists(st.integers(1, 20), min_size=1, max_size=4),

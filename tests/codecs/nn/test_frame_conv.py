@@ -19,7 +19,7 @@ def assert_rows_alone(network: nn.Module, x_BTC: Tensor, lengths: list[int]) -> 
         torch.testing.assert_close(y_TC[: len(alone_TC)], alone_TC, atol=1e-5, rtol=1e-5)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     kernel=st.integers(1, 9),
     depthwise=st.booleans(),

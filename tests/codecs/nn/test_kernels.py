@@ -27,9 +27,7 @@ def test_kernels_compute_what_pytorch_computes() -> None:
         *map(str, sorted(Path(__file__).parent.glob("*_checks.py"))),
     ]
     interpreted = {**os.environ, "TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(
-        command, env=interpreted, cwd=REPOSITORY, capture_output=True, text=True, timeout=200
-    )
+    done = subprocess.run(command, env=interpreted, cwd=REPOSITORY, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
 
 

@@ -14,7 +14,7 @@ def activation(channels: int) -> AliasFreeSnakeBeta:
     return layer
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(lengths=st.lists(st.integers(1, 40), min_size=1, max_size=4))
 def test_each_row_ends_at_its_own_end(lengths: list[int]) -> None:
     layer = activation(3)

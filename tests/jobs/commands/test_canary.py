@@ -3,7 +3,6 @@
 import json
 import os
 import sys
-from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -14,10 +13,9 @@ from speechmill.jobs.display import ShardDisplay
 from speechmill.jobs.schemas import TokenizeConfig
 from speechmill.pipeline.errors import DeviceWrong
 from speechmill.pipeline.shards.listing import list_shards
+from tests.conftest import FRAGILE
 from tests.corpus import write_corpus
 from tests.one_shard import tokenize_one
-
-FRAGILE = Path(__file__).parents[2] / "fragile_codec"
 
 
 @pytest.fixture

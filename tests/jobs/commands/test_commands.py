@@ -282,6 +282,7 @@ def test_threads_of_arrow_let_go_of_files_before_a_command_ends():
     code = (
         "import threading, time, pyarrow\n"
         "from speechmill.jobs import cli\n"
+        "cli._ARROW_SECONDS = 5.0\n"
         "def let_go(): time.sleep(0.02); print('let go')\n"
         "cli.app = lambda **_: threading.Thread(target=let_go, daemon=True).start()\n"
         "cli.main()"

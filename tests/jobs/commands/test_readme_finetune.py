@@ -16,8 +16,8 @@ from speechmill.codecs import codec_info
 from tests.conftest import REPOSITORY
 from tests.jobs.conftest import command, invoke, wait_until
 from tests.jobs.training.runs import tree
+from tests.ray_processes import is_raylet, kill
 
-pytestmark = pytest.mark.timeout(600)
 SMALLER = {
     "pack": [],
     "train": ["phases.quantize={steps: 8}", "data.batch_size=2", "checkpoint.every=2"],
@@ -82,11 +82,10 @@ def finetuned(folder: Path) -> Path:
 def kill_all(process: "subprocess.Popen[bytes]") -> None:
     """SIGKILL for a command and for every process of its Ray cluster."""
     children = psutil.Process(process.pid).children(recursive=True)
-    assert any("raylet" in child.name() for child in children)
+    assert any(map(is_raylet, children))
     os.killpg(process.pid, signal.SIGKILL)
     for child in children:
-        if child.is_running():
-            child.kill()
+        kill(child)
     process.wait()
 
 

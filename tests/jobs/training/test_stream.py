@@ -78,4 +78,4 @@ def test_storage_that_does_not_answer_is_retried_for_its_patience_and_no_longer(
     started = time.monotonic()
     with pytest.raises(StorageUnavailable, match="tried"):
         next(stream.samples(StreamState()))
-    assert time.monotonic() - started < 10  # by default it would be minutes
+    assert time.monotonic() - started < 60  # by default it would be minutes

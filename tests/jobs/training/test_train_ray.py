@@ -76,7 +76,7 @@ def test_sigterm_reaches_all_workers_at_the_same_step(tmp_path: Path, cluster: C
     assert process.stdout
     next(line for line in process.stdout if "  step " in line)
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=120)
+    process.communicate()
     assert process.returncode == 130
     checkpoints = Checkpoints(f"{tmp_path}/run", Storage(), keep=3)
     assert len(checkpoints.steps()) == 1

@@ -235,7 +235,7 @@ def test_a_file_that_is_no_audio_at_all_is_said_to_be_what_it_is(data, message):
         samples(data)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     format=st.sampled_from(FORMATS),
     behind=st.one_of(st.binary(min_size=1, max_size=3000), st.integers(1, 9000).map(bytes)),

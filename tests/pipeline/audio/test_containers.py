@@ -139,7 +139,7 @@ def test_a_pause_of_years_is_over_the_limits_instead_of_the_memory():
 
 
 @pytest.mark.parametrize("kind", [*KINDS, "OPUS", "VORBIS"])
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(share=st.floats(0.02, 0.999))
 def test_a_container_cut_anywhere_is_rejected_or_loses_only_a_tag(kind, share):
     cut = data(kind)[: int(len(data(kind)) * share)]
@@ -160,7 +160,7 @@ def _is_recognized(encoded: bytes) -> bool:
 
 
 @pytest.mark.parametrize("kind", ["OPUS", "VORBIS"])
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
 def test_one_flipped_bit_anywhere_in_an_ogg_is_found(kind, place, bit):
     damaged = bytearray(data(kind))

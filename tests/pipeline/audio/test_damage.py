@@ -26,7 +26,7 @@ def test_a_good_file_of_every_format_passes(format, variant):
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data(), random=seeds)
 def test_a_damaged_file_is_rejected(damage, data, random):
     format = data.draw(st.sampled_from(DAMAGES[damage]))
@@ -35,7 +35,7 @@ def test_a_damaged_file_is_rejected(damage, data, random):
         decode_audio(file, 16_000, AudioSettings(), Limits())
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     format=st.sampled_from(FORMATS),
     edits=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.binary(max_size=9)), max_size=6),
@@ -57,7 +57,7 @@ def result_of(file: bytes) -> object:
 
 
 @pytest.mark.parametrize("damage", TAR_DAMAGES)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(random=seeds)
 def test_a_damaged_tar_is_refused_as_a_whole(damage, random):
     storage = Storage()

@@ -25,7 +25,7 @@ INFO = codec_info("null")
 
 
 def settings(**others) -> DecodeSettings:
-    limits = Limits(decode_seconds=1.5, memory_mb=500)
+    limits = Limits(decode_seconds=2.5, memory_mb=500)
     return DecodeSettings(limits=limits, **others)
 
 
@@ -105,14 +105,14 @@ def test_a_watched_process_ends_when_a_recording_takes_too_long(tmp_path):
         "import sys; from speechmill.pipeline.audio.recordings import *\n"
         "from speechmill.pipeline.audio.isolation import *\n"
         "from speechmill.codecs import codec_info\n"
-        "limits, filters = Limits(decode_seconds=1.0), FilterSettings(quality=sys.argv[1])\n"
+        "limits, filters = Limits(decode_seconds=2.5), FilterSettings(quality=sys.argv[1])\n"
         "watched = WatchedRecordings(RecordingSettings(limits=limits, filters=filters), "
         "[codec_info('null')])\n"
         "print(list(watched.clips(sys.stdin.buffer.read())))"
     )
     command = [sys.executable, "-c", script, "tests.quality_scores:harmful"]
-    assert subprocess.run(command, input=clip(0.2), timeout=60).returncode == -14  # SIGALRM
-    done = subprocess.run(command, input=clip(1.0), timeout=60, capture_output=True)
+    assert subprocess.run(command, input=clip(0.2)).returncode == -14  # SIGALRM
+    done = subprocess.run(command, input=clip(1.0), capture_output=True)
     assert (done.returncode, b"Clip" in done.stdout) == (0, True)
 
 
@@ -131,4 +131,4 @@ def test_a_memory_limit_holds_and_is_lifted_again():
         "    bytearray(20_000_000)\n"
         "bytearray(300_000_000)"
     )  # in a new process: a used one may hold 300 MB of free memory already
-    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", script], check=True)

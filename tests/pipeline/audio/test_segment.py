@@ -81,7 +81,7 @@ def test_no_sample_beyond_the_stated_context_changes_a_frame(name):
     assert codes[0].tolist() == codes[1].tolist()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     blocks=st.lists(st.integers(1, 5_000), min_size=1, max_size=12),
     frames=st.integers(5, 30),

@@ -2,7 +2,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from speechmill.pipeline.dataset.patterns import (
@@ -22,7 +22,6 @@ from tests.pipeline.dataset.pattern_examples import frame_counts, patterns, spli
 CODES_FK = np.array([[1, 2, 3], [4, 5, 6], [7, 8, 9]])
 
 
-@settings(deadline=None)
 @given(pattern=patterns(), frames=frame_counts)
 def test_every_pattern_can_be_undone_from_its_description(pattern, frames):
     codes = utterances(pattern.sizes, frames)
@@ -32,7 +31,6 @@ def test_every_pattern_can_be_undone_from_its_description(pattern, frames):
         np.testing.assert_array_equal(found_FK, codes_FK[:, : len(pattern.kept_sizes)])
 
 
-@settings(deadline=None)
 @given(pattern=patterns(), frames=frame_counts)
 def test_many_utterances_at_once_give_what_each_gives_alone(pattern, frames):
     codes = utterances(pattern.sizes, frames)
@@ -44,7 +42,6 @@ def test_many_utterances_at_once_give_what_each_gives_alone(pattern, frames):
         np.testing.assert_array_equal(ids, wanted)
 
 
-@settings(deadline=None)
 @given(pattern=patterns(), num_frames=st.integers(0, 9))
 def test_an_id_is_of_one_codebook_and_below_the_number_of_ids(pattern, num_frames):
     codes = utterances(pattern.sizes, [num_frames])
@@ -55,7 +52,6 @@ def test_an_id_is_of_one_codebook_and_below_the_number_of_ids(pattern, num_frame
     assert (ids < pattern.num_ids).all()
 
 
-@settings(deadline=None)
 @given(pattern=patterns(), num_frames=st.integers(0, 9), data=st.data())
 def test_an_array_is_undone_only_if_the_pattern_gives_it(pattern, num_frames, data):
     array = pattern.encode(utterances(pattern.sizes, [num_frames]).codes_NK)

@@ -94,7 +94,6 @@ def test_a_document_gives_back_its_text_and_codes(pattern, text, frames, data, m
         assert template.texts_of(ids) == ([own] if own and text != "none" else [])
 
 
-@settings(deadline=None)
 @given(
     places=st.lists(
         st.tuples(st.sampled_from("ab"), st.integers(0, 9)), min_size=1, max_size=8, unique=True

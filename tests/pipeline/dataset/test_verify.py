@@ -100,9 +100,7 @@ def test_a_truncated_file_is_unreadable_and_named(dataset, folder, share):
     assert (fault.check, f"{dataset.root}/{fault.file}") == ("unreadable", url)
 
 
-@settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(where=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
 def test_a_flipped_bit_in_a_page_is_found_or_changes_no_value(dataset, where, bit):
     url = first(dataset)

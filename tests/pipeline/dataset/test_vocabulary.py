@@ -2,7 +2,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from speechmill.pipeline.dataset.vocabulary import (
@@ -22,7 +22,6 @@ vocabularies = st.builds(
 )
 
 
-@settings(deadline=None)
 @given(vocabulary=vocabularies)
 def test_every_id_means_one_thing(vocabulary):
     kinds, books, codes = vocabulary.meanings(np.arange(vocabulary.num_ids))
@@ -39,7 +38,6 @@ def test_every_id_means_one_thing(vocabulary):
     assert padding == (list(range(len(vocabulary.codebook_sizes))) if vocabulary.pads else [])
 
 
-@settings(deadline=None)
 @given(vocabulary=vocabularies)
 def test_a_vocabulary_is_rebuilt_from_its_json(vocabulary):
     assert vocabulary_from(json.loads(json.dumps(vocabulary.description()))) == vocabulary

@@ -17,7 +17,7 @@ def through(stft, blocks, process=lambda spectrum: spectrum):
     return np.concatenate(list(stft.through(blocks, process)))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.sampled_from(SHAPES), st.sampled_from(["hann", "sqrt_hann"]), st.integers(1, 3000))
 def test_unchanged_frames_give_back_the_clip_sample_by_sample(shape, window, num_samples):
     audio = noise(num_samples)
@@ -25,7 +25,7 @@ def test_unchanged_frames_give_back_the_clip_sample_by_sample(shape, window, num
     np.testing.assert_allclose(out, audio, atol=1e-5)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.sampled_from(SHAPES), st.lists(st.integers(0, 700), min_size=1, max_size=6))
 def test_block_sizes_change_nothing(shape, sizes):
     audio = noise(sum(sizes) + 1)

@@ -7,7 +7,6 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 
@@ -19,11 +18,11 @@ from speechmill.pipeline.shards.listing import list_shards
 from speechmill.pipeline.tokenize.decode import DecodeSettings
 from speechmill.pipeline.tokenize.job import TokenizeJob
 from speechmill.pipeline.tokenize.writer import CodecOutput
+from tests.conftest import FRAGILE
 from tests.corpus import write_corpus
 from tests.one_shard import tokenize_one
-from tests.ray_processes import find
+from tests.ray_processes import find, kill
 
-FRAGILE = Path(__file__).parents[2] / "fragile_codec"
 NODE = {"object_store_memory": 2**28, "num_cpus": 2}
 
 
@@ -120,7 +119,7 @@ def test_a_worker_that_gets_sigterm_finishes_its_shards_and_takes_no_other(
 
 def terminate_workers(cluster) -> None:
     for process in find(cluster, "ray::Worker"):
-        process.send_signal(signal.SIGTERM)
+        kill(process, signal.SIGTERM)
 
 
 @pytest.fixture

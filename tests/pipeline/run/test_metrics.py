@@ -34,7 +34,7 @@ OWN_LABELS = "end|error|reason|stage|operation|direction"
 def scraped(node: dict) -> dict[tuple[str, str], float]:
     """Return the values by name and labels; a label names the process."""
     url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
-    series = _SERIES.findall(urlopen(url, timeout=10).read().decode())
+    series = _SERIES.findall(urlopen(url, timeout=60).read().decode())
     return {(name, labels): float(value) for name, labels, value in series}
 
 
@@ -78,7 +78,8 @@ def run_and_scrape(address: str, folder: str, num_bytes: int) -> tuple[Totals, d
         return ended == 4 and reported_all and all(found[name] for name in PROCESSES)
 
     with RayPool(job, WorkerSettings(num_gpus=0), RaySettings(address=address)) as pool:
-        [node] = [node for node in ray.nodes() if node["Alive"]]
+        head = address.partition(":")[0]  # others may be about to leave
+        [node] = [node for node in ray.nodes() if node["NodeManagerAddress"] == head]
         before = scraped(node)
         shards = list_shards([f"{folder}/in"], storage)
         run(shards, pool, RunSettings(max_attempts=1), on_event)

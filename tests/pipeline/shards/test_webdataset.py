@@ -102,7 +102,7 @@ names = st.text("aéł./", min_size=1, max_size=150).filter(
 )
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(st.lists(st.tuples(names, st.sampled_from(["flac", "_x", "a.b"]), st.binary(max_size=2000))))
 def test_written_tars_are_those_of_tarfile_byte_for_byte(members):
     """As earlier versions wrote them: PAX, no time, no owner."""

@@ -41,7 +41,7 @@ def batch(lengths: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
     return audio_BT, torch.tensor(lengths)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.lists(st.integers(400, 8000), min_size=1, max_size=9), st.integers(8000, 40_000))
 def test_a_batch_that_does_not_fit_is_split_and_its_codes_are_the_same(lengths, room):
     lengths.sort()

@@ -42,8 +42,13 @@ def doctor(path: Path, *overrides: str) -> tuple[int, Findings]:
     return done.exit_code, found["checks"]
 
 
-def lines(found: Findings, result: str) -> list[str]:
-    return [f"{each['check']}: {each['message']}" for each in found if each["result"] == result]
+def lines(found: Findings, result: str, check: str = "") -> list[str]:
+    """Those with one result, of one check or of all."""
+    return [
+        f"{each['check']}: {each['message']}"
+        for each in found
+        if each["result"] == result and check in ("", each["check"])
+    ]
 
 
 def assert_both_succeed(path: Path, command: str = "tokenize", *overrides: str) -> Findings:

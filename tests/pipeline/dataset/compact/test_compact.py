@@ -72,7 +72,7 @@ def real_row_groups(dataset: TokenDataset) -> list[tuple[RowGroup, float]]:
     return found
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(
     parts=st.lists(st.lists(st.integers(1, 40), max_size=9), min_size=1, max_size=8),
     kb=st.floats(0.1, 30),
@@ -119,7 +119,7 @@ def rows() -> pa.Table:
     return found.set_column(found.column_names.index("index"), "index", recordings)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     cuts=st.sets(st.integers(1, 11)),
     limits=st.tuples(st.integers(1, 9), st.integers(1, 600), st.integers(1, 60)),

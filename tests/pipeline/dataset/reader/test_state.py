@@ -53,7 +53,7 @@ def test_shares_are_equal_but_for_what_the_tail_says(counts, total, tail):
         assert sizes == {-(-total // count)}
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(SPLITS, min_size=1, max_size=4), st.data())
 def test_states_merge_to_what_was_given_out_at_any_stop_under_any_split(counts, data):
     base, found = Base(0), {}
