@@ -28,10 +28,10 @@ demo: $(STAMP)
 ## others comes at the end.
 test: $(STAMP)
 	@mkdir -p $(OTHERS)
-	@OMP_NUM_THREADS=1 $(BIN)/pytest --durations=25 -m "not cluster" $(addprefix --ignore=,$(SECOND)) \
-		-o cache_dir=$(OTHERS) > $(OTHERS)/log 2>&1 & others=$$!; \
-	OMP_NUM_THREADS=1 $(BIN)/pytest --durations=25 -m cluster; cluster=$$?; \
-	$(BIN)/pytest --durations=25 -m "not cluster" $(SECOND); second=$$?; \
+	@export OMP_NUM_THREADS=1; first="--durations=25 $(addprefix --ignore=,$(SECOND))"; \
+	$(BIN)/pytest $$first -m "not cluster" -o cache_dir=$(OTHERS) > $(OTHERS)/log 2>&1 & others=$$!; \
+	$(BIN)/pytest $$first -m cluster; cluster=$$?; \
+	$(BIN)/pytest --durations=25 $(SECOND); second=$$?; \
 	wait $$others; others=$$?; \
 	cat $(OTHERS)/log; exit $$((cluster | second | others))
 
