@@ -5,7 +5,6 @@ from math import log2
 import numpy as np
 import pytest
 import torch
-import torchmetrics
 
 from speechmill.codecs import load_codec
 from speechmill.pipeline.audio.resample import AudioSettings, decode_audio
@@ -66,6 +65,8 @@ def test_si_sdr_is_the_ratio_of_the_mixture_at_any_level(speech):
 
 
 def test_si_sdr_is_that_of_torchmetrics(speech):
+    import torchmetrics  # 3 s, which the half of the suite without this test need not spend
+
     theirs = torchmetrics.functional.audio.scale_invariant_signal_distortion_ratio
     for estimate in (noisy(speech, 10.0), 0.5 * speech, np.zeros_like(speech)):
         expected = theirs(torch.tensor(estimate).double(), torch.tensor(speech).double())
