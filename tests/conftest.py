@@ -19,6 +19,7 @@ pytest_plugins = ["tests.s3_server"]
 
 REPOSITORY = Path(__file__).parent.parent
 FRAGILE = REPOSITORY / "tests" / "fragile_codec"  # a codec that workers find on their path
+FRAGILE_PYTHONPATH = f"{FRAGILE}{os.pathsep}{REPOSITORY}"
 MODELS = REPOSITORY.parent / "shared" / "models"
 REAL_SPEECH = REPOSITORY.parent / "shared" / "data" / "clean"
 
@@ -77,7 +78,7 @@ def dnsmos_model(models: Path) -> str:
     return str(models / "dnsmos" / "sig_bak_ovr.onnx")
 
 
-# A pause of a busy machine is no fault.
+# A busy machine may pause in the middle of an example.
 hypothesis.settings.register_profile("suite", deadline=None)
 hypothesis.settings.load_profile("suite")
 # What is kept between runs must not decide a test.

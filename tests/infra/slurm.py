@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 
-from tests.conftest import FRAGILE, REPOSITORY
+from tests.conftest import FRAGILE_PYTHONPATH, REPOSITORY
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "squeue", "scancel")
 SCRIPTS = REPOSITORY / "infra" / "slurm"
@@ -56,7 +56,7 @@ class Slurm:
             "SLURM_CONF": str(folder / "slurm.conf"),
             "SPEECHMILL_SLURM": str(SCRIPTS),
             "SPEECHMILL_START_SECONDS": "900",  # beside other tests
-            "PYTHONPATH": os.pathsep.join([str(FRAGILE), str(REPOSITORY)]),
+            "PYTHONPATH": FRAGILE_PYTHONPATH,
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         }
 

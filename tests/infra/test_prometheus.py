@@ -17,7 +17,7 @@ import pytest
 import yaml
 from ray.cluster_utils import Cluster
 
-from tests.conftest import FRAGILE, REPOSITORY
+from tests.conftest import FRAGILE_PYTHONPATH
 from tests.corpus import clip, corpus, tar_bytes
 from tests.infra.monitoring import FOLDER, alerts, dashboard_queries, rules
 from tests.jobs.conftest import command, write_config
@@ -103,7 +103,7 @@ def prometheus(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> It
     (folder / "in").mkdir()
     for name, data in shards.items():
         (folder / "in" / name).write_bytes(data)
-    environment = {"PYTHONPATH": os.pathsep.join([str(FRAGILE), str(REPOSITORY)])}
+    environment = {"PYTHONPATH": FRAGILE_PYTHONPATH}
     config = write_config(folder, cluster, folder / "in", folder / "out", "fragile", environment)
     arguments = ["tokenize", str(config), "codec.options.seconds=2", "workers.shards_in_flight=1"]
     try:

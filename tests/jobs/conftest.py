@@ -31,7 +31,7 @@ def invoke(*arguments: Any) -> Result:
 def wait_until(condition: Callable[[], object], process: "subprocess.Popen[Any]") -> None:
     """Wait until a process that runs has come so far; only pytest's timeout limits it."""
     while True:
-        ended = process.poll()  # before the look, since what it does last may be what is waited for
+        ended = process.poll()  # first: it may do what we wait for, and end, while we look
         if condition():
             return
         assert ended is None, f"the process ended with {ended} before that"

@@ -12,7 +12,7 @@ import pytest
 from speechmill.jobs.report.logs import read_runs
 from speechmill.pipeline.dataset.layout import TokenDataset
 from speechmill.pipeline.storage import Storage
-from tests.conftest import FRAGILE, REPOSITORY
+from tests.conftest import FRAGILE, FRAGILE_PYTHONPATH
 from tests.corpus import write_corpus
 from tests.jobs.conftest import command, contents, invoke, wait_until
 
@@ -32,7 +32,7 @@ class Clock:
         self.environment = {
             "LD_PRELOAD": str(library),
             "CLOCK_OFFSET_FILE": str(self.offset),
-            "PYTHONPATH": os.pathsep.join([str(FRAGILE), str(REPOSITORY)]),
+            "PYTHONPATH": FRAGILE_PYTHONPATH,
         }
 
     def set(self, seconds: int) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from speechmill.codecs import codec_info
 from speechmill.pipeline.storage import Storage
-from tests.conftest import FRAGILE, REPOSITORY
+from tests.conftest import FRAGILE_PYTHONPATH
 from tests.corpus import corpus
 from tests.jobs.conftest import command, contents
 from tests.jobs.datasets import make_dataset
@@ -73,7 +73,7 @@ def test_a_driver_killed_ten_times_leaves_the_bytes_of_an_uninterrupted_run(
     for name, data in corpus(num_shards=SHARDS, clips_per_shard=2, seconds=0.5).items():
         storage.put(f"{bucket}/in/{name}", data)
     storage.put(f"{bucket}/in/shard-0007.tar", corpus(1, 1)["shard-0000.tar"])
-    variables = rgw.environment | {"PYTHONPATH": os.pathsep.join([str(FRAGILE), str(REPOSITORY)])}
+    variables = rgw.environment | {"PYTHONPATH": FRAGILE_PYTHONPATH}
     path = config(f"{bucket}/in/", f"{bucket}/killed", codec="fragile", environment=variables)
     slow = "codec.options.seconds=0.5"  # for each batch, so that a kill finds work in hand
     chance = random.Random(7)
