@@ -11,6 +11,8 @@ from speechmill.codecs.errors import InvalidConfig
 from speechmill.codecs.nn.spectra import mel_bank
 
 _FLOOR = 1e-5  # of a magnitude, before its logarithm
+_LOUDNESS = 0.3  # power of a magnitude
+_INAUDIBLE = 1e-4  # added to a magnitude, so that this power has a bounded gradient
 
 Features = list[list[Tensor]]  # for each discriminator its layers' outputs, logits last
 
@@ -90,6 +92,37 @@ class STFTLoss(nn.Module):
         return total / len(self.ffts)
 
 
+class LoudnessLoss(nn.Module):
+    """L1 of mel magnitudes to the power 0.3, averaged over windows; the hop is a quarter.
+
+    Loudness grows about like this, so loud bands count more than in a log-mel loss, and bands that
+    nobody hears count less (compressed spectra: Braun and Tashev, arXiv 2009.12286, section 2.3).
+    Raises `InvalidConfig` if `ffts` and `mels` differ in length.
+    """
+
+    def __init__(self, sample_rate: int, ffts: Sequence[int], mels: Sequence[int]) -> None:
+        super().__init__()
+        if len(ffts) != len(mels):
+            raise InvalidConfig(
+                f"there are {len(ffts)} loudness_ffts and {len(mels)} loudness_bands; give as many"
+            )
+        self.ffts = tuple(ffts)
+        for i, (fft, count) in enumerate(zip(ffts, mels, strict=True)):
+            bank_SM = mel_bank(fft, count, sample_rate)
+            mean_SM = bank_SM / (bank_SM.sum(0) * sqrt(fft)).clamp(min=_FLOOR)
+            self.register_buffer(f"bank_{i}", mean_SM, persistent=False)
+
+    def forward(self, audio_BT: Tensor, target_BT: Tensor) -> Tensor:
+        total = audio_BT.new_zeros(())
+        for i, fft in enumerate(self.ffts):
+            ours_BFM, theirs_BFM = (
+                _mel(audio, fft, self.get_buffer(f"bank_{i}")).add(_INAUDIBLE).pow(_LOUDNESS)
+                for audio in (audio_BT, target_BT)
+            )
+            total = total + (ours_BFM - theirs_BFM).abs().mean()
+        return total / len(self.ffts)
+
+
 def magnitudes(audio_BT: Tensor, fft: int) -> Tensor:
     """Return the magnitudes of a Hann-windowed STFT, of shape (B, fft / 2 + 1, frames)."""
     window_N = torch.hann_window(fft, device=audio_BT.device)
@@ -149,9 +182,13 @@ def _logits(layers: list[Tensor]) -> Tensor:
 
 
 def _log_mel(audio_BT: Tensor, fft: int, bank_SM: Tensor) -> Tensor:
+    return _mel(audio_BT, fft, bank_SM).clamp(min=_FLOOR).log()
+
+
+def _mel(audio_BT: Tensor, fft: int, bank_SM: Tensor) -> Tensor:
     with torch.autocast(audio_BT.device.type, enabled=False):  # quiet bands are zero in fp16
-        mel_BFM = magnitudes(audio_BT, fft).transpose(1, 2) @ bank_SM
-    return mel_BFM.clamp(min=_FLOOR).log()
+        mel_BFM: Tensor = magnitudes(audio_BT, fft).transpose(1, 2) @ bank_SM
+    return mel_BFM
 
 
 GAN_LOSSES = {

@@ -15,6 +15,7 @@ import pytest
 import soundfile
 import torch
 import torchaudio
+from safetensors.torch import save_file
 from torch import Tensor
 
 from speechmill.codecs import InvalidConfig, codec_info, load_codec
@@ -31,7 +32,7 @@ SIZES = PureConfig(
 )  # fmt: skip
 SETTINGS: dict[str, Any] = {
     "mel_ffts": (512,), "mel_bands": (40,), "kmeans_frames": 800, "kmeans_iterations": 5,
-    "revive_below": 0.1, "quantizer_dropout": False, "ema_decay": 0.95,
+    "revive_below": 0.1, "dropout": 0.0, "ema_decay": 0.95,
     "weights": {"waveform": 10, "mel": 5, "first_stage": 1, "kl": 1e-4},
 }  # fmt: skip
 SAMPLES = Path(__file__).parents[3] / "samples"
@@ -349,3 +350,16 @@ def test_several_stages_can_learn_the_enhanced_latent_together() -> None:
     taught_MD = taught_BDF.transpose(1, 2).flatten(0, 1)
     torch.testing.assert_close(stages.targets_KMD[1], taught_MD - stages.words_KMD[0])
     torch.testing.assert_close(stages.targets_KMD[2], stages.inputs_KMD[2])
+
+
+def test_the_second_phase_can_start_from_a_file_of_the_first(tmp_path: Path) -> None:
+    """Such a file has no codebooks yet, so they start from k-means, not from zeros."""
+    first = recipe()
+    first.load_state_dict(vae_weights())
+    save_file(first.weights_for_inference(), tmp_path / "vae.safetensors")
+    second = recipe(p_enh=0.0)
+    second.start_from(tmp_path / "vae.safetensors")
+    second.begin_phase("quantize")
+    assert second.num_init_frames() == SETTINGS["kmeans_frames"]
+    train(second, "quantize", 1)
+    assert second.network.quantizer.codebooks_KND.any(-1).all()

@@ -12,9 +12,16 @@ from torch import Tensor, nn
 
 from speechmill.codecs.checkpoint import load_unfolded, read_state_dict
 from speechmill.codecs.errors import InvalidConfig
-from speechmill.codecs.losses import MelLoss, STFTLoss, kl_to_standard_normal, l1_and_mse
-from speechmill.codecs.nn.codebook_ema import CodebookEMA, KMeansStart, count_codes
+from speechmill.codecs.losses import (
+    LoudnessLoss,
+    MelLoss,
+    STFTLoss,
+    kl_to_standard_normal,
+    l1_and_mse,
+)
+from speechmill.codecs.nn.codebook_ema import CodebookEMA, KMeansStart
 from speechmill.codecs.nn.quantize import straight_through
+from speechmill.codecs.nn.usage import codebook_use, latent_use
 from speechmill.codecs.pure.config import PureConfig
 from speechmill.codecs.pure.model import PureNetwork
 from speechmill.codecs.recipe import (
@@ -30,6 +37,7 @@ _WEIGHTS = {
     "waveform": 1.0,  # lambda_rec, section IV-B
     "mel": 45.0,  # the first author's public configuration, as is "feature"
     "stft": 0.0,
+    "loudness": 0.0,
     "kl": 1e-2,  # ours: the paper's value could not be read
     "enhancement": 1.0,  # ours, for the same reason
     "vq": 0.25,
@@ -49,7 +57,7 @@ class PureRecipeConfig:
     enhanced_stages: int = 1  # stages that learn the enhanced version together (ablation E)
     freeze_encoder: bool = True  # in the second phase (ablation H)
     stage1_mode: str = "target"  # stage 1 searches for the raw latent; "swap": for its target
-    quantizer_dropout: bool = True  # each utterance is decoded from 1 to all stages
+    dropout: float = 1.0  # share of utterances decoded from 1 to all stages, the rest from all
     codebook_update: str = "ema"  # or "gradient"
     ema_decay: float = 0.99
     revive_below: float = 2.0  # moving count under which a codeword is replaced
@@ -58,11 +66,15 @@ class PureRecipeConfig:
     mel_ffts: tuple[int, ...] = (64, 128, 256, 512, 1024)
     mel_bands: tuple[int, ...] = (80, 80, 80, 80, 80)
     stft_ffts: tuple[int, ...] = (1024, 256)
+    loudness_ffts: tuple[int, ...] = (256, 512, 1024, 2048)
+    loudness_bands: tuple[int, ...] = (32, 64, 80, 96)
     weights: dict[str, float] = field(default_factory=dict)  # by loss; replace the defaults
 
     def __post_init__(self) -> None:
         if not 0 <= self.p_enh <= 1:
             raise InvalidConfig(f"p_enh is {self.p_enh}; give a probability, 0 to 1")
+        if not 0 <= self.dropout <= 1:
+            raise InvalidConfig(f"dropout is {self.dropout}; give a share of utterances, 0 to 1")
         if self.stage1_mode not in ("target", "swap"):
             raise InvalidConfig(f"stage1_mode is {self.stage1_mode!r}; use target or swap")
         if self.codebook_update not in ("ema", "gradient"):
@@ -97,6 +109,7 @@ class PureRecipe(Recipe):
         self.ema = CodebookEMA(self.network.quantizer, config.ema_decay, config.revive_below)
         self.mel = MelLoss(sizes.sample_rate, config.mel_ffts, config.mel_bands)
         self.stft = STFTLoss(config.stft_ffts)
+        self.loudness = LoudnessLoss(sizes.sample_rate, config.loudness_ffts, config.loudness_bands)
         self.register_buffer("quantize_steps", torch.zeros((), dtype=torch.long))
         self.register_buffer("has_codebooks", torch.tensor(False))
         self.codebooks_KND = nn.Parameter(torch.zeros_like(self.network.quantizer.codebooks_KND))
@@ -105,11 +118,12 @@ class PureRecipe(Recipe):
         self._start = KMeansStart(config.kmeans_frames, config.kmeans_iterations)
 
     def start_from(self, path: Path) -> None:
-        """Load the weights of a checkpoint, including codebooks."""
+        """Load the weights of a checkpoint, with its codebooks unless only `vae` trained it."""
         state = {name: value.float() for name, value in read_state_dict(path).items()}
         load_unfolded(self.network, state, str(path))
-        counts_KN = torch.ones_like(self.ema.counts_KN)  # unknown, so all equal
-        self._continue_from_codebooks(counts_KN)
+        if self.network.quantizer.codebooks_KND.any():
+            counts_KN = torch.ones_like(self.ema.counts_KN)  # unknown, so all equal
+            self._continue_from_codebooks(counts_KN)
 
     def begin_phase(self, phase: str) -> None:
         self.phase = phase
@@ -193,7 +207,7 @@ class PureRecipe(Recipe):
         audio_BT = self._decode(z_BDF, batch.audio_BT.shape[-1])
         terms = self._reconstruction(audio_BT, batch.audio_BT)
         terms["kl"] = kl_to_standard_normal(mu_BDF.float(), logvar_BDF)
-        return StepOutput(terms, audio_BT, batch.audio_BT)
+        return StepOutput(terms, audio_BT, batch.audio_BT, latent_use(mu_BDF, logvar_BDF))
 
     def _quantize(self, batch: TrainingBatch) -> StepOutput:
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.freeze_encoder):
@@ -209,11 +223,8 @@ class PureRecipe(Recipe):
         terms["vq"] = self._vq(latent_BDF, stages)
         if self.weight("first_stage") and len(taught_R):
             terms["first_stage"] = self._first_stage(stages, latent_BDF, enhanced_BT, taught_R)
-        counts_KN = count_codes(stages.codes_KM, self.codebooks_KND.shape[1])
-        metrics = {
-            "taught": latent_BDF.new_full((), len(taught_R) / len(latent_BDF)),
-            "codewords_used": (counts_KN > 0).sum(1).float().mean(),
-        }
+        taught = latent_BDF.new_full((), len(taught_R) / len(latent_BDF))
+        metrics = {"taught": taught, **codebook_use(stages.codes_KM)}
         return StepOutput(terms, audio_BT, batch.audio_BT, metrics)
 
     def _target(self, batch: TrainingBatch, latent_BDF: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -252,9 +263,12 @@ class PureRecipe(Recipe):
     def _reconstruction(self, audio_BT: Tensor, target_BT: Tensor) -> dict[str, Tensor]:
         audio_BT = audio_BT.float()
         terms = {"waveform": (audio_BT - target_BT).abs().mean()}
-        terms["mel"] = self.mel(audio_BT, target_BT)
+        if self.weight("mel"):
+            terms["mel"] = self.mel(audio_BT, target_BT)
         if self.weight("stft"):
             terms["stft"] = self.stft(audio_BT, target_BT)
+        if self.weight("loudness"):
+            terms["loudness"] = self.loudness(audio_BT, target_BT)
         return terms
 
     def _vq(self, latent_BDF: Tensor, stages: TaughtStages) -> Tensor:
@@ -281,7 +295,7 @@ class PureRecipe(Recipe):
     def _sum(self, words_KMD: Tensor, latent_BDF: Tensor) -> Tensor:
         """Return the sum of each utterance's first stages, whose number is random."""
         depth = len(words_KMD)
-        share = 1.0 if self.config.quantizer_dropout and self.training else 0.0
+        share = self.config.dropout if self.training else 0.0
         stages_B = random_depths(len(latent_BDF), depth, 1, share, latent_BDF)
         stages_M = stages_B.repeat_interleave(latent_BDF.shape[-1])
         kept_KM = torch.arange(depth, device=latent_BDF.device)[:, None] < stages_M
