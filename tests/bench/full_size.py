@@ -20,13 +20,13 @@ from speechmill.codecs.hasrd.config import SAMPLE_RATE as HASRD_RATE
 from speechmill.codecs.hasrd.config import VARIANTS as HASRD
 from speechmill.codecs.hasrd.config import HasrdConfig
 from speechmill.codecs.hasrd.model import HasrdNetwork
-from speechmill.codecs.hasrd.ssl import SSLModel
+from speechmill.codecs.hasrd.ssl import feature_model
 from speechmill.codecs.nn.factorized import FactorizedQuantizer
 from speechmill.codecs.nn.masks import mask_padding
+from speechmill.codecs.nn.whisper.sizes import SAMPLE_RATE as SIMWHISPER_RATE
 from speechmill.codecs.pure.config import VARIANTS as PURE
 from speechmill.codecs.pure.config import PureConfig
 from speechmill.codecs.pure.model import PureNetwork
-from speechmill.codecs.simwhisper.config import SAMPLE_RATE as SIMWHISPER_RATE
 from speechmill.codecs.simwhisper.config import VARIANTS as SIMWHISPER
 from speechmill.codecs.simwhisper.config import SimWhisperConfig
 from speechmill.codecs.simwhisper.model import SimWhisperNetwork
@@ -75,7 +75,7 @@ def hasrd(config: HasrdConfig) -> Sized:
     network = allocate(lambda: HasrdNetwork(config))
     fold_weight_norm(network)
     network.cache_tables()
-    ssl = allocate(lambda: SSLModel(config.ssl, config.semantic_layer))
+    ssl = allocate(lambda: feature_model(config.ssl, config.semantic_layer))
     hop = config.hop_length
 
     def encode(audio_BT: Tensor, lengths_B: Tensor) -> Tensor:

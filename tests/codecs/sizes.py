@@ -14,7 +14,7 @@ from speechmill.codecs.focalcodec.config import VARIANTS as FOCALCODEC
 from speechmill.codecs.focalcodec.model import FocalCodecNetwork
 from speechmill.codecs.hasrd.config import VARIANTS as HASRD
 from speechmill.codecs.hasrd.model import HasrdNetwork
-from speechmill.codecs.hasrd.ssl import SSLModel
+from speechmill.codecs.hasrd.ssl import feature_model
 from speechmill.codecs.pure.config import VARIANTS as PURE
 from speechmill.codecs.pure.model import PureNetwork
 from speechmill.codecs.simwhisper.config import VARIANTS as SIMWHISPER
@@ -33,7 +33,7 @@ NETWORKS: dict[str, Callable[[], list[nn.Module]]] = {
     },
     **{name: lambda c=c: [_transformers(c)] for name, c in TRANSFORMERS.items()},
     **{
-        name: lambda c=c: [HasrdNetwork(c), SSLModel(c.ssl, c.semantic_layer)]
+        name: lambda c=c: [HasrdNetwork(c), feature_model(c.ssl, c.semantic_layer)]
         for name, c in HASRD.items()
     },
 }

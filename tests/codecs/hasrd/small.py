@@ -19,6 +19,13 @@ LARGE: dict[str, Any] = {
 }
 BASE = LARGE | {"feat_extract_norm": "group", "do_stable_layer_norm": False, "do_normalize": False}
 HUBERT = BASE | {"model_type": "hubert", "do_normalize": True, "conv_bias": True}
+WHISPER: dict[str, Any] = {
+    "model_type": "whisper",
+    "d_model": 64,
+    "encoder_layers": 4,
+    "encoder_attention_heads": 4,
+    "encoder_ffn_dim": 128,
+}
 TINY: dict[str, Any] = {
     "ssl": LARGE,
     "semantic_layer": 4,
@@ -41,6 +48,7 @@ CONFIGS = {
     "factorized": TINY | {"acoustic_quantizer": "factorized"},
     "wavlm-base": TINY | {"ssl": BASE},
     "hubert-base": TINY | {"ssl": HUBERT},
+    "whisper": TINY | {"ssl": WHISPER},
     "half-rate": TINY | HALF_RATE,
     "whole-frames": TINY | {"keep_partial": False, "acoustic_source": "conv"},
     "semantic-only": TINY | {"num_codebooks": 1},

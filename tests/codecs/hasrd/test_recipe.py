@@ -109,7 +109,7 @@ def test_dropout_always_keeps_the_semantic_code(tmp_path: Path) -> None:
     residual_BFD = torch.randn(2, 5, trained.sizes.dim, requires_grad=True)
     trained._continue_from_codebooks(torch.ones_like(trained.ema.counts_KN))
     torch.nn.init.normal_(trained.network.quantizer.codebooks_KND)
-    acoustic_BFD, _ = trained._euclidean(residual_BFD, torch.tensor([0, 3]))
+    acoustic_BFD, _, _ = trained._euclidean(residual_BFD, torch.tensor([0, 3]))
     assert not acoustic_BFD[0].any()
     acoustic_BFD.sum().backward()
     assert not residual_BFD.grad[0].any()

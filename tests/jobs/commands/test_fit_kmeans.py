@@ -10,7 +10,7 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 
-from speechmill.codecs import load_codec
+from speechmill.codecs import codec_info, load_codec
 from speechmill.codecs.errors import CheckpointError, InvalidConfig
 from speechmill.codecs.hasrd.config import read_hasrd_config
 from speechmill.codecs.hasrd.weights import untrained_ssl
@@ -21,7 +21,7 @@ from speechmill.jobs.training.config import TrainedCodec
 from speechmill.jobs.training.data import CropBatch
 from speechmill.jobs.training.kmeans import FitConfig, KMeansFit
 from speechmill.pipeline.errors import InputError
-from tests.codecs.hasrd.small import TINY
+from tests.codecs.hasrd.small import TINY, WHISPER
 from tests.codecs.speech import padded, speech
 from tests.conftest import REPOSITORY
 from tests.corpus import encode, tar_bytes, write_corpus
@@ -170,6 +170,25 @@ def test_a_codec_without_its_semantic_model_and_one_with_centroids_are_refused(
         fit_codebook(config(folder, again, f"output={folder}/again"), QUIET)
 
 
-def test_the_shipped_configuration_is_read(folder: Path) -> None:
-    shipped = load_config(FitConfig, REPOSITORY / "configs" / "fit-kmeans" / "hasrd.yaml", [])
-    assert shipped.codec.options["semantic_checkpoint"].startswith("hf://")
+def test_centroids_are_fitted_to_features_of_whisper_too(folder: Path) -> None:
+    sizes = SMALL | {"ssl": WHISPER}
+    (folder / "small.json").write_text(json.dumps(sizes))
+    ssl = untrained_ssl(read_hasrd_config("hasrd", sizes), 0)
+    save_file(ssl.state_dict(), folder / "ssl.safetensors")
+    fit_codebook(config(folder, "frames=100", "restarts=1"), QUIET)
+    found = load_file(folder / "out" / "checkpoint.safetensors")["centroids.codebooks_KND"][0]
+    assert found.shape == (12, 64)
+    assert len(found.unique(dim=0)) == 12
+    assert json.loads((folder / "out" / "config.json").read_text())["ssl"] == {
+        **WHISPER,
+        "num_mel_bins": 80,
+    }
+
+
+@pytest.mark.parametrize(
+    "path", sorted((REPOSITORY / "configs" / "fit-kmeans").glob("*.yaml")), ids=lambda p: p.stem
+)
+def test_a_shipped_configuration_is_read(path: Path) -> None:
+    shipped = load_config(FitConfig, path, [])
+    assert shipped.codec.options["semantic_checkpoint"]
+    assert codec_info(shipped.codec.name, checkpoint="untrained").num_semantic_codebooks == 1

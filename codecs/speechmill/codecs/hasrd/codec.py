@@ -7,12 +7,13 @@ from speechmill.codecs.api import CodecInfo
 from speechmill.codecs.batch_runner import BatchRunner, num_frames
 from speechmill.codecs.errors import InvalidConfig
 from speechmill.codecs.hasrd.model import HasrdNetwork
-from speechmill.codecs.hasrd.ssl import SSLModel
+from speechmill.codecs.hasrd.ssl import FeatureModel
 from speechmill.codecs.nn.dac import DacDownStage
 from speechmill.codecs.nn.frame_conv import pack_matrices
 from speechmill.codecs.nn.masks import mask_padding, pad_or_trim
 from speechmill.codecs.nn.wavlm.encoder import WavLMLayer
 from speechmill.codecs.nn.wavlm.features import WavLMConv
+from speechmill.codecs.nn.whisper.layers import WhisperLayer
 from speechmill.codecs.precision import cast_weights
 from speechmill.codecs.validation import check_audio, check_codes
 
@@ -26,7 +27,7 @@ class HasrdCodec:
     def __init__(
         self,
         network: HasrdNetwork,
-        ssl: SSLModel | None,
+        ssl: FeatureModel | None,
         info: CodecInfo,
         *,
         device: torch.device,
@@ -44,7 +45,7 @@ class HasrdCodec:
         if self.ssl is not None and self._runner.packs_weights:
             pack_matrices(self.ssl)
         for part in filter(None, (self.network, self.ssl)):
-            self._runner.compile_layers(part, WavLMConv, WavLMLayer, DacDownStage)
+            self._runner.compile_layers(part, WavLMConv, WavLMLayer, WhisperLayer, DacDownStage)
 
     @torch.inference_mode()
     def encode(self, audio_BT: Tensor, num_samples_B: Tensor) -> Tensor:

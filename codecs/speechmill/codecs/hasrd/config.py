@@ -13,6 +13,7 @@ from typing import Any, Literal
 from speechmill.codecs.config import override, read_section, receptive_field
 from speechmill.codecs.errors import InvalidConfig
 from speechmill.codecs.family import LONGEST_ATTENDED, UNPUBLISHED, Card
+from speechmill.codecs.nn.whisper.sizes import MEL_HOP, STRIDE
 
 SAMPLE_RATE = 16_000
 
@@ -29,7 +30,7 @@ def _check_count(key: str, value: int, last: int) -> None:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SSLConfig:
-    """A self-supervised model, named as in transformers' `config.json`; the defaults: WavLM Large.
+    """WavLM or HuBERT, named as in transformers' `config.json`; the defaults are WavLM Large's.
 
     `do_normalize` is a key of its `preprocessor_config.json`.
     """
@@ -53,7 +54,7 @@ class SSLConfig:
     do_normalize: bool = True
 
     def __post_init__(self) -> None:
-        _check_choice("model_type", self.model_type, "wavlm", "hubert")
+        _check_choice("model_type", self.model_type, "wavlm", "hubert", "whisper")
         _check_choice("feat_extract_norm", self.feat_extract_norm, "layer", "group")
         if not len(self.conv_dim) == len(self.conv_kernel) == len(self.conv_stride):
             raise InvalidConfig("conv_dim, conv_kernel and conv_stride must be equally long")
@@ -75,6 +76,41 @@ class SSLConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class WhisperConfig:
+    """Whisper's encoder, named as in transformers' `config.json`; the defaults are Whisper base's.
+
+    It was trained to recognize words instead of by itself; HASRD uses both kinds in the same way.
+    """
+
+    model_type: Literal["whisper"] = "whisper"
+    num_mel_bins: int = 80
+    d_model: int = 512
+    encoder_layers: int = 6
+    encoder_attention_heads: int = 8
+    encoder_ffn_dim: int = 2048
+
+    def __post_init__(self) -> None:
+        if self.d_model % 2 or self.d_model % self.encoder_attention_heads:
+            raise InvalidConfig(
+                f"d_model {self.d_model} is odd or not a multiple of "
+                f"{self.encoder_attention_heads} heads"
+            )
+
+    @property
+    def hidden_size(self) -> int:
+        return self.d_model
+
+    @property
+    def num_hidden_layers(self) -> int:
+        return self.encoder_layers
+
+    @property
+    def hop_length(self) -> int:
+        """Samples per feature frame."""
+        return MEL_HOP * STRIDE
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class HasrdConfig:
     """All defaults are assumed.
 
@@ -89,7 +125,7 @@ class HasrdConfig:
     centroids.
     """
 
-    ssl: SSLConfig = SSLConfig()
+    ssl: SSLConfig | WhisperConfig = SSLConfig()
     semantic_layer: int = 21
     semantic_codebook_size: int = 1024
     semantic_sha256: str | None = None
@@ -148,6 +184,10 @@ _WAVLM_BASE = SSLConfig(
 )
 _HUBERT_BASE = replace(_WAVLM_BASE, model_type="hubert", do_normalize=True)
 _LARGE = HasrdConfig()
+_WHISPER_TINY = WhisperConfig(
+    d_model=384, encoder_layers=4, encoder_attention_heads=6, encoder_ffn_dim=1536
+)
+_TAPS = {SSLConfig: _LARGE.semantic_layer, WhisperConfig: WhisperConfig().encoder_layers}
 
 VARIANTS = {
     "hasrd-0.5k": replace(_LARGE, num_codebooks=1),
@@ -155,22 +195,40 @@ VARIANTS = {
     "hasrd-2k": _LARGE,
     "hasrd-2k-wavlm-base": replace(_LARGE, ssl=_WAVLM_BASE, semantic_layer=9),
     "hasrd-2k-hubert-base": replace(_LARGE, ssl=_HUBERT_BASE, semantic_layer=9),
+    "hasrd-2k-whisper-base": replace(_LARGE, ssl=WhisperConfig(), semantic_layer=6),
+    # Small enough to train on one CPU core.
+    "hasrd-2k-whisper-tiny": replace(
+        _LARGE, ssl=_WHISPER_TINY, semantic_layer=4, dim=256, decoder_dim=192
+    ),
 }
-_PARAMETERS = {"hasrd-2k-wavlm-base": 123_079_199, "hasrd-2k-hubert-base": 123_070_571}
+_PARAMETERS = {
+    "hasrd-2k-wavlm-base": 123_079_199,
+    "hasrd-2k-hubert-base": 123_070_571,
+    "hasrd-2k-whisper-base": 70_029_672,
+    "hasrd-2k-whisper-tiny": 10_577_330,
+}
 CARDS = {
     name: Card(
         parameters=_PARAMETERS.get(name, 328_147_311),
         paper="arXiv 2506.00843",
         licence=UNPUBLISHED,
-        longest_clips=LONGEST_ATTENDED,
+        longest_clips={} if isinstance(config.ssl, WhisperConfig) else LONGEST_ATTENDED,
     )
-    for name in VARIANTS
+    for name, config in VARIANTS.items()
 }
 
 
 def read_hasrd_config(name: str, values: Mapping[str, Any] | None) -> HasrdConfig:
-    """Return the variant, or the family's defaults, replaced by `values`; "ssl" is nested."""
+    """Return the variant, or the family's defaults, replaced by `values`; "ssl" is nested.
+
+    If `ssl.model_type` is of another kind than the variant's, the defaults are those of its kind.
+    """
     base, own = VARIANTS.get(name, _LARGE), dict(values or {})
     if "ssl" in own:
-        own["ssl"] = override(base.ssl, read_section("ssl", own["ssl"]))
+        section = read_section("ssl", own["ssl"])
+        model_type = section.get("model_type", base.ssl.model_type)
+        kind = WhisperConfig if model_type == "whisper" else SSLConfig
+        if not isinstance(base.ssl, kind):
+            base = replace(base, ssl=kind(), semantic_layer=_TAPS[kind])
+        own["ssl"] = override(base.ssl, section)
     return override(base, own)

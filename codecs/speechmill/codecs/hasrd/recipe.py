@@ -16,11 +16,12 @@ from speechmill.codecs.errors import InvalidConfig
 from speechmill.codecs.fetch import digest
 from speechmill.codecs.hasrd.config import SAMPLE_RATE, HasrdConfig
 from speechmill.codecs.hasrd.model import HasrdNetwork
-from speechmill.codecs.hasrd.ssl import SSLModel
+from speechmill.codecs.hasrd.ssl import FeatureModel, feature_model
 from speechmill.codecs.losses import dac_mel_loss
 from speechmill.codecs.nn.codebook_ema import CodebookEMA, KMeansStart
 from speechmill.codecs.nn.masks import pad_or_trim, padding_mask
 from speechmill.codecs.nn.quantize import ResidualQuantizer, straight_through
+from speechmill.codecs.nn.usage import codebook_use
 from speechmill.codecs.recipe import (
     CentroidRecipe,
     Frozen,
@@ -68,7 +69,7 @@ class HasrdRecipe(CentroidRecipe):
         self.sizes, self.config = sizes, config
         self.sample_rate, self.hop_length = SAMPLE_RATE, sizes.hop_length
         self.weights = merge_weights(_WEIGHTS, config.weights)
-        self.ssl = Frozen(SSLModel(sizes.ssl, sizes.semantic_layer))
+        self.ssl = Frozen(feature_model(sizes.ssl, sizes.semantic_layer))
         self.network = HasrdNetwork(sizes)
         self.mel = dac_mel_loss(SAMPLE_RATE, config.mel_ffts, config.mel_bands)
         self.ema: CodebookEMA | None = None
@@ -79,7 +80,7 @@ class HasrdRecipe(CentroidRecipe):
 
     def load_semantic(self, path: Path) -> None:
         """Load the self-supervised model from a file in transformers' format."""
-        cast(SSLModel, self.ssl.network).load_transformers(read_state_dict(path), str(path))
+        cast(FeatureModel, self.ssl.network).load_transformers(read_state_dict(path), str(path))
         self.sizes = replace(self.sizes, semantic_sha256=digest(path))
 
     def start_from(self, path: Path) -> None:
@@ -110,7 +111,7 @@ class HasrdRecipe(CentroidRecipe):
         if not len(audio_BT):
             return audio_BT.new_empty(0, self.sizes.ssl.hidden_size)
         frames_B = -(-samples_B // self.hop_length)
-        ssl = cast(SSLModel, self.ssl.network)
+        ssl = cast(FeatureModel, self.ssl.network)
         states = ssl(ssl.prepare(audio_BT, samples_B), frames_B * self.hop_length)
         semantic_BFH = self.network.taps(states, acoustic=False).semantic_BFH
         return semantic_BFH[~padding_mask(frames_B, semantic_BFH.shape[1])]
@@ -138,13 +139,14 @@ class HasrdRecipe(CentroidRecipe):
         share = self.config.dropout if self.training else 0.0
         depth_B = random_depths(len(residual_BFD), self.sizes.num_acoustic, 0, share, residual_BFD)
         if self.ema is not None:
-            acoustic_BFD, terms = self._euclidean(residual_BFD, depth_B)
+            acoustic_BFD, codes_KM, terms = self._euclidean(residual_BFD, depth_B)
         else:
-            acoustic_BFD, terms = self._factorized(residual_BFD, depth_B)
+            acoustic_BFD, codes_KM, terms = self._factorized(residual_BFD, depth_B)
         audio_B1T = self.network.decoder((semantic_BFD + acoustic_BFD).transpose(1, 2), None)
         audio_BT = audio_B1T[:, 0].float()
         terms["mel"] = self.mel(audio_BT, batch.audio_BT)
-        return StepOutput(terms, audio_BT, batch.audio_BT)
+        # Not of the semantic codebook: it does not learn.
+        return StepOutput(terms, audio_BT, batch.audio_BT, codebook_use(codes_KM))
 
     def after_step(self) -> None:
         if self.ema is not None:
@@ -162,7 +164,7 @@ class HasrdRecipe(CentroidRecipe):
     @torch.no_grad()
     def states(self, audio_BT: Tensor) -> list[Tensor]:
         """Return the self-supervised model's hidden states, starting with its first input."""
-        ssl = cast(SSLModel, self.ssl.network)
+        ssl = cast(FeatureModel, self.ssl.network)
         return list(ssl(ssl.prepare(audio_BT)))
 
     def _streams(self, audio_BT: Tensor) -> tuple[Tensor, Tensor]:
@@ -172,7 +174,9 @@ class HasrdRecipe(CentroidRecipe):
         residual_BFD = self.network.residual(taps, audio_BT, codes_BF)
         return self.network.semantic_latent(codes_BF), residual_BFD.float()
 
-    def _euclidean(self, residual_BFD: Tensor, depth_B: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def _euclidean(
+        self, residual_BFD: Tensor, depth_B: Tensor
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         stages = self._codebooks().stages(residual_BFD.flatten(0, 1))
         if self.training:
             assert self.ema is not None
@@ -182,15 +186,15 @@ class HasrdRecipe(CentroidRecipe):
         words_KBFD = stages.words_KMD.view(-1, *residual_BFD.shape)
         sum_BFD = (words_KBFD * kept_KB[..., None, None]).sum(0)
         acoustic_BFD = straight_through(residual_BFD, sum_BFD) * kept_KB[0, :, None, None]
-        return acoustic_BFD, {"commitment": distance_KM.mean(1).sum()}
+        return acoustic_BFD, stages.codes_KM, {"commitment": distance_KM.mean(1).sum()}
 
     def _factorized(
         self, residual_BFD: Tensor, depth_B: Tensor
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         assert not isinstance(self.network.quantizer, ResidualQuantizer)
         coded = self.network.quantizer.quantize(residual_BFD, depth_B)
         losses = {"commitment": coded.commitment_B.mean(), "codebook": coded.codebook_B.mean()}
-        return coded.x_BFD, losses
+        return coded.x_BFD, coded.codes_KBF.flatten(1), losses
 
     def _codebooks(self) -> ResidualQuantizer:
         return cast(ResidualQuantizer, self.network.quantizer)

@@ -1,4 +1,4 @@
-"""The self-supervised model whose features HASRD quantizes: WavLM or HuBERT."""
+"""The model whose features HASRD quantizes: WavLM, HuBERT or Whisper's encoder."""
 
 from collections.abc import Iterator
 
@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from speechmill.codecs.hasrd.config import SSLConfig
+from speechmill.codecs.hasrd.config import SSLConfig, WhisperConfig
+from speechmill.codecs.hasrd.whisper import WhisperFeatures
 from speechmill.codecs.nn.masks import mask_padding
 from speechmill.codecs.nn.wavlm.model import WavLM
 from speechmill.codecs.nn.wavlm.sizes import WavLMSizes
@@ -15,7 +16,7 @@ _VARIANCE_FLOOR = 1e-7  # that of transformers' feature extractor
 
 
 class SSLModel(WavLM):
-    """audio_BT to hidden states."""
+    """audio_BT to hidden states of WavLM or HuBERT."""
 
     def __init__(self, config: SSLConfig, num_layers: int) -> None:
         super().__init__(
@@ -52,6 +53,16 @@ class SSLModel(WavLM):
         if lengths_B is not None:
             lengths_B = lengths_B + sum(self.edges)
         yield from self.encoder(*self.features(F.pad(prepared_BT, self.edges), lengths_B))
+
+
+FeatureModel = SSLModel | WhisperFeatures
+
+
+def feature_model(config: SSLConfig | WhisperConfig, num_layers: int) -> FeatureModel:
+    """Return the first layers of the model that a configuration names."""
+    if isinstance(config, WhisperConfig):
+        return WhisperFeatures(config, num_layers)
+    return SSLModel(config, num_layers)
 
 
 def normalized(audio_BT: Tensor, num_samples_B: Tensor | None) -> Tensor:

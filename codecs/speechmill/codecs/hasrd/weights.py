@@ -11,11 +11,12 @@ import torch
 from speechmill.codecs.checkpoint import allocate, fold_weight_norm, load_folded, read_state_dict
 from speechmill.codecs.hasrd.config import HasrdConfig
 from speechmill.codecs.hasrd.model import HasrdNetwork
-from speechmill.codecs.hasrd.ssl import SSLModel
+from speechmill.codecs.hasrd.ssl import FeatureModel, feature_model
 from speechmill.codecs.nn.dac import DacResidualUnit
 from speechmill.codecs.nn.factorized import FactorizedQuantizer
 from speechmill.codecs.nn.quantize import ResidualQuantizer
 from speechmill.codecs.nn.wavlm.encoder import FeedForward, WavLMAttention
+from speechmill.codecs.nn.whisper.layers import WhisperLayer
 from speechmill.codecs.untrained import (
     best_projection,
     draw_codewords,
@@ -36,9 +37,9 @@ def read_hasrd(config: HasrdConfig, path: Path) -> HasrdNetwork:
     return network
 
 
-def read_ssl(config: HasrdConfig, path: Path) -> SSLModel:
+def read_ssl(config: HasrdConfig, path: Path) -> FeatureModel:
     """Return the first layers of a checkpoint in transformers' format."""
-    network = allocate(lambda: SSLModel(config.ssl, config.semantic_layer))
+    network = allocate(lambda: feature_model(config.ssl, config.semantic_layer))
     network.load_transformers(read_state_dict(path), str(path))
     return network
 
@@ -64,13 +65,16 @@ def untrained_hasrd(config: HasrdConfig, seed: int) -> HasrdNetwork:
     return network
 
 
-def untrained_ssl(config: HasrdConfig, seed: int) -> SSLModel:
+def untrained_ssl(config: HasrdConfig, seed: int) -> FeatureModel:
     """Return layers of random weights."""
-    network = allocate(lambda: SSLModel(config.ssl, config.semantic_layer))
+    network = allocate(lambda: feature_model(config.ssl, config.semantic_layer))
     draw_weights(network, torch.Generator().manual_seed(seed), centered=True)
     for module in network.modules():
         if isinstance(module, WavLMAttention | FeedForward):
             module.out_proj.weight.mul_(_BRANCH)
+        if isinstance(module, WhisperLayer):
+            module.self_attn.out_proj.weight.mul_(_BRANCH)
+            module.fc2.weight.mul_(_BRANCH)
         if isinstance(module, WavLMAttention):
             # untrained codecs are defined by weights that are drawn for keys, values and queries,
             # in this order; the layer's order is queries, keys, values

@@ -19,11 +19,9 @@ from speechmill.codecs.family import (
     Request,
     Settings,
 )
+from speechmill.codecs.nn.whisper.sizes import MEL_HOP, SAMPLE_RATE, STRIDE
 from speechmill.codecs.simwhisper.config import (
     CARDS,
-    MEL_HOP,
-    SAMPLE_RATE,
-    STRIDE,
     VARIANTS,
     SimWhisperConfig,
     read_published,
@@ -52,7 +50,8 @@ class SimWhisperFamily(NetworkFamily[SimWhisperConfig, SimWhisperOptions]):
     def read_sizes(
         self, name: str, config: Config, checkpoint: str | None, options: SimWhisperOptions
     ) -> SimWhisperConfig:
-        return VARIANTS[name] if config is None else read_published(config)
+        base = VARIANTS.get(name)
+        return base if base and config is None else read_published(config or {}, base)
 
     def describe(self, request: SimWhisperRequest) -> CodecInfo:
         sizes, keep_partial = request.sizes, request.options.keep_partial

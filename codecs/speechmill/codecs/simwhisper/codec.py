@@ -8,10 +8,12 @@ from torch import Tensor
 from speechmill.codecs.api import CodecInfo
 from speechmill.codecs.batch_runner import BatchRunner
 from speechmill.codecs.nn.cpu_kernels import pack_linears
+from speechmill.codecs.nn.whisper.layers import WhisperLayer
+from speechmill.codecs.nn.whisper.sizes import WINDOW_SAMPLES
 from speechmill.codecs.precision import autocast, cast_weights
-from speechmill.codecs.simwhisper.config import STEP_SAMPLES, WINDOW_SAMPLES
+from speechmill.codecs.simwhisper.config import STEP_SAMPLES
 from speechmill.codecs.simwhisper.frame_stack import FrameStackUnit
-from speechmill.codecs.simwhisper.model import SimWhisperNetwork, WhisperLayer
+from speechmill.codecs.simwhisper.model import SimWhisperNetwork
 from speechmill.codecs.validation import check_audio, check_codes
 
 

@@ -1,4 +1,4 @@
-"""SimWhisper-Codec (arXiv 2510.20504): the network's sizes and the variant that has a name."""
+"""SimWhisper-Codec (arXiv 2510.20504): the network's sizes and the variants that have a name."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,13 +7,10 @@ from typing import Any
 
 from speechmill.codecs.config import did_you_mean, override, read_section
 from speechmill.codecs.errors import InvalidConfig
-from speechmill.codecs.family import Card
+from speechmill.codecs.family import UNPUBLISHED, Card
+from speechmill.codecs.nn.whisper.sizes import MEL_HOP, SAMPLE_RATE, STRIDE, WINDOW_SAMPLES
 
-SAMPLE_RATE = 16_000
-MEL_HOP = 160
-STRIDE = 2  # of the second convolution: 100 Hz to 50 Hz
-WINDOW_SAMPLES = 30 * SAMPLE_RATE  # input of the network
-STEP_SAMPLES = 20 * SAMPLE_RATE  # the part of it whose output is kept
+STEP_SAMPLES = 20 * SAMPLE_RATE  # the part of a window whose output is kept
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,16 +62,48 @@ class SimWhisperConfig:
         return prod(self.levels)
 
 
-VARIANTS = {"simwhisper-16k": SimWhisperConfig()}
+VARIANTS = {
+    "simwhisper-16k": SimWhisperConfig(),  # behind Whisper small
+    # Ours, behind smaller encoders: the tokens have the same form and bit rate.
+    "simwhisper-16k-base": SimWhisperConfig(
+        dim=512,
+        encoder_layers=6,
+        encoder_heads=8,
+        encoder_ffn=2048,
+        hidden_dim=384,
+        decoder_layers=4,
+        decoder_heads=8,
+        decoder_ffn=2048,
+        vocos_dim=512,
+        vocos_ffn=1536,
+        vocos_layers=8,
+    ),
+    "simwhisper-16k-tiny": SimWhisperConfig(
+        dim=384,
+        encoder_layers=4,
+        encoder_heads=6,
+        encoder_ffn=1536,
+        hidden_dim=256,
+        decoder_layers=2,
+        decoder_heads=6,
+        decoder_ffn=1536,
+        vocos_dim=256,
+        vocos_ffn=768,
+        vocos_layers=6,
+    ),
+}
+_PAPER = "arXiv 2510.20504"
 CARDS = {
     "simwhisper-16k": Card(
         parameters=291_315_186,
-        paper="arXiv 2510.20504",
+        paper=_PAPER,
         files={
             "checkpoint": "hf://ZhangXinWhut/SimWhisper_Codec/SimWhisperCodec.pt"
             "#sha256=eadb9840af449d39513a2b826e5513af65ead1b1b88083c91fd471237ea90dc7"
         },
-    )
+    ),
+    "simwhisper-16k-base": Card(parameters=55_295_986, paper=_PAPER, licence=UNPUBLISHED),
+    "simwhisper-16k-tiny": Card(parameters=18_368_114, paper=_PAPER, licence=UNPUBLISHED),
 }
 
 _KEYS = {
@@ -152,8 +181,10 @@ _FIXED_AT_TOP = {
 }
 
 
-def read_published(published: Mapping[str, Any]) -> SimWhisperConfig:
-    """Return the sizes in the authors' `generator_params`; missing keys take the defaults.
+def read_published(
+    published: Mapping[str, Any], base: SimWhisperConfig | None = None
+) -> SimWhisperConfig:
+    """Return the sizes in the authors' `generator_params`; missing keys are those of `base`.
 
     Raises `InvalidConfig` for unknown keys and for values that this network does not support.
     """
@@ -170,7 +201,7 @@ def read_published(published: Mapping[str, Any]) -> SimWhisperConfig:
                 f"unknown key {section!r}{did_you_mean(section, known)}; known: {known}"
             )
         _add_section(section, read_section(section, values), sizes)
-    config = override(SimWhisperConfig(), sizes)
+    config = override(base or SimWhisperConfig(), sizes)
     _check_fixed("generator_params", rates, dict.fromkeys(_RATES, config.hop_length))
     return config
 

@@ -3,14 +3,17 @@
 arXiv 2510.20504 names the parts; their order and sizes come from the authors' release.
 """
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from speechmill.codecs.nn.codebook_ema import broadcast_from_first
 from speechmill.codecs.nn.masks import mask_padding
 from speechmill.codecs.nn.snake import REACH, AliasFreeSnakeBeta
 
 _KERNEL = 7
 _DILATIONS = (1, 3, 9)
+_SMALLEST_STD = 1e-4
 
 # latents after a latent that it can depend on
 TAIL = sum(_KERNEL // 2 * dilation + 2 * REACH for dilation in _DILATIONS)
@@ -41,6 +44,19 @@ class FrameStackDown(nn.Module):
             x_BCF = unit(x_BCF)
         latent_BDF: Tensor = self.to_latent(x_BCF[..., :num_latents])
         return latent_BDF
+
+    @torch.no_grad()
+    def standardize(self, latent_BDF: Tensor, share: float = 1.0) -> None:
+        """Rescale and shift each latent so that those given would have mean 0 and variance 1.
+
+        A `share` under 1 goes only a part of the way.
+        """
+        std_D, mean_D = torch.std_mean(latent_BDF.float(), (0, 2))
+        broadcast_from_first(std_D, mean_D)
+        bias_D, scale_D = self.to_latent.bias, std_D.clamp(min=_SMALLEST_STD) ** share
+        assert bias_D is not None
+        self.to_latent.weight /= scale_D[:, None, None]
+        bias_D.copy_((bias_D - share * mean_D) / scale_D)
 
 
 class FrameStackUp(nn.Module):

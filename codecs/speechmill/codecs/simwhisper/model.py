@@ -3,18 +3,18 @@
 The parts come from arXiv 2510.20504, their sizes from the authors' configuration.
 """
 
-import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from speechmill.codecs.nn.convnext import ConvNeXtBackbone
 from speechmill.codecs.nn.fsq import GroupedFSQ
-from speechmill.codecs.nn.masks import mask_padding_frames, padding_mask
+from speechmill.codecs.nn.masks import mask_padding_frames
 from speechmill.codecs.nn.norm import LayerNorm
 from speechmill.codecs.nn.spectra import ISTFTHead
-from speechmill.codecs.simwhisper.config import MEL_HOP, STRIDE, WINDOW_SAMPLES, SimWhisperConfig
+from speechmill.codecs.nn.whisper.layers import WhisperLayer, attention_bias, convolve
+from speechmill.codecs.nn.whisper.log_mel import LogMel, num_columns
+from speechmill.codecs.nn.whisper.sizes import MEL_HOP, STRIDE, WINDOW_SAMPLES
+from speechmill.codecs.simwhisper.config import SimWhisperConfig
 from speechmill.codecs.simwhisper.frame_stack import FrameStackDown, FrameStackUp
-from speechmill.codecs.simwhisper.log_mel import LogMel, num_columns
 
 
 class SimWhisperNetwork(nn.Module):
@@ -80,14 +80,8 @@ class AcousticEncoder(nn.Module):
         self.layer_norm = LayerNorm(config.dim)
 
     def forward(self, mel_BMT: Tensor, num_frames: int, lengths_B: Tensor | None) -> Tensor:
-        """Return h_BTD of `num_frames`, zero after each row's `lengths_B`.
-
-        The last frame depends on one mel column after its own, of silence or of the clip's end.
-        """
-        columns = num_frames * STRIDE
-        mel_BMT = mel_BMT[..., : columns + 1]
-        x_BDT = self.conv1(F.pad(mel_BMT, (1, columns + 1 - mel_BMT.shape[-1])))
-        h_BTD = self.conv2(F.pad(x_BDT, (1, 0))).transpose(1, 2)
+        """Return h_BTD of `num_frames`, zero after each row's `lengths_B`."""
+        h_BTD = convolve(mel_BMT, num_frames, self.conv1, self.conv2)
         return _transform(h_BTD, self.layers, self.layer_norm, lengths_B)
 
 
@@ -112,43 +106,6 @@ class AcousticDecoder(nn.Module):
         h_BTD = _transform(h_BTD, self.layers, self.layer_norm, lengths_B)
         mel_BMT: Tensor = self.deconv2(self.deconv1(h_BTD.transpose(1, 2)))
         return mel_BMT[..., :columns].transpose(1, 2)
-
-
-class WhisperLayer(nn.Module):
-    """Self-attention and a perceptron, each normed first and added to its input; no positions."""
-
-    def __init__(self, dim: int, heads: int, ffn_dim: int) -> None:
-        super().__init__()
-        self.self_attn = WhisperAttention(dim, heads)
-        self.self_attn_layer_norm = LayerNorm(dim)
-        self.fc1 = nn.Linear(dim, ffn_dim)
-        self.fc2 = nn.Linear(ffn_dim, dim)
-        self.final_layer_norm = LayerNorm(dim)
-
-    def forward(self, x_BTD: Tensor, bias_B11T: Tensor | None) -> Tensor:
-        """Return y_BTD; `bias_B11T` is 0 for columns to attend to, -inf for others; None: all."""
-        x_BTD = x_BTD + self.self_attn(self.self_attn_layer_norm(x_BTD), bias_B11T)
-        y_BTD: Tensor = self.fc2(F.gelu(self.fc1(self.final_layer_norm(x_BTD))))
-        return x_BTD + y_BTD
-
-
-class WhisperAttention(nn.Module):
-    """Multi-head attention; the keys' projection has no bias."""
-
-    def __init__(self, dim: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.q_proj = nn.Linear(dim, dim)
-        self.k_proj = nn.Linear(dim, dim, bias=False)
-        self.v_proj = nn.Linear(dim, dim)
-        self.out_proj = nn.Linear(dim, dim)
-
-    def forward(self, x_BTD: Tensor, bias_B11T: Tensor | None) -> Tensor:
-        projections = (self.q_proj, self.k_proj, self.v_proj)
-        q, k, v = (p(x_BTD).unflatten(-1, (self.heads, -1)).transpose(1, 2) for p in projections)
-        y_BHTE = F.scaled_dot_product_attention(q, k, v, bias_B11T)
-        y_BTD: Tensor = self.out_proj(y_BHTE.transpose(1, 2).flatten(-2))
-        return y_BTD
 
 
 class Vocos(nn.Module):
@@ -178,13 +135,7 @@ def _transform(
     h_BTD: Tensor, layers: nn.ModuleList, layer_norm: LayerNorm, lengths_B: Tensor | None
 ) -> Tensor:
     """Return h_BTD after the layers and a norm, zero after each row's end."""
-    bias_B11T = None
-    if lengths_B is not None:
-        hidden_B11T = padding_mask(lengths_B, h_BTD.shape[1])[:, None, None]
-        # once, in the type of the layers: of a boolean mask PyTorch makes a bias in each
-        bias_B11T = torch.zeros_like(hidden_B11T, dtype=h_BTD.dtype).masked_fill_(
-            hidden_B11T, -torch.inf
-        )
+    bias_B11T = attention_bias(h_BTD, lengths_B)
     for layer in layers:
         h_BTD = layer(h_BTD, bias_B11T)
     h_BTD = layer_norm(h_BTD)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from speechmill.codecs.checkpoint import allocate, load_strict, merge_weight_norm, read_state_dict
 from speechmill.codecs.errors import CheckpointError
+from speechmill.codecs.nn.whisper.layers import encoder_weights
 from speechmill.codecs.simwhisper.config import SimWhisperConfig
 from speechmill.codecs.simwhisper.model import AcousticEncoder, SimWhisperNetwork
 from speechmill.codecs.untrained import draw_weights
@@ -31,7 +32,6 @@ _RENAMED = (
     (r"^vocos\.backbone\.final_layer_norm\.", "vocos.backbone.output_norm."),
     (r"^vocos\.head\.out\.", "vocos.head.proj."),
 )
-_WHISPER_ENCODER = ("model.encoder.", "encoder.")
 _UNIT_GAIN = 0.3  # measured on speech: the latents' standard deviation is near 1
 _LATENT_GAIN = 6.0
 
@@ -52,14 +52,9 @@ def load_simwhisper(network: SimWhisperNetwork, config: SimWhisperConfig, path: 
 
 def load_whisper(encoder: AcousticEncoder, path: Path) -> None:
     """Load transformers' Whisper, or its encoder alone, into the encoder."""
-    state = read_state_dict(path)
-    prefix = next((p for p in _WHISPER_ENCODER if any(key.startswith(p) for key in state)), "")
-    ours = {
-        key.removeprefix(prefix): value.float()
-        for key, value in state.items()
-        if key.startswith(prefix) and "embed_positions" not in key
-    }
-    load_strict(encoder, ours, str(path))
+    state = encoder_weights(read_state_dict(path))
+    state.pop("embed_positions.weight", None)
+    load_strict(encoder, state, str(path))
 
 
 def untrained_simwhisper(config: SimWhisperConfig, seed: int) -> SimWhisperNetwork:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from speechmill.codecs.simwhisper.log_mel import LogMel, num_columns
+from speechmill.codecs.nn.whisper.log_mel import LogMel, num_columns
 from tests.codecs.speech import padded, speech
 
 NUM_MELS = 80

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from speechmill.codecs.simwhisper.config import MEL_HOP, SAMPLE_RATE, WINDOW_SAMPLES
+from speechmill.codecs.nn.whisper.sizes import MEL_HOP, SAMPLE_RATE, WINDOW_SAMPLES
 
 LengthT = TypeVar("LengthT", int, Tensor)
 
