@@ -27,7 +27,8 @@ class TrainingBatch:
 class StepOutput:
     """The output of one forward pass.
 
-    `terms` are unweighted losses, named like the recipe's weights; `metrics` are only logged. Both
+    `terms` are unweighted losses, named like the recipe's weights. `metrics` are logged, and those
+    of `nn.usage` show whether the codec collapses; all steps of a phase have the same ones. Both
     are scalars on the device of the batch: a recipe does not wait for it.
     """
 

@@ -109,6 +109,10 @@ class TrainingDiverged(SpeechmillError):
     """Too many training steps in a row had no finite gradient."""
 
 
+class TrainingCollapsed(SpeechmillError):
+    """A codec stopped using its codebooks or its latent, and on_collapse is stop."""
+
+
 class SampleError(SpeechmillError):
     """One sample cannot be tokenized: it becomes a row in rejects/."""
 

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from speechmill.codecs import InvalidConfig, codec_info, load_codec, load_recipe
 from speechmill.codecs.hasrd.config import read_hasrd_config
 from speechmill.codecs.hasrd.weights import untrained_ssl
+from speechmill.codecs.simwhisper.config import read_published
 from speechmill.jobs.config import load_config
 from speechmill.jobs.training.config import TrainConfig
 from speechmill.pipeline.errors import InputError
@@ -20,6 +21,7 @@ from tests.codecs.dualcodec.goldens import WEIGHTS as DUALCODEC
 from tests.codecs.focalcodec.small import tiny
 from tests.codecs.hasrd.small import TINY as HASRD
 from tests.codecs.simwhisper.golden import CONFIG as SIMWHISPER
+from tests.codecs.simwhisper.whisper_file import whisper_file
 from tests.conftest import REPOSITORY
 from tests.corpus import write_corpus
 from tests.jobs.training.runs import KEPT, run, run_until, tree, weights
@@ -128,6 +130,10 @@ def test_a_run_of_every_recipe_leaves_weights_that_tokenize(name: str, tmp_path:
         for path in sorted((root / "curves").iterdir())
         for line in path.read_text().splitlines()
     ]
+    without_codes = {"vocoder"}
+    for row in rows:
+        has_use = row.keys() >= {"perplexity", "lowest_perplexity", "codes_used"}
+        assert has_use == (row["phase"] not in without_codes)
     with_loss = [row["step"] for row in rows if "discriminators" in row]
     assert with_loss == ([3, 4, 7, 8] if name == "simwhisper" else [3, 4])
 
@@ -169,6 +175,25 @@ def test_the_page_names_every_loss_with_its_weight(name: str, tmp_path: Path) ->
     for loss, weight in made.weights.items():
         if loss != "semantic":  # it depends on widths that the small network does not have
             assert f"{loss} {weight:g}" in page
+
+
+def test_runs_with_a_real_and_a_random_encoder_train_the_same_other_parts(tmp_path: Path) -> None:
+    file = whisper_file(tmp_path, read_published(json.loads(SIMWHISPER.read_text())))
+    trained = {}
+    for whisper in (str(file), "null"):
+        output = f"output={tmp_path}/{Path(whisper).stem}"
+        config = train_config(tmp_path, "simwhisper", f"recipe.whisper={whisper}", output)
+        config.phases = {"codec": replace(config.phases["codec"], steps=2)}
+        trained[whisper] = load_file(run(config) / "last.safetensors")
+    real, random = trained.values()
+    stored = load_file(file)
+    for name, value in real.items():
+        if name.startswith("acoustic_encoder."):
+            encoder_name = name.replace("acoustic_encoder.", "model.encoder.")
+            assert torch.equal(value, stored[encoder_name].float())
+            assert name.endswith(("norm.weight", "norm.bias")) != torch.any(random[name] != value)
+        elif not name.startswith("downsample.to_latent."):  # which the first batch rescales
+            torch.testing.assert_close(random[name], value, atol=0.02, rtol=0)  # two steps apart
 
 
 def test_discriminators_in_a_phase_without_audio_are_refused(tmp_path: Path) -> None:

@@ -68,8 +68,8 @@ def test_a_run_directory_holds_configuration_versions_and_the_losses_of_every_st
     ]
     assert [row["step"] for row in rows] == list(range(1, 13))
     assert {row["phase"] for row in rows[:6]} == {"vae"}
-    assert all(row["kl"] > 0 for row in rows[:6])
-    assert all(row["taught"] in (0, 0.5, 1) for row in rows[6:])
+    assert all(row["kl"] > 0 and row["latent_dims_used"] >= 0 for row in rows[:6])
+    assert all(row["taught"] in (0, 0.5, 1) and row["codes_used"] > 1 for row in rows[6:])
 
 
 @pytest.mark.parametrize("step", [1, 4, 7, 8, 11])

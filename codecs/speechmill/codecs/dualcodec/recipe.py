@@ -20,6 +20,7 @@ from speechmill.codecs.dualcodec.weights import load_trainable, load_w2vbert, pu
 from speechmill.codecs.errors import InvalidConfig
 from speechmill.codecs.losses import dac_mel_loss
 from speechmill.codecs.nn.masks import pad_or_trim
+from speechmill.codecs.nn.usage import codebook_use
 from speechmill.codecs.recipe import (
     Frozen,
     Recipe,
@@ -123,7 +124,8 @@ class DualCodecRecipe(Recipe):
             terms["semantic"] = F.mse_loss(semantic_BND, pooled_BND)
         if only_semantic:
             terms["low_band"] = self.low_band(ours_BT, target_BT)
-        return StepOutput(terms, ours_BT, target_BT)
+        metrics = codebook_use(torch.cat([word.codes_KBF, acoustic.codes_KBF]).flatten(1))
+        return StepOutput(terms, ours_BT, target_BT, metrics)
 
     @torch.no_grad()
     def reconstruct(self, audio_BT: Tensor) -> Tensor:

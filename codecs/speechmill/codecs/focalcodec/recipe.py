@@ -23,6 +23,7 @@ from speechmill.codecs.focalcodec.weights import to_current_names
 from speechmill.codecs.losses import MelLoss
 from speechmill.codecs.nn.masks import pad_or_trim
 from speechmill.codecs.nn.quantize import straight_through
+from speechmill.codecs.nn.usage import codebook_use
 from speechmill.codecs.recipe import (
     Recipe,
     StepOutput,
@@ -142,7 +143,9 @@ class FocalCodecRecipe(Recipe):
             "entropy": each - self.config.codebook_entropy * of_mean,
         }
         error = F.mse_loss(rebuilt_BFC.detach(), features_BFC) / features_BFC.var()
-        return StepOutput(terms, metrics={"unexplained": error, "code_entropy": of_mean.detach()})
+        metrics = {"unexplained": error, "code_entropy": of_mean.detach()}
+        codes_1M = quantizer.encode(unit_BND.detach()).flatten()[None]
+        return StepOutput(terms, metrics=metrics | codebook_use(codes_1M))
 
     def _unit(self, features_BFC: Tensor) -> Tensor:
         """Return latents_BND of length 1, whose signs are the codes."""

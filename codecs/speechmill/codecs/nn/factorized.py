@@ -17,6 +17,7 @@ class Quantized(NamedTuple):
     x_BFD: Tensor  # the output of `decode`, with the gradient of the input
     commitment_B: Tensor  # mean squared distance; its gradient moves the input
     codebook_B: Tensor  # the same; its gradient moves the codewords
+    codes_KBF: Tensor  # of every stage, also of those that a row leaves out
 
 
 class FactorizedQuantizer(nn.Module):
@@ -47,11 +48,13 @@ class FactorizedQuantizer(nn.Module):
         """Return the codeword's projection, straight through, and both losses of each row."""
         with torch.autocast(x_BFD.device.type, enabled=False):
             latent_BFC = self.in_proj(x_BFD.float())
-            word_BFC = self.codebook(self.encode(x_BFD.detach()))
+            codes_BF = self.encode(x_BFD.detach())
+            word_BFC = self.codebook(codes_BF)
             chosen_BFC = straight_through(latent_BFC, word_BFC)
             commitment_B = (latent_BFC - word_BFC.detach()).square().mean((1, 2))
             codebook_B = (word_BFC - latent_BFC.detach()).square().mean((1, 2))
-            return Quantized(self.out_proj(chosen_BFC), commitment_B, codebook_B)
+            x_BFD = self.out_proj(chosen_BFC)
+            return Quantized(x_BFD, commitment_B, codebook_B, codes_BF[None])
 
     def cosines(self, x_BFD: Tensor) -> Tensor:
         """Return the cosine of the angle to every codeword, of shape (B, F, codebook size)."""
@@ -89,14 +92,16 @@ class ResidualFactorizedQuantizer(nn.Module):
     def quantize(self, x_BFD: Tensor, depth_B: Tensor) -> Quantized:
         """Return the sum of each row's first `depth_B` stages, and the sum of their losses."""
         residual_BFD = x_BFD.float()
-        parts = []
+        parts, codes = [], []
         for index, stage in enumerate(self._first(len(self.stages))):
             kept_B = (index < depth_B).float()
             part = stage.quantize(residual_BFD)
             residual_BFD = residual_BFD - part.x_BFD
             kept_BFD = part.x_BFD * kept_B[:, None, None]
             parts.append((kept_BFD, part.commitment_B * kept_B, part.codebook_B * kept_B))
-        return Quantized(*(torch.stack(kind).sum(0) for kind in zip(*parts, strict=True)))
+            codes.append(part.codes_KBF)
+        x, commitment, codebook = (torch.stack(kind).sum(0) for kind in zip(*parts, strict=True))
+        return Quantized(x, commitment, codebook, torch.cat(codes))
 
     def decode(self, codes_BKF: Tensor) -> Tensor:
         """Return x_BFD of the sum over any prefix of the stages, at least one."""

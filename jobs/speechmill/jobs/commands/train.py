@@ -14,7 +14,8 @@ from speechmill.jobs.training.checkpoints import (
     run_identity,
     saved_identity,
 )
-from speechmill.jobs.training.config import TrainConfig, TrainWorkers
+from speechmill.jobs.training.collapse import refuse_collapsed
+from speechmill.jobs.training.config import OnCollapse, TrainConfig, TrainWorkers
 from speechmill.jobs.training.context import WorkerContext
 from speechmill.jobs.training.display import TrainDisplay
 from speechmill.jobs.training.logging import describe_run
@@ -31,8 +32,9 @@ logger = logging.getLogger(__name__)
 def train_codec(config: TrainConfig, display: TrainDisplay) -> None:
     """Train to the end of the last phase; run it again to resume.
 
-    Raises an `InputError` or a `CodecError` before any step is computed, and `RunStopped` if
-    SIGTERM came: after the step that was being computed, with a checkpoint.
+    Raises an `InputError` or a `CodecError` before any step is computed. If SIGTERM came, raises
+    `RunStopped` after the step that was being computed, with a checkpoint; if the codec collapsed
+    and `on_collapse` is stop, `TrainingCollapsed`, also when it is run again.
     """
     storage = Storage(config.storage, config.storage_patience)
     job = make_job(config, storage)
@@ -79,13 +81,17 @@ def check_job(job: TrainJob, root: str, storage: Storage) -> None:
     if checkpoint := checkpoints.latest():
         saved = saved_identity(checkpoint, config)
         refuse_difference(saved, job.identity, checkpoints.folder)
+        refuse_collapsed(checkpoint, config, root)
     elif config.codec.checkpoint and "://" in config.codec.checkpoint:
         fetch(config.codec.checkpoint)  # Ray would start a worker that fails again and again
 
 
 def _require_end(config: TrainConfig, root: str, storage: Storage) -> None:
-    """Raise `RunStopped` if the last checkpoint that is here is not that of the last step."""
-    steps = Checkpoints(root, storage, config.checkpoint.keep).steps()
+    """Raise the reason if the run did not end with the last step, as far as checkpoints show."""
+    checkpoints = Checkpoints(root, storage, config.checkpoint.keep)
+    if config.on_collapse == OnCollapse.STOP and (checkpoint := checkpoints.latest()):
+        refuse_collapsed(checkpoint, config, root)
+    steps = checkpoints.steps()
     total = plan_phases(config.phases)[-1].end
     if steps and steps[-1] < total:
         raise RunStopped(f"stopped by a signal after step {steps[-1]} of {total}")

@@ -43,6 +43,7 @@ NOT_IN_IDENTITY = (
     "data.prefetch",
     "data.threads",
     "optimizer.max_skipped",
+    "on_collapse",
     "enhancer",
 )
 ENHANCER_REVISION = "enhancer_revision"

@@ -26,6 +26,13 @@ class Enhancement(StrEnum):
     CLEAN = "clean"  # the crop before noise and room were added
 
 
+class OnCollapse(StrEnum):
+    """What a run does when its codebooks or its latent are no longer used."""
+
+    WARN = "warn"
+    STOP = "stop"
+
+
 class Schedule(StrEnum):
     """How the learning rate changes during a phase, after the warmup."""
 
@@ -223,6 +230,8 @@ class TrainConfig:
     # auto | fp32 | tf32 | bf16 | fp16; auto: tf32 on GPUs, fp32 on CPUs.
     precision: str = "auto"
     seed: int = 777
+    # warn | stop; when codebooks or latent are no longer used, see docs/guide/fine-tune.md.
+    on_collapse: str = "warn"
     validation: ValidationSettings = field(default_factory=ValidationSettings)
     checkpoint: CheckpointSettings = field(default_factory=CheckpointSettings)
     log: LogSettings = field(default_factory=LogSettings)
@@ -238,6 +247,7 @@ class TrainConfig:
             self.precision = "tf32" if self.workers.on_gpus else "fp32"
         check_choice("precision", self.precision, ("auto", *PRECISIONS))
         check_choice("enhancement", self.enhancement, Enhancement)
+        check_choice("on_collapse", self.on_collapse, OnCollapse)
         online = self.enhancement == Enhancement.ONLINE
         if online and self.enhancer is None:
             raise InputError(

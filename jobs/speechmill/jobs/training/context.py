@@ -1,6 +1,6 @@
 """One worker of a training run: its rank, its device, and its exchange with the other workers."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,12 +41,18 @@ class WorkerContext:
         dist.all_gather_object(gathered, value)
         return gathered
 
-    def stop_flag(self) -> Tensor:
-        """Return 1 on the device if any worker should stop, else 0; all workers get the same."""
-        flag = torch.full((), float(self.should_stop()), device=self.device)
-        if self.world_size > 1:
-            dist.all_reduce(flag, dist.ReduceOp.MAX)
-        return flag
+    def exchange(self, metrics: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return how many workers should stop, and the metrics averaged over all workers.
+
+        All workers get the same; it stays on the device. They must have the same metrics.
+        """
+        stop = torch.full((), float(self.should_stop()), device=self.device)
+        if self.world_size == 1:
+            return stop, dict(metrics)
+        sums = torch.stack([stop, *(value.detach().float() for value in metrics.values())])
+        dist.all_reduce(sums)
+        means = (sums[1:] / self.world_size).unbind()
+        return sums[0], dict(zip(metrics, means, strict=True))
 
     def seed_step(self, seed: int, step: int) -> None:
         """Seed torch's generator for a step of this worker, the same in every run."""

@@ -9,7 +9,17 @@ from speechmill.jobs.training.config import TrainConfig
 from speechmill.jobs.training.progress import ProgressKind, TrainProgress
 from speechmill.pipeline.storage import Storage, join
 
-_SHOWN = ("loss", "mel", "si_sdr", "adversarial", "discriminators", "grad_norm")
+_SHOWN = (
+    "loss",
+    "mel",
+    "si_sdr",
+    "adversarial",
+    "discriminators",
+    "grad_norm",
+    "perplexity",
+    "lowest_perplexity",
+    "latent_dims_used",
+)
 
 
 class TrainDisplay(Display):
@@ -34,6 +44,9 @@ class TrainDisplay(Display):
         if self._first is None:
             self._first, self._began = progress, time.monotonic()
         step, facts = progress.step, _facts(progress)
+        if progress.kind is ProgressKind.COLLAPSE:
+            self.line(f"warning  {progress.note}")
+            return
         if progress.kind is ProgressKind.VALIDATION:
             self.line(f"step {step}  validation  {facts}")
             return

@@ -5,6 +5,7 @@ import platform
 import subprocess
 import tempfile
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,14 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from speechmill.jobs.config import to_yaml
+from speechmill.jobs.training.collapse import Collapse
 from speechmill.pipeline.audio.flac import encode_flac
 from speechmill.pipeline.storage import Storage, join
 from speechmill.pipeline.versions import library_versions
 
 
 class TrainingLogger:
-    """Writes `curves/*.jsonl`, `tensorboard/`, `samples/` and `validation/` of a run directory.
+    """Writes the curves, the validations, the audio and the collapses of a run directory.
 
     A file of curves holds the steps between two checkpoints that are due, and appears before the
     second one, so a run that was stopped or killed leaves the same files as an uninterrupted one.
@@ -44,6 +46,10 @@ class TrainingLogger:
         self._put(f"validation/step-{step:08d}.json", (json.dumps(row) + "\n").encode())
         for name, value in values.items():
             self._board.add_scalar(f"validation/{name}", value, step)
+
+    def log_collapse(self, collapse: Collapse) -> None:
+        data = json.dumps(asdict(collapse), indent=1).encode()
+        self._put(f"collapse/step-{collapse.step:08d}.json", data)
 
     def log_audio(self, name: str, step: int, audio_T: Tensor, sample_rate: int) -> None:
         """Write a clip of audio as FLAC and to TensorBoard."""

@@ -9,6 +9,7 @@ class ProgressKind(StrEnum):
 
     STEP = "step"
     VALIDATION = "validation"
+    COLLAPSE = "collapse"
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +21,7 @@ class TrainProgress:
     phase: str
     values: dict[str, float]
     kind: ProgressKind = ProgressKind.STEP
+    note: str = ""  # the text of a collapse
 
 
 class Messages:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from math import isfinite
 from typing import Any
 
+from speechmill.jobs.training.collapse import CollapseDetector
 from speechmill.jobs.training.context import WorkerContext
 from speechmill.jobs.training.stream import StreamState
 from speechmill.jobs.training.validation import MEL
@@ -75,6 +76,8 @@ class TrainingState:
     stream: StreamState = field(default_factory=StreamState)
     skipped: SkippedSteps = field(default_factory=SkippedSteps)
     best: Best = field(default_factory=Best)
+    detector: CollapseDetector = field(default_factory=CollapseDetector)
+    weights_step: int = 0  # of last.safetensors
 
     def as_dict(self, streams: list[dict[str, Any]]) -> dict[str, Any]:
         """Return the entries of a checkpoint; `streams` are those of all workers."""
@@ -83,6 +86,8 @@ class TrainingState:
             "skipped": self.skipped.in_a_row,
             "num_skipped": self.skipped.total,
             "best": asdict(self.best),
+            "collapse": self.detector.as_dict(),
+            "weights_step": self.weights_step,
         }
 
     @classmethod
@@ -96,4 +101,11 @@ class TrainingState:
             message = "%d workers continue the run of %d: epoch %d starts again"
             logger.warning(message, context.world_size, len(streams), stream.epoch)
         skipped = SkippedSteps([list(keys) for keys in saved["skipped"]], saved["num_skipped"])
-        return cls(saved["step"], stream, skipped, Best.from_dict(saved["best"]))
+        return cls(
+            saved["step"],
+            stream,
+            skipped,
+            Best.from_dict(saved["best"]),
+            CollapseDetector.from_dict(saved.get("collapse", {})),
+            saved.get("weights_step", saved["step"]),
+        )

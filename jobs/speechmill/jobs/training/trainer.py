@@ -19,7 +19,8 @@ from speechmill.codecs.recipe import Recipe, StepOutput, TrainingBatch
 from speechmill.codecs.self_check import refuse_wrong_modules
 from speechmill.jobs.training.adversarial import Adversary
 from speechmill.jobs.training.checkpoints import Checkpoints, put_weights
-from speechmill.jobs.training.config import TrainConfig
+from speechmill.jobs.training.collapse import CollapseDetector
+from speechmill.jobs.training.config import OnCollapse, TrainConfig
 from speechmill.jobs.training.context import WorkerContext
 from speechmill.jobs.training.data import BatchPrefetcher, CropBatch, Cropper, batches
 from speechmill.jobs.training.ema import EMA
@@ -70,6 +71,7 @@ class Trainer:
         self.total = self.phases[-1].end
         self.state = TrainingState()
         self.stopping = False
+        self.keeping_weights = False  # last.safetensors may be from before a collapse
         self.adversary: Adversary | None = None
         if any(phase.settings.adversarial_from is not None for phase in self.phases):
             self.adversary = Adversary(config, recipe, context)
@@ -129,6 +131,7 @@ class Trainer:
         self.recipe.begin_phase(phase.name)
         if saved is None:
             self.state.best = Best(phase.name)
+            self.state.detector = CollapseDetector()
             self._initialize_recipe(phase)
         else:
             self.recipe.load_state_dict(saved["recipe"])
@@ -161,6 +164,7 @@ class Trainer:
         self._check_gradient(batch, values)
         if self.log:
             self.log.log_step(self.state.step, phase.name, {"lr": lr, **values})
+        self._watch_use(phase, values)
         if self.state.step % self.config.log.every == 0 or self.state.step == self.total:
             self.report(TrainProgress(self.state.step, self.total, phase.name, values))
 
@@ -176,7 +180,8 @@ class Trainer:
         found |= {**terms, **output.metrics}
         if adversary:
             found |= adversary.backward(output)
-        values = _to_floats(found | {_STOP: self.context.stop_flag()})
+        stop, metrics = self.context.exchange(output.metrics)
+        values = _to_floats(found | metrics | {_STOP: stop})
         self.stopping = values.pop(_STOP) > 0
         if isfinite(values["grad_norm"]):
             self.optimizer.step(lr)
@@ -198,6 +203,20 @@ class Trainer:
         if len(skipped.in_a_row) >= self.config.optimizer.max_skipped:
             name = f"skipped/step-{step:08d}-rank-{self.context.rank}.json"
             skipped.give_up(step, values, join(self.root, name), self.storage)
+
+    def _watch_use(self, phase: Phase, values: Mapping[str, float]) -> None:
+        """Report a collapse, and stop if the run should; all workers see the same values."""
+        if not isfinite(values["grad_norm"]):
+            return
+        collapse = self.state.detector.add(self.state.step, phase.name, values)
+        if collapse is None:
+            return
+        if self.log:
+            self.log.log_collapse(collapse)
+        note, kind = f"{collapse}; {collapse.cure}", ProgressKind.COLLAPSE
+        self.report(TrainProgress(collapse.step, self.total, phase.name, {}, kind, note))
+        if self.config.on_collapse == OnCollapse.STOP:
+            self.stopping = self.keeping_weights = True
 
     def _validate(self, phase: Phase) -> None:
         if self.validation is None or self.log is None:
@@ -222,8 +241,10 @@ class Trainer:
         streams = self.context.gather(self.state.stream.as_dict())
         if self.log is None:
             return
-        with self.ema.applied():
-            self._put_weights("last")
+        if not self.keeping_weights:
+            with self.ema.applied():
+                self._put_weights("last")
+            self.state.weights_step = self.state.step
         if due:
             self.log.flush(self.state.step)
         networks = {

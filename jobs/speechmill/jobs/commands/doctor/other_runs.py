@@ -18,6 +18,7 @@ from speechmill.pipeline.imports import load_extra
 from speechmill.pipeline.quality import RATE
 from speechmill.pipeline.quality.scoring import Scorer
 from speechmill.pipeline.quality.testset import read_test_set
+from speechmill.pipeline.quality.transcript_errors import text_normalizer
 from speechmill.pipeline.storage import Storage
 
 _LATE = warning(
@@ -122,7 +123,9 @@ def evaluate_run(config: EvaluateConfig, storage: Storage) -> Run:
 def _metrics(config: EvaluateConfig) -> Iterator[Said]:
     """Compute each metric of a second of noise, which imports the packages that it needs."""
     noise_T = np.random.default_rng(0).normal(0, 0.1, RATE).astype(np.float32)
-    scores = Scorer(config.metrics.signal, config.metrics.dnsmos)(noise_T, noise_T)
-    if config.metrics.speaker or config.metrics.recognizer:
+    metrics = config.metrics
+    scores = Scorer(metrics.signal, metrics.dnsmos, metrics.distillmos)(noise_T, noise_T)
+    if metrics.speaker or metrics.recognizer:
         load_extra("transformers", "evaluate")
+    text_normalizer(metrics.normalizer)
     yield ok(", ".join(scores) or "none")
