@@ -14,14 +14,16 @@ install = { $(BIN)/uv pip install --quiet --python $(BIN)/python $(1) || $(BIN)/
 
 .PHONY: demo test check lint types format bench clean
 
-## Pack the sample speech, tokenize it through Ray, show what came out and decode some of it.
+## Pack the sample speech, tokenize it through Ray, show what came out, decode some of it and make a
+## page to listen to.
 demo: $(STAMP)
 	$(BIN)/speechmill pack samples/manifest.jsonl demo/shards shard_mb=0.4
 	$(BIN)/speechmill tokenize configs/tokenize/demo.yaml
 	$(BIN)/speechmill status demo/tokens
 	$(BIN)/python samples/show_tokens.py demo/tokens
 	$(BIN)/speechmill decode demo/tokens demo/decoded --limit 8
-	@echo 'Compare demo/decoded/*/en/*.flac with samples/en/ by ear.'
+	$(BIN)/speechmill evaluate configs/evaluate/demo.yaml max_clips=4 'metrics.signal=[mel]'
+	@echo 'Listen: demo/evaluation/report.html plays four clips and what is left of them at four bit rates.'
 
 ## The whole suite, with a real S3 server (installed if that is allowed). Tests on the standing Ray
 ## cluster often wait, so most others run at the same time, with one thread each; the output of these
