@@ -78,8 +78,9 @@ WITHOUT_PATHS = {  # last part of the name of each text, list of texts and dict
     "address", "env", "storage",
     "window", "spectrum", "enhanced", "states",  # enhancer
     "signal", "speaker", "recognizer", "reference_member",  # evaluate; models may be hub ids
+    "recognizer_options", "normalizer",
     "pattern", "extensions", "format", "columns", "folder",  # pack
-    "enhancement", "schedule",
+    "enhancement", "schedule", "on_collapse",
     "codecs",  # of tokenize: sections like codec, see below
 }  # fmt: skip
 
@@ -191,6 +192,7 @@ def test_paths_among_the_arguments_of_commands_are_made_absolute() -> None:
         "probe",
         "template",
         "without_text",
+        "names",
     }
     # Of `pack` they become a PackConfig; `examples` has no path to make absolute by default; the
     # datasets of `duplicates` stand among settings of the store. A tokenizer may be `bytes`.

@@ -145,13 +145,26 @@ class EvaluatedCodec(CodecConfig):
 class MetricConfig:
     """The metrics."""
 
-    # Between clip and reconstruction, at 16 kHz.
+    # Between clip and reconstruction, at 16 kHz: pesq, stoi, si_sdr, mel, stft, visqol.
     signal: list[str] = field(default_factory=lambda: ["pesq", "stoi", "si_sdr", "mel", "stft"])
     # Path or URL of DNSMOS P.835's sig_bak_ovr.onnx.
     dnsmos: str | None = field(default=None, metadata=PATH)
-    speaker: str | None = None  # Hugging Face id of an x-vector model, or module:function
-    recognizer: str | None = None  # Hugging Face id of a speech recognizer, or module:function
+    distillmos: bool = False  # rate clips by DistillMOS
+    # Path or URL of CAM++ (.pt), Hugging Face id or folder of an x-vector model, module:function.
+    speaker: str | None = None
+    # Hugging Face id or folder of a speech recognizer, module:function.
+    recognizer: str | None = None
+    # Arguments of its generation, such as language and task.
+    recognizer_options: dict[str, Any] = field(default_factory=dict)
+    normalizer: str = "simple"  # simple | whisper_english | whisper_basic, of text and transcript
     processes: int | None = None  # processes that score in parallel; default: one for each core
+
+
+@dataclass
+class BaselineConfig:
+    """Other codecs that are measured on the same clips."""
+
+    opus: list[float] = field(default_factory=list)  # bit rates, kbit/s
 
 
 @dataclass
@@ -168,6 +181,7 @@ class EvaluateConfig:
     max_clips: int | None = None  # evenly spaced over the keys
     device: str | None = None  # default: cuda if there is a GPU, else cpu
     metrics: MetricConfig = field(default_factory=MetricConfig)
+    baselines: BaselineConfig = field(default_factory=BaselineConfig)
     report_clips: int = 6  # with spectrograms and players in the report
     audio: AudioSettings = field(default_factory=AudioSettings)
     limits: Limits = field(default_factory=Limits)

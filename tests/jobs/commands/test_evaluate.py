@@ -16,10 +16,13 @@ from speechmill.codecs import registry
 from speechmill.jobs.commands.evaluate import evaluate_codecs
 from speechmill.jobs.config import load_config
 from speechmill.jobs.display import Display
+from speechmill.jobs.evaluation.results import METRICS as METRIC_FORMATS
 from speechmill.jobs.schemas import EvaluateConfig
 from speechmill.pipeline.errors import InputError
+from speechmill.pipeline.quality.bootstrap import bootstrap_interval
 from tests.conftest import REPOSITORY
 from tests.corpus import encode, tar_bytes, tone
+from tests.jobs.commands.tiny_models import save_ctc, save_xvector
 from tests.jobs.conftest import invoke
 from tests.pcm_codec import PcmCodec
 
@@ -62,8 +65,8 @@ def test_the_better_of_two_codecs_has_the_better_scores(run):
 
 def test_results_describe_each_codec_and_the_scores_of_each_clip(run):
     results = run(SAMPLES, codecs="{pcm: {name: pcm, num_codebooks: [1, 2]}}")
-    assert results["schema_version"] == 1
-    assert set(results["skipped"]) == {"DNSMOS", "speaker similarity", "word error rate"}
+    assert results["schema_version"] == 2
+    assert set(results["skipped"]) == {"DNSMOS", "speaker similarity", "WER and CER"}
     assert [s["codec"]["num_codebooks"] for s in results["systems"]] == [1, 2]
     for system in results["systems"]:
         assert len(system["clips"]) == results["num_clips"] == 3
@@ -90,6 +93,40 @@ def test_a_metric_leaves_out_the_clips_on_which_it_is_not_defined_and_names_them
     page = (tmp_path / "out" / "report.html").read_text()
     assert "STOI of silent, tiny" in page
     assert "under, under a frame" in page
+
+
+def test_every_mean_has_its_interval_in_the_results_and_on_the_page(run, tmp_path):
+    results = run(SAMPLES)
+    page = (tmp_path / "out" / "report.html").read_text()
+    for system in results["systems"]:
+        for name, summary in system["scores"].items():
+            values = [clip["scores"][name] for clip in system["clips"]]
+            low, high = bootstrap_interval(values, [1.0] * len(values))
+            assert summary["ci"] == [low, high]
+            digits = METRIC_FORMATS[name].digits
+            assert f"{low:.{digits}f} to {high:.{digits}f}</small>" in page
+
+
+def test_opus_is_a_row_with_its_measured_bit_rate_and_players(run, tmp_path):
+    results = run(SAMPLES, "baselines.opus=[6,12]")
+    low, high, *codecs = results["systems"]
+    assert [low["label"], high["label"]] == ["opus 6", "opus 12"]
+    assert low["codec"] is high["codec"] is None
+    for system, nominal in ((low, 6), (high, 12)):
+        assert system["measured_kbps"] == pytest.approx(nominal, rel=0.25)
+        assert len(system["clips"]) == results["num_clips"]
+        assert min(system["real_time_factor"].values()) > 0
+    assert [codec["measured_kbps"] for codec in codecs] == [None, None]
+    assert low["scores"]["stoi"]["mean"] < high["scores"]["stoi"]["mean"]
+    assert low["scores"]["mel"]["mean"] > high["scores"]["mel"]["mean"]
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert page.count("<strong>opus 6</strong>") == page.count("<strong>opus 12</strong>") == 2
+    assert f"<td>opus 6</td><td></td><td>{low['measured_kbps']:.2f}</td><td></td>" in page
+
+
+def test_an_impossible_bit_rate_is_refused_before_any_work(run):
+    with pytest.raises(InputError, match=r"baselines\.opus holds 0; libopus takes"):
+        run("nowhere/", "baselines.opus=[0]")
 
 
 class Page(HTMLParser):
@@ -204,8 +241,47 @@ def test_speaker_similarity_and_word_errors_come_from_the_users_own_functions(ru
     assert [s["scores"]["wer"]["mean"] for s in (given, coarse, exact)] == [0.0, 0.5, 0.0]
 
 
+def literally(audio):
+    return "he came on the fifteenth of may mister jones"
+
+
+@pytest.mark.parametrize(("normalizer", "errors"), [("simple", 2), ("whisper_english", 0)])
+def test_texts_are_normalized_as_the_results_say(run, tmp_path, normalizer, errors):
+    members = [("a.flac", encode(tone(1.0))), ("a.txt", b"He came on the 15th of May, Mr. Jones.")]
+    (tmp_path / "in.tar").write_bytes(tar_bytes(members))
+    own = f"{METRICS}, recognizer: '{__name__}:literally', normalizer: {normalizer}"
+    results = run(tmp_path / "in.tar", metrics=own)
+    assert results["normalizer"] == normalizer
+    for system in results["systems"]:
+        [clip] = system["clips"]
+        assert clip["errors"]["wer"] == {"errors": errors, "total": 9}
+        assert (clip["scores"]["cer"] > 0) == (errors > 0)
+
+
+def by_length(audio):
+    return {1: "a b c d", 2: "e f g", 3: "nothing"}[round(len(audio) / 16_000)]
+
+
+def test_error_rates_are_those_of_all_words_and_characters_together(run, tmp_path):
+    from torchmetrics.functional.text import char_error_rate, word_error_rate
+
+    texts = ["a b c x", "e f", "one two three four five"]
+    for seconds, text in enumerate(texts, start=1):
+        (tmp_path / "in").mkdir(exist_ok=True)
+        (tmp_path / "in" / f"{seconds}.flac").write_bytes(encode(tone(seconds)))
+        (tmp_path / "in" / f"{seconds}.txt").write_text(text)
+    own = f"{METRICS}, recognizer: '{__name__}:by_length'"
+    scores = run(tmp_path / "in", metrics=own)["systems"][0]["scores"]
+    for name, metric in (("wer", word_error_rate), ("cer", char_error_rate)):
+        total = float(metric(["a b c d", "e f g", "nothing"], texts))
+        assert scores[name]["mean"] == pytest.approx(total)
+        assert scores[name]["ci"][0] < total < scores[name]["ci"][1]
+        assert scores[name]["count"] == 3
+
+
 def test_models_of_hugging_face_measure_speakers_and_words(run, tmp_path):
-    save_tiny_models(tmp_path)
+    save_xvector(tmp_path / "speaker")
+    save_ctc(tmp_path / "recognizer")
     models = f"speaker: '{tmp_path}/speaker', recognizer: '{tmp_path}/recognizer'"
     [given, _] = run(
         REPOSITORY / "samples" / "manifest.jsonl",
@@ -216,33 +292,6 @@ def test_models_of_hugging_face_measure_speakers_and_words(run, tmp_path):
     assert given["scores"]["speaker"]["mean"] == pytest.approx(1.0)
     assert given["scores"]["wer"]["count"] == 2
     assert given["clips"][0]["transcript"] is not None
-
-
-def save_tiny_models(folder):
-    import transformers as t
-
-    sizes = {
-        "hidden_size": 16,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-        "intermediate_size": 16,
-        "conv_dim": (8, 8),
-        "conv_stride": (8, 8),
-        "conv_kernel": (8, 8),
-        "num_feat_extract_layers": 2,
-        "num_conv_pos_embeddings": 16,
-        "num_conv_pos_embedding_groups": 2,
-    }
-    features = t.Wav2Vec2FeatureExtractor()
-    xvector = t.Wav2Vec2Config(**sizes, tdnn_dim=(8, 8, 8, 8, 16), xvector_output_dim=8)
-    t.Wav2Vec2ForXVector(xvector).save_pretrained(folder / "speaker")
-    features.save_pretrained(folder / "speaker")
-    (folder / "vocab.json").write_text(json.dumps({c: i for i, c in enumerate("_|abcde")}))
-    tokenizer = t.Wav2Vec2CTCTokenizer(
-        str(folder / "vocab.json"), pad_token="_", unk_token="_", bos_token=None, eos_token=None
-    )
-    t.Wav2Vec2ForCTC(t.Wav2Vec2Config(**sizes, vocab_size=7)).save_pretrained(folder / "recognizer")
-    t.Wav2Vec2Processor(features, tokenizer).save_pretrained(folder / "recognizer")
 
 
 def test_the_command_prints_a_table_and_writes_the_results(tmp_path):

@@ -16,7 +16,7 @@ from speechmill.pipeline.quality.dnsmos import dnsmos
 from speechmill.pipeline.quality.reconstruct import reconstruct
 from speechmill.pipeline.quality.scoring import Scorer, scored, scoring_processes
 from speechmill.pipeline.quality.signal import SIGNAL_METRICS, match_length
-from speechmill.pipeline.quality.speech import similarity, speaker_model, word_error_rate
+from speechmill.pipeline.quality.speech import similarity, speaker_model
 from speechmill.pipeline.quality.testset import Utterance
 from tests.conftest import REPOSITORY
 from tests.corpus import encode, tar_bytes, tone, write_corpus
@@ -172,12 +172,6 @@ def test_dnsmos_rates_noise_below_clean_speech(dnsmos_model, speech):
 def test_dnsmos_repeats_a_short_clip(dnsmos_model, speech):
     second = speech[:RATE]
     assert dnsmos(second, dnsmos_model) == dnsmos(np.tile(second, 9), dnsmos_model)
-
-
-def test_word_errors_are_counted_over_all_words_without_case_and_punctuation():
-    texts = ["One, two. THREE four five six seven eight nine", "ten"]
-    transcripts = ["one two three four five six seven eight nine", "no"]
-    assert word_error_rate(texts, transcripts) == pytest.approx(0.1)
 
 
 def test_similarity_is_the_cosine():

@@ -9,6 +9,7 @@ from speechmill.jobs.evaluation.page import evaluation_page
 from speechmill.jobs.evaluation.results import Results, summary_table, without_score
 from speechmill.jobs.schemas import EvaluateConfig, MetricConfig
 from speechmill.pipeline.errors import InputError
+from speechmill.pipeline.quality.opus import check_bit_rate
 from speechmill.pipeline.quality.scoring import scoring_processes
 from speechmill.pipeline.quality.testset import Utterance, read_test_set
 from speechmill.pipeline.storage import Storage, join
@@ -30,9 +31,18 @@ def evaluate_codecs(config: EvaluateConfig, display: Display) -> Results:
     with scoring_processes(config.metrics.processes) as processes:
         evaluation = Evaluation(config, utterances, processes, display)
         systems = evaluation.measure_inputs()
+        systems += [evaluation.measure_opus(kbps) for kbps in config.baselines.opus]
         for label, codec in config.codecs.items():
             systems += evaluation.measure_codec(label, codec)
-    results = Results(len(utterances), seconds, rejects, skipped, systems, to_yaml(config))
+    results = Results(
+        num_clips=len(utterances),
+        seconds=seconds,
+        rejects=rejects,
+        skipped=skipped,
+        normalizer=config.metrics.normalizer,
+        systems=systems,
+        config=to_yaml(config),
+    )
     output = storage.absolute(config.output)
     page, numbers = join(output, "report.html"), join(output, "results.json")
     storage.put(numbers, results.to_json().encode())
@@ -45,7 +55,7 @@ def evaluate_codecs(config: EvaluateConfig, display: Display) -> Results:
 
 
 def check_codecs(config: EvaluateConfig) -> None:
-    """Raise the error of a codec before any clip is read."""
+    """Raise the error of a codec or baseline before any clip is read."""
     if not config.codecs:
         raise InputError("codecs is empty; name at least one, codecs.<label>.name=…")
     for label, codec in config.codecs.items():
@@ -55,6 +65,8 @@ def check_codecs(config: EvaluateConfig) -> None:
                 raise InputError(
                     f"codecs.{label}.num_codebooks holds {count}; the codec has 1 to {total}"
                 )
+    for kbps in config.baselines.opus:
+        check_bit_rate(kbps)
 
 
 def _skipped(metrics: MetricConfig, utterances: Sequence[Utterance]) -> dict[str, str]:
@@ -65,7 +77,7 @@ def _skipped(metrics: MetricConfig, utterances: Sequence[Utterance]) -> dict[str
     if not metrics.speaker:
         reasons["speaker similarity"] = "metrics.speaker names no model"
     if not metrics.recognizer:
-        reasons["word error rate"] = "metrics.recognizer names no model"
+        reasons["WER and CER"] = "metrics.recognizer names no model"
     elif without_text := sum(not utterance.text for utterance in utterances):
-        reasons["word error rate"] = f"{without_text} clips have no text"
+        reasons["WER and CER"] = f"{without_text} clips have no text"
     return reasons

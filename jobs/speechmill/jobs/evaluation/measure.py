@@ -12,16 +12,28 @@ from speechmill.codecs import load_codec
 from speechmill.jobs.display import Display
 from speechmill.jobs.evaluation.page import PlayedClip, Player
 from speechmill.jobs.evaluation.results import CodecFacts, ScoredClip, System
-from speechmill.jobs.schemas import EvaluateConfig, EvaluatedCodec, default_device
+from speechmill.jobs.schemas import (
+    EvaluateConfig,
+    EvaluatedCodec,
+    MetricConfig,
+    default_device,
+)
 from speechmill.pipeline.audio.resample import decode_audio
 from speechmill.pipeline.audio.samples import Samples, to_float
 from speechmill.pipeline.quality import RATE
 from speechmill.pipeline.quality.codebook_usage import CodeCounts
+from speechmill.pipeline.quality.opus import OpusBaseline
 from speechmill.pipeline.quality.reconstruct import Reconstruction, reconstruct
 from speechmill.pipeline.quality.scoring import Scorer, scored
 from speechmill.pipeline.quality.signal import match_length
-from speechmill.pipeline.quality.speech import SpeechMetrics, SpeechScores
+from speechmill.pipeline.quality.speech import (
+    SpeechMetrics,
+    SpeechScores,
+    speaker_model,
+    speech_recognizer,
+)
 from speechmill.pipeline.quality.testset import Utterance, evenly_spaced
+from speechmill.pipeline.quality.transcript_errors import text_normalizer
 from speechmill.pipeline.text import shown
 
 INPUT = "input"  # label of the clips themselves, before any codec
@@ -42,9 +54,9 @@ class Evaluation:
         self.processes = processes
         self.display = display
         self.device = config.device or default_device()
-        self.scorer = Scorer(config.metrics.signal, config.metrics.dnsmos)
         metrics = config.metrics
-        self.speech_metrics = SpeechMetrics(metrics.speaker, metrics.recognizer, self.device)
+        self.scorer = Scorer(metrics.signal, metrics.dnsmos, metrics.distillmos)
+        self.speech_metrics = _speech_metrics(metrics, self.device)
         self.played = [
             _played(each, config) for each in evenly_spaced(utterances, config.report_clips)
         ]
@@ -54,6 +66,13 @@ class Evaluation:
         trials = (Reconstruction(u, 0, u.input_T, RATE, 0.0, 0.0) for u in self._tracked(INPUT))
         systems = [System(INPUT, None, clips) for clips in self._score(INPUT, trials).values()]
         return [system for system in systems if system.scores]
+
+    def measure_opus(self, kbps: float) -> System:
+        """Return the baseline Opus at a nominal bit rate."""
+        label = f"opus {kbps:g}"
+        baseline = OpusBaseline(kbps, self.config.limits)
+        clips = self._score(label, baseline.reconstruct(self._tracked(label)))[0]
+        return System(label, None, clips, measured_kbps=baseline.measured_kbps)
 
     def measure_codec(self, label: str, config: EvaluatedCodec) -> list[System]:
         """Return one system for each number of codebooks."""
@@ -81,6 +100,7 @@ class Evaluation:
                 scores=scores | speech.scores,
                 text=trial.utterance.text,
                 transcript=speech.transcript,
+                errors=speech.errors,
                 encode_seconds=trial.encode_seconds,
                 decode_seconds=trial.decode_seconds,
             )
@@ -99,14 +119,15 @@ class Evaluation:
             utterance = trial.utterance
             at_rate_T = soxr.resample(trial.audio_T, trial.sample_rate, RATE, "VHQ")
             estimate_T = match_length(at_rate_T, len(utterance.reference_T))
-            is_reference = not trial.num_codebooks and not utterance.paired
+            is_reference = trial.unchanged and not utterance.paired
             reference_T = None if is_reference else utterance.reference_T
             yield (trial, self.speech_metrics(utterance, estimate_T)), reference_T, estimate_T
 
     def _keep_audio(self, label: str, trial: Reconstruction, clip: ScoredClip) -> None:
         for played in self.played:
-            if played.key == clip.key and trial.num_codebooks:
-                title = f"{label}, {trial.num_codebooks} codebooks"
+            if played.key == clip.key and not trial.unchanged:
+                books = f", {trial.num_codebooks} codebooks" if trial.num_codebooks else ""
+                title = f"{label}{books}"
                 player = Player(title, trial.audio_T, trial.sample_rate, clip.scores)
                 played.players.append(player)
 
@@ -117,6 +138,17 @@ class Evaluation:
             self.display.line(f"measure  {label}")
             return self.utterances
         return track(self.utterances, escape(shown(label)), console=console, transient=True)
+
+
+def _speech_metrics(metrics: MetricConfig, device: str) -> SpeechMetrics:
+    """Load the models that are named."""
+    normalize = text_normalizer(metrics.normalizer)
+    embed = speaker_model(metrics.speaker, device) if metrics.speaker else None
+    transcribe = None
+    if metrics.recognizer:
+        options = metrics.recognizer_options
+        transcribe = speech_recognizer(metrics.recognizer, device, options)
+    return SpeechMetrics(embed, transcribe, normalize)
 
 
 def _played(utterance: Utterance, config: EvaluateConfig) -> PlayedClip:

@@ -8,6 +8,7 @@ from speechmill.jobs.evaluation.results import (
     cells,
     columns,
     headings,
+    intervals,
     without_score,
 )
 from speechmill.jobs.report import render
@@ -66,7 +67,10 @@ def evaluation_page(results: Results, clips: list[PlayedClip]) -> str:
         title="Speechmill evaluation",
         results=results,
         headings=headings(metrics),
-        rows=[cells(system, list(metrics)) for system in results.systems],
+        rows=[
+            zip(cells(system, list(metrics)), intervals(system, list(metrics)), strict=True)
+            for system in results.systems
+        ],
         codecs={s.label: s.codec for s in results.systems if s.codec},
         metrics=metrics,
         without_score=without_score(results),

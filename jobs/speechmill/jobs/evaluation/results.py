@@ -4,19 +4,19 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from math import log2, sqrt
-from statistics import fmean, stdev
+from math import fsum, log2
 from typing import Any
 
 from rich.table import Table
 
 from speechmill.codecs import CodecInfo
 from speechmill.jobs.display import add_plain_row
+from speechmill.pipeline.quality.bootstrap import bootstrap_interval
 from speechmill.pipeline.quality.codebook_usage import CodebookUse, CodeCounts
-from speechmill.pipeline.quality.speech import word_error_rate
+from speechmill.pipeline.quality.transcript_errors import ErrorCount
 from speechmill.pipeline.versions import library_versions
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _NAMED = 5  # clips without a score, in a line
 
 
@@ -35,11 +35,14 @@ METRICS = {
     "si_sdr": MetricFormat("SI-SDR dB", "↑", 1),
     "mel": MetricFormat("mel", "↓", 3),
     "stft": MetricFormat("STFT", "↓", 3),
+    "visqol": MetricFormat("ViSQOL", "↑"),
     "dnsmos_ovr": MetricFormat("DNSMOS", "↑"),
     "dnsmos_sig": MetricFormat("SIG", "↑"),
     "dnsmos_bak": MetricFormat("BAK", "↑"),
+    "distillmos": MetricFormat("DistillMOS", "↑"),
     "speaker": MetricFormat("speaker", "↑", 3),
     "wer": MetricFormat("WER", "↓", 3),
+    "cer": MetricFormat("CER", "↓", 3),
 }
 
 
@@ -52,8 +55,16 @@ class ScoredClip:
     scores: dict[str, float | None]  # None if the metric is not defined on the clip
     text: str | None
     transcript: str | None
+    errors: dict[str, ErrorCount]  # of words and characters, by the metric
     encode_seconds: float
     decode_seconds: float
+
+    def part_of_mean(self, metric: str) -> tuple[float, float] | None:
+        """Return the clip's term of the sum over all clips, and its weight, if it has one."""
+        if count := self.errors.get(metric):
+            return count.errors, count.total
+        score = self.scores.get(metric)
+        return None if score is None else (score, 1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,34 +105,35 @@ class CodecFacts:
 class Summary:
     """A metric over the clips on which it is defined."""
 
-    mean: float
-    ci95: float | None  # half the width of the 95 % interval of the mean, from its standard error
+    mean: float  # of WER and CER: errors over words or characters, of all clips
+    ci: tuple[float, float]  # 95 % interval of the mean, by bootstrap over clips
     count: int
+
+    @classmethod
+    def of(cls, parts: Sequence[tuple[float, float]]) -> "Summary":
+        """Summarize a metric from each clip's term and weight."""
+        sums, weights = zip(*parts, strict=True)
+        return cls(fsum(sums) / fsum(weights), bootstrap_interval(sums, weights), len(parts))
 
 
 @dataclass(frozen=True)
 class System:
-    """One codec with one number of codebooks, or the clips themselves."""
+    """One codec with one number of codebooks, a baseline, or the clips themselves."""
 
     label: str
     codec: CodecFacts | None
     clips: list[ScoredClip]
     left_out: list[str] = field(default_factory=list)  # keys of clips under a frame of the codec
+    measured_kbps: float | None = None  # of a baseline's packets
 
     @cached_property
     def scores(self) -> dict[str, Summary]:
-        """Return the summaries by metric; the word error rate is that of all words together."""
+        """Return the summaries by metric, of the metrics that any clip has."""
         found = {}
         for name in METRICS:
-            scores = [clip.scores.get(name) for clip in self.clips]
-            if values := [value for value in scores if value is not None]:
-                found[name] = _summary(values)
-        if "wer" in found:
-            spoken = [
-                (c.text, c.transcript) for c in self.clips if c.text and c.transcript is not None
-            ]
-            total = word_error_rate([text for text, _ in spoken], [words for _, words in spoken])
-            found["wer"] = Summary(total, None, len(spoken))
+            parts = [part for clip in self.clips if (part := clip.part_of_mean(name))]
+            if parts:
+                found[name] = Summary.of(parts)
         return found
 
     @property
@@ -132,6 +144,11 @@ class System:
             for name in (name for name, score in clip.scores.items() if score is None):
                 found.setdefault(name, []).append(clip.key)
         return found
+
+    @property
+    def kbps(self) -> float | None:
+        """Return the bit rate: nominal of a codec, measured of a baseline, None of the clips."""
+        return self.codec.kbps if self.codec else self.measured_kbps
 
     @property
     def real_time_factors(self) -> tuple[float, float]:
@@ -145,10 +162,11 @@ class System:
         return {
             "label": self.label,
             "codec": asdict(self.codec) if self.codec else None,
+            "measured_kbps": self.measured_kbps,
             "scores": {name: asdict(summary) for name, summary in self.scores.items()},
             "undefined": self.undefined,
             "left_out": self.left_out,
-            "real_time_factor": {"encode": encode, "decode": decode} if self.codec else None,
+            "real_time_factor": None if self.kbps is None else {"encode": encode, "decode": decode},
             "clips": [asdict(clip) for clip in self.clips],
         }
 
@@ -161,6 +179,7 @@ class Results:
     seconds: float
     rejects: dict[str, str]  # clips left out, with the reason
     skipped: dict[str, str]  # metrics left out, with the reason
+    normalizer: str  # of texts and transcripts
     systems: list[System]
     config: str  # YAML
 
@@ -171,6 +190,7 @@ class Results:
             "seconds": self.seconds,
             "rejects": self.rejects,
             "skipped": self.skipped,
+            "normalizer": self.normalizer,
             "systems": [system.to_dict() for system in self.systems],
             "libraries": library_versions(),
             "config": self.config,
@@ -186,14 +206,24 @@ def columns(results: Results) -> dict[str, MetricFormat]:
 def cells(system: System, metrics: Sequence[str]) -> list[str]:
     """Return a system's row: label, codebooks, bit rates, metrics, real-time factors."""
     codec = system.codec
-    row = [system.label]
-    row += [f"{codec.num_codebooks}" if codec else ""]
-    row += [f"{codec.kbps:.2f}", f"{codec.entropy_kbps:.2f}"] if codec else ["", ""]
+    row = [system.label, f"{codec.num_codebooks}" if codec else ""]
+    row += ["" if system.kbps is None else f"{system.kbps:.2f}"]
+    row += [f"{codec.entropy_kbps:.2f}" if codec else ""]
     for name in metrics:
         found = system.scores.get(name)
         row.append(f"{found.mean:.{METRICS[name].digits}f}" if found else "")
-    factors = system.real_time_factors
-    return [*row, f"{factors[0]:.3f}", f"{factors[1]:.3f}"] if codec else [*row, "", ""]
+    if system.kbps is None:
+        return [*row, "", ""]
+    return [*row, *(f"{factor:.3f}" for factor in system.real_time_factors)]
+
+
+def intervals(system: System, metrics: Sequence[str]) -> list[str]:
+    """Return the 95 % intervals of the `cells`; empty for cells that are not of a metric."""
+    row = []
+    for name in metrics:
+        found, digits = system.scores.get(name), METRICS[name].digits
+        row.append(f"{found.ci[0]:.{digits}f} to {found.ci[1]:.{digits}f}" if found else "")
+    return ["", "", "", "", *row, "", ""]
 
 
 def headings(metrics: dict[str, MetricFormat]) -> list[str]:
@@ -228,8 +258,3 @@ def summary_table(results: Results) -> Table:
     for system in results.systems:
         add_plain_row(table, *cells(system, list(metrics)))
     return table
-
-
-def _summary(values: list[float]) -> Summary:
-    half = 1.96 * stdev(values) / sqrt(len(values)) if len(values) > 1 else None
-    return Summary(fmean(values), half, len(values))

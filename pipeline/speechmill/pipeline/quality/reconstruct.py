@@ -16,14 +16,19 @@ from speechmill.pipeline.quality.testset import Utterance
 
 @dataclass(frozen=True, slots=True)
 class Reconstruction:
-    """One clip after encoding and decoding with the first codebooks."""
+    """One clip after encoding and decoding, or as it is."""
 
     utterance: Utterance
-    num_codebooks: int
+    num_codebooks: int  # the first of the codec; 0 without a codec of codebooks
     audio_T: Samples  # float32
     sample_rate: int  # Hz, of audio_T
     encode_seconds: float
     decode_seconds: float
+
+    @property
+    def unchanged(self) -> bool:
+        """Whether it is the clip itself, before any codec."""
+        return self.audio_T is self.utterance.input_T
 
 
 def reconstruct(

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from speechmill.pipeline.audio.samples import Samples
 from speechmill.pipeline.errors import InputError
+from speechmill.pipeline.quality.distillmos import distillmos
 from speechmill.pipeline.quality.dnsmos import dnsmos
 from speechmill.pipeline.quality.signal import SIGNAL_METRICS
 
@@ -23,10 +24,11 @@ _AHEAD = 4  # pairs that wait for each core
 
 @dataclass(frozen=True)
 class Scorer:
-    """Scores one pair at 16 kHz with the named metrics, and with DNSMOS if its model is given."""
+    """Scores one pair at 16 kHz with the named metrics, and with predictors of ratings."""
 
     names: Sequence[str]
-    dnsmos_model: str | None = None
+    dnsmos_model: str | None = None  # path or URL; None: without DNSMOS
+    with_distillmos: bool = False
 
     def __post_init__(self) -> None:
         for name in self.names:
@@ -42,6 +44,8 @@ class Scorer:
         if self.dnsmos_model:
             rated = dnsmos(estimate_T, self.dnsmos_model)
             scores |= {f"dnsmos_{name}": value for name, value in asdict(rated).items()}
+        if self.with_distillmos:
+            scores["distillmos"] = distillmos(estimate_T)
         # A codec may give audio that is not finite.
         return {n: s if s is not None and math.isfinite(s) else None for n, s in scores.items()}
 
@@ -84,4 +88,5 @@ def scored(
 def _use_one_thread() -> None:
     import torch
 
+    os.environ["NUMBA_NUM_THREADS"] = "1"  # ViSQOL uses Numba where it is installed
     torch.set_num_threads(1)

@@ -1,12 +1,11 @@
 """Speaker similarity and transcripts of reconstructions, by models that the user names.
 
-A model is a Hugging Face id or folder, or `package.module:function`. Such a function takes audio_T
-(float32, 16 kHz) and returns an embedding or a transcript.
+A model is a Hugging Face id or folder, the weights of CAM++, or `package.module:function`. Such a
+function takes audio_T (float32, 16 kHz) and returns an embedding or a transcript.
 """
 
 import math
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +15,13 @@ from speechmill.pipeline.audio.samples import Samples
 from speechmill.pipeline.errors import InputError
 from speechmill.pipeline.imports import load_extra, load_function
 from speechmill.pipeline.quality import RATE
+from speechmill.pipeline.quality.campplus import kaldi_features, load_campplus
 from speechmill.pipeline.quality.testset import Utterance
+from speechmill.pipeline.quality.transcript_errors import (
+    ErrorCount,
+    Normalize,
+    count_errors,
+)
 
 _SHORTEST = RATE // 10  # samples; the models need some frames
 
@@ -30,23 +35,27 @@ class SpeechScores:
 
     scores: dict[str, float | None] = field(default_factory=dict)
     transcript: str | None = None
+    errors: dict[str, ErrorCount] = field(default_factory=dict)  # of words and of characters
 
 
 class SpeechMetrics:
     """Scores clips at 16 kHz with the models that are given."""
 
-    def __init__(self, speaker: str | None, recognizer: str | None, device: str):
-        self._embed = speaker_model(speaker, device) if speaker else None
-        self._transcribe = speech_recognizer(recognizer, device) if recognizer else None
+    def __init__(self, embed: Embed | None, transcribe: Transcribe | None, normalize: Normalize):
+        self._embed = embed
+        self._transcribe = transcribe
+        self._normalize = normalize
         self._references: dict[str, Any] = {}  # embeddings, by key
 
     def __call__(self, utterance: Utterance, audio_T: Samples) -> SpeechScores:
         scores: dict[str, float | None] = {}
         transcript = None
-        text = utterance.text if utterance.text and words(utterance.text) else None
+        errors: dict[str, ErrorCount] = {}
+        text = self._normalize(utterance.text or "")
         if len(audio_T) < _SHORTEST:
-            wanted = {"speaker": self._embed, "wer": self._transcribe and text}
-            return SpeechScores({name: None for name, value in wanted.items() if value})
+            names = ["speaker"] if self._embed else []
+            names += ["wer", "cer"] if self._transcribe and text else []
+            return SpeechScores(dict.fromkeys(names))
         if self._embed:
             reference = self._references.get(utterance.key)
             if reference is None:
@@ -55,12 +64,19 @@ class SpeechMetrics:
             scores["speaker"] = score if math.isfinite(score) else None
         if self._transcribe and text:
             transcript = self._transcribe(audio_T)
-            scores["wer"] = word_error_rate([text], [transcript])
-        return SpeechScores(scores, transcript)
+            errors = count_errors(text, self._normalize(transcript))
+            scores |= {name: count.rate for name, count in errors.items()}
+        return SpeechScores(scores, transcript, errors)
 
 
 def speaker_model(name: str, device: str) -> Embed:
-    """A function from audio to a speaker embedding, such as `microsoft/wavlm-base-plus-sv`'s."""
+    """Return a function from audio to a speaker embedding.
+
+    The model is CAM++ for a path or URL that ends in .pt, and else an x-vector model such as
+    `microsoft/wavlm-base-plus-sv`.
+    """
+    if name.partition("#")[0].endswith(".pt"):
+        return _campplus(name, device)
     if ":" in name:
         return load_function(name, "metrics.speaker")
     transformers = load_extra("transformers", "evaluate")
@@ -79,18 +95,66 @@ def speaker_model(name: str, device: str) -> Embed:
     return embed
 
 
-def speech_recognizer(name: str, device: str) -> Transcribe:
-    """A function from audio to its transcript, such as `openai/whisper-base`'s."""
+def _campplus(model: str, device: str) -> Embed:
+    import torch
+
+    network = load_campplus(model).to(device)
+
+    def embed(audio_T: Samples) -> Any:
+        with torch.inference_mode():
+            return network(kaldi_features(audio_T)[None].to(device))[0].cpu().numpy()
+
+    return embed
+
+
+def speech_recognizer(
+    name: str, device: str, options: Mapping[str, Any] | None = None
+) -> Transcribe:
+    """Return a function from audio to its transcript, by a model such as `openai/whisper-base`.
+
+    `options` are arguments of the model's `generate`. Raises `InputError` if it refuses them.
+    """
     if ":" in name:
+        if options:
+            raise InputError(
+                f"metrics.recognizer_options is {dict(options)}, but {name!r} is a function; "
+                "leave the options out"
+            )
         return load_function(name, "metrics.recognizer")
     transformers = load_extra("transformers", "evaluate")
     try:
         recognize = transformers.pipeline(
-            "automatic-speech-recognition", model=name, device=device, chunk_length_s=30
+            "automatic-speech-recognition",
+            model=name,
+            device=device,
+            chunk_length_s=30,
+            # Many weights are published in float16, with which a CPU is slow.
+            dtype="float32" if device == "cpu" else "auto",
         )
     except (OSError, ValueError) as error:
         raise InputError(f"cannot load {name!r} as a speech recognizer: {error}") from error
-    return lambda audio_T: str(recognize({"raw": audio_T, "sampling_rate": RATE})["text"])
+    if options:
+        _try_options(recognize, options)
+    arguments = {"generate_kwargs": dict(options)} if options else {}
+    return lambda audio_T: str(recognize(_given(audio_T), **arguments)["text"])
+
+
+def _try_options(recognize: Any, options: Mapping[str, Any]) -> None:
+    """Raise `InputError` unless the model takes the options, before clips are transcribed."""
+    one_token = {**options, "max_new_tokens": 1}
+    try:
+        if not recognize.model.can_generate():
+            raise ValueError("it does not generate its text, so it has no options")
+        recognize(_given(np.zeros(RATE, np.float32)), generate_kwargs=one_token)
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"metrics.recognizer_options is {dict(options)}, which the recognizer refuses: {error} "
+            "(leave out what it does not take: English-only Whisper has no language and no task)"
+        ) from error
+
+
+def _given(audio_T: Samples) -> dict[str, Any]:
+    return {"raw": audio_T, "sampling_rate": RATE}
 
 
 def similarity(one: Any, other: Any) -> float:
@@ -98,17 +162,6 @@ def similarity(one: Any, other: Any) -> float:
     a, b = np.ravel(one).astype(np.float64), np.ravel(other).astype(np.float64)
     norms = float(np.linalg.norm(a) * np.linalg.norm(b))
     return float(a @ b) / norms if norms else 0.0
-
-
-def word_error_rate(texts: Sequence[str], transcripts: Sequence[str]) -> float:
-    """Wrong words over spoken words of all clips; case and punctuation are ignored."""
-    metric = load_extra("torchmetrics.functional.text", "evaluate").word_error_rate
-    return float(metric([words(t) for t in transcripts], [words(t) for t in texts]))
-
-
-def words(text: str) -> str:
-    """A text normalized for comparison: case-folded words without punctuation."""
-    return " ".join(re.findall(r"[^\W_]+(?:['\u2019][^\W_]+)*", text.casefold()))
 
 
 def _load(name: str, *kinds: Any) -> list[Any]:
