@@ -33,14 +33,14 @@ def read_model(data: bytes) -> Tensors:
     """
     reader = _Reader(data)
     try:
-        version, kind, _, count = reader.number("I"), reader.text(), reader.number("I"), 0
+        version, kind = reader.number("I"), reader.text()
         if (version, kind) != (_VERSION, "WhisperSpec"):
             raise InputError(
                 f"model.bin is version {version} of {kind[:50]!r}; only version {_VERSION} of "
                 "WhisperSpec can be read"
             )
-        count = reader.number("I")
-        return dict(reader.tensor() for _ in range(count))
+        reader.number("I")  # the revision of WhisperSpec
+        return dict(reader.tensor() for _ in range(reader.number("I")))
     except (struct.error, ValueError, IndexError) as error:
         raise InputError(f"model.bin is damaged: {error}") from error
 
