@@ -1,6 +1,7 @@
 """Configurations and checkpoints, the authors' and wrong ones."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,14 @@ def test_the_full_size_network_has_exactly_the_published_keys() -> None:
         published = {key: torch.empty(shape) for key, shape in published_keys().items()}
     load_strict(network, from_published(published))
     assert round(sum(p.numel() for p in network.parameters()) / 1e6, 1) == 291.3
+
+
+def test_a_config_replaces_only_what_it_names_of_a_variant() -> None:
+    half = {"downsample": {"stack_factor": 2}, "upsample": {"stack_factor": 2}}
+    tiny = VARIANTS["simwhisper-16k-tiny"]
+    assert read_published(half, tiny) == replace(tiny, stack=2)
+    assert read_published(half) == replace(VARIANTS["simwhisper-16k"], stack=2)
+    assert codec_info("simwhisper-16k-tiny", config=half).frame_rate == 25
 
 
 @pytest.mark.parametrize("key", [None, "model"])
