@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from speechmill.codecs import codec_info, load_codec
@@ -326,6 +327,24 @@ def test_discriminators_take_part_from_their_step_and_resume(tmp_path: Path) -> 
     assert tree(run(config), "curves") == tree(whole, "curves")
     rows = (whole / "curves" / "step-00000009.jsonl").read_text().splitlines()
     assert ["discriminators" in json.loads(row) for row in rows] == [False, False, True]
+
+
+def test_discriminators_learn_at_the_rate_of_the_phase_times_their_factor(tmp_path: Path) -> None:
+    def trained(factor: float, lr: float) -> dict[str, Tensor]:
+        overrides = ["phases.quantize.adversarial_from=0", SMALL, "phases.vae.steps=1"]
+        overrides += [f"phases.quantize.lr={lr}", f"discriminators.lr_factor={factor}"]
+        overrides += ["phases.quantize.steps=1", "validation.shards=[]"]
+        root = run(train_config(tmp_path, *overrides, output=f"{factor}-{lr}"))
+        saved = Checkpoints(str(root), Storage(), keep=3).latest()
+        assert saved
+        state: dict[str, Tensor] = saved["judges"]
+        return state
+
+    still, once, four, same = (trained(*x) for x in ((0, 1e-3), (1, 1e-3), (4, 1e-3), (1, 4e-3)))
+    assert all(torch.equal(four[name], same[name]) for name in four)
+    for name, start in still.items():
+        torch.testing.assert_close(four[name] - start, 4 * (once[name] - start), atol=1e-5, rtol=0)
+    assert any(not torch.equal(four[name], start) for name, start in still.items())
 
 
 def test_bf16_trains_too(tmp_path: Path) -> None:

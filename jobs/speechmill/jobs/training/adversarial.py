@@ -21,6 +21,7 @@ class Adversary:
 
     def __init__(self, config: TrainConfig, recipe: Recipe, context: WorkerContext):
         sizes = config.discriminators
+        self.lr_factor = sizes.lr_factor
         self.discriminators = Discriminators(
             sizes.periods, sizes.ffts, sizes.period_channels, sizes.band_channels
         ).to(context.device)
@@ -61,9 +62,9 @@ class Adversary:
         return {"discriminators": loss, "discriminators_grad_norm": self.optimizer.backward(loss)}
 
     def step(self, lr: float, values: Mapping[str, float]) -> None:
-        """Train the discriminators, unless their gradient is not finite."""
+        """Train the discriminators at `lr` times their factor; not with an infinite gradient."""
         if isfinite(values["discriminators_grad_norm"]):
-            self.optimizer.step(lr)
+            self.optimizer.step(lr * self.lr_factor)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state under the names that checkpoints have always had."""

@@ -47,7 +47,8 @@ NOT_IN_IDENTITY = (
     "enhancer",
 )
 ENHANCER_REVISION = "enhancer_revision"
-_ADDED_SINCE = {"audio.gaps": "reject"}  # settings that early checkpoints do not have
+# Settings that early checkpoints do not have.
+_ADDED_SINCE = {"audio.gaps": "reject", "discriminators.lr_factor": 1.0}
 
 
 class Checkpoints:

@@ -140,6 +140,7 @@ class DiscriminatorSettings:
     ffts: list[int] = field(default_factory=lambda: [1024, 512, 256, 128])
     period_channels: list[int] = field(default_factory=lambda: [32, 128, 512, 1024, 1024])
     band_channels: int = 32
+    lr_factor: float = 1.0  # of the learning rate of the phase
 
 
 @dataclass
