@@ -1,6 +1,7 @@
-"""Replace parts of a PURE codec's output by the original and print the PESQ of each mixture.
+"""Replace parts of a PURE codec's output by the original and score each mixture.
 
-`python parts.py CHECKPOINT FOLDER`: weights of `pure-16k-small`, and a folder of FLAC files.
+`python parts.py CHECKPOINT FOLDER CAMPLUSPLUS`: weights of `pure-16k-small`, a folder of FLAC
+files, and CAM++ (campplus_cn_en_common.pt). It prints PESQ and the speaker similarity.
 """
 
 import sys
@@ -14,10 +15,12 @@ import torch
 from pesq import pesq
 from scipy.signal import butter, sosfiltfilt
 from torch import Tensor
+from torch.nn import functional as F
 
 from speechmill.codecs import load_recipe
 from speechmill.codecs.nn.spectra import mel_bank
 from speechmill.codecs.pure.recipe import PureRecipe
+from speechmill.pipeline.quality.campplus import kaldi_features, load_campplus
 
 RATE, SECONDS, CLIPS = 16_000, 4, 8
 
@@ -67,12 +70,17 @@ def mixtures(ours_T: Tensor, original_T: Tensor) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def main(checkpoint: str, folder: str) -> None:
-    """Print the mean PESQ of the codec, of its unquantized latent and of the mixtures."""
+def main(checkpoint: str, folder: str, campplus: str) -> None:
+    """Print the mean scores of the codec, of its unquantized latent and of the mixtures."""
+    speakers = load_campplus(campplus).eval()
+
+    def embed(audio_T: Tensor) -> Tensor:
+        return speakers(kaldi_features(audio_T.numpy())[None])[0]
+
     recipe = load_recipe("pure-16k-small", checkpoint=checkpoint, settings={"p_enh": 0})
     assert isinstance(recipe, PureRecipe)
     recipe.eval().begin_phase("quantize")
-    scores: dict[str, list[float]] = {}
+    scores: dict[str, list[tuple[float, float]]] = {}
     for original_T in clips(folder):
         ours_T = recipe.reconstruct(original_T[None])[0]
         latent_BDF = recipe.latent(original_T[None])
@@ -83,9 +91,11 @@ def main(checkpoint: str, folder: str) -> None:
         }
         for name, audio_T in versions.items():
             score = pesq(RATE, original_T.numpy(), audio_T.numpy(), "wb")
-            scores.setdefault(name, []).append(score)
+            similarity = F.cosine_similarity(embed(original_T), embed(audio_T), dim=0)
+            scores.setdefault(name, []).append((score, float(similarity)))
     for name, values in scores.items():
-        print(f"{name:36s} {np.mean(values):.2f}")
+        score, similarity = np.mean(values, axis=0)
+        print(f"{name:36s} {score:.2f}  {similarity:.2f}")
 
 
 if __name__ == "__main__":
