@@ -99,7 +99,7 @@ def read(dataset: TokenDataset, condition: str) -> list[Utterance]:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Codes of some codebooks, and what was spoken, as labels from 1."""
+    """The codes of some codebooks, and for each row its text as labels; 0 is the blank."""
 
     codes_BFK: Tensor
     frames_B: Tensor

@@ -62,7 +62,7 @@ class Adversary:
         return {"discriminators": loss, "discriminators_grad_norm": self.optimizer.backward(loss)}
 
     def step(self, lr: float, values: Mapping[str, float]) -> None:
-        """Train the discriminators at `lr` times their factor; not with an infinite gradient."""
+        """Train the discriminators at `lr` times their factor, if their gradient is finite."""
         if isfinite(values["discriminators_grad_norm"]):
             self.optimizer.step(lr * self.lr_factor)
 
