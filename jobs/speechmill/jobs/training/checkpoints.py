@@ -47,7 +47,7 @@ NOT_IN_IDENTITY = (
     "enhancer",
 )
 ENHANCER_REVISION = "enhancer_revision"
-# Settings that early checkpoints do not have.
+# Settings that early checkpoints do not have, with the values that they had.
 _ADDED_SINCE = {"audio.gaps": "reject", "discriminators.lr_factor": 1.0}
 
 
@@ -117,7 +117,7 @@ def saved_identity(checkpoint: Mapping[str, Any], config: Any) -> dict[str, Any]
 
     Those versions also kept logins and signatures of URLs, which do not change a result.
     """
-    saved = _ADDED_SINCE | {
+    saved = {
         key: public_settings(value, key.rpartition(".")[2])
         for key, value in _identity_settings(checkpoint["identity"]).items()
     }
@@ -129,6 +129,7 @@ def saved_identity(checkpoint: Mapping[str, Any], config: Any) -> dict[str, Any]
 
 def refuse_difference(saved: Mapping[str, Any], current: Mapping[str, Any], url: str) -> None:
     """Raise `InputError` that names every difference between a checkpoint and this run."""
+    saved = {key: value for key, value in _ADDED_SINCE.items() if key in current} | dict(saved)
     keys = sorted(set(saved) | set(current))
     differences = [
         f"{key} was {saved.get(key)!r} and is {current.get(key)!r}"
