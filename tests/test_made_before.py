@@ -1,6 +1,7 @@
 """A dataset, a training run and a checkpoint made by commit 3ee6561 are still of use.
 
-tests/data/made-by-3ee6561 holds them: what the commands of that commit wrote from two small shards.
+tests/data/made-by-3ee6561 holds them: what the commands of that commit wrote from two small shards,
+and the weights of pure-16k-small that it shipped.
 """
 
 import json
@@ -25,12 +26,24 @@ from tests.s3_server import S3Server
 MADE = REPOSITORY / "tests" / "data" / "made-by-3ee6561"
 TRAINING = MADE / "training"
 CODECS = ("null", "pure-16k-small")
-TOKENIZE = """
+SHIPPED_THEN = {
+    "checkpoint": MADE / "codec" / "pure-16k-small.safetensors",
+    "config": MADE / "codec" / "config.json",
+}
+TOKENIZE = f"""
 shards: ['s3://corpus/']
 output: 's3://tokens/old'
-codecs: ['null', pure-16k-small]
-workers: {num_gpus: 0, count: 0}
+codecs:
+  - 'null'
+  - name: pure-16k-small
+    checkpoint: {SHIPPED_THEN["checkpoint"]}
+    config: {SHIPPED_THEN["config"]}
+workers: {{num_gpus: 0, count: 0}}
 """
+OVERRIDES = {
+    "null": (),
+    "pure-16k-small": tuple(f"codec.{key}={path}" for key, path in SHIPPED_THEN.items()),
+}
 
 
 def speechmill(*arguments: object, exit_code: int = 0) -> str:
@@ -90,10 +103,10 @@ def test_a_dataset_is_only_resumed_if_its_owner_says_that_its_audio_is_decoded_a
 def test_a_dataset_is_verified_reported_and_decoded(codec: str, store: Any, tmp_path: Path) -> None:
     dataset = f"s3://tokens/old/{codec}"
     verify = ("verify", dataset, "--source", "s3://corpus", "--tolerance", "0.1", "--reencode", "7")
-    assert "7 rows" in speechmill(*verify)
+    assert "7 rows" in speechmill(*verify, *OVERRIDES[codec])
     assert "TruncatedAudio" in speechmill("status", dataset)
     assert "report.html" in speechmill("report", dataset)
-    speechmill("decode", dataset, tmp_path / "decoded")
+    speechmill("decode", dataset, tmp_path / "decoded", *OVERRIDES[codec])
     assert len(list((tmp_path / "decoded").rglob("*.flac"))) == 7
 
 
@@ -140,9 +153,15 @@ def test_a_checkpoint_loads_with_the_revision_that_it_had() -> None:
 
 def test_every_codec_keeps_its_revision() -> None:
     before = json.loads((MADE / "revisions.json").read_text())
-    untrained = {
-        name: codec_info(name, checkpoint="untrained") for name in before.keys() - {"null"}
-    }
-    now = {name: info.revision for name, info in untrained.items()}
+    weights = {name: {"checkpoint": "untrained"} for name in before.keys() - {"null"}}
+    weights["pure-16k-small"]["config"] = str(SHIPPED_THEN["config"])
+    now = {name: codec_info(name, **files).revision for name, files in weights.items()}
     assert now | {"null": codec_info("null").revision} == before
-    assert codec_info("pure-16k-small").revision == "db40d37a5541edbe"
+
+
+def test_the_weights_that_shipped_then_are_of_use_with_the_sizes_that_they_had() -> None:
+    assert codec_info("pure-16k-small", **SHIPPED_THEN).revision == "db40d37a5541edbe"
+
+
+def test_the_codec_that_ships_keeps_its_revision() -> None:
+    assert codec_info("pure-16k-small").revision == "42e96c2825160629"

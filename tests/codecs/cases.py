@@ -96,6 +96,7 @@ CASES = {
     "null": Case("null"),
     "pure": _by_config("pure", PURE),
     "pure frames": _by_config("pure", PURE_FRAMES),
+    "pure subframes": _by_config("pure", PURE_FRAMES | {"backbone": "subframes"}),
     **{f"focalcodec {name}": _focalcodec(name) for name in focalcodec.CHECKPOINTS},
     **{
         f"focalcodec {name}": Case("focalcodec", {"config": config})

@@ -74,7 +74,7 @@ def test_num_frames_is_exact_for_every_length_to_4000_and_for_random_ones(case: 
         assert encode_alone(codec, speech(length)).shape[1] == codec.info.num_frames(length)
 
 
-@pytest.mark.parametrize("case", ["null", "pure frames"])
+@pytest.mark.parametrize("case", ["null", "pure frames", "pure subframes"])
 def test_samples_outside_the_context_of_a_frame_do_not_change_its_codes(case: str) -> None:
     codec = loaded(case)
     assert codec.info.context is not None

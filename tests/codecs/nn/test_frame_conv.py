@@ -80,7 +80,7 @@ def test_overlap_add_is_that_of_torch() -> None:
     x_BFD = torch.randn(1, 30, 8)
     magnitude_BFS, phase_BFS = head.proj(x_BFD).chunk(2, -1)
     spectrum_BSF = torch.polar(magnitude_BFS.exp().clamp(max=100), phase_BFS).transpose(1, 2)
-    expected_BT = torch.istft(spectrum_BSF, 64, 16, window=head.window_N, center=True)
+    expected_BT = torch.istft(spectrum_BSF, 64, 16, window=head.stft.window_N, center=True)
     torch.testing.assert_close(head(x_BFD)[:, 64:400], expected_BT[:, 56:392])
 
 

@@ -1,9 +1,9 @@
-"""The modified discrete cosine transform."""
+"""The modified discrete cosine transform and the STFT."""
 
 import pytest
 import torch
 
-from speechmill.codecs.nn.spectra import MDCT
+from speechmill.codecs.nn.spectra import MDCT, STFT
 from tests.codecs.speech import padded, speech
 
 
@@ -30,3 +30,11 @@ def test_padding_does_not_change_the_inverse_of_a_row() -> None:
     short_BT = mdct.inverse(spectrum_BFS[1:, :5])
     masked_BT = mdct.inverse(spectrum_BFS, torch.tensor([10, 5]))
     torch.testing.assert_close(masked_BT[1:, :1_600], short_BT, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(("n_fft", "hop"), [(320, 80), (40, 8), (36, 9)])
+def test_the_inverse_stft_returns_every_sample(n_fft: int, hop: int) -> None:
+    stft, audio_BT = STFT(n_fft, hop), torch.randn(2, 9 * hop)
+    spectrum_BFS = stft(audio_BT)
+    assert spectrum_BFS.shape == (2, 9, n_fft // 2 + 1)
+    torch.testing.assert_close(stft.inverse(spectrum_BFS), audio_BT, atol=1e-5, rtol=0)

@@ -1,5 +1,6 @@
 """PURE Codec."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,11 +8,12 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from speechmill.codecs import CheckpointError, codec_info, load_codec
+from speechmill.codecs import CheckpointError, InvalidConfig, codec_info, load_codec
 from speechmill.codecs.checkpoint import fold_weight_norm
 from speechmill.codecs.precision import autocast
 from speechmill.codecs.pure.codec import PureCodec
 from speechmill.codecs.pure.config import VARIANTS, PureConfig
+from speechmill.codecs.pure.frames import FrameDecoder
 from speechmill.codecs.pure.model import PureNetwork
 from tests.codecs.speech import padded, speech
 from tests.codecs.tokens import assert_same_tokens, encode_alone
@@ -104,6 +106,50 @@ def test_a_masked_batch_trains_like_its_clips() -> None:
     assert audio_BT.grad is not None
     assert audio_BT.grad[1, :700].any()
     assert not audio_BT.grad[1, 700:].any()
+
+
+def decoders() -> tuple[nn.Module, FrameDecoder]:
+    """The decoder of frames, and that of subframes with the same weights."""
+    sizes = PureConfig(backbone="frames", strides=(320,), width=32, inner_width=64, depth=2, dim=8)
+    frames, subframes = FrameDecoder(sizes), FrameDecoder(replace(sizes, backbone="subframes"))
+    subframes.load_state_dict(frames.state_dict(), strict=False)
+    return frames, subframes
+
+
+@torch.no_grad()
+def test_the_gains_of_subframes_start_at_one() -> None:
+    frames, subframes = decoders()
+    z_BDF = torch.randn(2, 8, 12)
+    torch.testing.assert_close(subframes(z_BDF, None), frames(z_BDF, None), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("quarter", range(4))
+@torch.no_grad()
+def test_a_gain_raises_its_quarter_of_each_frame_the_most(quarter: int) -> None:
+    frames, subframes = decoders()
+    z_BDF = torch.randn(1, 8, 50)
+    assert subframes.gains is not None
+    subframes.gains.head.bias.view(4, -1)[quarter] = 1.0
+    before_FQS, after_FQS = (
+        decoder(z_BDF, None).view(50, 4, 80) for decoder in (frames, subframes)
+    )
+    assert (after_FQS.norm(dim=(0, 2)) / before_FQS.norm(dim=(0, 2))).argmax() == quarter
+
+
+@pytest.mark.parametrize(
+    ("sizes", "reason"),
+    [
+        ({"backbone": "words"}, "use one of"),
+        ({"backbone": "frames", "kernel": 2}, "an odd kernel"),
+        ({"backbone": "subframes", "window": 600}, "at least two hops"),
+        ({"backbone": "subframes", "strides": [322]}, "4, 8, … samples, not 322"),
+    ],
+)
+def test_sizes_that_a_backbone_cannot_have_are_refused(
+    sizes: dict[str, object], reason: str
+) -> None:
+    with pytest.raises(InvalidConfig, match=reason):
+        codec_info("pure", config={"strides": [320], **sizes})
 
 
 def test_fp32_stays_float32_if_the_process_allows_less() -> None:

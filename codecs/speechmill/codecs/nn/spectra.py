@@ -1,4 +1,4 @@
-"""Between waveforms and spectra: mel filters, the MDCT, and the inverse STFT of Vocos."""
+"""Between waveforms and spectra: mel filters, the MDCT, the STFT, and the head of Vocos."""
 
 import warnings
 from math import pi, sqrt
@@ -64,32 +64,35 @@ class MDCT(nn.Module):
         return sum_BFH.flatten(1)[:, self.hop_length // 2 : -self.hop_length // 2]
 
 
-class ISTFTHead(nn.Module):
-    """Log-magnitude and phase of each frame, then overlap-add (Vocos, arXiv 2306.00814, 3.3).
+class STFT(nn.Module):
+    """The short-time Fourier transform with a periodic Hann window, and its inverse.
 
-    The window is a periodic Hann; F frames give exactly F x hop_length samples, because
-    (n_fft - hop_length) / 2 are cut off at both ends.
+    F hops of audio give F frames, and F frames give F x hop_length samples. The first and the last
+    window reach (n_fft - hop_length) / 2 samples beyond the audio.
     """
 
     window_N: Tensor
 
-    def __init__(self, dim: int, n_fft: int, hop_length: int, max_magnitude: float = 100.0) -> None:
+    def __init__(self, n_fft: int, hop_length: int) -> None:
         super().__init__()
-        self.proj = nn.Linear(dim, n_fft + 2)
         self.n_fft = n_fft
         self.hop_length = hop_length
-        self.max_magnitude = max_magnitude
+        self.outside = (n_fft - hop_length) // 2
         self.register_buffer("window_N", torch.hann_window(n_fft), persistent=False)
 
-    def forward(self, x_BFD: Tensor, lengths_B: Tensor | None = None) -> Tensor:
+    def forward(self, audio_BT: Tensor) -> Tensor:
+        """Return spectrum_BFS of whole hops of audio; zeros pad the audio."""
+        padded_BT = F.pad(audio_BT, (self.outside, self.n_fft - self.hop_length - self.outside))
+        windows_BFN = padded_BT.unfold(-1, self.n_fft, self.hop_length) * self.window_N
+        spectrum_BFS: Tensor = torch.fft.rfft(windows_BFN)
+        return spectrum_BFS
+
+    def inverse(self, spectrum_BFS: Tensor, lengths_B: Tensor | None = None) -> Tensor:
         """Return audio_BT; each row is that of its first `lengths_B` frames alone."""
-        log_magnitude_BFS, phase_BFS = self.proj(x_BFD).float().chunk(2, dim=-1)
-        magnitude_BFS = log_magnitude_BFS.exp().clamp(max=self.max_magnitude)
-        spectrum_BFS = torch.polar(magnitude_BFS, phase_BFS)
         frames_BFN = torch.fft.irfft(spectrum_BFS, self.n_fft) * self.window_N
         squared_BFN = self.window_N.square().expand(1, *frames_BFN.shape[1:])
         if lengths_B is not None:
-            mask_BF1 = padding_mask(lengths_B, x_BFD.shape[1])[..., None]
+            mask_BF1 = padding_mask(lengths_B, frames_BFN.shape[1])[..., None]
             frames_BFN = frames_BFN.masked_fill(mask_BF1, 0)
             squared_BFN = squared_BFN.masked_fill(mask_BF1, 0)
         envelope_BT = self._overlap_add(squared_BFN).clamp(min=_SILENCE)
@@ -97,9 +100,25 @@ class ISTFTHead(nn.Module):
 
     def _overlap_add(self, frames_BFN: Tensor) -> Tensor:
         """Return sum_BT without the ends, where too few frames overlap."""
-        count, cut = frames_BFN.shape[1], (self.n_fft - self.hop_length) // 2
+        count = frames_BFN.shape[1]
         size = (count - 1) * self.hop_length + self.n_fft
         sum_B11T = F.fold(
             frames_BFN.transpose(1, 2), (1, size), (1, self.n_fft), stride=(1, self.hop_length)
         )
-        return sum_B11T[:, 0, 0, cut : size - cut]
+        return sum_B11T[:, 0, 0, self.outside : self.outside + count * self.hop_length]
+
+
+class ISTFTHead(nn.Module):
+    """Log-magnitude and phase of each frame, then the inverse STFT (arXiv 2306.00814, 3.3)."""
+
+    def __init__(self, dim: int, n_fft: int, hop_length: int, max_magnitude: float = 100.0) -> None:
+        super().__init__()
+        self.proj = nn.Linear(dim, n_fft + 2)
+        self.max_magnitude = max_magnitude
+        self.stft = STFT(n_fft, hop_length)
+
+    def forward(self, x_BFD: Tensor, lengths_B: Tensor | None = None) -> Tensor:
+        """Return audio_BT; each row is that of its first `lengths_B` frames alone."""
+        log_magnitude_BFS, phase_BFS = self.proj(x_BFD).float().chunk(2, dim=-1)
+        magnitude_BFS = log_magnitude_BFS.exp().clamp(max=self.max_magnitude)
+        return self.stft.inverse(torch.polar(magnitude_BFS, phase_BFS), lengths_B)

@@ -6,7 +6,7 @@ from math import prod
 from speechmill.codecs.errors import InvalidConfig
 from speechmill.codecs.family import UNPUBLISHED, Card
 
-BACKBONES = ("seanet", "frames")
+BACKBONES = ("seanet", "frames", "subframes")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -15,8 +15,8 @@ class PureConfig:
 
     `channels[i]` is the width before stride i, and the last entry the width of the LSTM. A
     checkpoint holds `num_stages` codebooks; encode returns codes of `num_codebooks` of them. With
-    no LSTM layers the network is convolutional. The backbone "frames" is ours (see `pure.frames`):
-    of the keys of "seanet" it uses `kernel` and the product of the strides.
+    no LSTM layers the network is convolutional. The backbones "frames" and "subframes" are ours
+    (see `pure.frames`): of the keys of "seanet" they use `kernel` and the product of the strides.
     """
 
     sample_rate: int = 16_000
@@ -26,7 +26,7 @@ class PureConfig:
     dilations: tuple[int, ...] = (1, 2, 4)
     kernel: int = 7
     lstm_layers: int = 2
-    width: int = 192  # of the blocks of "frames"
+    width: int = 192  # of the blocks of "frames" and "subframes"
     inner_width: int = 576  # of their perceptrons
     depth: int = 6  # blocks of the encoder, and of the decoder
     window: int = 1024  # samples of the encoder's log-mel spectrum
@@ -39,7 +39,7 @@ class PureConfig:
 
     def __post_init__(self) -> None:
         if self.backbone not in BACKBONES:
-            raise InvalidConfig(f"backbone is {self.backbone!r}; use {' or '.join(BACKBONES)}")
+            raise InvalidConfig(f"backbone is {self.backbone!r}; use one of {BACKBONES}")
         if self.backbone == "seanet" and len(self.channels) != len(self.strides) + 1:
             raise InvalidConfig(
                 f"{len(self.channels)} channels for {len(self.strides)} strides; give one more"
@@ -52,13 +52,15 @@ class PureConfig:
             raise InvalidConfig(
                 f"num_codebooks is {self.num_codebooks}, must be 1 to num_stages={self.num_stages}"
             )
-        if self.backbone == "frames" and (
+        if self.backbone != "seanet" and (
             self.window < 2 * self.hop_length or self.kernel % 2 == 0
         ):
             raise InvalidConfig(
-                f"window is {self.window} and kernel {self.kernel}; frames needs at least two hops "
-                f"of {self.hop_length} samples and an odd kernel"
+                f"window is {self.window} and kernel {self.kernel}; {self.backbone} needs at least "
+                f"two hops of {self.hop_length} samples and an odd kernel"
             )
+        if self.backbone == "subframes" and self.hop_length % 4:
+            raise InvalidConfig(f"subframes needs a hop of 4, 8, … samples, not {self.hop_length}")
         if not 0 <= self.num_searched <= self.num_stages:
             raise InvalidConfig(
                 f"num_searched is {self.num_searched}, must be 0 to num_stages={self.num_stages}"
@@ -72,7 +74,7 @@ class PureConfig:
     @property
     def context(self) -> tuple[int, int] | None:
         """As in `CodecInfo`: the LSTM remembers from the first frame on."""
-        if self.backbone == "frames":
+        if self.backbone != "seanet":
             reach, outside = (self.depth + 1) * (self.kernel - 1), self.window - self.hop_length
             left, right = reach // 2 * self.hop_length, -(-reach // 2) * self.hop_length
             return left + outside // 2, right + outside - outside // 2
@@ -92,7 +94,7 @@ class PureConfig:
 
 
 _FULL = PureConfig()
-_SMALL = PureConfig(backbone="frames", strides=(320,), kernel=3, dim=64)
+_SMALL = PureConfig(backbone="subframes", strides=(320,), kernel=3, dim=64)
 
 VARIANTS = {
     "pure-0.5k": replace(_FULL, num_codebooks=1),
@@ -105,11 +107,11 @@ VARIANTS = {
 _PAPER = "arXiv 2511.22687"
 _SMALL_FILE = (  # half precision, which float32 represents exactly
     "package://speechmill.codecs/pure/pure-16k-small.safetensors"
-    "#sha256=8e16310e3f683e33698043d795dd7f35191f8a97361253acb786768940809e8f"
+    "#sha256=5f31c8ba09b039a7e2b6f29ad8dcc9529b317b9924cc633c4c9b5c2ba348d11b"
 )
 CARDS = {
     name: Card(parameters=24_937_377, paper=_PAPER, licence=UNPUBLISHED) for name in VARIANTS
 }  # all but the small one use the first codebooks of one network
 CARDS["pure-16k-small"] = Card(
-    parameters=3_723_712, paper=_PAPER, licence="Apache-2.0", files={"checkpoint": _SMALL_FILE}
+    parameters=3_886_656, paper=_PAPER, licence="Apache-2.0", files={"checkpoint": _SMALL_FILE}
 )

@@ -1,10 +1,13 @@
-"""Encoder and decoder that compute only at the frame rate, for training in minutes on a CPU.
+"""Encoder and decoder whose blocks run at the frame rate, for training in hours on a CPU.
 
 They are not from the paper, whose SEANet costs ten times as much per second of audio. The encoder
 reads each frame's modified discrete cosine transform (MDCT) and log-mel spectrum, the decoder
 returns the MDCT of each frame; between them are ConvNeXt blocks (Vocos, arXiv 2306.00814). In
 parallel, a linear map passes on the lowest MDCT coefficients, so that the output follows the
 waveform from the first step on.
+
+With the backbone "subframes", the encoder also reads, and the decoder also sets, how loud each band
+is in each quarter of a frame (infra/decisions/0011-pure-search-table.md).
 """
 
 import torch
@@ -13,7 +16,7 @@ from torch.nn import functional as F
 
 from speechmill.codecs.nn.convnext import ConvNeXtBackbone
 from speechmill.codecs.nn.masks import mask_padding
-from speechmill.codecs.nn.spectra import MDCT, mel_bank
+from speechmill.codecs.nn.spectra import MDCT, STFT, mel_bank
 from speechmill.codecs.pure.config import PureConfig
 
 _FLOOR = 1e-5  # of a mel band's magnitude
@@ -21,24 +24,45 @@ _SCALE = 5.0  # of MDCT coefficients, so that the low ones of speech have about 
 _LATENT = 1.0  # scale of these coefficients in the latent
 _QUIET = 2.0  # initial attenuation (log) of the decoder's blocks, so that the linear map dominates
 _MAX_LOG_GAIN = 4.0
+_SUBFRAMES = 4  # of a frame
+_FINE_STEPS, _FINE_BANDS = 5, 60  # window, in subframes, and bands of their log-mel spectrum
+_GAIN_STEPS, _GAIN_BANDS = 4, 32  # window of the STFT that gains act on, and their bands
+_LOG_GAINS = (-4.0, 3.0)  # least and largest
+
+
+class LogMel(nn.Module):
+    """Log-mel spectrum around the middle of each hop, near unit variance; zeros pad the audio."""
+
+    bank_SM: Tensor
+
+    def __init__(self, window: int, hop_length: int, bands: int, sample_rate: int) -> None:
+        super().__init__()
+        self.stft = STFT(window, hop_length)
+        self.register_buffer("bank_SM", mel_bank(window, bands, sample_rate), persistent=False)
+
+    def forward(self, audio_BT: Tensor) -> Tensor:
+        """Return mel_BFM of whole hops of audio."""
+        mel_BFM = self.stft(audio_BT.float()).abs() @ self.bank_SM
+        log_mel_BFM: Tensor = (mel_BFM.clamp(min=_FLOOR).log() + 5) / 4
+        return log_mel_BFM
 
 
 class FrameEncoder(nn.Module):
     """audio_B1T to h_BDF."""
 
-    bank_SM: Tensor
-    window_N: Tensor
-
     def __init__(self, config: PureConfig) -> None:
         super().__init__()
-        self.hop_length = config.hop_length
-        self.mdct = MDCT(config.hop_length)
-        self.register_buffer(
-            "bank_SM", mel_bank(config.window, config.bands, config.sample_rate), persistent=False
-        )
-        window_N = torch.hann_window(config.window)
-        self.register_buffer("window_N", window_N, persistent=False)
-        self.backbone = _backbone(config, config.hop_length + config.bands)
+        hop_length, sample_rate = config.hop_length, config.sample_rate
+        self.hop_length = hop_length
+        self.mdct = MDCT(hop_length)
+        self.mel = LogMel(config.window, hop_length, config.bands, sample_rate)
+        input_dim = hop_length + config.bands
+        self.fine_mel: LogMel | None = None
+        if config.backbone == "subframes":
+            step = hop_length // _SUBFRAMES
+            self.fine_mel = LogMel(_FINE_STEPS * step, step, _FINE_BANDS, sample_rate)
+            input_dim += _SUBFRAMES * _FINE_BANDS
+        self.backbone = _backbone(config, input_dim)
         self.last = nn.Linear(config.width, config.dim)
         self.low = nn.Linear(config.hop_length, config.dim, bias=False)
         _start_as_identity(self.low, _LATENT)
@@ -50,18 +74,12 @@ class FrameEncoder(nn.Module):
             lengths_B = (lengths_B + self.hop_length - 1) // self.hop_length
         audio_BT = F.pad(audio_BT, (0, -audio_BT.shape[-1] % self.hop_length))
         mdct_BFS = _SCALE * self.mdct(audio_BT)
-        x_BFC = torch.cat([mdct_BFS, self._log_mel(audio_BT)], dim=-1)
+        features = [mdct_BFS, self.mel(audio_BT)]
+        if self.fine_mel is not None:
+            features.append(self.fine_mel(audio_BT).unflatten(1, (-1, _SUBFRAMES)).flatten(2))
+        x_BFC = torch.cat(features, dim=-1)
         h_BFD: Tensor = self.last(self.backbone(x_BFC, lengths_B)) + self.low(mdct_BFS)
         return h_BFD.transpose(1, 2)
-
-    def _log_mel(self, audio_BT: Tensor) -> Tensor:
-        """Return mel_BFM around each frame's middle, near unit variance; zeros pad the audio."""
-        outside = len(self.window_N) - self.hop_length
-        padded_BT = F.pad(audio_BT, (outside // 2, outside - outside // 2))
-        windows_BFN = padded_BT.unfold(-1, len(self.window_N), self.hop_length) * self.window_N
-        mel_BFM = torch.fft.rfft(windows_BFN.float()).abs() @ self.bank_SM
-        log_mel_BFM: Tensor = (mel_BFM.clamp(min=_FLOOR).log() + 5) / 4
-        return log_mel_BFM
 
 
 class FrameDecoder(nn.Module):
@@ -73,15 +91,57 @@ class FrameDecoder(nn.Module):
         self.head = nn.Linear(config.width, 2 * config.hop_length)
         self.low = nn.Linear(config.dim, config.hop_length, bias=False)
         self.mdct = MDCT(config.hop_length)
+        self.gains = SubframeGains(config) if config.backbone == "subframes" else None
         _start_as_identity(self.low, 1 / _LATENT)
 
     def forward(self, z_BDF: Tensor, lengths_B: Tensor | None) -> Tensor:
         z_BFD = z_BDF.transpose(1, 2)
-        log_gain_BFS, shape_BFS = self.head(self.backbone(z_BFD, lengths_B)).float().chunk(2, -1)
+        y_BFC = self.backbone(z_BFD, lengths_B)
+        log_gain_BFS, shape_BFS = self.head(y_BFC).float().chunk(2, -1)
         gain_BFS = (log_gain_BFS - _QUIET).clamp(max=_MAX_LOG_GAIN).exp()
         mdct_BFS = gain_BFS * shape_BFS + self.low(z_BFD)
         audio_BT = self.mdct.inverse(mdct_BFS / _SCALE, lengths_B)
+        if self.gains is not None:
+            audio_BT = self.gains(audio_BT, y_BFC, lengths_B)
         return audio_BT[:, None]
+
+
+class SubframeGains(nn.Module):
+    """Make bands of decoded audio louder or softer in each quarter of a frame.
+
+    The gains start at 1. They act on the STFT of the decoded audio, whose hop is the subframe.
+    """
+
+    bands_MS: Tensor
+
+    def __init__(self, config: PureConfig) -> None:
+        super().__init__()
+        step = config.hop_length // _SUBFRAMES
+        self.hop_length = config.hop_length
+        self.head = nn.Linear(config.width, _SUBFRAMES * _GAIN_BANDS)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+        self.stft = STFT(_GAIN_STEPS * step, step)
+        bands_MS = _between_bands(_GAIN_BANDS, _GAIN_STEPS * step, config.sample_rate)
+        self.register_buffer("bands_MS", bands_MS, persistent=False)
+
+    def forward(self, audio_BT: Tensor, y_BFC: Tensor, lengths_B: Tensor | None) -> Tensor:
+        """Return audio_BT with the gains that y_BFC, the output of the blocks, asks for."""
+        if lengths_B is not None:
+            audio_BT = mask_padding(audio_BT, lengths_B * self.hop_length)
+            lengths_B = lengths_B * _SUBFRAMES
+        log_gain_BFM = self.head(y_BFC).float().unflatten(-1, (_SUBFRAMES, -1)).flatten(1, 2)
+        with torch.autocast(audio_BT.device.type, enabled=False):
+            gain_BFS = (log_gain_BFM.clamp(*_LOG_GAINS) @ self.bands_MS).exp()
+            return self.stft.inverse(self.stft(audio_BT) * gain_BFS, lengths_B)
+
+
+def _between_bands(bands: int, n_fft: int, sample_rate: int) -> Tensor:
+    """Return weights_MS: values of bands, even on the mel scale, times these are those of bins."""
+    frequency_S = torch.linspace(0, sample_rate / 2, n_fft // 2 + 1)
+    mel_S = torch.log1p(frequency_S / 700)  # the mel scale up to a factor
+    position_S = (bands - 1) * mel_S / mel_S[-1]
+    return (1 - (position_S - torch.arange(bands)[:, None]).abs()).clamp(min=0)
 
 
 def _start_as_identity(linear: nn.Linear, scale: float) -> None:

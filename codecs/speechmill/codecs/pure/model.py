@@ -15,7 +15,7 @@ from speechmill.codecs.nn.snake import snake
 from speechmill.codecs.pure.config import PureConfig
 from speechmill.codecs.pure.frames import FrameDecoder, FrameEncoder
 
-_LOGVAR = -2.0  # initial log-variance of "frames"
+_LOGVAR = -2.0  # initial log-variance of all backbones but SEANet
 
 
 class PureNetwork(nn.Module):
@@ -30,7 +30,7 @@ class PureNetwork(nn.Module):
             config.num_stages, config.codebook_size, config.dim, config.num_searched
         )
         self.decoder = decoder(config)
-        if config.backbone == "frames":
+        if config.backbone != "seanet":
             _start_as_identity(self.vae_head)
 
     def posterior(self, audio_BT: Tensor, lengths_B: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -169,4 +169,8 @@ def _start_as_identity(vae_head: nn.Conv1d) -> None:
 
 
 _BACKBONES: dict[str, tuple[Callable[[PureConfig], nn.Module], Callable[[PureConfig], nn.Module]]]
-_BACKBONES = {"seanet": (SeanetEncoder, SeanetDecoder), "frames": (FrameEncoder, FrameDecoder)}
+_BACKBONES = {
+    "seanet": (SeanetEncoder, SeanetDecoder),
+    "frames": (FrameEncoder, FrameDecoder),
+    "subframes": (FrameEncoder, FrameDecoder),
+}

@@ -41,6 +41,7 @@ _WEIGHTS = {
     "kl": 1e-2,  # ours: the paper's value could not be read
     "enhancement": 1.0,  # ours, for the same reason
     "vq": 0.25,
+    "latent": 0.0,  # ours: mean square of the latent, which drifts if the encoder is not frozen
     "first_stage": 0.0,  # Dec(q1) to the enhanced audio: an auxiliary of the first author's code
     "adversarial": 1.0,
     "feature": 2.0,
@@ -221,6 +222,8 @@ class PureRecipe(Recipe):
         terms = self._reconstruction(audio_BT, batch.audio_BT)
         terms["enhancement"] = l1_and_mse(stages.words_KMD[0], stages.targets_KMD[0].detach())
         terms["vq"] = self._vq(latent_BDF, stages)
+        if self.weight("latent"):
+            terms["latent"] = latent_BDF.square().mean()
         if self.weight("first_stage") and len(taught_R):
             terms["first_stage"] = self._first_stage(stages, latent_BDF, enhanced_BT, taught_R)
         taught = latent_BDF.new_full((), len(taught_R) / len(latent_BDF))
