@@ -18,7 +18,6 @@ from speechmill.pipeline.audio.samples import Limits, to_float
 from speechmill.pipeline.storage import Storage
 
 RATE, HOP = 16_000, 320
-FRAMES = {"backbone": "frames", "strides": [320], "kernel": 3, "dim": 64}  # the network then
 
 
 def pairs(folder: str) -> Iterator[tuple[Tensor, Tensor]]:
@@ -40,7 +39,12 @@ def pairs(folder: str) -> Iterator[tuple[Tensor, Tensor]]:
 def main(folder: str, *checkpoints: str) -> None:
     """Print the distances for each checkpoint."""
     for checkpoint in checkpoints:
-        recipe = load_recipe("pure", config=FRAMES, checkpoint=checkpoint, settings={"p_enh": 0})
+        recipe = load_recipe(
+            "pure-16k-small",
+            config={"backbone": "frames"},
+            checkpoint=checkpoint,
+            settings={"p_enh": 0},
+        )
         assert isinstance(recipe, PureRecipe)
         recipe.eval().begin_phase("quantize")
         quantizer = recipe.network.quantizer

@@ -23,7 +23,6 @@ from speechmill.codecs.pure.recipe import PureRecipe
 from speechmill.pipeline.quality.campplus import kaldi_features, load_campplus
 
 RATE, SECONDS, CLIPS = 16_000, 4, 8
-FRAMES = {"backbone": "frames", "strides": [320], "kernel": 3, "dim": 64}  # the network then
 
 
 def clips(folder: str) -> Iterator[Tensor]:
@@ -78,7 +77,12 @@ def main(checkpoint: str, folder: str, campplus: str) -> None:
     def embed(audio_T: Tensor) -> Tensor:
         return speakers(kaldi_features(audio_T.numpy())[None])[0]
 
-    recipe = load_recipe("pure", config=FRAMES, checkpoint=checkpoint, settings={"p_enh": 0})
+    recipe = load_recipe(
+        "pure-16k-small",
+        config={"backbone": "frames"},
+        checkpoint=checkpoint,
+        settings={"p_enh": 0},
+    )
     assert isinstance(recipe, PureRecipe)
     recipe.eval().begin_phase("quantize")
     scores: dict[str, list[tuple[float, float]]] = {}

@@ -7,6 +7,7 @@ from speechmill.codecs.errors import InvalidConfig
 from speechmill.codecs.family import UNPUBLISHED, Card
 
 BACKBONES = ("seanet", "frames", "subframes")
+SUBFRAMES = 4  # of a frame, in the backbone of that name
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,8 +60,11 @@ class PureConfig:
                 f"window is {self.window} and kernel {self.kernel}; {self.backbone} needs at least "
                 f"two hops of {self.hop_length} samples and an odd kernel"
             )
-        if self.backbone == "subframes" and self.hop_length % 4:
-            raise InvalidConfig(f"subframes needs a hop of 4, 8, … samples, not {self.hop_length}")
+        if self.backbone == "subframes" and self.hop_length % SUBFRAMES:
+            raise InvalidConfig(
+                f"subframes needs a hop of {SUBFRAMES}, {2 * SUBFRAMES}, … samples, "
+                f"not {self.hop_length}"
+            )
         if not 0 <= self.num_searched <= self.num_stages:
             raise InvalidConfig(
                 f"num_searched is {self.num_searched}, must be 0 to num_stages={self.num_stages}"

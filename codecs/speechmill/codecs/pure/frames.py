@@ -17,14 +17,13 @@ from torch.nn import functional as F
 from speechmill.codecs.nn.convnext import ConvNeXtBackbone
 from speechmill.codecs.nn.masks import mask_padding
 from speechmill.codecs.nn.spectra import MDCT, STFT, mel_bank
-from speechmill.codecs.pure.config import PureConfig
+from speechmill.codecs.pure.config import SUBFRAMES, PureConfig
 
 _FLOOR = 1e-5  # of a mel band's magnitude
 _SCALE = 5.0  # of MDCT coefficients, so that the low ones of speech have about unit variance
 _LATENT = 1.0  # scale of these coefficients in the latent
 _QUIET = 2.0  # initial attenuation (log) of the decoder's blocks, so that the linear map dominates
 _MAX_LOG_GAIN = 4.0
-_SUBFRAMES = 4  # of a frame
 _FINE_STEPS, _FINE_BANDS = 5, 60  # window, in subframes, and bands of their log-mel spectrum
 _GAIN_STEPS, _GAIN_BANDS = 4, 32  # window of the STFT that gains act on, and their bands
 _LOG_GAINS = (-4.0, 3.0)  # least and largest
@@ -59,9 +58,9 @@ class FrameEncoder(nn.Module):
         input_dim = hop_length + config.bands
         self.fine_mel: LogMel | None = None
         if config.backbone == "subframes":
-            step = hop_length // _SUBFRAMES
+            step = hop_length // SUBFRAMES
             self.fine_mel = LogMel(_FINE_STEPS * step, step, _FINE_BANDS, sample_rate)
-            input_dim += _SUBFRAMES * _FINE_BANDS
+            input_dim += SUBFRAMES * _FINE_BANDS
         self.backbone = _backbone(config, input_dim)
         self.last = nn.Linear(config.width, config.dim)
         self.low = nn.Linear(config.hop_length, config.dim, bias=False)
@@ -76,7 +75,7 @@ class FrameEncoder(nn.Module):
         mdct_BFS = _SCALE * self.mdct(audio_BT)
         features = [mdct_BFS, self.mel(audio_BT)]
         if self.fine_mel is not None:
-            features.append(self.fine_mel(audio_BT).unflatten(1, (-1, _SUBFRAMES)).flatten(2))
+            features.append(self.fine_mel(audio_BT).unflatten(1, (-1, SUBFRAMES)).flatten(2))
         x_BFC = torch.cat(features, dim=-1)
         h_BFD: Tensor = self.last(self.backbone(x_BFC, lengths_B)) + self.low(mdct_BFS)
         return h_BFD.transpose(1, 2)
@@ -116,9 +115,9 @@ class SubframeGains(nn.Module):
 
     def __init__(self, config: PureConfig) -> None:
         super().__init__()
-        step = config.hop_length // _SUBFRAMES
+        step = config.hop_length // SUBFRAMES
         self.hop_length = config.hop_length
-        self.head = nn.Linear(config.width, _SUBFRAMES * _GAIN_BANDS)
+        self.head = nn.Linear(config.width, SUBFRAMES * _GAIN_BANDS)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
         self.stft = STFT(_GAIN_STEPS * step, step)
@@ -129,8 +128,8 @@ class SubframeGains(nn.Module):
         """Return audio_BT with the gains that y_BFC, the output of the blocks, asks for."""
         if lengths_B is not None:
             audio_BT = mask_padding(audio_BT, lengths_B * self.hop_length)
-            lengths_B = lengths_B * _SUBFRAMES
-        log_gain_BFM = self.head(y_BFC).float().unflatten(-1, (_SUBFRAMES, -1)).flatten(1, 2)
+            lengths_B = lengths_B * SUBFRAMES
+        log_gain_BFM = self.head(y_BFC).float().unflatten(-1, (SUBFRAMES, -1)).flatten(1, 2)
         with torch.autocast(audio_BT.device.type, enabled=False):
             gain_BFS = (log_gain_BFM.clamp(*_LOG_GAINS) @ self.bands_MS).exp()
             return self.stft.inverse(self.stft(audio_BT) * gain_BFS, lengths_B)
