@@ -46,6 +46,26 @@ def test_the_simple_normalizer_ignores_case_and_punctuation():
 @pytest.mark.parametrize(
     ("text", "same"),
     [
+        ("I don\u2019t know.", "i don't know"),
+        ("'Tis the drivers' day", "tis the drivers day"),
+        ("हिन्दी में।", "हिन्दी में"),
+        ("İstanbul", "istanbul"),
+        ("nai\u0308ve cafe\u0301", "na\u00efve caf\u00e9"),
+        ("ภาษาไทยที่นี่!", "ภาษาไทยที่นี่"),
+        ("你好,世界。", "你好世界"),
+        ("你好 iPhone", "你好 iphone"),
+        ("ガ１２", "ガ12"),
+        ("4,5 Straße_1", "4 5 strasse 1"),
+        ("...'!", ""),
+    ],
+)
+def test_the_simple_normalizer_keeps_the_letters_of_any_script(text, same):
+    assert words(text) == same
+
+
+@pytest.mark.parametrize(
+    ("text", "same"),
+    [
         ("The 15th of May", "the fifteenth of may"),
         ("Mr. Jones won't", "mister jones will not"),
         ("my favourite colour", "my favorite color"),

@@ -1,6 +1,7 @@
 """Word and character errors of transcripts, between texts that are normalized alike."""
 
 import re
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -12,6 +13,12 @@ from speechmill.pipeline.imports import load_extra
 Normalize = Callable[[str], str]
 
 NORMALIZERS = ("simple", "whisper_english", "whisper_basic")
+
+# Of Thai, Lao, Myanmar, Khmer, Japanese and Chinese, which are written without spaces.
+_UNSPACED = (
+    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u30ff\u3400-\u9fff\uf900-\ufaff"
+    "\U00020000-\U0003ffff]"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +50,16 @@ def text_normalizer(name: str) -> Normalize:
 
 
 def words(text: str) -> str:
-    """Return the case-folded words of a text, without punctuation."""
-    return " ".join(re.findall(r"[^\W_]+(?:['\u2019][^\W_]+)*", text.casefold()))
+    """Return the case-folded words of a text, without punctuation.
+
+    Letters keep their marks, such as vowel signs. Where a script has no spaces, punctuation leaves
+    none.
+    """
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    folded = folded.replace("\u2019", "'").replace("i\u0307", "i")  # the latter of Turkish İ
+    kept = "".join(c if c == "'" or unicodedata.category(c)[0] in "LMN" else " " for c in folded)
+    spaced = " ".join(word for part in kept.split() if (word := part.strip("'")))
+    return re.sub(f"(?<={_UNSPACED}) (?={_UNSPACED})", "", spaced)
 
 
 def count_errors(text: str, transcript: str) -> dict[str, ErrorCount]:
