@@ -25,6 +25,7 @@ from tests.corpus import encode, tar_bytes, tone
 from tests.jobs.commands.tiny_models import save_ctc, save_xvector
 from tests.jobs.conftest import invoke
 from tests.pcm_codec import PcmCodec
+from tests.test_docs import module_of
 
 METRICS = "signal: [stoi, si_sdr, mel, stft], processes: 1"
 PCM = "{8 bit: {name: pcm, num_codebooks: [1]}, 16 bit: {name: pcm}}"
@@ -61,6 +62,35 @@ def test_the_better_of_two_codecs_has_the_better_scores(run):
         assert coarse["scores"][metric]["mean"] > exact["scores"][metric]["mean"]
     assert exact["scores"]["stoi"]["mean"] == pytest.approx(1.0, abs=1e-3)
     assert (coarse["codec"]["kbps"], exact["codec"]["kbps"]) == (128, 256)
+
+
+def test_paired_differences_are_those_of_the_means_in_narrower_intervals(run, tmp_path, capsys):
+    members = [("a.flac", encode(tone(1.0))), ("a.txt", b"my words"), ("b.flac", encode(tone(2.0)))]
+    members += [("c.flac", encode(0.05 * tone(1.0))), ("c.txt", b"not my own words")]
+    (tmp_path / "in.tar").write_bytes(tar_bytes(members))
+    own = f"{METRICS}, recognizer: '{__name__}:transcribe'"
+    _, *codecs = run(tmp_path / "in.tar", metrics=own)["systems"]
+    script = module_of(REPOSITORY / "samples/paired_differences.py")
+    script.main(f"{tmp_path}/out/results.json", "8 bit", "16 bit")
+    header, _, row = ([cell.strip() for cell in line.split("|")] for line in lines(capsys))
+    assert row[1] == "1 and 2"
+    found = dict(zip(header, row, strict=True))
+    for name in ("stoi", "si_sdr", "mel", "stft", "wer", "cer"):
+        mean, low, _, high = found[METRIC_FORMATS[name].title].translate(NO_BRACKETS).split()
+        before, after = (codec["scores"][name] for codec in codecs)
+        assert float(mean) == pytest.approx(after["mean"] - before["mean"], abs=6e-4)
+        assert float(low) <= float(mean) <= float(high)
+    with pytest.raises(
+        SystemExit, match="nothing have no number of codebooks in common; codecs: 8"
+    ):
+        script.main(f"{tmp_path}/out/results.json", "8 bit", "nothing")
+
+
+NO_BRACKETS = str.maketrans("", "", "()")
+
+
+def lines(capsys):
+    return capsys.readouterr().out.splitlines()
 
 
 def test_results_describe_each_codec_and_the_scores_of_each_clip(run):
@@ -256,6 +286,44 @@ def test_texts_are_normalized_as_the_results_say(run, tmp_path, normalizer, erro
         [clip] = system["clips"]
         assert clip["errors"]["wer"] == {"errors": errors, "total": 9}
         assert (clip["scores"]["cer"] > 0) == (errors > 0)
+
+
+def test_wer_is_skipped_for_the_clips_without_words_alone(run, tmp_path):
+    (tmp_path / "in").mkdir()
+    for key, text in (("a", "He came."), ("b", "Uh, mm-hmm."), ("c", None)):
+        (tmp_path / "in" / f"{key}.flac").write_bytes(encode(tone(1.0)))
+        if text:
+            (tmp_path / "in" / f"{key}.txt").write_text(text)
+    own = f"{METRICS}, recognizer: '{__name__}:literally', normalizer: whisper_english"
+    results = run(tmp_path / "in", metrics=own)
+    assert "WER and CER of 2 of 3 clips" in results["skipped"]
+    assert [system["scores"]["wer"]["count"] for system in results["systems"]] == [1, 1, 1]
+    (tmp_path / "in" / "a.txt").unlink()
+    assert run(tmp_path / "in", metrics=own)["skipped"]["WER and CER"] == "no clip has a text"
+
+
+def test_two_clips_with_one_key_are_refused(run, tmp_path):
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "0001.flac").write_bytes(encode(tone(1.0)))
+    sources = f"['{tmp_path}/one','{tmp_path}/two']"
+    with pytest.raises(InputError, match="two samples of clips have the key '0001'"):
+        run("", f"clips={sources}")
+    with pytest.raises(InputError, match="two samples of references have the key '0001'"):
+        run(tmp_path / "one", f"references={sources}")
+
+
+def test_random_weights_are_named_at_the_start(tmp_path):
+    done = invoke(
+        "evaluate",
+        REPOSITORY / "configs" / "evaluate" / "demo.yaml",
+        f"clips=[{SAMPLES}]",
+        f"output={tmp_path}/out",
+        "codecs={mine: {name: pure-16k-small, checkpoint: untrained}}",
+        "max_clips=1",
+    )
+    assert done.exit_code == 0, done.output
+    assert "weights  of mine are random" in done.output
 
 
 def by_length(audio):

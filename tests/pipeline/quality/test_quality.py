@@ -68,7 +68,7 @@ def test_si_sdr_is_that_of_torchmetrics(speech):
     import torchmetrics  # 3 s, which the half of the suite without this test need not spend
 
     theirs = torchmetrics.functional.audio.scale_invariant_signal_distortion_ratio
-    for estimate in (noisy(speech, 10.0), 0.5 * speech, np.zeros_like(speech)):
+    for estimate in (noisy(speech, 10.0), 0.5 * speech):
         expected = theirs(torch.tensor(estimate).double(), torch.tensor(speech).double())
         assert SIGNAL_METRICS["si_sdr"](speech, estimate) == float(expected)
 
@@ -81,6 +81,12 @@ def test_metrics_are_not_defined_for_a_silent_reference(name, level):
     noise = np.random.default_rng(0).integers(-1, 2, RATE)
     silence = (level * noise).astype(np.float32)
     assert SIGNAL_METRICS[name](silence, silence) is None
+
+
+@pytest.mark.parametrize("level", [0.0, 2**-15])
+def test_a_silent_reconstruction_has_no_si_sdr(speech, level):
+    estimate = level * np.random.default_rng(0).standard_normal(len(speech))
+    assert SIGNAL_METRICS["si_sdr"](speech, estimate.astype(np.float32)) is None
 
 
 def test_a_clip_too_short_for_stoi_has_none(speech):

@@ -12,6 +12,7 @@ from speechmill.pipeline.errors import InputError
 from speechmill.pipeline.quality.opus import check_bit_rate
 from speechmill.pipeline.quality.scoring import scoring_processes
 from speechmill.pipeline.quality.testset import Utterance, read_test_set
+from speechmill.pipeline.quality.transcript_errors import text_normalizer
 from speechmill.pipeline.storage import Storage, join
 
 
@@ -21,6 +22,9 @@ def evaluate_codecs(config: EvaluateConfig, display: Display) -> Results:
     Raises `InputError` for a test set without a usable clip, and a `CodecError`.
     """
     check_codecs(config)
+    for label, codec in config.codecs.items():
+        if not codec.info().trained:
+            display.line(f"weights  of {label} are random, so its scores have no meaning")
     storage = Storage(config.storage, config.storage_patience)
     utterances, rejects = read_test_set(config.test_set(), config.audio, config.limits, storage)
     seconds = sum(utterance.seconds for utterance in utterances)
@@ -78,6 +82,12 @@ def _skipped(metrics: MetricConfig, utterances: Sequence[Utterance]) -> dict[str
         reasons["speaker similarity"] = "metrics.speaker names no model"
     if not metrics.recognizer:
         reasons["WER and CER"] = "metrics.recognizer names no model"
-    elif without_text := sum(not utterance.text for utterance in utterances):
-        reasons["WER and CER"] = f"{without_text} clips have no text"
+    else:
+        normalize = text_normalizer(metrics.normalizer)
+        without_text = sum(not normalize(utterance.text or "") for utterance in utterances)
+        if without_text == len(utterances):
+            reasons["WER and CER"] = "no clip has a text"
+        elif without_text:
+            part = f"WER and CER of {without_text} of {len(utterances)} clips"
+            reasons[part] = "they have no text, or none is left by metrics.normalizer"
     return reasons

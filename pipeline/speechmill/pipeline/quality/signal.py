@@ -1,8 +1,9 @@
 """How close an estimate is to its reference; PESQ, STOI and ViSQOL by libraries of the field.
 
 Both are float32 in about [-1, 1], of equal length, at `RATE`. A metric is None for a pair on which
-it is not defined: PESQ finds no utterance in silence, STOI needs 0.4 s of speech, and the STFT
-distance is relative to the spectrum of the reference, which silence does not have.
+it is not defined: PESQ finds no utterance in silence, STOI needs 0.4 s of speech, the STFT
+distance is relative to the spectrum of the reference, which silence does not have, and SI-SDR to
+the level of the estimate.
 """
 
 import math
@@ -77,7 +78,7 @@ def si_sdr(reference_T: Samples, estimate_T: Samples) -> float | None:
     The formula is written here because torchmetrics, which has it too, takes 3 s to import: it
     imports matplotlib and transformers.
     """
-    if _is_silent(reference_T):
+    if _is_silent(reference_T) or _is_silent(estimate_T):
         return None
     reference, estimate = (torch.from_numpy(x_T).double() for x_T in (reference_T, estimate_T))
     eps = torch.finfo(torch.float64).eps  # keeps the ratio of an exact estimate finite

@@ -1,6 +1,6 @@
 """The clips of a test set, from shards or from a folder or manifest of audio files."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
@@ -59,13 +59,15 @@ def read_test_set(
 ) -> tuple[list[Utterance], dict[str, str]]:
     """All clips in the order of their keys, and by key the reason why others were left out.
 
-    All of them are held in memory, encoded. Raises `InputError` if none is left.
+    All of them are held in memory, encoded. Raises `InputError` if none is left or if two have one
+    key.
     """
     rejects: dict[str, str] = {}
-    samples = dict(_samples(settings.clips, limits, storage, rejects, audio.member))
+    samples = _by_key(_samples(settings.clips, limits, storage, rejects, audio.member), "clips")
     if settings.references:
         member = settings.reference_member
-        twins = dict(_samples(settings.references, limits, storage, rejects, member))
+        found = _samples(settings.references, limits, storage, rejects, member)
+        twins = _by_key(found, "references")
         rejects |= dict.fromkeys(samples.keys() - twins.keys(), "has no reference")
     else:
         twins = samples if settings.reference_member else {}
@@ -121,13 +123,25 @@ def evenly_spaced(items: Sequence[Item], count: int | None) -> list[Item]:
     return [items[i * len(items) // count] for i in range(count)]
 
 
+def _by_key(samples: Iterable[Sample], setting: str) -> dict[str, Sample]:
+    found: dict[str, Sample] = {}
+    for sample in samples:
+        if sample.key in found:
+            raise InputError(
+                f"two samples of {setting} have the key {sample.key!r}, by which references and "
+                "scores are found; evaluate their shards or folders one by one"
+            )
+        found[sample.key] = sample
+    return found
+
+
 def _samples(
     sources: Sequence[str],
     limits: Limits,
     storage: Storage,
     rejects: dict[str, str],
     member: str | None,
-) -> Iterator[tuple[str, Sample]]:
+) -> Iterator[Sample]:
     for source in sources:
         if _is_audio(source, storage):
             found: Iterator[Sample | Reject] = _samples_of_files(source, storage, rejects)
@@ -137,7 +151,7 @@ def _samples(
             if isinstance(sample, Reject):
                 rejects[sample.key] = sample.message
             else:
-                yield sample.key, sample
+                yield sample
 
 
 def _is_audio(source: str, storage: Storage) -> bool:
