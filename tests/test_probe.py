@@ -46,8 +46,10 @@ def run(*arguments: object) -> Any:
 
 def test_the_text_is_read_in_the_codebook_that_spells_it_and_in_no_other(tmp_path: Path) -> None:
     dataset = planted(tmp_path / "tokens", 200)
-    learned, measured = (PROBE.read(dataset, side) for side in ("index < 160", "index >= 160"))
     sizes = PROBE.Sizes(width=24, reach=1, stride=1, outputs=1)
+    learned, measured = (
+        PROBE.read(dataset, side, sizes) for side in ("index < 160", "index >= 160")
+    )
     noise, text, nothing = (
         PROBE.measure(learned, measured, [1024] * NUM_CODEBOOKS, books, sizes, epochs=8, lr=3e-2)
         for books in ([0], [1], [])
@@ -91,6 +93,16 @@ def test_tokens_of_any_rate_have_25_to_50_labels_a_second_and_padding_changes_no
     assert logp_BTL.shape == (2, longer, 3)
     alone_BTL = probe(codes_BFK[1:, :37], frames_B[1:])
     torch.testing.assert_close(logp_BTL[1:, :shorter], alone_BTL)
+
+
+@pytest.mark.parametrize(("text", "kept"), [("abcdefg", 1), ("aabcdef", 0), ("abcdefgh", 0)])
+def test_a_text_that_has_too_few_labels_is_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, kept: int
+) -> None:
+    dataset = planted(tmp_path / "tokens", 2, text=["ab", text])
+    sizes = PROBE.Sizes(width=8, reach=1, stride=3, outputs=1)  # 7 labels in 21 frames
+    assert len(PROBE.read(dataset, "index >= 0", sizes)) == 1 + kept
+    assert ("left out 1 of 2 rows" in capsys.readouterr().err) == (not kept)
 
 
 @pytest.mark.parametrize(

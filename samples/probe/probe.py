@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil
@@ -55,6 +56,13 @@ class Sizes:
         """The number of labels of each row."""
         return -(-frames_B // self.stride) * self.outputs
 
+    def can_spell(self, utterance: Utterance) -> bool:
+        """Whether CTC can: it needs a label for each character, and a blank between equal ones."""
+        frames = torch.tensor([len(utterance.codes_FK)])
+        pairs = zip(utterance.text, utterance.text[1:], strict=False)
+        needed = len(utterance.text) + sum(one == next_one for one, next_one in pairs)
+        return needed <= int(self.num_labels(frames))
+
 
 class Probe(nn.Module):
     """Scores of characters that are linear in the one-hot codes of a few frames."""
@@ -84,17 +92,21 @@ class Probe(nn.Module):
         return logp_BTL
 
 
-def read(dataset: TokenDataset, condition: str) -> list[Utterance]:
+def read(dataset: TokenDataset, condition: str, sizes: Sizes) -> list[Utterance]:
     """The rows with a text that a condition selects, in their order.
 
-    Raises `InputError` if there is none.
+    Rows whose text has more characters than the probe has labels are left out. Raises `InputError`
+    if no row is left.
     """
     rows = TokenReader(dataset, columns=("text",), where=condition, shuffle_rows=None)
     found = [(row["codes"].long(), words(row["text"] or "")) for row in rows]
-    utterances = [Utterance(codes_FK, text) for codes_FK, text in found if text and len(codes_FK)]
-    if not utterances:
+    utterances = [Utterance(codes_FK, text) for codes_FK, text in found if text]
+    kept = [utterance for utterance in utterances if sizes.can_spell(utterance)]
+    if not kept:
         raise InputError(f"no row of {dataset.root} has a text and fulfils {condition!r}")
-    return utterances
+    if left_out := len(utterances) - len(kept):
+        print(f"left out {left_out} of {len(utterances)} rows: too fast to spell", file=sys.stderr)
+    return kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,14 +153,13 @@ def train(
 
 
 def ctc_loss(probe: Probe, batch: Batch, reduction: str) -> Tensor:
-    """The loss in nats (Graves et al., 2006); 0 for a text that is longer than its frames."""
+    """The loss in nats (Graves et al., 2006)."""
     return F.ctc_loss(
         probe(batch.codes_BFK, batch.frames_B).transpose(0, 1),
         torch.cat(batch.wanted),
         probe.sizes.num_labels(batch.frames_B),
         torch.tensor([len(labels) for labels in batch.wanted]),
         reduction=reduction,
-        zero_infinity=True,
     )
 
 
@@ -224,7 +235,7 @@ def main(
             identity["codebook_sizes"],
             Sizes.at(identity["frame_rate"], width, context),
         )
-        learned, measured = (read(source, c) for c in (f"not ({held_out})", held_out))
+        learned, measured = (read(source, c, sizes) for c in (f"not ({held_out})", held_out))
         all_books = list(range(len(codebook_sizes)))
         for books in ([], *([book] for book in all_books), all_books):
             options = {"epochs": epochs, "lr": lr, "seed": seed}
