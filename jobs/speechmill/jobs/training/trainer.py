@@ -214,6 +214,8 @@ class Trainer:
         if self.log:
             self.log.log_collapse(collapse)
         note, kind = f"{collapse}; {collapse.cure}", ProgressKind.COLLAPSE
+        if self.config.on_collapse == OnCollapse.WARN:
+            note += "; the same command with on_collapse=stop names the weights from before"
         self.report(TrainProgress(collapse.step, self.total, phase.name, {}, kind, note))
         if self.config.on_collapse == OnCollapse.STOP:
             self.stopping = self.keeping_weights = True
