@@ -1,7 +1,7 @@
 """Replace parts of a PURE codec's output by the original and score each mixture.
 
 `python parts.py CHECKPOINT FOLDER CAMPLUSPLUS`: weights of `pure-16k-small`, a folder of FLAC
-files, and CAM++ (campplus_cn_en_common.pt). It prints PESQ and the speaker similarity.
+files, and CAM++ (campplus.pt). It prints PESQ and the speaker similarity.
 """
 
 import sys
