@@ -123,14 +123,17 @@ def test_a_simwhisper_that_collapses_warns_or_stops_and_resumes_like_an_uninterr
     tmp_path: Path,
 ) -> None:
     jump = jump_from_random_weights(tmp_path)
-    whole = run(test_recipes.train_config(tmp_path, "simwhisper", *jump, f"output={tmp_path}/a"))
+    config = test_recipes.train_config(tmp_path, "simwhisper", *jump)
+    root, command = Path(config.output), ("train", tmp_path / "train.yaml", *jump)
+    whole = tmp_path / "a"
+    warned = " ".join(invoke(*command, f"output={whole}").output.split())
+    assert f"warning phase codec has collapsed at step {FIRST}: lowest_perplexity is" in warned
+    assert "the same command with on_collapse=stop names the weights from before" in warned
     [record] = (whole / "collapse").iterdir()
     step = json.loads(record.read_text())["step"]
     assert step == FIRST
 
-    config = test_recipes.train_config(tmp_path, "simwhisper", *jump)
     run_until(config, 14)
-    root, command = Path(config.output), ("train", tmp_path / "train.yaml", *jump)
     for _ in range(2):  # the second time nothing is computed
         stopped = invoke(*command, "on_collapse=stop")
         said = " ".join(stopped.output.split())
