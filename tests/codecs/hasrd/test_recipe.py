@@ -92,12 +92,34 @@ def test_the_acoustic_branch_does_not_train_the_semantic_embedding(tmp_path: Pat
     trained = recipe(tmp_path)
     audio_BT = clips(trained)
     begin(trained, "codec", audio_BT)
-    semantic_BFD, residual_BFD = trained._streams(audio_BT)
+    _, semantic_BFD, residual_BFD = trained._streams(audio_BT)
     residual_BFD.sum().backward()
     assert trained.network.semantic_proj.weight.grad is None
     assert trained.network.acoustic_proj.weight.grad is not None
     semantic_BFD.sum().backward()
     assert trained.network.semantic_proj.weight.grad is not None
+
+
+@pytest.mark.parametrize("kind", ["default", "conv"])
+def test_at_the_start_the_residual_holds_nothing_linear_of_the_words_of_codebook_0(
+    kind: str, tmp_path: Path
+) -> None:
+    trained = recipe(tmp_path, kind)
+    audio_BT = clips(trained)
+    before, variance = largest_cosine(trained, audio_BT)
+    begin(trained, "codec", audio_BT)
+    after, less = largest_cosine(trained, audio_BT)
+    assert after < 0.1 < 0.3 < before
+    assert less < 0.7 * variance
+
+
+@torch.no_grad()
+def largest_cosine(trained: HasrdRecipe, audio_BT: Tensor) -> tuple[float, float]:
+    """Between dimensions of the words of codebook 0 and of the residual; and its variance."""
+    codes_BF, _, residual_BFD = trained._streams(audio_BT)
+    sides = (trained.centroids_NH[codes_BF.flatten()], residual_BFD.flatten(0, 1))
+    words_MH, residual_MD = (torch.nn.functional.normalize(x - x.mean(0), dim=0) for x in sides)
+    return (words_MH.T @ residual_MD).abs().max().item(), residual_BFD.var().item()
 
 
 def test_dropout_always_keeps_the_semantic_code(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from speechmill.codecs.hasrd.config import SAMPLE_RATE, HasrdConfig
 from speechmill.codecs.hasrd.model import HasrdNetwork
 from speechmill.codecs.hasrd.ssl import FeatureModel, feature_model
 from speechmill.codecs.losses import dac_mel_loss
-from speechmill.codecs.nn.codebook_ema import CodebookEMA, KMeansStart
+from speechmill.codecs.nn.codebook_ema import CodebookEMA, KMeansStart, broadcast_from_first
 from speechmill.codecs.nn.masks import pad_or_trim, padding_mask
 from speechmill.codecs.nn.quantize import ResidualQuantizer, straight_through
 from speechmill.codecs.nn.usage import codebook_use
@@ -38,6 +38,7 @@ _WEIGHTS = {  # DAC's
     "adversarial": 1.0,
     "feature": 2.0,
 }
+_RIDGE = 1e-3  # of the mean variance of the words
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -129,13 +130,24 @@ class HasrdRecipe(CentroidRecipe):
 
     @torch.no_grad()
     def initialize_from(self, batch: TrainingBatch) -> None:
-        _, residual_BFD = self._streams(batch.audio_BT)
-        counts_KN = self._start.initialize_from(self._codebooks(), residual_BFD.flatten(0, 1))
+        codes_BF, semantic_BFD, residual_BFD = self._streams(batch.audio_BT)
+        if (
+            self.sizes.acoustic_source == "same"
+        ):  # it has the words of codebook 0 without a projection
+            counts_KN = self._start.initialize_from(self._codebooks(), residual_BFD.flatten(0, 1))
+        else:
+            latent_BFD = residual_BFD + semantic_BFD
+            counts_KN = self._start.initialize_from(
+                self._codebooks(),
+                latent_BFD.flatten(0, 1),
+                codes_BF.flatten(),
+                prepare=self._fit_semantic_proj,
+            )
         if counts_KN is not None:
             self._continue_from_codebooks(counts_KN)
 
     def forward(self, batch: TrainingBatch) -> StepOutput:
-        semantic_BFD, residual_BFD = self._streams(batch.audio_BT)
+        _, semantic_BFD, residual_BFD = self._streams(batch.audio_BT)
         share = self.config.dropout if self.training else 0.0
         depth_B = random_depths(len(residual_BFD), self.sizes.num_acoustic, 0, share, residual_BFD)
         if self.ema is not None:
@@ -167,12 +179,30 @@ class HasrdRecipe(CentroidRecipe):
         ssl = cast(FeatureModel, self.ssl.network)
         return list(ssl(ssl.prepare(audio_BT)))
 
-    def _streams(self, audio_BT: Tensor) -> tuple[Tensor, Tensor]:
-        """Return semantic_BFD and residual_BFD, the input of the acoustic codebooks."""
+    def _streams(self, audio_BT: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return codes_BF and semantic_BFD of codebook 0, and residual_BFD for the others."""
         taps = self.network.taps(self.states(audio_BT))
         codes_BF = self.network.semantic_codes(taps.semantic_BFH)
         residual_BFD = self.network.residual(taps, audio_BT, codes_BF)
-        return self.network.semantic_latent(codes_BF), residual_BFD.float()
+        return codes_BF, self.network.semantic_latent(codes_BF), residual_BFD.float()
+
+    def _fit_semantic_proj(self, latent_MD: Tensor, codes_M: Tensor) -> Tensor:
+        """Fit the projection of codebook 0 to acoustic latents; return what it leaves of them.
+
+        With a random projection most of the residual is the word of codebook 0 itself, 0.8 of the
+        variance behind Whisper tiny.en, and the first acoustic codebook repeats it.
+        """
+        words_MH, latent64_MD = self.centroids_NH[codes_M].double(), latent_MD.double()
+        mean_H, mean_D = words_MH.mean(0), latent64_MD.mean(0)
+        words_MH -= mean_H
+        gram_HH = words_MH.T @ words_MH
+        gram_HH.diagonal().add_(_RIDGE * gram_HH.diagonal().mean())
+        weight_HD = torch.linalg.solve(gram_HH, words_MH.T @ (latent64_MD - mean_D))
+        proj = self.network.semantic_proj
+        proj.weight.copy_(weight_HD.T)
+        proj.bias.copy_(mean_D - mean_H @ weight_HD)
+        broadcast_from_first(proj.weight, proj.bias)
+        return latent_MD - self.network.semantic_latent(codes_M)
 
     def _euclidean(
         self, residual_BFD: Tensor, depth_B: Tensor

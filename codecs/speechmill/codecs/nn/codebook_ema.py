@@ -1,5 +1,7 @@
 """Codebooks trained by moving averages (VQ-VAE, arXiv 1711.00937, appendix A.1)."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
@@ -93,22 +95,31 @@ class KMeansStart:
     def __init__(self, num_frames: int, iterations: int) -> None:
         self.num_frames = max(1, num_frames)
         self.iterations = iterations
-        self._frames: list[Tensor] = []
+        self._batches: list[tuple[Tensor, ...]] = []
 
     @property
     def missing(self) -> int:
         """Number of frames still to collect."""
-        return max(0, self.num_frames - sum(len(frames_MD) for frames_MD in self._frames))
+        return max(0, self.num_frames - sum(len(batch[0]) for batch in self._batches))
 
-    def initialize_from(self, quantizer: ResidualQuantizer, frames_MD: Tensor) -> Tensor | None:
-        """Collect a batch; with the last one, set the codebooks and return its counts_KN."""
-        self._frames.append(frames_MD)
+    def initialize_from(
+        self,
+        quantizer: ResidualQuantizer,
+        *frames: Tensor,
+        prepare: Callable[..., Tensor] = lambda x_MD: x_MD,
+    ) -> Tensor | None:
+        """Collect a batch; with the last one, set the codebooks and return its counts_KN.
+
+        `prepare` takes the same tensors as this method, of all batches, and returns the vectors
+        that the codebooks should represent.
+        """
+        self._batches.append(frames)
         if self.missing:
             return None
-        collected_MD = torch.cat(self._frames)
-        self._frames.clear()
-        share = len(frames_MD) / len(collected_MD)
-        return share * initialize_by_kmeans(quantizer, collected_MD, self.iterations)
+        collected = [torch.cat(parts) for parts in zip(*self._batches, strict=True)]
+        self._batches.clear()
+        share = len(frames[0]) / len(collected[0])
+        return share * initialize_by_kmeans(quantizer, prepare(*collected), self.iterations)
 
 
 @torch.no_grad()
