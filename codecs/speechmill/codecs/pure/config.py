@@ -111,7 +111,7 @@ VARIANTS = {
 _PAPER = "arXiv 2511.22687"
 _SMALL_FILE = (  # half precision, which float32 represents exactly
     "package://speechmill.codecs/pure/pure-16k-small.safetensors"
-    "#sha256=5f31c8ba09b039a7e2b6f29ad8dcc9529b317b9924cc633c4c9b5c2ba348d11b"
+    "#sha256=de8b6425096fb0191307333c842e92ea19264166aa5d555df5e94897c3a7a760"
 )
 CARDS = {
     name: Card(parameters=24_937_377, paper=_PAPER, licence=UNPUBLISHED) for name in VARIANTS
