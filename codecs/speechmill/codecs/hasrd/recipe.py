@@ -131,9 +131,7 @@ class HasrdRecipe(CentroidRecipe):
     @torch.no_grad()
     def initialize_from(self, batch: TrainingBatch) -> None:
         codes_BF, semantic_BFD, residual_BFD = self._streams(batch.audio_BT)
-        if (
-            self.sizes.acoustic_source == "same"
-        ):  # it has the words of codebook 0 without a projection
+        if self.sizes.acoustic_source == "same":  # its residual has no part of the projection
             counts_KN = self._start.initialize_from(self._codebooks(), residual_BFD.flatten(0, 1))
         else:
             latent_BFD = residual_BFD + semantic_BFD
