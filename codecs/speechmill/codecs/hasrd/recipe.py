@@ -131,7 +131,7 @@ class HasrdRecipe(CentroidRecipe):
     @torch.no_grad()
     def initialize_from(self, batch: TrainingBatch) -> None:
         codes_BF, semantic_BFD, residual_BFD = self._streams(batch.audio_BT)
-        if self.sizes.acoustic_source == "same":  # its residual has no part of the projection
+        if self.sizes.acoustic_source == "same":  # it does not subtract this projection
             counts_KN = self._start.initialize_from(self._codebooks(), residual_BFD.flatten(0, 1))
         else:
             latent_BFD = residual_BFD + semantic_BFD
@@ -185,10 +185,10 @@ class HasrdRecipe(CentroidRecipe):
         return codes_BF, self.network.semantic_latent(codes_BF), residual_BFD.float()
 
     def _fit_semantic_proj(self, latent_MD: Tensor, codes_M: Tensor) -> Tensor:
-        """Fit the projection of codebook 0 to acoustic latents; return what it leaves of them.
+        """Fit the projection of codebook 0 to the acoustic latents; return their residual.
 
-        With a random projection most of the residual is the word of codebook 0 itself, 0.8 of the
-        variance behind Whisper tiny.en, and the first acoustic codebook repeats it.
+        With a random projection the residual is mostly codebook 0's own word (0.8 of its variance
+        behind Whisper tiny.en), and the first acoustic codebook repeats codebook 0.
         """
         words_MH, latent64_MD = self.centroids_NH[codes_M].double(), latent_MD.double()
         mean_H, mean_D = words_MH.mean(0), latent64_MD.mean(0)
