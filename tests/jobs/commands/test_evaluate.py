@@ -314,16 +314,17 @@ def test_two_clips_with_one_key_are_refused(run, tmp_path):
 
 
 def test_random_weights_are_named_at_the_start(tmp_path):
-    done = invoke(
-        "evaluate",
-        REPOSITORY / "configs" / "evaluate" / "demo.yaml",
-        f"clips=[{SAMPLES}]",
-        f"output={tmp_path}/out",
-        "codecs={mine: {name: pure-16k-small, checkpoint: untrained}}",
-        "max_clips=1",
-    )
+    mine = "codecs={mine: {name: pure-16k-small, checkpoint: untrained}}"
+    assert "weights  of mine are random" in evaluate_one_clip(tmp_path, mine)
+
+
+def evaluate_one_clip(folder, *overrides):
+    """Run the demo's command on one clip; return what it prints."""
+    config = REPOSITORY / "configs" / "evaluate" / "demo.yaml"
+    to_folder = (f"clips=[{SAMPLES}]", f"output={folder}/out", "max_clips=1")
+    done = invoke("evaluate", config, *to_folder, *overrides)
     assert done.exit_code == 0, done.output
-    assert "weights  of mine are random" in done.output
+    return done.stdout
 
 
 def by_length(audio):
@@ -363,18 +364,13 @@ def test_models_of_hugging_face_measure_speakers_and_words(run, tmp_path):
 
 
 def test_the_command_prints_a_table_and_writes_the_results(tmp_path):
-    done = invoke(
-        "evaluate",
-        REPOSITORY / "configs" / "evaluate" / "demo.yaml",
-        f"clips=[{SAMPLES}]",
-        f"output={tmp_path}/out",
-        "max_clips=1",
+    short = (
         "metrics.signal=[si_sdr,mel]",
         "metrics.processes=1",
         "codecs.pure.num_codebooks=[1,8]",
     )
-    assert done.exit_code == 0, done.output
-    assert re.search(r"SI-SDR dB ↑ +mel ↓", done.stdout)
-    rows = re.findall(r"^ *pure +(\d)", done.stdout, re.MULTILINE)
+    printed = evaluate_one_clip(tmp_path, *short)
+    assert re.search(r"SI-SDR dB ↑ +mel ↓", printed)
+    rows = re.findall(r"^ *pure +(\d)", printed, re.MULTILINE)
     assert rows == ["1", "8"]
     assert (tmp_path / "out" / "report.html").exists()

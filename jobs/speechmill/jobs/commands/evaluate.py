@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from speechmill.codecs import CodecInfo
 from speechmill.jobs.config import to_yaml
 from speechmill.jobs.display import Display
 from speechmill.jobs.evaluation.measure import Evaluation
@@ -21,9 +22,8 @@ def evaluate_codecs(config: EvaluateConfig, display: Display) -> Results:
 
     Raises `InputError` for a test set without a usable clip, and a `CodecError`.
     """
-    check_codecs(config)
-    for label, codec in config.codecs.items():
-        if not codec.info().trained:
+    for label, info in check_codecs(config).items():
+        if not info.trained:
             display.line(f"weights  of {label} are random, so its scores have no meaning")
     storage = Storage(config.storage, config.storage_patience)
     utterances, rejects = read_test_set(config.test_set(), config.audio, config.limits, storage)
@@ -58,12 +58,13 @@ def evaluate_codecs(config: EvaluateConfig, display: Display) -> Results:
     return results
 
 
-def check_codecs(config: EvaluateConfig) -> None:
-    """Raise the error of a codec or baseline before any clip is read."""
+def check_codecs(config: EvaluateConfig) -> dict[str, CodecInfo]:
+    """Return the codecs by label; raise the error of a codec or baseline."""
     if not config.codecs:
         raise InputError("codecs is empty; name at least one, codecs.<label>.name=…")
+    infos = {label: codec.info() for label, codec in config.codecs.items()}
     for label, codec in config.codecs.items():
-        total = codec.info().num_codebooks
+        total = infos[label].num_codebooks
         for count in codec.num_codebooks or []:
             if not 1 <= count <= total:
                 raise InputError(
@@ -71,6 +72,7 @@ def check_codecs(config: EvaluateConfig) -> None:
                 )
     for kbps in config.baselines.opus:
         check_bit_rate(kbps)
+    return infos
 
 
 def _skipped(metrics: MetricConfig, utterances: Sequence[Utterance]) -> dict[str, str]:
